@@ -1,0 +1,1 @@
+"""Experiments: configurations, trials, searches and their statistics; yields records and draws nothing."""

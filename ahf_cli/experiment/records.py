@@ -1,0 +1,105 @@
+"""What an experiment yields: plain records, without files, searches or plots.
+
+The field names of `CurveRow` and `StepRow` are the columns of `curve.csv` and `steps.csv.gz`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+CHANCE_LOSS = 2.302585092994046
+"""ln 10, the cross-entropy of guessing among ten classes; the cap of the value told to a sampler."""
+CHANCE_ACCURACY = 0.1
+
+Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """One evaluation on whole sets; validation is NaN where the split has no validation set."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    products: int
+    """curvature products so far"""
+    gradients: int
+    """gradient evaluations so far"""
+    seconds: float
+    """training time so far, evaluation excluded"""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step."""
+
+    step: int
+    loss: float
+    """h(θ) on the gradient batch, before the step"""
+    loss_after: float
+    """h(θ + u) on the same batch"""
+    direction_l2: float
+    direction_l1: float
+    direction_sum_l2: float
+    update_l2: float
+    step_size: float
+    """α as used"""
+    eq3_step_size: float
+    """Eq. 3 as printed, neither clipped at 0 nor necessarily used; NaN where its hyperparameters are absent"""
+    damping: float
+    """λ of this step's linear system"""
+    reduction_ratio: float
+    model_value: float
+    """q(δ)"""
+    cg_iterations: int
+    stop: str
+    """why CG stopped"""
+    smoothness_gradient: float
+    """L̂ of Eq. 2 along the update, with g = ∇h"""
+    smoothness_direction: float
+    """L̂ of Eq. 2 along the update, with g = −δ"""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended: the content of `result.json`."""
+
+    recipe: str
+    slot: int
+    status: Status
+    steps: int
+    """steps taken; the step of divergence where `status` is diverged"""
+    planned_steps: int
+    value: float
+    """what the sampler was told: min(objective, ln 10)"""
+    objective: str
+    """the objective's name, as in the configuration"""
+    params: dict[str, float]
+    """all hyperparameters, free and fixed"""
+    seed: int
+    """training seed: initial weights and batch order"""
+    train_loss: float
+    """final values; NaN for a diverged trial"""
+    test_loss: float
+    test_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+    """training time, evaluation excluded"""
+    stalled: bool = False
+    """ok, but the final training loss is above 0.95 × the initial one"""
+    zero_steps: int = 0
+    """steps at which Eq. 3 was negative and therefore 0 was used"""
+    attempts: int = 1
+    error: str = ""
+    """for a failed trial: the exception in one line"""
+    started: str = ""
+    """ISO 8601, UTC"""
+    host: str = ""
+    extra: dict[str, float] = field(default_factory=dict)

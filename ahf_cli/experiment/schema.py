@@ -1,0 +1,214 @@
+"""Keys, types, defaults and rules of a configuration, and what to say where they are broken."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ahf_cli.hyperparameters import nearest
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names of studies and recipes: they become folder names, so never a path."""
+
+Path = tuple[str, ...]
+"""A key path: ("train", "epochs")."""
+Problem = tuple[Path, str]
+"""Where, and the rule that is broken."""
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a boolean is not a number")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_boolean)
+
+# The description is the rule that an error message prints after "must be".
+Name = Annotated[str, Field(pattern=NAME, description=f"a string that matches {NAME}")]
+Count = Annotated[int, _NUMBER, Field(ge=1, description="an integer ≥ 1")]
+OptionalCount = Annotated[int | None, _NUMBER, Field(ge=1, description="an integer ≥ 1, or null")]
+Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
+Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
+Fraction = Annotated[float, _NUMBER, Field(gt=0, lt=1, description="a number in (0, 1)")]
+Bound = Annotated[float | None, _NUMBER, Field(allow_inf_nan=False, description="a finite number, or null")]
+Storage = Annotated[
+    str | None,
+    Field(
+        pattern="^sqlite:///.",
+        description="null or a URL that starts with sqlite:/// (PostgreSQL is not supported yet)",
+    ),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(_Section):
+    """What is trained."""
+
+    data: Literal["fashion_mnist"] = "fashion_mnist"
+    split: Literal["paper", "full"] = "paper"
+    model: Literal["lenet"] = "lenet"
+    batch_size: Count = 128
+    subset: OptionalCount = None
+
+
+class Train(_Section):
+    """How long a trial trains, and when it is evaluated."""
+
+    epochs: Positive = 3.0
+    steps: OptionalCount = None
+    """wins over epochs"""
+    eval_every: Count = 30
+    eval_subset: OptionalCount = None
+    """the first n training images for the training metrics; None: whole sets"""
+
+
+class Search(_Section):
+    """How the hyperparameters of the searched recipes are chosen."""
+
+    design: Literal["paper"] = "paper"
+    trials: Count = 70
+    sampler: Literal["tpe", "random"] = "tpe"
+    objective: Literal["train_loss", "validation_loss"] = "train_loss"
+    recipes: Annotated[
+        tuple[str, ...], Field(min_length=1, description="a non-empty list of recipe names")
+    ] = ("hf", "adaptive_hf")
+
+
+class Bounds(_Section):
+    """A search range as given: what is None is inherited."""
+
+    low: Bound = None
+    high: Bound = None
+    log: Annotated[bool | None, Field(strict=True, description="true, false or null")] = None
+
+
+class Prerun(_Section):
+    """The runs from which the search ranges are set."""
+
+    trials: Count = 15
+    recipe: Annotated[str, Field(description="the name of a recipe")] = "adaptive_hf"
+
+
+class Compare(_Section):
+    """How results are summed up and drawn."""
+
+    band: Literal["se", "sd", "iqr"] = "se"
+    target: Fraction = 0.80
+
+
+class Run(_Section):
+    """Where and how trials run; nothing here changes a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: OptionalCount = None
+    """processes; None: one per core on a CPU, 1 on a GPU"""
+    batch: OptionalCount = None
+    """trials side by side in one process; None: chosen by the device"""
+    checkpoint_every: Count = 50
+    """steps between two checkpoints"""
+
+
+class Settings(_Section):
+    """A configuration as given, with the defaults filled in."""
+
+    study: Name = "study"
+    seed: Seed = 0
+    task: Task = Task()
+    train: Train = Train()
+    search: Search = Search()
+    recipes: dict[str, dict[str, Any]] = {}
+    spaces: dict[str, dict[str, Bounds]] = {}
+    prerun: Prerun = Prerun()
+    compare: Compare = Compare()
+    run: Run = Run()
+    storage: Storage = None
+
+
+def schema_problems(error: ValidationError) -> list[Problem]:
+    """List what breaks the types and bounds of the schema, one problem a key."""
+    problems: dict[Path, str] = {}
+    for item in error.errors(include_url=False, include_context=False):
+        path = tuple(str(key) for key in item["loc"] if isinstance(key, str))
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key{_nearest_key(path)}"
+        elif path == ("storage",):
+            message = _rule(path)  # the URL may hold a password: never printed
+        else:
+            message = f"{_rule(path)}, got {show(item['input'])}{_nearest_value(path, item['input'])}"
+        problems.setdefault(path, message)
+    return list(problems.items())
+
+
+def show(value: object) -> str:
+    """Write a value as in YAML, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    return short.repr(value)
+
+
+def without(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
+    """Copy nested mappings, leaving out the values at some paths."""
+    dropped = set(paths)
+    return {
+        key: without(value, [p[1:] for p in dropped if p[0] == key and len(p) > 1])
+        if isinstance(value, Mapping)
+        else value
+        for key, value in data.items()
+        if (key,) not in dropped
+    }
+
+
+def _model(path: Path) -> type[BaseModel] | None:
+    """Return the model of the mapping at a path; None where the keys are names of the user's."""
+    if path == ():
+        return Settings
+    if len(path) == 3 and path[0] == "spaces":
+        return Bounds
+    field = Settings.model_fields.get(path[0]) if len(path) == 1 else None
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _allowed(path: Path) -> tuple[str, ...]:
+    """Return the values of a key that has a list of them."""
+    model = _model(path[:-1])
+    kind = model.model_fields[path[-1]].annotation if model else None
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _rule(path: Path) -> str:
+    model = _model(path[:-1]) if path else None
+    if model is None or _model(path):
+        return "must be a mapping"
+    if allowed := _allowed(path):
+        return f"must be one of {', '.join(allowed)}"
+    return f"must be {model.model_fields[path[-1]].description or 'a mapping'}"
+
+
+def _nearest_value(path: Path, value: object) -> str:
+    allowed = _allowed(path) if path else ()
+    hint = nearest(value, allowed) if isinstance(value, str) else ""
+    return hint if "did you mean" in hint else ""
+
+
+def _nearest_key(path: Path) -> str:
+    """Suggest the key that was meant: one of this level, or one of the same name elsewhere."""
+    model = _model(path[:-1])
+    here = list(model.model_fields) if model else []
+    hint = nearest(path[-1], here)
+    if "did you mean" in hint:
+        return hint
+    for section in ((), *((key,) for key in Settings.model_fields)):
+        other = _model(section)
+        if other and path[-1] in other.model_fields:
+            return f"; did you mean {'.'.join((*section, path[-1]))!r}?"
+    return hint

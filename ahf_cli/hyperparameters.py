@@ -1,0 +1,242 @@
+"""Every hyperparameter, structural choice and recipe, declared once.
+
+Imports nothing heavy: help texts, configuration files and tables read their names, bounds and symbols here
+without waiting for torch.  The update rules behind the names are in `ahf_cli.optim`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, get_args, get_type_hints
+
+Curvature = Literal["hessian", "ggn"]
+CurvatureBatch = Literal["same", "independent"]
+ReductionRatio = Literal["direction", "update", "published"]
+StepSize = Literal["constant", "eq3", "eq3_repaired"]
+Norm = Literal["l2", "l1", "sum_l2"]
+Solver = Literal["cg"]
+CGRules = Literal["martens", "published"]
+DampingRule = Literal["levenberg_marquardt", "published", "constant"]
+Moments = Literal["none", "adam", "published"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the closest known name, or the list of all known names."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A search interval [low, high], uniform or log-uniform."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter: its symbol in the paper, default, range of validity and Appendix B search range."""
+
+    name: str
+    symbol: str
+    help: str
+    default: float
+    low: float
+    """smallest valid value; excluded where `open_low`"""
+    open_low: bool
+    high: float = math.inf
+    """upper end of the valid values; always excluded"""
+    search: Range | None = None
+    """range of the paper's Appendix B.2; None where the paper fixes the value"""
+
+    def rule(self) -> str:
+        """Say which values are valid, as an interval."""
+        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g})"
+
+    def accepts(self, value: float) -> bool:
+        """Tell whether a value is finite and inside the interval of `rule`."""
+        above = value > self.low if self.open_low else value >= self.low
+        return math.isfinite(value) and above and value < self.high
+
+    def check(self, value: float, where: str | None = None) -> float:
+        """Return the value, or raise ValueError naming the rule, the hyperparameter and the value."""
+        if not self.accepts(value):
+            raise ValueError(f"{where or self.name} must be in {self.rule()}, got {value!r}")
+        return value
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    h.name: h
+    for h in (
+        Hyperparameter("lr", "α", "step size", 1.0, 0, True, search=Range(1e-3, 1, log=True)),
+        Hyperparameter("damping", "λ₀", "initial damping", 10.0, 0, True, search=Range(1, 30)),
+        Hyperparameter(
+            "beta2", "β₂", "decay of the second moment", 1e-5, 0, False, 1, Range(1e-10, 1e-4, log=True)
+        ),
+        Hyperparameter(
+            "epsilon", "ε", "target size of the direction", 1e-2, 0, True, search=Range(1e-5, 0.1, log=True)
+        ),
+        Hyperparameter("sigma", "σ", "bound on the direction's norm", 50.0, 0, True, search=Range(30, 100)),
+        Hyperparameter("smoothness", "L", "conjugate smoothness", 100.0, 0, True, search=Range(50, 300)),
+        Hyperparameter("mu", "μ", "added to the root of the second moment", 1e-8, 0, True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The structural choices of a recipe, equal for all trials that run side by side."""
+
+    curvature: Curvature = "hessian"
+    """the matrix B: exact Hessian, or generalized Gauss-Newton"""
+    curvature_batch: CurvatureBatch = "independent"
+    """batch of B: that of the gradient, or a second one of the same size"""
+    reduction_ratio: ReductionRatio = "direction"
+    """where the ratio ρ of actual to predicted reduction is taken"""
+    step_size: StepSize = "constant"
+    """rule for α"""
+    norm: Norm = "l2"
+    """norm of the direction in the step-size rule"""
+    solver: Solver = "cg"
+    """linear solver"""
+    cg_rules: CGRules = "martens"
+    """stopping and negative curvature in CG"""
+    damping_rule: DampingRule = "levenberg_marquardt"
+    """rule for λ"""
+    moments: Moments = "none"
+    """moving averages on top of the direction"""
+    max_iterations: int = 50
+    """limit of CG iterations a step"""
+    warm_start_decay: float = 0.95
+    """CG starts at this multiple of the last direction"""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            allowed = get_args(get_type_hints(Structure)[f.name])
+            value = getattr(self, f.name)
+            if allowed and value not in allowed:
+                raise ValueError(f"{f.name} must be one of {', '.join(allowed)}, got {value!r}")
+        if isinstance(self.max_iterations, bool) or not (
+            isinstance(self.max_iterations, int) and self.max_iterations >= 1
+        ):
+            raise ValueError(f"max_iterations must be an integer ≥ 1, got {self.max_iterations!r}")
+        if not (isinstance(self.warm_start_decay, int | float) and 0 <= self.warm_start_decay <= 1):
+            raise ValueError(f"warm_start_decay must be in [0, 1], got {self.warm_start_decay!r}")
+
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that these choices use, in the order of `HYPERPARAMETERS`."""
+        used = {"damping"}
+        used |= {"lr"} if self.step_size == "constant" else {"epsilon", "sigma", "smoothness"}
+        if self.moments != "none":
+            used |= {"beta2", "epsilon", "sigma", "mu"}
+        if self.moments == "published":
+            used |= {"smoothness"}  # the released code computes Eq. 3 with it, and only logs the result
+        return tuple(name for name in HYPERPARAMETERS if name in used)
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    name: get_args(hint) for name, hint in get_type_hints(Structure).items()
+}
+"""Structural choices and their values; () for the two numeric ones."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named optimizer: a structure, and the hyperparameters that it keeps fixed."""
+
+    name: str
+    structure: Structure
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    lineage: tuple[str, ...] = ()
+    """names of the recipes that this one is derived from, nearest first"""
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of all hyperparameters, free and fixed."""
+        return self.structure.hyperparameters()
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that a trial chooses."""
+        return tuple(name for name in self.hyperparameters if name not in self.fixed)
+
+    def complete(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return all hyperparameters: the given values, else the fixed ones, else the defaults.
+
+        Raises ValueError for a name that the recipe does not have, or a value outside its interval.
+        """
+        for name, value in values.items():
+            if name not in self.hyperparameters:
+                raise ValueError(
+                    f"{self.name} has no hyperparameter {name!r}{nearest(name, self.hyperparameters)}"
+                )
+            HYPERPARAMETERS[name].check(value)
+        return {
+            name: float(values.get(name, self.fixed.get(name, HYPERPARAMETERS[name].default)))
+            for name in self.hyperparameters
+        }
+
+    def derive(self, name: str, changes: Mapping[str, object]) -> Recipe:
+        """Return this recipe under a new name with some choices or fixed hyperparameters changed.
+
+        Raises ValueError naming the first change that is unknown, invalid or without effect in the result.
+        """
+        structure, fixed = {}, {}
+        for key, value in changes.items():
+            if key in CHOICES:
+                structure[key] = value
+            elif key in HYPERPARAMETERS:
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ValueError(f"{key} must be a number, got {value!r}")
+                fixed[key] = HYPERPARAMETERS[key].check(float(value))
+            else:
+                raise ValueError(f"unknown choice {key!r}{nearest(key, [*CHOICES, *HYPERPARAMETERS])}")
+        result = Recipe(
+            name,
+            replace(self.structure, **structure),  # type: ignore[arg-type]  # checked by Structure
+            {},
+            (self.name, *self.lineage),
+        )
+        for key in fixed:
+            if key not in result.hyperparameters:
+                raise ValueError(f"{key} has no effect in {name!r}{nearest(key, result.hyperparameters)}")
+        kept = {k: v for k, v in {**self.fixed, **fixed}.items() if k in result.hyperparameters}
+        if "mu" in result.hyperparameters:
+            kept.setdefault("mu", HYPERPARAMETERS["mu"].default)
+        return replace(result, fixed=kept)
+
+
+_PUBLISHED = Structure(
+    curvature_batch="same", reduction_ratio="published", cg_rules="published", damping_rule="published"
+)
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("hf", Structure()),
+        Recipe("adaptive_hf", Structure(step_size="eq3", moments="adam"), {"mu": 1e-8}),
+        Recipe("hf_published", _PUBLISHED),
+        Recipe(
+            "adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8}
+        ),
+    )
+}
+"""The built-in recipes; ALGORITHMS section 1 is their table."""
+
+
+def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
+    """Return the recipe of that name, or raise ValueError with the nearest known name."""
+    if name not in recipes:
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, recipes)}")
+    return recipes[name]
+
+
+def search_range(recipe: Recipe, name: str) -> Range | None:
+    """Return the Appendix B search range of one of the recipe's hyperparameters; None where it is fixed."""
+    return None if name in recipe.fixed else HYPERPARAMETERS[name].search

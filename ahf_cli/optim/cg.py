@@ -1,0 +1,176 @@
+"""Conjugate gradient for K symmetric systems at once, with the stop rules of Hessian-free optimization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ahf_cli.optim import rows
+from ahf_cli.optim.curvature import Damped, Operator
+
+
+class Stop(IntEnum):
+    """Why CG stopped in a row."""
+
+    INACTIVE = 0
+    """the row took no part"""
+    MAX_ITERATIONS = 1
+    RESIDUAL = 2
+    NEGATIVE_CURVATURE = 3
+    PROGRESS = 4
+    NOT_FINITE = 5
+
+
+class Rules(Protocol):
+    """When CG stops, and what it does about negative curvature."""
+
+    def residual_tolerance(self, dtype: torch.dtype) -> float:
+        """Stop before an iteration with ‖r‖² at or below this."""
+        ...
+
+    def breaks_down(self, curvature: Tensor) -> Tensor:
+        """Tell where dᵀ(B+λI)d forbids the iteration; (K,) → (K,) bool."""
+        ...
+
+    def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
+        """Tell where φ(x₀), …, φ(x_n) improves too slowly to go on, (K,) bool; None before it can be told."""
+        ...
+
+
+class MartensRules:
+    """Truncate at negative curvature; stop at slow relative progress (Martens 2010, §4.4)."""
+
+    def residual_tolerance(self, dtype: torch.dtype) -> float:
+        """1e-30 in float64, 1e-20 below."""
+        return 1e-30 if dtype == torch.float64 else 1e-20
+
+    def breaks_down(self, curvature: Tensor) -> Tensor:
+        """Where dᵀ(B+λI)d ≤ 0."""
+        return curvature <= 0
+
+    def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
+        """φ_n < 0 and (φ_n − φ_{n−k})/φ_n < k·5e-4, where n > k = max(10, ⌈n/10⌉)."""
+        n = len(phi) - 1
+        k = max(10, -(-n // 10))
+        if n <= k:
+            return None
+        return (phi[n] < 0) & ((phi[n] - phi[n - k]) / phi[n] < k * 5e-4)
+
+
+@dataclass(frozen=True)
+class CGResult:
+    """What CG found, row by row."""
+
+    solution: Tensor  # x, (K, P)
+    residual: Tensor  # r = b − (B + λI)x, (K, P), by recurrence
+    iterations: Tensor  # updates of x, (K,) int64
+    products: Tensor  # curvature products, (K,) int64
+    stop: Tensor  # `Stop` codes, (K,) int64
+
+
+@dataclass
+class _Iterate:
+    """The running state of CG; frozen rows keep theirs."""
+
+    x: Tensor
+    r: Tensor
+    d: Tensor
+    rr: Tensor
+    phi: list[Tensor]
+    active: Tensor
+    stop: Tensor
+    iterations: Tensor
+    products: Tensor
+
+    def finish(self, mask: Tensor, reason: Stop) -> None:
+        """Stop the active rows of the mask for a reason."""
+        mask = mask & self.active
+        self.stop = torch.where(mask, int(reason), self.stop)
+        self.active = self.active & ~mask
+
+
+def conjugate_gradient(
+    operator: Operator,
+    damping: Tensor,
+    gradient: Tensor,
+    start: Tensor,
+    rules: Rules,
+    max_iterations: int = 50,
+    active: Tensor | None = None,
+    check_every: int = 1,
+) -> CGResult:
+    """Solve (B + λI) x = −g approximately for each row by conjugate gradient from x₀.
+
+    One product an iteration, and one more where x₀ is not zero.  φ(x) = ½ xᵀ(B+λI)x + gᵀx = ½ (gᵀx − xᵀr).
+    A row that stops is frozen; whether all rows have stopped is asked of the device only every
+    `check_every` iterations, and the result does not depend on how often.
+
+    Args:
+        operator: v ↦ B v, (K, P) → (K, P), symmetric in each row.
+        damping: λ > 0, (K,).
+        gradient: g, (K, P).
+        start: x₀, (K, P).
+        rules: when to stop, and what to do about negative curvature.
+        max_iterations: limit of updates of x, ≥ 1.
+        active: rows that take part, (K,) bool; all by default.
+        check_every: iterations between two looks at whether any row is still active.
+    """
+    system = Damped(operator, damping)
+    it = _begin(system, gradient, start, active)
+    tolerance = rules.residual_tolerance(gradient.dtype)
+    for n in range(max_iterations):
+        it.finish(it.rr <= tolerance, Stop.RESIDUAL)
+        if n % check_every == 0 and not bool(it.active.any()):
+            break
+        _iterate(it, system, gradient, damping, rules, first=n == 0)
+    it.finish(it.active, Stop.MAX_ITERATIONS)
+    return CGResult(it.x, it.r, it.iterations, it.products, it.stop)
+
+
+def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | None) -> _Iterate:
+    rows_count = gradient.shape[0]
+    warm = start.ne(0).any(dim=-1)
+    r = -gradient
+    if bool(warm.any()):
+        r = torch.where(rows.expand(warm), r - system(start), r)
+    zeros = torch.zeros(rows_count, dtype=torch.int64, device=gradient.device)
+    active = torch.ones_like(warm) if active is None else active
+    phi = 0.5 * (rows.dot(gradient, start) - rows.dot(start, r))
+    return _Iterate(
+        x=start, r=r, d=r, rr=rows.dot(r, r), phi=[phi], active=active, stop=zeros, iterations=zeros,
+        products=(warm & active).long(),
+    )  # fmt: skip
+
+
+def _iterate(
+    it: _Iterate, system: Damped, gradient: Tensor, damping: Tensor, rules: Rules, first: bool
+) -> None:
+    """Update x once in every active row, and stop the rows that are done."""
+    image = system(it.d)
+    curvature = rows.dot(it.d, image)
+    it.products = it.products + it.active
+    broken = rules.breaks_down(curvature) & it.active
+    going = it.active & ~broken
+    length = it.rr / curvature
+    moves = going
+    if first:
+        # Without a single update there is no iterate to return: take a damped steepest-descent step r₀/λ.
+        length = torch.where(broken, 1 / damping, length)
+        moves = it.active
+    it.finish(broken, Stop.NEGATIVE_CURVATURE)
+    move, step = rows.expand(moves), rows.expand(length)
+    it.x = torch.where(move, torch.addcmul(it.x, step, it.d), it.x)
+    it.r = torch.where(move, torch.addcmul(it.r, step, image, value=-1), it.r)
+    rr = rows.dot(it.r, it.r)
+    it.d = torch.where(rows.expand(going), torch.addcmul(it.r, rows.expand(rr / it.rr), it.d), it.d)
+    it.rr = torch.where(going, rr, it.rr)
+    it.iterations = it.iterations + going
+    it.phi.append(0.5 * (rows.dot(gradient, it.x) - rows.dot(it.x, it.r)))
+    it.finish(~torch.isfinite(rr), Stop.NOT_FINITE)
+    slow = rules.progress_stop(it.phi)
+    if slow is not None:
+        it.finish(slow, Stop.PROGRESS)

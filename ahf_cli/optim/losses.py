@@ -1,0 +1,58 @@
+"""Losses of the outputs, with their own curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+OutputOperator = Callable[[Tensor], Tensor]
+"""w ↦ H_L w on tensors of the shape of the outputs."""
+
+
+class OutputLoss(Protocol):
+    """L(z, y), the mean over a batch of a loss of the outputs z, one number a trial."""
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """L; (K, N, …), (N, …) → (K,)."""
+        ...
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        """H_L = ∂²L/∂z² at these outputs, block-diagonal over trials."""
+        ...
+
+
+class SoftmaxCrossEntropy:
+    """L = −(1/N) Σ_n log softmax(z_n)[y_n], of logits z (K, N, C) and classes y (N,)."""
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """L; (K, N, C), (N,) → (K,)."""
+        log_p = torch.log_softmax(outputs, dim=-1)
+        chosen = log_p.gather(-1, targets.expand(outputs.shape[:-1]).unsqueeze(-1))
+        return -chosen.squeeze(-1).mean(dim=-1)
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        """H_L w = (p∘w − p (pᵀw)) / N with p = softmax(z); it does not depend on y."""
+        p = torch.softmax(outputs.detach(), dim=-1)
+        scale = 1 / outputs.shape[-2]
+
+        def product(w: Tensor) -> Tensor:
+            pw = p * w
+            return (pw - p * pw.sum(dim=-1, keepdim=True)) * scale
+
+        return product
+
+
+def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:
+    """H_L of any loss that is a graph of its outputs, by double backward."""
+    (slope,) = torch.autograd.grad(loss, outputs, create_graph=True)
+    if not slope.requires_grad:  # a loss that is linear in its outputs
+        return torch.zeros_like
+
+    def product(w: Tensor) -> Tensor:
+        (result,) = torch.autograd.grad(slope, outputs, w, retain_graph=True, materialize_grads=True)
+        return result
+
+    return product

@@ -1,0 +1,201 @@
+"""h(θ), the loss of a model on one batch, and its derivatives, for K parameter vectors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from ahf_cli.optim.convolution import CheapSecondDerivatives
+from ahf_cli.optim.losses import OutputLoss, OutputOperator, SoftmaxCrossEntropy
+from ahf_cli.optim.rows import Layout
+
+
+class Evaluation:
+    """h, ∇h and the products with its curvature at one θ on one batch.
+
+    Each quantity is computed when first asked for, at most once, and the graph is kept while this object
+    lives: that is what makes a curvature product cost little more than a gradient.
+
+    Args:
+        layout: where the leaves lie in a row.
+        leaves: tensors that require grad, of shape (K, *shape) or, for K = 1, `shape`.
+        losses: h, (K,), a graph of the leaves.
+        outputs: z, of any shape, a graph of the leaves; needed for Gauss-Newton products only.
+        output_hessian: makes w ↦ H_L w at these outputs.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        leaves: Sequence[Tensor],
+        losses: Tensor,
+        outputs: Tensor | None = None,
+        output_hessian: Callable[[], OutputOperator] | None = None,
+    ):
+        self.layout = layout
+        self.leaves = tuple(leaves)
+        self.losses = losses
+        self.outputs = outputs
+        self._make_output_hessian = output_hessian
+
+    @property
+    def loss(self) -> Tensor:
+        """h(θ), (K,), without its graph."""
+        return self.losses.detach()
+
+    @cached_property
+    def differentiable_gradients(self) -> tuple[Tensor, ...]:
+        """∇h as tensors in the shapes of the leaves, with their graph."""
+        # The rows are independent, so the gradient of the sum holds each row's own gradient.
+        return torch.autograd.grad(
+            self.losses.sum(), self.leaves, create_graph=True, materialize_grads=True
+        )
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∇h(θ), (K, P)."""
+        if "differentiable_gradients" in self.__dict__:
+            return self._join([g.detach() for g in self.differentiable_gradients])
+        return self._join(
+            torch.autograd.grad(self.losses.sum(), self.leaves, retain_graph=True, materialize_grads=True)
+        )
+
+    def hessian_product(self, vectors: Tensor) -> Tensor:
+        """∇²h(θ) v for each row; (K, P) → (K, P)."""
+        curved = [
+            (g, v)
+            for g, v in zip(self.differentiable_gradients, self._split(vectors), strict=True)
+            if g.requires_grad
+        ]
+        if not curved:  # h is linear
+            return torch.zeros_like(vectors)
+        gradients, pieces = zip(*curved, strict=True)
+        return self._join(
+            torch.autograd.grad(gradients, self.leaves, pieces, retain_graph=True, materialize_grads=True)
+        )
+
+    def gauss_newton_product(self, vectors: Tensor) -> Tensor:
+        """Jᵀ H_L J v for each row, J = ∂z/∂θ; (K, P) → (K, P)."""
+        seed, pullback = self._pullback
+        (tangent,) = torch.autograd.grad(pullback, seed, self._split(vectors), retain_graph=True)
+        assert self.outputs is not None  # or there were no pullback
+        return self._join(
+            torch.autograd.grad(
+                self.outputs,
+                self.leaves,
+                self._output_hessian(tangent),
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        )
+
+    @cached_property
+    def _pullback(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """c and Jᵀc as a graph of c: it is linear in c, so its own transpose gives J v for any v."""
+        if self.outputs is None:
+            raise ValueError("Gauss-Newton products need the outputs: return (loss, outputs)")
+        seed = torch.zeros_like(self.outputs, requires_grad=True)
+        pullback = torch.autograd.grad(
+            self.outputs, self.leaves, seed, create_graph=True, materialize_grads=True
+        )
+        return seed, pullback
+
+    @cached_property
+    def _output_hessian(self) -> OutputOperator:
+        assert self._make_output_hessian is not None
+        return self._make_output_hessian()
+
+    def _split(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        pieces = self.layout.split(vectors)
+        return tuple(piece.reshape(leaf.shape) for piece, leaf in zip(pieces, self.leaves, strict=True))
+
+    def _join(self, tensors: Sequence[Tensor]) -> Tensor:
+        return self.layout.join(tensors, rows=self.losses.shape[0])
+
+
+class Objective(Protocol):
+    """h on one batch, a function of K parameter vectors."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter tensor lies in a row."""
+        ...
+
+    def value(self, parameters: Tensor) -> Tensor:
+        """h(θ) for each row; (K, P) → (K,)."""
+        ...
+
+    def evaluate(self, parameters: Tensor) -> Evaluation:
+        """Prepare h and its derivatives at θ; (K, P)."""
+        ...
+
+
+class ModelObjective:
+    """h(θ) = L(model_θ(x), y) for any `nn.Module` and one batch (x, y) that all trials share.
+
+    Args:
+        model: gives the function and the layout; its own parameter values are never used or changed.  Its
+            buffers are used as they are: put normalisation and dropout into evaluation mode.
+        inputs: x, (N, …).
+        targets: y, (N, …).
+        loss: L; softmax cross-entropy unless given.
+        vectorized: run the K trials as one batched computation (`vmap`) rather than one after the other;
+            by default on a GPU, since on a CPU it gains nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: OutputLoss | None = None,
+        vectorized: bool | None = None,
+    ):
+        self.model, self.inputs, self.targets = model, inputs, targets
+        self.loss: OutputLoss = loss or SoftmaxCrossEntropy()
+        self.vectorized = inputs.is_cuda if vectorized is None else vectorized
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Order and shapes of the model's parameters."""
+        return Layout.of(self.model.named_parameters())
+
+    def outputs(self, parameters: Tensor) -> Tensor:
+        """z = model_θ(x) for each row; (K, P) → (K, N, …)."""
+        return self._outputs(self.layout.split(parameters))
+
+    def value(self, parameters: Tensor) -> Tensor:
+        """h(θ) for each row, without a graph; (K, P) → (K,)."""
+        with torch.no_grad():
+            return self.loss.value(self.outputs(parameters), self.targets)
+
+    def evaluate(self, parameters: Tensor) -> Evaluation:
+        """Prepare h and its derivatives at θ; (K, P)."""
+        leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
+        with torch.enable_grad():
+            outputs = self._outputs(leaves)
+            losses = self.loss.value(outputs, self.targets)
+        return Evaluation(
+            self.layout, leaves, losses, outputs, lambda: self.loss.hessian(outputs, self.targets)
+        )
+
+    def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
+        names = self.layout.names
+
+        def forward(*values: Tensor) -> Tensor:
+            result: Tensor = functional_call(
+                self.model, dict(zip(names, values, strict=True)), (self.inputs,)
+            )
+            return result
+
+        if self.vectorized and tensors[0].shape[0] > 1:
+            return vmap(forward)(*tensors)
+        rows = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
+        with nullcontext() if self.inputs.is_cuda else CheapSecondDerivatives():
+            return torch.stack([forward(*row) for row in rows])

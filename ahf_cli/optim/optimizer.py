@@ -1,0 +1,213 @@
+"""Algorithm 1: the one place that knows the order of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ahf_cli.hyperparameters import Norm
+from ahf_cli.optim import rows
+from ahf_cli.optim.curvature import GaussNewtonOperator, HessianOperator, QuadraticModel
+from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
+from ahf_cli.optim.descent import LinearSolver
+from ahf_cli.optim.objective import Evaluation, Objective
+from ahf_cli.optim.step_size import StepSize, conjugate_smoothness, eq3
+from ahf_cli.optim.transform import Moments, Transform, Values
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a step reads and writes, for K trials of P parameters; nothing is kept elsewhere."""
+
+    parameters: Tensor  # θ, (K, P)
+    direction: Tensor  # δ of the last step, (K, P); 0 at first
+    damping: Tensor  # λ, (K,)
+    step: Tensor  # t, steps taken, (K,) int64
+    diverged_at: Tensor  # the step that was not finite, (K,) int64; 0 while there is none
+    moments: Moments  # by name, (K, P)
+    hyperparameters: Values  # by name, (K,)
+
+    @property
+    def active(self) -> Tensor:
+        """Rows that still take steps, (K,) bool."""
+        return self.diverged_at == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain dictionaries of tensors; `State(**state_dict)` continues bitwise."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one step did, row by row; meaningless in rows that were not active before it."""
+
+    loss: Tensor  # h(θ) on the gradient batch, (K,)
+    loss_after: Tensor  # h(θ + u) on the same batch, (K,)
+    direction: Tensor  # δ, (K, P)
+    update: Tensor  # u, (K, P)
+    direction_l2: Tensor  # (K,), as all that follow
+    direction_l1: Tensor
+    direction_sum_l2: Tensor
+    update_l2: Tensor
+    step_size: Tensor  # α as used
+    eq3_step_size: Tensor  # Eq. 3 before clipping, NaN where its hyperparameters are absent
+    damping: Tensor  # λ of this step's system
+    damping_next: Tensor
+    reduction_ratio: Tensor  # ρ
+    model_value: Tensor  # q(δ)
+    cg_iterations: Tensor  # int64
+    stop: Tensor  # `Stop` codes, int64
+    smoothness_gradient: Tensor  # L̂ with g = ∇h
+    smoothness_direction: Tensor  # L̂ with g = −δ
+    products: Tensor  # curvature products of this step, int64
+    gradients: int  # gradient evaluations of this step, equal in all rows
+    active: Tensor  # rows that took part, bool
+    finite: Tensor  # rows whose δ, u and new loss are finite, bool
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A composition of parts; `compose` makes one from a recipe's structure."""
+
+    curvature: Callable[[Evaluation], HessianOperator | GaussNewtonOperator]
+    independent_batch: bool
+    """whether B is taken on a second batch"""
+    solver: LinearSolver
+    transform: Transform
+    norm: Norm
+    step_size: StepSize
+    reduction_ratio: ReductionRatio
+    damping_rule: DampingRule
+
+    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
+        """Make the state of K trials before their first step.
+
+        Args:
+            parameters: θ₀, (K, P).
+            hyperparameters: by name, one number for all trials or (K,) of them; `damping` is λ₀.
+        """
+        count = parameters.shape[0]
+        values = {
+            name: torch.as_tensor(value, dtype=parameters.dtype, device=parameters.device)
+            .expand(count)
+            .clone()
+            for name, value in hyperparameters.items()
+        }
+        zeros = torch.zeros(count, dtype=torch.int64, device=parameters.device)
+        return State(
+            parameters=parameters,
+            direction=torch.zeros_like(parameters),
+            damping=values["damping"].clone(),
+            step=zeros,
+            diverged_at=zeros.clone(),
+            moments=self.transform.init(parameters),
+            hyperparameters=values,
+        )
+
+    def step(
+        self, state: State, objective: Objective, curvature_objective: Objective | None = None
+    ) -> tuple[State, StepInfo]:
+        """Take one step of Algorithm 1 in every active row.
+
+        Args:
+            state: before the step.
+            objective: h on the gradient batch S′.
+            curvature_objective: h on the curvature batch S″; needed if and only if `independent_batch`.
+        """
+        theta, values, t = state.parameters, state.hyperparameters, state.step + 1
+        # Curvature B and gradient g at θ.
+        here = objective.evaluate(theta)
+        there = self._curvature_evaluation(here, theta, curvature_objective)
+        operator = self.curvature(there)
+        operator.prepare()
+        gradient = here.gradient
+        # δ from (B + λI) δ = −g, and the undamped model q.
+        solution = self.solver(operator, gradient, state.damping, state.direction, state.active)
+        direction = solution.solution
+        model = QuadraticModel(operator, gradient, direction, solution.residual, state.damping)
+        # α and the moments give the update u.
+        norms = {
+            "l2": rows.l2(direction), "l1": rows.l1(direction), "sum_l2": here.layout.sum_l2(direction)
+        }  # fmt: skip
+        alpha = self.step_size(norms[self.norm], values, t)
+        transformed, moments = self.transform(direction, state.moments, values, t)
+        update = rows.expand(alpha) * transformed
+        # λ from the reduction ratio ρ.
+        loss_after = objective.value(theta + update)
+        ratio, extra_products = self.reduction_ratio(
+            Change(
+                loss=here.loss,
+                loss_after=loss_after,
+                loss_at_direction=lambda: objective.value(theta + direction),
+                model=model,
+                update=update,
+                scale=alpha if self.transform.is_identity else None,
+            )
+        )
+        damping = self.damping_rule(state.damping, ratio)
+
+        finite = rows.finite(direction) & rows.finite(update) & rows.finite(loss_after)
+        moved = State(theta + update, direction, damping, t, state.diverged_at, moments, values)
+        info = StepInfo(
+            loss=here.loss,
+            loss_after=loss_after,
+            direction=direction,
+            update=update,
+            direction_l2=norms["l2"],
+            direction_l1=norms["l1"],
+            direction_sum_l2=norms["sum_l2"],
+            update_l2=rows.l2(update),
+            step_size=alpha,
+            eq3_step_size=self._eq3(norms[self.norm], values, t),
+            damping=state.damping,
+            damping_next=damping,
+            reduction_ratio=ratio,
+            model_value=model.along(1.0),
+            cg_iterations=solution.iterations,
+            stop=solution.stop,
+            smoothness_gradient=conjugate_smoothness(
+                here.loss, loss_after, rows.dot(gradient, update), update
+            ),
+            smoothness_direction=conjugate_smoothness(
+                here.loss, loss_after, -rows.dot(direction, update), update
+            ),
+            products=solution.products + extra_products,
+            gradients=2 if there is not here and self.curvature is HessianOperator else 1,
+            active=state.active,
+            finite=finite,
+        )
+        return _freeze(state, moved, finite), info
+
+    def _curvature_evaluation(
+        self, here: Evaluation, theta: Tensor, objective: Objective | None
+    ) -> Evaluation:
+        if self.independent_batch != (objective is not None):
+            needed = "needs" if self.independent_batch else "takes no"
+            raise ValueError(f"curvature_batch: this recipe {needed} curvature objective")
+        return here if objective is None else objective.evaluate(theta)
+
+    @staticmethod
+    def _eq3(norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        if {"epsilon", "sigma", "smoothness"} <= values.keys():
+            return eq3(norm, values, step)
+        return torch.full_like(norm, torch.nan)
+
+
+def _freeze(before: State, after: State, finite: Tensor) -> State:
+    """Keep the last finite state of rows that diverged now or earlier, and note the step."""
+    keep = before.active & finite
+    return replace(
+        after,
+        parameters=rows.where(keep, after.parameters, before.parameters),
+        direction=rows.where(keep, after.direction, before.direction),
+        damping=rows.where(keep, after.damping, before.damping),
+        step=rows.where(keep, after.step, before.step),
+        diverged_at=torch.where(before.active & ~finite, after.step, before.diverged_at),
+        moments={
+            name: rows.where(keep, new, before.moments[name]) for name, new in after.moments.items()
+        },
+    )

@@ -1,0 +1,44 @@
+"""From a recipe's structural choices to a composition of parts."""
+
+from __future__ import annotations
+
+from ahf_cli.hyperparameters import Structure
+from ahf_cli.optim.cg import MartensRules
+from ahf_cli.optim.curvature import GaussNewtonOperator, HessianOperator
+from ahf_cli.optim.damping import ConstantDamping, LevenbergMarquardt, RatioAtDirection, RatioAtUpdate
+from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.optimizer import Optimizer
+from ahf_cli.optim.published import PublishedDamping, PublishedMoments, PublishedRatio, PublishedRules
+from ahf_cli.optim.step_size import ConjugateSmoothnessStep, ConstantStep, RepairedConjugateSmoothnessStep
+from ahf_cli.optim.transform import Identity, ScaleByAdam
+
+CURVATURE = {"hessian": HessianOperator, "ggn": GaussNewtonOperator}
+CG_RULES = {"martens": MartensRules, "published": PublishedRules}
+MOMENTS = {"none": Identity, "adam": ScaleByAdam, "published": PublishedMoments}
+STEP_SIZE = {
+    "constant": ConstantStep,
+    "eq3": ConjugateSmoothnessStep,
+    "eq3_repaired": RepairedConjugateSmoothnessStep,
+}
+REDUCTION_RATIO = {"direction": RatioAtDirection, "update": RatioAtUpdate, "published": PublishedRatio}
+DAMPING_RULE = {
+    "levenberg_marquardt": LevenbergMarquardt,
+    "published": PublishedDamping,
+    "constant": ConstantDamping,
+}
+
+
+def compose(structure: Structure) -> Optimizer:
+    """Make the optimizer that the choices name: one part for each of its slots."""
+    return Optimizer(
+        curvature=CURVATURE[structure.curvature],
+        independent_batch=structure.curvature_batch == "independent",
+        solver=TruncatedNewton(
+            CG_RULES[structure.cg_rules](), structure.max_iterations, structure.warm_start_decay
+        ),
+        transform=MOMENTS[structure.moments](),
+        norm=structure.norm,
+        step_size=STEP_SIZE[structure.step_size](),
+        reduction_ratio=REDUCTION_RATIO[structure.reduction_ratio](),
+        damping_rule=DAMPING_RULE[structure.damping_rule](),
+    )

@@ -1,0 +1,77 @@
+"""K trials as the rows of (K, P) tensors: the only place that reduces over parameters, never over trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a_k, b_k⟩ of each row; (K, P), (K, P) → (K,)."""
+    return torch.linalg.vecdot(a, b)
+
+
+def l2(a: Tensor) -> Tensor:
+    """‖a_k‖₂ of each row; (K, P) → (K,)."""
+    return torch.linalg.vector_norm(a, dim=-1)
+
+
+def l1(a: Tensor) -> Tensor:
+    """‖a_k‖₁ of each row; (K, P) → (K,)."""
+    return torch.linalg.vector_norm(a, ord=1, dim=-1)
+
+
+def expand(scalars: Tensor) -> Tensor:
+    """One number a row as a column that multiplies vectors; (K,) → (K, 1)."""
+    return scalars.unsqueeze(-1)
+
+
+def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Rows of a where the mask (K,) is true, rows of b elsewhere; for (K, …) tensors of any further shape."""
+    return torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+
+
+def finite(a: Tensor) -> Tensor:
+    """Tell for each row whether all its entries are finite; (K, P) or (K,) → (K,) bool."""
+    return torch.isfinite(a) if a.dim() == 1 else torch.isfinite(a).all(dim=-1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named parameter tensor lies in a row of length P = `size`."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @classmethod
+    def of(cls, named: Iterable[tuple[str, Tensor]]) -> Layout:
+        """Lay out tensors in the order given."""
+        pairs = list(named)
+        return cls(tuple(name for name, _ in pairs), tuple(tensor.shape for _, tensor in pairs))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of each tensor."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(self.sizes)
+
+    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """Cut (K, P) into views (K, *shape), one for each tensor."""
+        pieces = vectors.split(self.sizes, dim=-1)
+        return tuple(p.reshape(-1, *shape) for p, shape in zip(pieces, self.shapes, strict=True))
+
+    def join(self, tensors: Sequence[Tensor], rows: int = 1) -> Tensor:
+        """Flatten tensors of shape (K, *shape), or of `shape` where K = 1, into (K, P)."""
+        return torch.cat([t.reshape(rows, -1) for t in tensors], dim=-1)
+
+    def sum_l2(self, vectors: Tensor) -> Tensor:
+        """Σ_l ‖a_l‖₂ over the parameter tensors l of each row; (K, P) → (K,)."""
+        return torch.stack([l2(piece) for piece in vectors.split(self.sizes, dim=-1)]).sum(dim=0)

@@ -1,0 +1,55 @@
+"""Step sizes α, and the conjugate smoothness L̂ that Eq. 3 assumes to be known."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ahf_cli.optim import rows
+from ahf_cli.optim.transform import Values, beta1
+
+
+class StepSize(Protocol):
+    """α of step t for a direction whose chosen norm is G."""
+
+    def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        """α; (K,), hyperparameters, t (K,) → (K,)."""
+        ...
+
+
+class ConstantStep:
+    """α_t = α, the hyperparameter `lr`."""
+
+    def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        """Return `lr`."""
+        return values["lr"]
+
+
+def eq3(norm: Tensor, values: Values, step: Tensor, slack: float = 1.0) -> Tensor:
+    """α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ), which may be negative (the paper's Eq. 3 for s = 1)."""
+    b1, sigma, L = beta1(values), values["sigma"], values["smoothness"]
+    b1t = b1**step
+    bracket = norm.square() * (1 - b1) - slack * norm * (b1 - b1t) * sigma
+    return 4 * bracket / (3 * L * (1 - b1t).square() * sigma)
+
+
+class ConjugateSmoothnessStep:
+    """Eq. 3 as printed; 0 where it is negative, which is where G < (ε/2)(1−β₁ᵗ⁻¹)."""
+
+    def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        """max(0, α_t)."""
+        return eq3(norm, values, step).clamp_min(0)
+
+
+class RepairedConjugateSmoothnessStep:
+    """Eq. 3 with the factor 3/2 on its negative term, which the proof needs for ξ = 2σ; 0 where negative."""
+
+    def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        """max(0, α_t)."""
+        return eq3(norm, values, step, slack=1.5).clamp_min(0)
+
+
+def conjugate_smoothness(loss: Tensor, loss_after: Tensor, slope: Tensor, update: Tensor) -> Tensor:
+    """L̂ = 2 (h(y) − h(x) − ⟨g, y−x⟩)/‖y−x‖² with y = x + u and slope = ⟨g, u⟩ (Eq. 2); (K,)."""
+    return 2 * (loss_after - loss - slope) / rows.dot(update, update)

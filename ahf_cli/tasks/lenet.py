@@ -1,0 +1,49 @@
+"""LeNet for 28 × 28 images, and the initial weights of a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ahf_cli.optim.rows import Layout
+
+
+class LeNet(nn.Module):
+    """Two convolutions and three linear layers, 44,426 parameters; (N, 1, 28, 28) → logits (N, 10).
+
+    conv 6@5×5 – ReLU – max-pool 2 – conv 16@5×5 – ReLU – max-pool 2 – 120 – ReLU – 84 – ReLU – 10,
+    convolutions without padding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(256, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images to logits."""
+        x = torch.max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = torch.max_pool2d(torch.relu(self.conv2(x)), 2)
+        x = torch.relu(self.fc1(x.flatten(start_dim=1)))
+        return self.fc3(torch.relu(self.fc2(x)))  # type: ignore[no-any-return]
+
+
+def glorot_uniform(layout: Layout, seed: int) -> Tensor:
+    """Draw weights uniform in ±√(6/(fan_in + fan_out)) (Glorot and Bengio 2010), biases 0; → (P,) float32.
+
+    A pure function of layout and seed, equal on every device: the random numbers are NumPy's.
+    """
+    rng = np.random.default_rng([seed, 0])
+    pieces = []
+    for shape in layout.shapes:
+        if len(shape) < 2:
+            pieces.append(np.zeros(shape.numel()))
+            continue
+        receptive = int(np.prod(shape[2:]))
+        bound = np.sqrt(6 / ((shape[0] + shape[1]) * receptive))
+        pieces.append(rng.uniform(-bound, bound, shape.numel()))
+    return torch.from_numpy(np.concatenate(pieces)).float()

@@ -1,0 +1,317 @@
+"""Nothing finished is ever lost, nothing torn is ever believed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ahf_cli.errors import AhfError, InputError
+from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
+from ahf_cli.report.store import (
+    Study,
+    atomic_write,
+    curves_frame,
+    find_study,
+    steps_frame,
+    study_names,
+    trials_frame,
+)
+
+NAN = math.nan
+RESULT = TrialResult(
+    recipe="hf", slot=0, status="ok", steps=2, planned_steps=2, value=0.1 + 0.2, objective="train_loss",
+    params={"lr": 0.1, "damping": 10.0}, seed=3, train_loss=0.1 + 0.2, test_loss=0.4, test_accuracy=0.8,
+    validation_loss=NAN, validation_accuracy=NAN, seconds=1.5, extra={"peak": NAN},
+)  # fmt: skip
+CURVE = [CurveRow(s, s / 390, 2.3 - s / 3, 0.1, NAN, NAN, 2.3, 0.1, 20 * s, s, s / 7) for s in (0, 1, 2)]
+STEPS = [
+    StepRow(s, 2.3, 2.2, 0.05, 5.0, 0.1, 0.005, 0.1, -1e-7, 10.0, 0.5, -0.1, 12, "progress", 1.0, -13.0)
+    for s in (1, 2)
+]
+MANIFEST = {"command": "ahf search", "commit": "abc", "versions": {"torch": "2"}, "plan": {"hf": 2}}
+
+
+def opened(path: Path, **identity: object) -> Study:
+    study = Study(path, "s")
+    study.open_for_writing("seed: 0\n", {"seed": 0, "task": {"name": "lenet"}, **identity}, MANIFEST)
+    return study
+
+
+def test_a_trial_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    with opened(tmp_path) as study:
+        trial = pickle.loads(pickle.dumps(study.trial("hf", 0)))
+        trial.write_params({"lr": 0.1})
+        trial.save_checkpoint(b"one", 1)
+        assert trial.result() is None
+        assert trial.finish(RESULT, CURVE, STEPS)
+    assert study.trials_folder / "hf" / "000" == trial.path
+    got = trial.result()
+    assert got is not None and math.isnan(got.validation_loss) and math.isnan(got.extra["peak"])
+    assert replace(got, validation_loss=0, validation_accuracy=0, extra={}) == replace(
+        RESULT, validation_loss=0, validation_accuracy=0, extra={}
+    )
+    assert trial.read_params() == {"lr": 0.1}
+    assert [r.train_loss for r in CURVE] == trial.curve()["train_loss"].tolist()
+    assert trial.steps()["stop"].tolist() == ["progress", "progress"]
+    assert "NaN" not in (trial.path / "result.json").read_text()
+    assert sorted(p.name for p in trial.path.iterdir()) == [
+        "curve.csv", "params.json", "result.json", "steps.csv.gz",
+    ]  # fmt: skip
+    assert gzip.decompress((trial.path / "steps.csv.gz").read_bytes()).startswith(b"step,loss,loss_after")
+
+
+def test_the_bytes_of_a_trial_do_not_depend_on_the_clock(tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        trial = Study(tmp_path, name).trial("hf", 0)
+        trial.finish(RESULT, CURVE, STEPS)
+        contents.append({p.name: p.read_bytes() for p in trial.path.iterdir()})
+    assert contents[0] == contents[1]
+    assert contents[0]["steps.csv.gz"][4:8] == bytes(4)  # gzip's time stamp
+
+
+@pytest.mark.parametrize("name", ["result.json", "curve.csv", "steps.csv.gz"])
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.4, 0.8, 0.99, -1.0])
+def test_a_truncated_file_makes_the_trial_unfinished_and_stays_beside_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, part: float
+) -> None:
+    study = Study(tmp_path, "s")
+    trial = study.trial("hf", 0)
+    trial.finish(RESULT, CURVE, STEPS)
+    whole = (trial.path / name).read_bytes()
+    torn = whole[: int(len(whole) * part)] if part >= 0 else whole[:-2]
+    (trial.path / name).write_bytes(torn)
+    with caplog.at_level(logging.WARNING, "ahf"):
+        assert trial.result() is None
+    assert name in caplog.text
+    assert (trial.path / f"{name}.corrupt-1").read_bytes() == torn
+    assert study.finished("hf") == [] and curves_frame(study).empty
+    assert trial.finish(RESULT, CURVE, STEPS) and trial.result() is not None
+    (trial.path / name).write_bytes(b"x")
+    assert trial.result() is None
+    assert (trial.path / f"{name}.corrupt-2").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"status": "fine"}, {"steps": "many"}, {"params": None}, {"recipe": "adaptive_hf"}, {"files": {}}],
+)
+def test_a_wrong_value_in_result_json_is_not_believed(tmp_path: Path, change: dict[str, object]) -> None:
+    trial = Study(tmp_path, "s").trial("hf", 0)
+    trial.finish(RESULT, CURVE, STEPS)
+    file = trial.path / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert trial.result() is None and (trial.path / "result.json.corrupt-1").exists()
+
+
+def test_a_changed_digit_in_the_curve_is_noticed(tmp_path: Path) -> None:
+    trial = Study(tmp_path, "s").trial("hf", 0)
+    trial.finish(RESULT, CURVE, STEPS)
+    file = trial.path / "curve.csv"
+    file.write_bytes(file.read_bytes().replace(b"2.3", b"1.3", 1))
+    assert trial.result() is None
+
+
+def test_steps_may_be_left_out(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    study.trial("hf", 0).finish(RESULT, CURVE, STEPS)
+    (study.trial("hf", 0).path / "steps.csv.gz").unlink()
+    assert len(study.finished("hf")) == 1
+    assert steps_frame(study, "hf").empty and "update_l2" in steps_frame(study, "hf")
+
+
+def test_a_finished_trial_is_kept_and_a_failed_one_replaced(tmp_path: Path) -> None:
+    trial = Study(tmp_path, "s").trial("hf", 0)
+    assert trial.finish(replace(RESULT, status="failed", error="out of memory"), [], [])
+    assert trial.finish(RESULT, CURVE, STEPS)
+    assert not trial.finish(replace(RESULT, value=9.0), CURVE, STEPS)
+    kept = trial.result()
+    assert kept is not None and kept.value == RESULT.value
+
+
+def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
+    trial = Study(tmp_path, "s").trial("hf", 0)
+    assert trial.load_checkpoints() == []
+    for step in (1, 2, 3):
+        trial.save_checkpoint(b"state %d" % step, step)
+    assert trial.load_checkpoints() == [b"state 3", b"state 2"]
+    newest = trial.path / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes().replace(b"state 3", b"state 9"))
+    assert trial.load_checkpoints() == [b"state 2"]
+    assert (trial.path / "checkpoint.pt.corrupt-1").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atomic_write(tmp_path / "x", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        atomic_write(tmp_path / "x", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_the_same_identity_resumes_and_the_plan_only_grows(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    created = Study(tmp_path, "s").manifest()["created"]
+    for n in (5, 3):
+        with Study(tmp_path, "s") as study:
+            study.open_for_writing(
+                "seed: 0\nworkers: 2\n", {"task": {"name": "lenet"}, "seed": 0.0}, {"plan": {"hf": n, "b": 1}}
+            )
+    manifest = study.manifest()
+    assert study.planned() == {"hf": 5, "b": 1}
+    assert manifest["created"] == created and manifest["schema"] == 1 and len(manifest["sessions"]) == 3
+    assert manifest["sessions"][0]["commit"] == "abc" and manifest["sessions"][0]["started"]
+    assert (study.folder / "config.yaml").read_text() == "seed: 0\nworkers: 2\n"
+
+
+def test_another_identity_is_refused_with_the_difference_and_nothing_changes(tmp_path: Path) -> None:
+    opened(tmp_path, train={"steps": 10, "batch": 128}).close()
+    before = {p: p.read_bytes() for p in (tmp_path / "s").glob("*.*")}
+    study = Study(tmp_path, "s")
+    identity = {"seed": 1, "task": {"name": "lenet"}, "train": {"steps": 10}, "design": "fair"}
+    with pytest.raises(InputError) as caught:
+        study.open_for_writing("seed: 1\n", identity, MANIFEST)
+    assert caught.value.lines[1:] == [
+        "seed: on disk 0, asked for 1",
+        "train.batch: on disk 128, asked for nothing",
+        'design: on disk nothing, asked for "fair"',
+    ]
+    assert {p: p.read_bytes() for p in (tmp_path / "s").glob("*.*")} == before
+    opened(tmp_path, train={"steps": 10, "batch": 128}).close()  # the refusal released the lock
+
+
+def test_what_cannot_be_told_to_be_the_same_study_is_refused(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    study.trial("hf", 0).finish(RESULT, CURVE, STEPS)
+    with pytest.raises(InputError, match="holds trials but no manifest.json"):
+        opened(tmp_path)
+    (study.folder / "manifest.json").write_text('{"schema": 1, "iden')
+    with pytest.raises(InputError, match="manifest.json is damaged"):
+        opened(tmp_path)
+    (study.folder / "manifest.json").write_text('{"schema": 2}')
+    with pytest.raises(InputError, match="schema 2"):
+        study.planned()
+
+
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=f"cannot write results to {tmp_path / 'file' / 's'}"):
+        opened(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "-x", "a b", "x" * 65, "x\n"])
+def test_names_are_never_paths(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="study name must be 1 to 64"):
+        Study(tmp_path, name)
+    with pytest.raises(InputError, match="recipe name must be"):
+        Study(tmp_path, "s").trial(name, 0)
+
+
+def test_a_missing_study_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no study 'papr' in .*; it has none"):
+        find_study(tmp_path, "papr")
+    for name in ("paper", "fair"):
+        Study(tmp_path, name).prerun.trial("hf", 0).finish(RESULT, CURVE, STEPS)
+    (tmp_path / "notes").mkdir()
+    assert study_names(tmp_path) == ["fair", "paper"]
+    with pytest.raises(InputError, match="did you mean 'paper'"):
+        find_study(tmp_path, "papr")
+
+
+def test_frames_join_trials_by_recipe_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    with Study(tmp_path, "s") as study:
+        study.open_for_writing("", {}, {"plan": {"z": 2, "hf": 2}})
+        for recipe, slot in (("hf", 1), ("hf", 0), ("z", 1000), ("a", 2)):
+            study.trial(recipe, slot).finish(replace(RESULT, recipe=recipe, slot=slot), CURVE, STEPS)
+        assert study.recipes() == ["z", "hf", "a"]
+        trials = trials_frame(study)
+        assert trials["trial"].tolist() == [1000, 0, 1, 2] and trials["params.lr"].tolist() == [0.1] * 4
+        assert len(curves_frame(study)) == 12 and len(steps_frame(study, "hf")) == 4
+        study.write_derived()
+    assert (study.folder / "trials.csv").read_text().count("\n") == 5
+    assert (study.folder / "curves.csv").read_text().count("\n") == 13
+
+
+HOLD = """
+    import sys, time
+    from pathlib import Path
+    from ahf_cli.report.store import Study
+    study = Study(Path(sys.argv[1]), "s")
+    study.open_for_writing("seed: 0\\n", {"seed": 0, "task": {"name": "lenet"}}, {})
+    print("open", flush=True); time.sleep(60)
+"""
+WRITE = """
+    import sys
+    from pathlib import Path
+    from dataclasses import replace
+    from tests.test_store import CURVE, RESULT, STEPS
+    from ahf_cli.report.store import Study
+    print("open", flush=True)
+    for slot in range(10_000):
+        trial = Study(Path(sys.argv[1]), "s").trial("hf", slot)
+        trial.save_checkpoint(bytes(10_000), slot)
+        trial.finish(replace(RESULT, slot=slot), CURVE, STEPS)
+"""
+
+
+def start(program: str, path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(path)],
+        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "open\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_study_is_open_in_one_process_and_free_when_that_is_killed(tmp_path: Path) -> None:
+    process = start(HOLD, tmp_path)
+    try:
+        with pytest.raises(AhfError, match=f"study 's' is in use by process {process.pid} on "):
+            opened(tmp_path)
+    finally:
+        kill(process)
+    opened(tmp_path).close()
+
+
+@pytest.mark.parametrize("at", [1, 2, 9, 20])
+def test_a_killed_writer_leaves_only_whole_trials(
+    tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start(WRITE, tmp_path)
+    study = Study(tmp_path, "s")
+    while not (study.trial("hf", at - 1).path / "curve.csv").exists():
+        time.sleep(0.001 * at)
+    kill(process)
+    written = list(study.trials_folder.glob("*/*/result.json"))
+    with caplog.at_level(logging.WARNING, "ahf"):
+        assert len(study.finished("hf")) == len(written)
+    assert not caplog.records and len(written) >= at - 1
+    for folder in study.trials_folder.glob("hf/*"):
+        if not (folder / "result.json").exists():  # the one it was killed in
+            trial = study.trial("hf", int(folder.name))
+            assert trial.finish(replace(RESULT, slot=trial.slot), CURVE, STEPS)
+    assert len(study.finished("hf")) == len(list(study.trials_folder.glob("hf/*")))
