@@ -222,9 +222,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("hf", Structure()),
         Recipe("adaptive_hf", Structure(step_size="eq3", moments="adam"), {"mu": 1e-8}),
         Recipe("hf_published", _PUBLISHED),
-        Recipe(
-            "adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8}
-        ),
+        Recipe("adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8}),
     )
 }
 """The built-in recipes; ALGORITHMS section 1 is their table."""

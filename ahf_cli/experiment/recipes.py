@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ahf_cli.experiment.schema import NAME, Bounds, Path, Problem, show
+from ahf_cli.experiment.schema import NAME, Bounds, KeyPath, Problem, show
 from ahf_cli.hyperparameters import HYPERPARAMETERS, RECIPES, Hyperparameter, Range, Recipe, nearest
 
 
@@ -29,7 +30,7 @@ class Resolved:
 def resolve_recipes(
     recipes: Mapping[str, Mapping[str, Any]],
     spaces: Mapping[str, Mapping[str, Bounds]],
-    broken: Iterable[str] = (),
+    broken: Collection[str] = (),
 ) -> tuple[dict[str, Resolved | None], list[Problem]]:
     """Resolve built-in and derived recipes, and list what is wrong with them.
 
@@ -37,12 +38,13 @@ def resolve_recipes(
     known already.
     """
     resolver = _Resolver(recipes, spaces, broken)
-    for name in (*RECIPES, *recipes):
+    known = tuple(dict.fromkeys((*RECIPES, *recipes, *broken)))
+    for name in known:
         resolver.visit(name, ())
     for name in spaces:
-        if name not in resolver.done:
-            resolver.report(("spaces", name), f"unknown recipe{nearest(name, resolver.done)}")
-    return resolver.done, resolver.problems
+        if name not in known:
+            resolver.report(("spaces", name), f"unknown recipe{nearest(name, known)}")
+    return {name: resolver.done[name] for name in known}, resolver.problems
 
 
 class _Resolver:
@@ -52,35 +54,32 @@ class _Resolver:
         self,
         recipes: Mapping[str, Mapping[str, Any]],
         spaces: Mapping[str, Mapping[str, Bounds]],
-        broken: Iterable[str],
+        broken: Collection[str],
     ):
         self.recipes, self.spaces = recipes, spaces
         self.done: dict[str, Resolved | None] = dict.fromkeys(broken)
         self.problems: list[Problem] = []
 
-    def report(self, path: Path, message: str) -> None:
+    def report(self, path: KeyPath, message: str) -> None:
+        """Note a problem."""
         self.problems.append((path, message))
 
     def visit(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
+        """Resolve a known recipe; `trail` are the recipes that are being resolved, the last based on it."""
         if name not in self.done:
-            if name not in self.recipes:
+            problem = self._name_problem(name)
+            if problem:
+                self.report(("recipes", name), problem)
+            if name in RECIPES:
                 self.done[name] = self._with_space(Resolved(RECIPES[name]), {})
-            elif self._name_is_free(name):
-                self.done[name] = self._derived(name, (*trail, name))
-        elif name in RECIPES and name in self.recipes and not trail:
-            pass
-        return self.done.get(name)
+            else:
+                self.done[name] = None if problem else self._derived(name, (*trail, name))
+        return self.done[name]
 
-    def _name_is_free(self, name: str) -> bool:
+    def _name_problem(self, name: str) -> str | None:
         if name in RECIPES:
-            self.report(("recipes", name), "is the name of a built-in recipe: choose another")
-            self.done[name] = self._with_space(Resolved(RECIPES[name]), {})
-            return False
-        if not re.fullmatch(NAME, name):
-            self.report(("recipes", name), f"the name must match {NAME}")
-            self.done[name] = None
-            return False
-        return True
+            return "is the name of a built-in recipe: choose another" if name in self.recipes else None
+        return None if re.fullmatch(NAME, name) else f"the name must match {NAME}, got {show(name)}"
 
     def _derived(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
         base = self._base(name, trail)
@@ -98,11 +97,11 @@ class _Resolver:
 
     def _base(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
         path, base = ("recipes", name, "base"), self.recipes[name].get("base")
-        known = [*RECIPES, *self.recipes]
+        known = [*RECIPES, *self.recipes, *self.done]
         if base is None:
             self.report(path, "must be the name of the recipe that this one is derived from, got nothing")
         elif base not in known:
-            hint = nearest(base, known) if isinstance(base, str) else ""
+            hint = nearest(base, dict.fromkeys(known)) if isinstance(base, str) else ""
             self.report(path, f"unknown recipe {show(base)}{hint}")
         elif base in trail:
             circle = " → ".join((*trail[trail.index(base) :], base))
@@ -126,7 +125,9 @@ class _Resolver:
         fixed = {name: value for name, value in recipe.fixed.items() if name not in given}
         return Resolved(replace(recipe, fixed=fixed), given)
 
-    def _range(self, path: Path, bounds: Bounds, h: Hyperparameter, inherited: Range | None) -> Range | None:
+    def _range(
+        self, path: KeyPath, bounds: Bounds, h: Hyperparameter, inherited: Range | None
+    ) -> Range | None:
         inherited = inherited or h.search
         low = bounds.low if bounds.low is not None or not inherited else inherited.low
         high = bounds.high if bounds.high is not None or not inherited else inherited.high
@@ -134,24 +135,28 @@ class _Resolver:
         if low is None or high is None:
             self.report(path, f"needs low and high, since {h.name} has no range to inherit")
             return None
-        before = len(self.problems)
-        for end, value in (("low", low), ("high", high)):
-            if not h.accepts(value):
-                self.report((*path, end), f"must be in {h.rule()}, got {value:g}")
-        if low > high:
+        ends = {end: value for end, value in (("low", low), ("high", high)) if not h.accepts(value)}
+        for end, value in ends.items():
+            self.report((*path, end), f"must be in {h.rule()}, got {value:g}")
+        if not ends and low > high:
             self.report(path, f"low must be ≤ high, got low {low:g} and high {high:g}")
-        if log and low <= 0:
+        elif not ends and log and low <= 0:
             self.report(path, f"low must be > 0 where log is true, got {low:g}")
-        return Range(low, high, log) if len(self.problems) == before else None
+        elif not ends:
+            return Range(low, high, log)
+        return None
 
 
 def _number(key: str, value: object) -> object:
     """Turn a string such as `1e-3`, which YAML 1.1 does not take for a number, into one."""
-    numeric = key in HYPERPARAMETERS or key == "warm_start_decay"
+    if isinstance(value, bool) or not (key in HYPERPARAMETERS or key == "warm_start_decay"):
+        return value
     try:
-        return float(value) if numeric and isinstance(value, str) else value
+        return float(value) if isinstance(value, str | int) else value
     except ValueError:
         return value
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
 
 
 def _wrong_changes(base: Recipe, name: str, changes: Mapping[str, object]) -> dict[str, str]:

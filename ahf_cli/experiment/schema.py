@@ -13,9 +13,9 @@ from ahf_cli.hyperparameters import nearest
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names of studies and recipes: they become folder names, so never a path."""
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """A key path: ("train", "epochs")."""
-Problem = tuple[Path, str]
+Problem = tuple[KeyPath, str]
 """Where, and the rule that is broken."""
 
 
@@ -30,17 +30,20 @@ _NUMBER = BeforeValidator(_no_boolean)
 # The description is the rule that an error message prints after "must be".
 Name = Annotated[str, Field(pattern=NAME, description=f"a string that matches {NAME}")]
 Count = Annotated[int, _NUMBER, Field(ge=1, description="an integer ≥ 1")]
-OptionalCount = Annotated[int | None, _NUMBER, Field(ge=1, description="an integer ≥ 1, or null")]
+OptionalCount = Annotated[
+    Annotated[int, Field(ge=1)] | None, _NUMBER, Field(description="an integer ≥ 1, or null")
+]
 Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
 Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
 Fraction = Annotated[float, _NUMBER, Field(gt=0, lt=1, description="a number in (0, 1)")]
-Bound = Annotated[float | None, _NUMBER, Field(allow_inf_nan=False, description="a finite number, or null")]
+Bound = Annotated[
+    Annotated[float, Field(allow_inf_nan=False)] | None,
+    _NUMBER,
+    Field(description="a finite number, or null"),
+]
 Storage = Annotated[
-    str | None,
-    Field(
-        pattern="^sqlite:///.",
-        description="null or a URL that starts with sqlite:/// (PostgreSQL is not supported yet)",
-    ),
+    Annotated[str, Field(pattern="^sqlite:///.")] | None,
+    Field(description="null or a URL that starts with sqlite:/// (PostgreSQL is not supported yet)"),
 ]
 
 
@@ -133,7 +136,7 @@ class Settings(_Section):
 
 def schema_problems(error: ValidationError) -> list[Problem]:
     """List what breaks the types and bounds of the schema, one problem a key."""
-    problems: dict[Path, str] = {}
+    problems: dict[KeyPath, str] = {}
     for item in error.errors(include_url=False, include_context=False):
         path = tuple(str(key) for key in item["loc"] if isinstance(key, str))
         if item["type"] == "extra_forbidden":
@@ -155,19 +158,17 @@ def show(value: object) -> str:
     return short.repr(value)
 
 
-def without(data: Mapping[str, Any], paths: Iterable[Path]) -> dict[str, Any]:
+def without(data: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
     """Copy nested mappings, leaving out the values at some paths."""
-    dropped = set(paths)
-    return {
-        key: without(value, [p[1:] for p in dropped if p[0] == key and len(p) > 1])
-        if isinstance(value, Mapping)
-        else value
-        for key, value in data.items()
-        if (key,) not in dropped
-    }
+    dropped = {path for path in paths if path}
+    copy = {key: value for key, value in data.items() if (key,) not in dropped}
+    for first in {path[0] for path in dropped if len(path) > 1} & copy.keys():
+        if isinstance(copy[first], Mapping):
+            copy[first] = without(copy[first], (path[1:] for path in dropped if path[0] == first))
+    return copy
 
 
-def _model(path: Path) -> type[BaseModel] | None:
+def _model(path: KeyPath) -> type[BaseModel] | None:
     """Return the model of the mapping at a path; None where the keys are names of the user's."""
     if path == ():
         return Settings
@@ -178,14 +179,14 @@ def _model(path: Path) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _allowed(path: Path) -> tuple[str, ...]:
+def _allowed(path: KeyPath) -> tuple[str, ...]:
     """Return the values of a key that has a list of them."""
     model = _model(path[:-1])
     kind = model.model_fields[path[-1]].annotation if model else None
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def _rule(path: Path) -> str:
+def _rule(path: KeyPath) -> str:
     model = _model(path[:-1]) if path else None
     if model is None or _model(path):
         return "must be a mapping"
@@ -194,13 +195,13 @@ def _rule(path: Path) -> str:
     return f"must be {model.model_fields[path[-1]].description or 'a mapping'}"
 
 
-def _nearest_value(path: Path, value: object) -> str:
+def _nearest_value(path: KeyPath, value: object) -> str:
     allowed = _allowed(path) if path else ()
     hint = nearest(value, allowed) if isinstance(value, str) else ""
     return hint if "did you mean" in hint else ""
 
 
-def _nearest_key(path: Path) -> str:
+def _nearest_key(path: KeyPath) -> str:
     """Suggest the key that was meant: one of this level, or one of the same name elsewhere."""
     model = _model(path[:-1])
     here = list(model.model_fields) if model else []

@@ -44,7 +44,7 @@ class _Forward(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         to_input, to_weight, _ = ctx.needs_input_grad
         return (
@@ -64,7 +64,7 @@ class _InputGradient(torch.autograd.Function):
         return _backward(y, like, w, geometry, [True, False, False])[0]
 
     @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         y, w = ctx.saved_tensors
         to_output, to_weight, _, _ = ctx.needs_input_grad
         return (
@@ -85,7 +85,7 @@ class _WeightGradient(torch.autograd.Function):
         return _backward(y, x, like, geometry, [False, True, False])[1]
 
     @staticmethod
-    def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:
         y, x = ctx.saved_tensors
         to_output, to_input, _, _ = ctx.needs_input_grad
         return (
@@ -114,7 +114,7 @@ def conv2d(
     Unbatched inputs and padding by name go to PyTorch's own.
     """
     if input.dim() != 4 or isinstance(padding, str):
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
     output: Tensor = _Forward.apply(input, weight, geometry)
     return output if bias is None else output + bias.reshape(-1, 1, 1)

@@ -21,6 +21,7 @@ class HessianOperator:
     evaluation: Evaluation
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply by ∇²h(θ)."""
         return self.evaluation.hessian_product(vectors)
 
     def prepare(self) -> None:
@@ -35,6 +36,7 @@ class GaussNewtonOperator:
     evaluation: Evaluation
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply by Jᵀ H_L J."""
         return self.evaluation.gauss_newton_product(vectors)
 
     def prepare(self) -> None:
@@ -49,6 +51,7 @@ class Damped:
     damping: Tensor  # λ, (K,)
 
     def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply by B + λI."""
         return self.operator(vectors).addcmul(rows.expand(self.damping), vectors)
 
 

@@ -68,7 +68,7 @@ class ConstantDamping:
 
 
 class LevenbergMarquardt:
-    """λ ← 3/2 λ where ρ < ¼ or is not finite, 2/3 λ where ρ > ¾, within [1e-10, 1e10] (Martens 2010, §4.1)."""
+    """λ ← 3/2 λ where ρ < ¼ or not finite, 2/3 λ where ρ > ¾, within [1e-10, 1e10] (Martens 2010, §4.1)."""
 
     def __call__(self, damping: Tensor, ratio: Tensor) -> Tensor:
         """Return the next λ."""

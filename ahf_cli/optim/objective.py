@@ -53,9 +53,7 @@ class Evaluation:
     def differentiable_gradients(self) -> tuple[Tensor, ...]:
         """∇h as tensors in the shapes of the leaves, with their graph."""
         # The rows are independent, so the gradient of the sum holds each row's own gradient.
-        return torch.autograd.grad(
-            self.losses.sum(), self.leaves, create_graph=True, materialize_grads=True
-        )
+        return torch.autograd.grad(self.losses.sum(), self.leaves, create_graph=True, materialize_grads=True)
 
     @cached_property
     def gradient(self) -> Tensor:

@@ -207,7 +207,5 @@ def _freeze(before: State, after: State, finite: Tensor) -> State:
         damping=rows.where(keep, after.damping, before.damping),
         step=rows.where(keep, after.step, before.step),
         diverged_at=torch.where(before.active & ~finite, after.step, before.diverged_at),
-        moments={
-            name: rows.where(keep, new, before.moments[name]) for name, new in after.moments.items()
-        },
+        moments={name: rows.where(keep, new, before.moments[name]) for name, new in after.moments.items()},
     )

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from ahf_cli.hyperparameters import Structure
-from ahf_cli.optim.cg import MartensRules
+from ahf_cli.optim.cg import MartensRules, Rules
 from ahf_cli.optim.curvature import GaussNewtonOperator, HessianOperator
-from ahf_cli.optim.damping import ConstantDamping, LevenbergMarquardt, RatioAtDirection, RatioAtUpdate
+from ahf_cli.optim.damping import (
+    ConstantDamping,
+    DampingRule,
+    LevenbergMarquardt,
+    RatioAtDirection,
+    RatioAtUpdate,
+    ReductionRatio,
+)
 from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.objective import Evaluation
 from ahf_cli.optim.optimizer import Optimizer
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments, PublishedRatio, PublishedRules
-from ahf_cli.optim.step_size import ConjugateSmoothnessStep, ConstantStep, RepairedConjugateSmoothnessStep
-from ahf_cli.optim.transform import Identity, ScaleByAdam
+from ahf_cli.optim.step_size import (
+    ConjugateSmoothnessStep,
+    ConstantStep,
+    RepairedConjugateSmoothnessStep,
+    StepSize,
+)
+from ahf_cli.optim.transform import Identity, ScaleByAdam, Transform
 
-CURVATURE = {"hessian": HessianOperator, "ggn": GaussNewtonOperator}
-CG_RULES = {"martens": MartensRules, "published": PublishedRules}
-MOMENTS = {"none": Identity, "adam": ScaleByAdam, "published": PublishedMoments}
-STEP_SIZE = {
+CURVATURE: Mapping[str, Callable[[Evaluation], HessianOperator | GaussNewtonOperator]] = {
+    "hessian": HessianOperator,
+    "ggn": GaussNewtonOperator,
+}
+CG_RULES: Mapping[str, Callable[[], Rules]] = {"martens": MartensRules, "published": PublishedRules}
+MOMENTS: Mapping[str, Callable[[], Transform]] = {
+    "none": Identity,
+    "adam": ScaleByAdam,
+    "published": PublishedMoments,
+}
+STEP_SIZE: Mapping[str, Callable[[], StepSize]] = {
     "constant": ConstantStep,
     "eq3": ConjugateSmoothnessStep,
     "eq3_repaired": RepairedConjugateSmoothnessStep,
 }
-REDUCTION_RATIO = {"direction": RatioAtDirection, "update": RatioAtUpdate, "published": PublishedRatio}
-DAMPING_RULE = {
+REDUCTION_RATIO: Mapping[str, Callable[[], ReductionRatio]] = {
+    "direction": RatioAtDirection,
+    "update": RatioAtUpdate,
+    "published": PublishedRatio,
+}
+DAMPING_RULE: Mapping[str, Callable[[], DampingRule]] = {
     "levenberg_marquardt": LevenbergMarquardt,
     "published": PublishedDamping,
     "constant": ConstantDamping,

@@ -12,17 +12,20 @@ from torch import Tensor
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """⟨a_k, b_k⟩ of each row; (K, P), (K, P) → (K,)."""
-    return torch.linalg.vecdot(a, b)
+    result: Tensor = torch.linalg.vecdot(a, b)
+    return result
 
 
 def l2(a: Tensor) -> Tensor:
     """‖a_k‖₂ of each row; (K, P) → (K,)."""
-    return torch.linalg.vector_norm(a, dim=-1)
+    result: Tensor = torch.linalg.vector_norm(a, dim=-1)
+    return result
 
 
 def l1(a: Tensor) -> Tensor:
     """‖a_k‖₁ of each row; (K, P) → (K,)."""
-    return torch.linalg.vector_norm(a, ord=1, dim=-1)
+    result: Tensor = torch.linalg.vector_norm(a, ord=1, dim=-1)
+    return result
 
 
 def expand(scalars: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ class Layout:
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Cut (K, P) into views (K, *shape), one for each tensor."""
-        pieces = vectors.split(self.sizes, dim=-1)
+        pieces = torch.split(vectors, self.sizes, dim=-1)
         return tuple(p.reshape(-1, *shape) for p, shape in zip(pieces, self.shapes, strict=True))
 
     def join(self, tensors: Sequence[Tensor], rows: int = 1) -> Tensor:
@@ -74,4 +77,4 @@ class Layout:
 
     def sum_l2(self, vectors: Tensor) -> Tensor:
         """Σ_l ‖a_l‖₂ over the parameter tensors l of each row; (K, P) → (K,)."""
-        return torch.stack([l2(piece) for piece in vectors.split(self.sizes, dim=-1)]).sum(dim=0)
+        return torch.stack([l2(piece) for piece in torch.split(vectors, self.sizes, dim=-1)]).sum(dim=0)

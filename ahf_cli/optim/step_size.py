@@ -27,7 +27,7 @@ class ConstantStep:
 
 
 def eq3(norm: Tensor, values: Values, step: Tensor, slack: float = 1.0) -> Tensor:
-    """α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ), which may be negative (the paper's Eq. 3 for s = 1)."""
+    """α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ); the paper's Eq. 3 for s = 1, may be negative."""
     b1, sigma, L = beta1(values), values["sigma"], values["smoothness"]
     b1t = b1**step
     bracket = norm.square() * (1 - b1) - slack * norm * (b1 - b1t) * sigma

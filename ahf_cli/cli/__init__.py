@@ -1,0 +1,116 @@
+"""The command `ahf`: one module a command; what is slow to import is imported inside the functions."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import ahf_cli
+from ahf_cli.cli import compare, config, data
+from ahf_cli.errors import AhfError, InterruptedRunError
+
+EPILOG = (
+    "Exit codes: [bold]0[/bold] done, [bold]1[/bold] error, [bold]2[/bold] usage or bad input, "
+    "[bold]3[/bold] incomplete, [bold]75[/bold] interrupted (the same command resumes)."
+)
+
+# A new command is one line here: a function, or a Typer application with its own sub-commands.
+COMMANDS: dict[str, Callable[..., None]] = {}
+GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}
+
+
+class _Group(TyperGroup):
+    """Ends by Ctrl-C with this program's exit code instead of Typer's."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted") from None
+
+
+app = typer.Typer(
+    name="ahf",
+    help=ahf_cli.__doc__,
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ahf {ahf_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ahf(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hold the options of `ahf` itself."""
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _application in GROUPS.items():
+    app.add_typer(_application, name=_name)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `ahf` with the given or the process's arguments, and return the exit code."""
+    try:
+        code = _exit_code(args)
+        sys.stdout.flush()
+        return code
+    except AhfError as error:
+        return _fail(error.lines, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(["interrupted"], InterruptedRunError.exit_code)
+    except BrokenPipeError:  # the reader has gone, which is no error of ours: `ahf … | head`
+        _discard_output()
+        return 1
+    except Exception as error:
+        if os.environ.get("AHF_DEBUG"):
+            traceback.print_exception(error)
+        if isinstance(error, OSError):  # a full disk, a missing permission
+            _discard_output()
+            where = f"{error.filename}: " if error.filename else ""
+            return _fail([f"{where}{error.strerror or error}"], 1)
+        hint = "set AHF_DEBUG=1 for the traceback"
+        return _fail([f"internal error: {type(error).__name__}: {error} ({hint})"], 1)
+
+
+def _exit_code(args: Sequence[str] | None) -> int:
+    try:
+        app(args, prog_name="ahf")
+    except SystemExit as end:  # how Typer ends: help and usage errors are printed by now
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _fail(lines: Sequence[str], exit_code: int) -> int:
+    for line in lines:
+        # Names from files are printed as they are, so a line break or an escape code may hide in them.
+        printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        print(f"ahf: {printable}", file=sys.stderr)
+    return exit_code
+
+
+def _discard_output() -> None:
+    """Drop what standard output cannot take: Python would complain again when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

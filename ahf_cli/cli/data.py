@@ -1,0 +1,70 @@
+"""`ahf data`: fetch, verify and find the Fashion-MNIST files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ahf_cli.tasks import sources
+
+app = typer.Typer(
+    help="Fetch, verify and find the Fashion-MNIST files.",
+    pretty_exceptions_show_locals=False,
+    no_args_is_help=True,
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar=sources.ENVIRONMENT,
+        help="Folder that holds the four .gz files.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print folder and digests as one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress lines on stderr.")]
+
+
+def _log(quiet: bool) -> sources.Report:
+    return lambda line: None if quiet else typer.echo(line, err=True)
+
+
+def _print(folder: Path, as_json: bool) -> None:
+    if as_json:
+        digests = sources.digests(folder)
+        document = {"folder": str(folder), "digest": "SHA-256 of the unpacked content", "files": digests}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        typer.echo(str(folder))
+
+
+@app.command()
+def fetch(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Get the data unless they are here already; print their folder.
+
+    Looked for in --data-dir, AHF_DATA_DIR, the user's cache and /usr/share/datasets/fashion-mnist.
+    Otherwise torchvision downloads them into the cache, or apt-get gets Debian's package of them.
+    """
+    log = _log(quiet)
+    folder = sources.fetch(data_dir, log)
+    log(f"Fashion-MNIST is complete and verified in {folder}")
+    _print(folder, as_json)
+
+
+@app.command()
+def verify(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Check all four files against their known SHA-256; print their folder."""
+    folder = sources.locate(data_dir)
+    log = _log(quiet)
+    for name, digest in sources.digests(folder).items():
+        log(f"ok  {name}  {digest[: sources.SHOWN]}…")
+    _print(folder, as_json)
+
+
+@app.command()
+def path(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Print the folder of the data, verified."""
+    _print(sources.locate(data_dir), as_json)

@@ -1,0 +1,143 @@
+"""Options that several commands share, the configuration they select, and how commands speak."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ahf_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config, Setting
+
+_CONFIGURATION = "Configuration"
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="Take a preset; `ahf config ls` lists them.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="Take a configuration file.", rich_help_panel=_CONFIGURATION
+    ),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        "-o",
+        metavar="KEY=VALUE",
+        help="Set one key, such as train.epochs=1; repeatable.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
+Study = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="Name the study, and so its folder; default: the name of the preset or file.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
+Recipe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="Take these recipes instead of search.recipes; repeatable.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", help="Number of trials a recipe.", rich_help_panel=_CONFIGURATION),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option("--device", help="Where to compute.", rich_help_panel=_CONFIGURATION),
+]
+Results = Annotated[
+    Path, typer.Option("--results", metavar="DIR", help="Folder of all studies.", show_default=True)
+]
+DEFAULT_RESULTS = Path("results")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+
+
+def resolve(
+    preset: str | None = None,
+    config: Path | None = None,
+    study: str | None = None,
+    overrides: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None,
+    trials: int | None = None,
+    device: str | None = None,
+    default_preset: str = "paper",
+    trials_key: str = "search.trials",
+) -> Config:
+    """Return the configuration that the options select; the named options win over `--override`.
+
+    `trials_key` is the key that `--trials` sets.  Raises InputError with one line for each error.
+    """
+    from ahf_cli.experiment.config import load
+
+    if trials is not None and trials < 1:
+        raise InputError(f"--trials must be ≥ 1, got {trials}")
+    if preset is None and config is None:
+        preset = default_preset
+    named = _settings(
+        {
+            "--study": ("study", study),
+            "--recipe": ("search.recipes", list(recipes) if recipes else None),
+            "--trials": (trials_key, trials),
+            "--device": ("run.device", device),
+        }
+    )
+    return load(preset, config, [*(overrides or ()), *named])
+
+
+def _settings(options: Mapping[str, tuple[str, object]]) -> list[Setting]:
+    """Turn the options that were given into settings."""
+    from ahf_cli.experiment.config import Setting
+
+    return [
+        Setting(option, tuple(key.split(".")), value)
+        for option, (key, value) in options.items()
+        if value is not None
+    ]
+
+
+def say(text: str) -> None:
+    """Print a result to standard output."""
+    typer.echo(text)
+
+
+def log(text: str, quiet: bool = False) -> None:
+    """Print progress or a remark to standard error, unless quiet."""
+    if not quiet:
+        typer.echo(text, err=True)
+
+
+def emit_json(data: object) -> None:
+    """Print one JSON document; NaN and infinities, which JSON does not know, become null."""
+    typer.echo(json.dumps(_finite(data), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data

@@ -1,0 +1,94 @@
+"""Files written whole or not at all, and damaged files set aside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+log = logging.getLogger("ahf")
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, durably."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: temporary file beside it, fsync, rename, fsync of the folder."""
+    make_folder(path.parent)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write strict JSON atomically; numbers that are not finite become null."""
+    atomic_write(path, (json.dumps(strict(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically, with enough digits to read the same numbers back."""
+    atomic_write(path, csv_bytes(frame))
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """Return a table as CSV; NaN is an empty field."""
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    """Return the checksum that results carry, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def set_aside(file: Path, why: str) -> None:
+    """Rename a damaged file to `<name>.corrupt-N`, where it can be, and log it."""
+    if not file.exists():
+        return
+    n = 1
+    while (target := file.with_name(f"{file.name}.corrupt-{n}")).exists():
+        n += 1
+    try:
+        os.replace(file, target)
+        log.warning("%s is damaged (%s); set aside as %s", file, why, target.name)
+    except OSError:
+        log.warning("%s is damaged (%s) and ignored", file, why)
+
+
+def strict(value: object) -> object:
+    """Return a value with plain numbers for NumPy's, and None for every number that is not finite."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): strict(v) for k, v in value.items()}
+    return [strict(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

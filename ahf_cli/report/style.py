@@ -1,0 +1,140 @@
+"""How a recipe looks in every figure, and what is said of it below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ahf_cli.hyperparameters import CHOICES, RECIPES, Recipe, Structure
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colour, dashes and marker: any one of them tells the recipes apart."""
+
+    color: str
+    line: str | tuple[float, tuple[float, ...]]
+    marker: str
+
+
+# Okabe and Ito's palette, distinct in the common kinds of colour blindness, without its pale yellow.
+_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#000000")
+_LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
+    "-",
+    (0, (6, 2)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (1.5, 1.5)),
+    (0, (10, 3)),
+    (0, (3, 1.5, 1, 1.5, 1, 1.5)),
+    (0, (8, 2, 1, 2, 1, 2)),
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+_FIXED = {"hf": 0, "adaptive_hf": 1, "hf_published": 2, "adaptive_hf_published": 3}
+STALLED = 0.95
+"""A trial stands still if its final training loss is above this multiple of the initial one."""
+
+EXPLANATIONS: dict[tuple[str, str], str] = {
+    ("curvature", "hessian"): "exact Hessian",
+    ("curvature", "ggn"): "generalized Gauss-Newton matrix",
+    ("step_size", "constant"): "constant step size α",
+    ("step_size", "eq3"): (
+        "step size from Eq. 3, which shrinks with the square of the direction's norm, and is 0 where the "
+        "formula is negative"
+    ),
+    ("step_size", "eq3_repaired"): "step size from Eq. 3 with the repaired bound",
+    ("moments", "adam"): (
+        "Adam's moments of the direction, so that with β₂ near 0 an update is little more than α times the "
+        "direction's sign"
+    ),
+    ("moments", "published"): (
+        "the released code's moments: Eq. 3 is computed but never used, and the learning rate stays at 0.001"
+    ),
+    ("reduction_ratio", "direction"): "the reduction ratio is taken at the full direction",
+    ("reduction_ratio", "update"): "the reduction ratio is taken at the step made",
+    ("reduction_ratio", "published"): (
+        "the reduction ratio divides the change at the scaled step by the model at the full step, so the "
+        "damping grows without end where the step is a small part of the direction"
+    ),
+    ("cg_rules", "published"): "CG ignores negative curvature",
+    ("damping_rule", "constant"): "the damping is constant",
+}
+"""What a structural choice means for training; choices that need no words are left out."""
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """Give each recipe its style: built-in ones keep theirs, others take the next free ones by name.
+
+    Of `study/recipe` names with the same built-in recipe, the first keeps its style.
+    """
+    names = list(dict.fromkeys(names))
+    taken: dict[str, int] = {}
+    for name in names:
+        index = _FIXED.get(name.rpartition("/")[2])
+        if index is not None and index not in taken.values():
+            taken[name] = index
+    free = (i for i in range(len(_FIXED) + len(names) + 1) if i not in taken.values() and i >= len(_FIXED))
+    for name in sorted(names):
+        if name not in taken:
+            taken[name] = next(free)
+    return {name: _style(taken[name]) for name in names}
+
+
+def _style(index: int) -> Style:
+    lap = index // len(_COLORS)  # a second lap through the colours takes other dashes
+    return Style(
+        _COLORS[index % len(_COLORS)], _LINES[(index + lap) % len(_LINES)], _MARKERS[index % len(_MARKERS)]
+    )
+
+
+def explain(name: str, structure: Structure) -> str:
+    """Say in one sentence what a recipe is, from its structural choices."""
+    chosen = {key: getattr(structure, key) for key in CHOICES}
+    parts = [EXPLANATIONS[pair] for pair in chosen.items() if pair in EXPLANATIONS]
+    if structure.moments == "published":  # its step size is said with the moments
+        parts.remove(EXPLANATIONS["step_size", structure.step_size])
+    origin = "" if name in RECIPES else f"{_origin(structure)}: "
+    return f"{origin}{'; '.join(parts)}."
+
+
+def _origin(structure: Structure) -> str:
+    """Name the built-in recipe that a structure differs least from, and the differences."""
+
+    def differences(recipe: Recipe) -> list[str]:
+        pairs = ((key, getattr(structure, key)) for key in CHOICES)
+        return [f"{key} {value}" for key, value in pairs if getattr(recipe.structure, key) != value]
+
+    nearest = min(RECIPES.values(), key=lambda recipe: len(differences(recipe)))
+    return f"{nearest.name} with {', '.join(differences(nearest)) or 'other fixed hyperparameters'}"
+
+
+def explanations(identity: Mapping[str, Any]) -> dict[str, str]:
+    """Explain the built-in recipes, and those that a study's identity describes by their structure."""
+    structures = {name: recipe.structure for name, recipe in RECIPES.items()}
+    for name, described in identity.get("recipes", {}).items():
+        try:
+            structures[name] = Structure(**described["structure"])
+        except (KeyError, TypeError, ValueError):  # written by a version with other choices
+            continue
+    return {name: explain(name, structure) for name, structure in structures.items()}
+
+
+def observed(trials: pd.DataFrame) -> str:
+    """Say what was seen in one recipe's finished trials, from their records alone."""
+    done = trials[trials["status"] != "failed"]
+    n = len(done)
+    if n == 0:
+        return "No trial is finished."
+    diverged = int((done["status"] == "diverged").sum())
+    stalled = int(((done["status"] == "ok") & done["stalled"].astype(bool)).sum())
+    trained = n - diverged - stalled
+    what = [
+        f"{count} {word}"
+        for count, word in ((trained, "trained"), (stalled, "stood still"), (diverged, "diverged"))
+        if count
+    ]
+    if len(what) == 1:
+        return f"Seen: {'all ' if n > 1 else ''}{what[0]}."
+    return f"Seen: of {n} trials, {', '.join(what)}."

@@ -1,0 +1,1 @@
+"""What is trained: the data and the network."""

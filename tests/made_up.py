@@ -1,0 +1,49 @@
+"""Made-up studies for the tests of tables, figures and `compare`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ahf_cli.experiment.records import CurveRow, Status, StepRow, TrialResult
+from ahf_cli.report.store import Study
+
+NAN = math.nan
+GRID = (0, 5, 10)
+
+
+def curve(final: float, last: int = 10) -> list[CurveRow]:
+    losses = {0: 2.3, 5: (2.3 + final) / 2, 10: final}
+    return [
+        CurveRow(
+            s, s / 10, losses[s], 1 - losses[s] / 2.6, NAN, NAN, losses[s], 1 - losses[s] / 2.6, s, s, 0.1
+        )
+        for s in GRID
+        if s <= last
+    ]
+
+
+def steps(sign: float) -> list[StepRow]:
+    return [
+        StepRow(t, 2, 1.9, 0.1 / t, 5 / t, 1 / t, 1e-3 / t, 1e-4 / t**3, 1e-4, 10, 0.5, -1, 9, "progress",
+                1.0, sign * 100 * t)
+        for t in range(1, 11)
+    ]  # fmt: skip
+
+
+def write_study(results: Path, name: str, plan: dict[str, int], finals: dict[str, list[float]]) -> Study:
+    """Write a study whose trials end at the given training losses; NaN diverges after step 5."""
+    with Study(results, name) as study:
+        study.open_for_writing(f"study: {name}\n", {"seed": 0}, {"command": "made up", "plan": plan})
+        for recipe, losses in finals.items():
+            for slot, final in enumerate(losses):
+                diverged = math.isnan(final)
+                status: Status = "diverged" if diverged else "ok"
+                rows = curve(1.0 if diverged else final, 5 if diverged else 10)
+                result = TrialResult(
+                    recipe, slot, status, 7 if diverged else 10, 10, min(final, 2.3) if not diverged else 2.3,
+                    "train_loss", {"lr": 0.1}, 0, final, final, NAN if diverged else rows[-1].test_accuracy,
+                    NAN, NAN, 1.0, stalled=final > 0.95 * 2.3,
+                )  # fmt: skip
+                study.trial(recipe, slot).finish(result, rows, steps(1 if slot % 2 else -1))
+    return study

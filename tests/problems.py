@@ -1,0 +1,117 @@
+"""Small problems with known answers, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ahf_cli.optim import Evaluation, Layout, ModelObjective, SoftmaxCrossEntropy
+
+
+class TinyConvNet(nn.Module):
+    """Every kind of layer that LeNet has, in 131 parameters; (N, 1, 8, 8) → (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 2, 3)
+        self.conv2 = nn.Conv2d(2, 3, 2, bias=False)
+        self.fc = nn.Linear(12, 5)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = torch.tanh(self.conv2(x)).flatten(1)
+        return self.out(torch.relu(self.fc(x)))  # type: ignore[no-any-return]
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def softmax_regression() -> nn.Module:
+    return nn.Linear(4, 3)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (4,)),
+    "softmax_regression": (softmax_regression, (4,)),
+    "conv": (TinyConvNet, (1, 8, 8)),
+}
+
+
+def problem(name: str, examples: int = 12, seed: int = 0, vectorized: bool | None = None) -> ModelObjective:
+    """A classification batch for one of `MODELS`."""
+    make, shape = MODELS[name]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, *shape, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (examples,), generator=generator)
+    return ModelObjective(make().double(), x, y, vectorized=vectorized)
+
+
+def rows(objective: ModelObjective, count: int, seed: int = 1) -> Tensor:
+    """Random parameter vectors, (count, P)."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.5 * torch.randn(count, objective.layout.size, generator=generator, dtype=torch.float64)
+
+
+def dense_loss(objective: ModelObjective) -> Callable[[Tensor], Tensor]:
+    """θ (P,) ↦ h(θ) through PyTorch's own cross-entropy and layers alone."""
+
+    def loss(theta: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(dense_outputs(objective)(theta), objective.targets)
+
+    return loss
+
+
+def dense_outputs(objective: ModelObjective) -> Callable[[Tensor], Tensor]:
+    """θ (P,) ↦ z(θ), (N, C), through PyTorch's own layers alone."""
+
+    def outputs(theta: Tensor) -> Tensor:
+        pieces, at = {}, 0
+        for name, shape in zip(objective.layout.names, objective.layout.shapes, strict=True):
+            pieces[name] = theta[at : at + shape.numel()].reshape(shape)
+            at += shape.numel()
+        result: Tensor = functional_call(objective.model, pieces, (objective.inputs,))
+        return result
+
+    return outputs
+
+
+class Quadratic:
+    """h(θ) = ½ θᵀAθ − bᵀθ, the same for all rows, with the output z = θ."""
+
+    def __init__(self, matrix: Tensor, b: Tensor):
+        self.matrix, self.b = matrix, b
+        self.layout = Layout(("theta",), (b.shape,))
+
+    def value(self, parameters: Tensor) -> Tensor:
+        return 0.5 * ((parameters @ self.matrix) * parameters).sum(-1) - parameters @ self.b
+
+    def evaluate(self, parameters: Tensor) -> Evaluation:
+        leaf = parameters.detach().clone().requires_grad_()
+        outputs = leaf * 1.0
+        return Evaluation(
+            self.layout, [leaf], self.value(outputs), outputs, lambda: lambda w: w @ self.matrix
+        )
+
+
+def spd(size: int, seed: int = 0) -> Tensor:
+    """A random symmetric positive definite matrix with eigenvalues from 0.1 to 10."""
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    return (q * torch.logspace(-1, 1, size, dtype=torch.float64)) @ q.T
+
+
+__all__ = [
+    "MODELS",
+    "Quadratic",
+    "SoftmaxCrossEntropy",
+    "dense_loss",
+    "dense_outputs",
+    "problem",
+    "rows",
+    "spd",
+]

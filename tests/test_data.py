@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ahf_cli.cli.data import app
+from ahf_cli.errors import InputError
+from ahf_cli.tasks import data, sources
+from ahf_cli.tasks.data import load, locate, read_idx, split_rows, verify
+
+ARCHIVE_BYTES = {
+    "train-images-idx3-ubyte.gz": 26_421_880,
+    "train-labels-idx1-ubyte.gz": 29_515,
+    "t10k-images-idx3-ubyte.gz": 4_422_102,
+    "t10k-labels-idx1-ubyte.gz": 5_148,
+}  # of the archives that torchvision downloads
+
+
+def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+    return struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    draw = np.random.default_rng(1)
+    made = {}
+    for prefix, count in (("train", 60), ("t10k", 10)):
+        images = draw.integers(0, 256, (count, 28, 28), np.uint8)
+        made[f"{prefix}-images-idx3-ubyte.gz"] = idx(images)
+        made[f"{prefix}-labels-idx1-ubyte.gz"] = idx(np.arange(count, dtype=np.uint8) % 10)
+    return made
+
+
+def write(folder: Path, contents: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(gzip.compress(content, 1, mtime=0))
+    return folder
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> Path:
+    """A machine without data; FILES are the small ones."""
+    for name, content in contents.items():
+        monkeypatch.setitem(sources.FILES, name, hashlib.sha256(content).hexdigest())
+    monkeypatch.delenv("AHF_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(sources, "SYSTEM_FOLDER", tmp_path / "system")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    return sources.fetch()
+
+
+def no_way(reason: str) -> sources.Way:
+    def get(cache: Path, report: sources.Report) -> Path:
+        raise sources.WayFailedError(reason)
+
+    return f"way {reason}", get
+
+
+# Where the data are looked for
+
+
+def test_the_first_place_that_holds_the_data_wins(
+    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="ahf data fetch"):
+        locate()
+    assert locate(write(nowhere / "option", contents)) == nowhere / "option"
+    system = write(nowhere / "system", contents)
+    assert locate() == system
+    cache = write(sources.cache_folder(), contents)
+    assert nowhere in cache.parents
+    assert locate() == cache
+    monkeypatch.setenv("AHF_DATA_DIR", str(write(nowhere / "environment", contents)))
+    assert locate() == nowhere / "environment"
+    assert locate(nowhere / "option") == nowhere / "option"
+
+
+def test_an_incomplete_cache_is_passed_over(nowhere: Path, contents: dict[str, bytes]) -> None:
+    (write(sources.cache_folder(), contents) / "t10k-labels-idx1-ubyte.gz").unlink()
+    system = write(nowhere / "system", contents)
+    assert locate() == system
+
+
+@pytest.mark.parametrize("ask", [locate, sources.fetch])
+@pytest.mark.parametrize("through_environment", [False, True])
+def test_a_named_folder_must_hold_the_data(
+    nowhere: Path,
+    contents: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    ask: object,
+    through_environment: bool,
+) -> None:
+    assert callable(ask)
+    write(nowhere / "system", contents)
+    named = nowhere / "named"
+    if through_environment:
+        monkeypatch.setenv("AHF_DATA_DIR", str(named))
+    ask = partial(ask, *([] if through_environment else [named]))
+    with pytest.raises(InputError, match="named does not exist"):
+        ask()
+    (write(named, contents) / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(InputError, match=r"named must hold .* no t10k-labels-idx1-ubyte\.gz$"):
+        ask()
+
+
+# Damage
+
+
+def damaged(folder: Path, name: str, content: bytes) -> str:
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        locate()
+    (line,) = caught.value.lines
+    assert str(folder / name) in line and sources.FILES[name][:12] in line
+    return line
+
+
+def test_a_flipped_byte_is_refused_by_name(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(sources.cache_folder(), contents)
+    write(nowhere / "system", contents)  # whole, and yet no reason to pass the damaged one over
+    name = "t10k-images-idx3-ubyte.gz"
+    whole = (folder / name).read_bytes()
+    for position in (0, 1, 10, len(whole) // 2, len(whole) - 9, len(whole) - 8, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        damaged(folder, name, bytes(changed))
+    (folder / name).write_bytes(whole)
+    assert locate() == folder
+
+
+def test_a_truncated_file_is_refused_by_name(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(sources.cache_folder(), contents)
+    name = "train-labels-idx1-ubyte.gz"
+    whole = (folder / name).read_bytes()
+    for length in (0, 1, 9, len(whole) // 2, len(whole) - 8, len(whole) - 1):
+        damaged(folder, name, whole[:length])
+
+
+def test_sound_archives_of_something_else_are_all_named(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(nowhere / "other", {name: content + b"\0" for name, content in contents.items()})
+    with pytest.raises(InputError) as caught:
+        verify(folder)
+    for line, (name, content) in zip(caught.value.lines, contents.items(), strict=True):
+        assert name in line
+        assert f"found {hashlib.sha256(content + bytes(1)).hexdigest()[:12]}" in line
+
+
+def test_name_and_time_in_the_gzip_header_do_not_count(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(nowhere / "named", contents)
+    for name, content in contents.items():
+        with gzip.GzipFile(folder / name, "wb", mtime=1_500_000_000) as stream:  # also writes the name
+            stream.write(content)
+        assert (folder / name).read_bytes()[3] == 8
+    assert data.digests(folder) == {name: hashlib.sha256(contents[name]).hexdigest() for name in contents}
+
+
+# Fetching
+
+
+def test_fetch_tries_the_ways_in_order_and_only_if_needed(nowhere: Path, contents: dict[str, bytes]) -> None:
+    def get(cache: Path, report: sources.Report) -> Path:
+        return write(cache, contents)
+
+    lines: list[str] = []
+    ways = [no_way("shut"), ("works", get), no_way("untried")]
+    assert sources.fetch(report=lines.append, ways=ways) == sources.cache_folder()
+    assert [line.split(":")[1].strip() for line in lines] == ["way shut", "shut", "works"]
+    assert sources.fetch(ways=[no_way("needless")]) == sources.cache_folder()
+
+
+def test_when_every_way_fails_the_error_names_each(nowhere: Path, contents: dict[str, bytes]) -> None:
+    def damages(cache: Path, report: sources.Report) -> Path:
+        return write(nowhere / "bad", contents | {"t10k-labels-idx1-ubyte.gz": b"?"})
+
+    def no_room(cache: Path, report: sources.Report) -> Path:
+        raise OSError(28, "No space left on device")
+
+    ways = [no_way("shut"), ("damages", damages), ("no room", no_room)]
+    with pytest.raises(InputError) as caught:
+        sources.fetch(ways=ways)
+    first, *failures, last = caught.value.lines
+    assert "could not be fetched" in first
+    assert failures[0] == "  way shut: shut"
+    assert failures[1].startswith("  damages: ") and "t10k-labels-idx1-ubyte.gz is damaged" in failures[1]
+    assert failures[2].startswith("  no room: ") and "No space left" in failures[2]
+    assert str(sources.cache_folder()) in last and "AHF_DATA_DIR" in last
+    assert all(name in last for name in sources.FILES)
+
+
+def test_the_torchvision_way_fills_the_cache(
+    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    served = write(nowhere / "served", contents)
+    md5 = [(name, hashlib.md5((served / name).read_bytes()).hexdigest()) for name in contents]
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        there = f"FashionMNIST.mirrors, FashionMNIST.resources = [{address!r}], {md5!r}\nFashionMNIST("
+        monkeypatch.setattr(sources, "_TORCHVISION", sources._TORCHVISION.replace("FashionMNIST(", there))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        cache = sources.fetch(ways=sources.WAYS[:1])
+        server.shutdown()
+    assert cache == sources.cache_folder()
+    assert {path.name for path in cache.iterdir()} == set(contents)  # and no temporary folder
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("import time; time.sleep(60)", "nothing came"), ("raise OSError('refused')", "OSError: refused")],
+)
+def test_a_dead_download_ends_soon_and_leaves_nothing(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+) -> None:
+    monkeypatch.setattr(sources, "IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr(sources, "_TORCHVISION", script)
+    with pytest.raises(sources.WayFailedError, match=reason):
+        sources.from_torchvision(sources.cache_folder(), print)
+    assert list(sources.cache_folder().iterdir()) == []
+
+
+def fake_apt(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, contents: dict[str, bytes], refuse: int
+) -> list[str]:
+    """Replace apt-get and dpkg-deb; the first `refuse` calls of apt-get fail."""
+    calls: list[str] = []
+
+    def run(*command: str, folder: Path | None = None) -> None:
+        if command[0] == "dpkg-deb":
+            write(Path(command[3]) / sources.SYSTEM_FOLDER.relative_to("/"), contents)
+            return
+        words = [word for word in command[1:] if not word.startswith("-")]
+        calls.append(words[0])
+        if len(calls) <= refuse:
+            raise sources.WayFailedError(f"apt-get: no {words[0]}")
+        if words[0] == "download":
+            assert folder is not None
+            (folder / "it.deb").touch()
+        if words[0] == "install":
+            write(sources.SYSTEM_FOLDER, contents)
+
+    monkeypatch.setattr(sources, "_run", run)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("user", "refuse", "expected"),
+    [
+        (0, 0, ["update", "install"]),
+        (0, 1, ["update", "install"]),
+        (1000, 0, ["download"]),
+        (1000, 1, ["download", "update", "download"]),
+    ],
+)
+def test_the_debian_way_installs_as_root_and_else_unpacks(
+    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
+    user: int, refuse: int, expected: list[str],
+) -> None:  # fmt: skip
+    calls = fake_apt(monkeypatch, nowhere, contents, refuse)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    folder = sources.fetch(ways=sources.WAYS[1:])
+    assert folder == (sources.SYSTEM_FOLDER if user == 0 else sources.cache_folder())
+    assert calls == expected
+    assert {path.name for path in folder.iterdir()} == set(contents)
+
+
+def test_the_debian_way_says_why_it_failed(
+    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_apt(monkeypatch, nowhere, contents, 9)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(InputError, match=r"apt-get: no install \(and update: apt-get: no update\)"):
+        sources.fetch(ways=sources.WAYS[1:])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match="no apt-get on this system"):
+        sources.fetch(ways=sources.WAYS[1:])
+
+
+def test_two_fetches_at_once_do_not_harm_each_other(nowhere: Path, contents: dict[str, bytes]) -> None:
+    both = threading.Barrier(2)
+    found: list[Path] = []
+
+    def get(cache: Path, report: sources.Report) -> Path:
+        with sources._temporary(cache) as name:
+            folder = write(Path(name, "files"), contents)
+            both.wait(10)
+            return sources._move(folder, cache)
+
+    work = [threading.Thread(target=lambda: found.append(sources.fetch(ways=[("get", get)]))) for _ in "12"]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert found == [sources.cache_folder()] * 2
+    assert {path.name for path in sources.cache_folder().iterdir()} == set(contents)
+
+
+# Reading
+
+
+def test_loading_small_sets(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(nowhere / "system", contents)
+    paper, full = load(folder, "paper"), load(folder, "full")
+    assert paper.validation is not None and full.validation is None
+    assert (len(paper.train), len(paper.validation), len(paper.test)) == (50, 10, 10)
+    assert (len(full.train), len(full.test)) == (60, 10)
+    assert full.train.images.dtype == torch.uint8 and full.train.images.shape == (60, 1, 28, 28)
+    assert full.train.labels.dtype == torch.int64 and full.train.labels.shape == (60,)
+    assert full.train.images.numpy().tobytes() == contents["train-images-idx3-ubyte.gz"][16:]
+    train, validation = split_rows(60, "paper")
+    assert torch.equal(paper.train.images, full.train.images[train])
+    assert torch.equal(paper.validation.labels, full.train.labels[validation])
+    moved = paper.test.to("meta")
+    assert moved.images.is_meta and moved.labels.is_meta and len(moved) == 10
+
+
+@pytest.mark.parametrize(("subset", "sizes"), [(1, (1, 1, 1)), (20, (20, 10, 10)), (60_000, (50, 10, 10))])
+def test_a_subset_is_the_beginning(
+    nowhere: Path, contents: dict[str, bytes], subset: int, sizes: tuple[int, int, int]
+) -> None:
+    folder = write(nowhere / "system", contents)
+    whole, part = load(folder, "paper"), load(folder, "paper", subset)
+    assert whole.validation is not None and part.validation is not None
+    assert (len(part.train), len(part.validation), len(part.test)) == sizes
+    assert torch.equal(part.train.images, whole.train.images[:subset])
+    assert torch.equal(part.validation.labels, whole.validation.labels[:subset])
+
+
+def test_bad_arguments_of_load(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(nowhere / "system", contents)
+    for subset in (0, -1, 60_001):
+        with pytest.raises(InputError, match=rf"subset must be in \[1, 60000\], got {subset}"):
+            load(folder, "paper", subset)
+    with pytest.raises(InputError, match="split must be one of paper, full, got 'papr'"):
+        load(folder, "papr")  # type: ignore[arg-type]
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz is damaged"):
+        load(folder, "paper")
+
+
+GOOD = idx(np.zeros((3, 28, 28), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"", "must start with the IDX magic 00000803, found $"),
+        (GOOD[:10], "must start with the IDX magic"),
+        (b"\0\0\x0d" + GOOD[3:], "must start with the IDX magic 00000803, found 00000d03"),
+        (idx(np.zeros(3, np.uint8)), "found 00000801"),
+        (idx(np.zeros((3, 28, 27), np.uint8)), r"must hold items of shape \(28, 28\), found \(28, 27\)"),
+        (GOOD[:-1], "must hold 2352 bytes of data, found 2351"),
+        (GOOD + b"\0", "must hold 2352 bytes of data, found 2353"),
+        (GOOD[:4] + b"\xff" * 4 + GOOD[8:], "bytes of data, found 2352"),
+    ],
+)
+def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes, rule: str) -> None:
+    path = tmp_path / "some.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=f"some.gz {rule}" if rule.startswith("must") else rule):
+        read_idx(path, (28, 28))
+    path.write_bytes(gzip.compress(content)[:-5])
+    with pytest.raises(InputError, match="some.gz must be a gzip file"):
+        read_idx(path, (28, 28))
+
+
+# The real data
+
+
+def test_the_real_splits(real: Path) -> None:
+    paper, full = load(real, "paper"), load(real, "full")
+    assert paper.validation is not None and full.validation is None
+    assert (len(paper.train), len(paper.validation), len(paper.test)) == (50_000, 10_000, 10_000)
+    assert torch.bincount(full.train.labels).tolist() == [6000] * 10
+    assert torch.bincount(full.test.labels).tolist() == [1000] * 10
+    train, validation = split_rows(60_000, "paper")
+    assert validation is not None
+    assert sorted([*train.tolist(), *validation.tolist()]) == list(range(60_000))
+    order = np.random.default_rng(0).permutation(60_000)
+    assert np.array_equal(train, order[:50_000]) and np.array_equal(validation, order[50_000:])
+    assert torch.equal(load(real, "paper", 100).train.images, paper.train.images[:100])
+
+
+def test_the_first_images_are_those_of_the_file(real: Path) -> None:
+    split = load(real, "full", 5)
+    for images, prefix in ((split.train.images, "train"), (split.test.images, "t10k")):
+        with gzip.open(real / f"{prefix}-images-idx3-ubyte.gz") as stream:
+            stream.seek(16)
+            sums = [sum(stream.read(784)) for _ in range(5)]
+        assert images.sum((1, 2, 3), dtype=torch.int64).tolist() == sums
+
+
+def test_the_files_are_those_of_torchvision(real: Path) -> None:
+    # Debian's archives differ from torchvision's in the header alone: they are shorter by the file's name.
+    md5 = dict(import_module("torchvision.datasets").FashionMNIST.resources)
+    assert set(md5) == set(data.FILES)
+    for name, expected in md5.items():
+        archive = (real / name).read_bytes()
+        if hashlib.md5(archive).hexdigest() != expected:
+            assert archive[3] == 0, "no name in the header"
+            assert len(archive) + len(f"{Path(name).stem}\0") == ARCHIVE_BYTES[name]
+
+
+def test_importing_the_data_module_leaves_torch_alone() -> None:
+    script = "import sys, ahf_cli.tasks.data; sys.exit(any(m.startswith('torch') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+# The command
+
+
+def test_the_commands_print_the_folder(nowhere: Path, contents: dict[str, bytes]) -> None:
+    folder = write(nowhere / "system", contents)
+    for command in ("fetch", "verify", "path"):
+        result = CliRunner().invoke(app, [command])
+        assert (result.exit_code, result.stdout) == (0, f"{folder}\n")
+        quiet = CliRunner().invoke(app, [command, "-q", "--json"])
+        assert (quiet.exit_code, quiet.stderr) == (0, "")
+        assert json.loads(quiet.stdout)["folder"] == str(folder)
+        assert json.loads(quiet.stdout)["files"] == {name: sources.FILES[name] for name in contents}
+    assert CliRunner().invoke(app, ["verify"]).stderr.count("ok ") == 4
+
+
+def test_the_folder_comes_from_the_option_or_the_environment(
+    nowhere: Path, contents: dict[str, bytes]
+) -> None:
+    option, variable = write(nowhere / "option", contents), write(nowhere / "variable", contents)
+    environment = {"AHF_DATA_DIR": str(variable)}
+    assert CliRunner().invoke(app, ["path"], env=environment).stdout == f"{variable}\n"
+    named = CliRunner().invoke(app, ["path", "--data-dir", str(option)], env=environment)
+    assert named.stdout == f"{option}\n"
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify", "path"])
+def test_the_commands_raise_input_errors(nowhere: Path, command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--data-dir", str(nowhere / "none")])
+    assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
+    assert "none does not exist" in str(result.exception)
+    assert result.stdout == ""

@@ -1,0 +1,154 @@
+"""Figures, and the command that draws them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from ahf_cli.cli import compare
+from ahf_cli.cli.options import DEFAULT_RESULTS
+from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.report import figures, style, tables
+from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
+from tests.made_up import NAN, write_study
+
+PLAN = {"hf": 3, "adaptive_hf": 2}
+FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
+
+
+def draw(study: Study, out: Path) -> list[Path]:
+    return figures.figure_2(trials_frame(study), curves_frame(study), PLAN, "se", out)
+
+
+def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", PLAN, FINALS)
+    first, second = draw(study, tmp_path / "a"), draw(study, tmp_path / "b")
+    assert [str(p.relative_to(tmp_path / "a")) for p in first] == [
+        "data/figure2.csv", "figures/figure2.png", "figures/figure2.pdf",
+    ]  # fmt: skip
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    assert first[2].read_bytes().startswith(b"%PDF-") and imread(first[1]).std() > 0.05
+    drawn = pd.read_csv(first[0])
+    curves = curves_frame(study)
+    expected = pd.concat([tables.curve_table(curves, m, "se") for m in tables.METRICS], ignore_index=True)
+    pd.testing.assert_frame_equal(drawn, expected, rtol=1e-12)
+
+
+def test_prerun_figures_take_the_norm_and_both_signs_of_the_smoothness(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", PLAN, FINALS)
+    steps = steps_frame(study, "adaptive_hf")
+    paths = figures.prerun_figures(steps, "l1", tmp_path)
+    assert [p.name for p in paths if p.suffix == ".png"] == ["prerun_steps.png", "prerun_smoothness.png"]
+    table = pd.read_csv(tmp_path / "data" / "prerun_steps.csv").set_index(["quantity", "step"])
+    assert table.loc[("direction_l1", 2), "centre"] == 2.5 and table.loc[("step_size", 1), "n"] == 2
+    points = pd.read_csv(tmp_path / "data" / "prerun_smoothness.csv")
+    assert (points["smoothness_direction"] < 0).sum() == (points["smoothness_direction"] > 0).sum() == 10
+
+
+def test_each_recipe_looks_different_and_built_in_ones_always_the_same() -> None:
+    names = [*RECIPES, "zeta", "alpha", *(f"r{i}" for i in range(9))]
+    looks = style.styles(names)
+    assert looks == style.styles(reversed(names))
+    assert len(set(looks.values())) == len(names)
+    assert len({(s.line, s.marker) for s in looks.values()}) == len(names)
+    assert all(style.styles([name])[name] == looks[name] for name in RECIPES)
+    two = style.styles(["b/hf", "a/hf", "a/adaptive_hf"])
+    assert two["b/hf"] == looks["hf"] and two["a/adaptive_hf"] == looks["adaptive_hf"] != two["a/hf"]
+
+
+def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None:
+    derived = RECIPES["hf"].derive("x", {"reduction_ratio": "update", "curvature": "ggn"}).structure
+    described = {"recipes": {"x": {"structure": {**vars(derived)}}, "y": {"structure": {"unknown": 1}}}}
+    said = style.explanations(described)
+    assert set(said) == {*RECIPES, "x"}
+    assert "the damping grows without end" in said["hf_published"]
+    assert "Eq. 3 is computed but never used" in said["adaptive_hf_published"]
+    assert said["x"].startswith("hf with curvature ggn, reduction_ratio update: generalized Gauss-Newton")
+    trials = pd.DataFrame(
+        {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}
+    )
+    assert style.observed(trials) == "Seen: of 3 trials, 1 trained, 1 stood still, 1 diverged."
+    assert style.observed(trials[1:2]) == "Seen: 1 trained."
+    assert style.observed(trials[3:]) == "No trial is finished."
+
+
+PROGRAM = """
+import sys, typer
+from ahf_cli.cli import compare
+from ahf_cli.cli.options import DEFAULT_RESULTS
+from ahf_cli.errors import AhfError
+app = typer.Typer()
+app.callback()(lambda: None)
+app.add_typer(compare.app, name="compare")
+code = 0
+try:
+    app(sys.argv[1:], standalone_mode=False)
+except AhfError as error:
+    print(*error.lines, sep="\\n", file=sys.stderr)
+    code = error.exit_code
+loaded = {"torch", "optuna"} & set(sys.modules)
+sys.exit(f"imported {loaded}" if loaded else code)
+"""
+
+
+def ahf(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, "compare", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+
+
+def test_compare_prints_the_table_and_the_files_without_importing_torch(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "paper", PLAN, FINALS)
+    done = ahf("--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
+    assert sorted(p.name for p in map(Path, files)) == [
+        "figure2.csv", "figure2.pdf", "figure2.png", "final_values.csv", "final_values.txt",
+    ]  # fmt: skip
+    assert all(Path(file).stat().st_size for file in files)
+    assert "Final training loss (lower is better)" in done.stdout
+    assert (study.folder / "trials.csv").exists() and (study.folder / "curves.csv").exists()
+
+
+def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -> None:
+    write_study(tmp_path, "one", {"hf": 4, "adaptive_hf": 2}, FINALS)
+    write_study(tmp_path, "two", {"hf": 1}, {"hf": [0.4]})
+    done = ahf("--study", "one", "plots", "--study", "one", "--study", "two", "--results", tmp_path, "--json")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; shown as far as it is"
+    document = json.loads(done.stdout)
+    assert document["missing"] == ["one/hf 3 of 4"] and not document["complete"]
+    drawn = pd.read_csv(next(f for f in document["files"] if f.endswith(".csv")))
+    assert set(drawn["recipe"]) == {"one/hf", "one/adaptive_hf", "two/hf"}
+
+
+def test_compare_tables_prints_and_writes_nothing(tmp_path: Path) -> None:
+    write_study(tmp_path, "paper", PLAN, FINALS)
+    before = sorted(tmp_path.rglob("*"))
+    done = ahf("--results", tmp_path, "tables", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["final_values"]
+    assert rows[0]["recipe"] == "hf" and rows[0]["mean"] == pytest.approx(np.mean([0.5, 0.7, np.log(10)]))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compare_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
+    write_study(tmp_path, "paper", PLAN, {})
+    done = ahf("--results", tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "no trial of paper is finished yet: hf 0 of 3; adaptive_hf 0 of 2\n"
+    done = ahf("--results", tmp_path, "--study", "papr")
+    assert done.returncode == 2 and "did you mean 'paper'" in done.stderr
+
+
+def test_options_after_the_sub_command_win(tmp_path: Path) -> None:
+    before = compare._Request(("a",), tmp_path, "sd", "quick", None, ("x=1",), True, False)
+    after = compare._Request((), DEFAULT_RESULTS, "iqr", None, None, ("y=2",), False, True)
+    both = after.after(before)
+    assert both == compare._Request(("a",), tmp_path, "iqr", "quick", None, ("x=1", "y=2"), True, True)

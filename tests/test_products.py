@@ -1,0 +1,101 @@
+"""Curvature products against dense matrices by autograd and against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ahf_cli.optim import GaussNewtonOperator, HessianOperator
+from ahf_cli.optim.convolution import CheapSecondDerivatives, conv2d
+from ahf_cli.optim.losses import SoftmaxCrossEntropy, autograd_hessian
+from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
+
+TIGHT = {"rtol": 1e-9, "atol": 1e-12}  # float64, a few hundred roundings
+
+
+def output_hessian(z: Tensor) -> Tensor:
+    """∂²L/∂z² of the mean cross-entropy, written out; (N, C) → (N·C, N·C)."""
+    p = torch.softmax(z, -1)
+    blocks = [(torch.diag(q) - torch.outer(q, q)) / len(z) for q in p]
+    return torch.block_diag(*blocks)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_gradient_and_products_equal_dense_ones(name: str, vectorized: bool) -> None:
+    objective = problem(name, vectorized=vectorized)
+    theta, v = rows(objective, 3), rows(objective, 3, seed=2)
+    here = objective.evaluate(theta)
+    hessian, gauss_newton = HessianOperator(here)(v), GaussNewtonOperator(here)(v)
+    torch.testing.assert_close(objective.value(theta), here.loss, **TIGHT)
+    for k in range(3):
+        loss = dense_loss(objective)
+        torch.testing.assert_close(here.loss[k], loss(theta[k]), **TIGHT)
+        torch.testing.assert_close(here.gradient[k], torch.func.grad(loss)(theta[k]), **TIGHT)
+        dense = torch.autograd.functional.hessian(loss, theta[k])
+        torch.testing.assert_close(hessian[k], dense @ v[k], **TIGHT)
+        jacobian = torch.autograd.functional.jacobian(dense_outputs(objective), theta[k]).flatten(0, 1)
+        ggn = jacobian.T @ output_hessian(dense_outputs(objective)(theta[k])) @ jacobian
+        torch.testing.assert_close(gauss_newton[k], ggn @ v[k], **TIGHT)
+
+
+def test_softmax_regression_has_its_closed_form() -> None:
+    # Linear in θ: the Hessian is the Gauss-Newton matrix, Σ_n (diag p − ppᵀ) ⊗ x̃x̃ᵀ / N with x̃ = (x, 1).
+    objective = problem("softmax_regression")
+    theta, v = rows(objective, 1), rows(objective, 1, seed=3)
+    weight, bias = objective.layout.split(theta)
+    x = torch.cat([objective.inputs, torch.ones(len(objective.inputs), 1, dtype=torch.float64)], 1)
+    p = torch.softmax(objective.inputs @ weight[0].T + bias[0], -1)
+    v_weight, v_bias = objective.layout.split(v)
+    direction = torch.cat([v_weight[0], v_bias[0][:, None]], 1)  # (C, D + 1)
+    tangent = x @ direction.T
+    curved = p * tangent - p * (p * tangent).sum(1, keepdim=True)
+    expected = curved.T @ x / len(x)
+    expected_row = objective.layout.join([expected[:, :-1], expected[:, -1]])
+    here = objective.evaluate(theta)
+    for operator in (HessianOperator(here), GaussNewtonOperator(here)):
+        torch.testing.assert_close(operator(v), expected_row, **TIGHT)
+
+
+def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(0, 3, (6,), generator=generator)
+    w = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64)
+    loss = SoftmaxCrossEntropy()
+    by_graph = autograd_hessian(loss.value(z, y).sum(), z)(w)
+    torch.testing.assert_close(by_graph, loss.hessian(z, y)(w), **TIGHT)
+    torch.testing.assert_close(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten(), **TIGHT)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "options"),
+    [
+        ((2, 3, 7, 7), (4, 3, 3, 3), {}),
+        ((2, 3, 8, 6), (4, 3, 3, 2), {"stride": 2, "padding": 1}),
+        ((2, 4, 9, 9), (6, 2, 3, 3), {"groups": 2, "dilation": 2, "padding": (2, 1)}),
+    ],
+)
+def test_convolution_is_differentiable_twice(
+    shape: tuple[int, ...], weight: tuple[int, ...], options: dict[str, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(weight, generator=generator, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(weight[0], generator=generator, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(conv2d(x, w, b, **options), torch.conv2d(x, w, b, **options))
+    assert torch.autograd.gradcheck(lambda *a: conv2d(*a, **options), (x, w, b))
+    assert torch.autograd.gradgradcheck(lambda *a: conv2d(*a, **options), (x, w, b))
+
+
+def test_convolution_is_diverted_within_the_context_only() -> None:
+    x, layer = torch.randn(1, 1, 5, 5), torch.nn.Conv2d(1, 2, 3)
+    with CheapSecondDerivatives():
+        diverted = layer(x)
+    assert "AddBackward" in type(diverted.grad_fn).__name__
+    assert "ConvolutionBackward" in type(layer(x).grad_fn).__name__
+    torch.testing.assert_close(diverted, layer(x))
+    by_name = torch.nn.Conv2d(1, 2, 3, padding="same")
+    with CheapSecondDerivatives():
+        torch.testing.assert_close(by_name(x), by_name._conv_forward(x, by_name.weight, by_name.bias))

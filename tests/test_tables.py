@@ -1,0 +1,89 @@
+"""Tables of final values and of curves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ahf_cli.experiment.records import CHANCE_ACCURACY, CHANCE_LOSS
+from ahf_cli.report import tables
+from ahf_cli.report.store import csv_bytes, curves_frame, trials_frame
+from tests.made_up import NAN, write_study
+
+PLAN = {"hf": 3, "adaptive_hf": 3, "hf_published": 2}
+FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25]}
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    study = write_study(tmp_path, "s", PLAN, FINALS)
+    return trials_frame(study), curves_frame(study)
+
+
+def row(table: pd.DataFrame, metric: str, recipe: str, how: str = tables.AT_CHANCE) -> dict[str, float]:
+    own = table[table["metric"].eq(metric) & table["recipe"].eq(recipe) & table["diverged_trials"].eq(how)]
+    assert len(own) == 1
+    return dict(own.iloc[0])
+
+
+def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    table = tables.final_table(frames[0], PLAN)
+    assert len(table) == 2 * 3 * 2
+    at_chance = row(table, "training loss", "hf")
+    assert [at_chance[k] for k in ("n", "planned", "ok", "diverged", "failed", "stalled")] == [
+        3,
+        3,
+        2,
+        1,
+        0,
+        0,
+    ]
+    assert at_chance["mean"] == pytest.approx((0.5 + 0.7 + CHANCE_LOSS) / 3)
+    left_out = row(table, "training loss", "hf", tables.LEFT_OUT)
+    assert left_out["mean"] == pytest.approx(0.6) and left_out["n"] == 2
+    accuracy = row(table, "test accuracy", "hf")
+    assert accuracy["best"] == pytest.approx(1 - 0.5 / 2.6) and accuracy["worst"] == CHANCE_ACCURACY
+    single = row(table, "training loss", "adaptive_hf")
+    assert single["stalled"] == 1 and single["planned"] == 3 and math.isnan(single["standard_error"])
+    assert row(table, "training loss", "hf_published")["n"] == 0
+
+
+def test_a_curve_goes_on_at_chance_where_a_trial_diverged(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    table = tables.curve_table(frames[1], "train_loss", "se").set_index(["recipe", "step"])
+    assert table.loc[("hf", 10), "centre"] == pytest.approx((0.5 + 0.7 + CHANCE_LOSS) / 3)
+    assert table.loc[("hf", 5), "centre"] == pytest.approx((1.4 + 1.5 + 1.65) / 3)
+    assert table["n"].tolist() == [3, 3, 3, 1, 1, 1]
+    assert table["low"].isna().tolist() == [False, False, False, True, True, True]
+
+
+def test_a_recipe_that_always_diverged_is_drawn_to_the_end(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {}, {"hf": [0.5], "adaptive_hf": [NAN, NAN]})
+    table = tables.curve_table(curves_frame(study), "test_accuracy", "iqr").set_index(["recipe", "step"])
+    assert table.loc[("adaptive_hf", 10), "centre"] == CHANCE_ACCURACY
+
+
+def test_text_is_aligned_and_names_a_treatment_only_where_trials_diverged(
+    frames: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    blocks = tables.as_text(tables.readable(tables.final_table(frames[0], PLAN))).split("\n\n")
+    assert len(blocks) == 3
+    assert blocks[0].splitlines()[2].split() == ["hf", "3", "2", "0", "1", "0"]
+    loss = blocks[1].splitlines()
+    assert loss[0] == "Final training loss (lower is better)" and len({len(line) for line in loss[1:]}) == 1
+    assert [" ".join(line.split()[:3]) for line in loss[2:]] == [
+        "hf at chance", "hf left out", "adaptive_hf – 1", "hf_published – 0",
+    ]  # fmt: skip
+    assert "2.2500 ± –" in loss[4]
+
+
+def test_a_study_without_trials_has_tables_without_numbers() -> None:
+    trials = pd.DataFrame(columns=["recipe", "trial", "status"])
+    table = tables.final_table(trials, {"hf": 2})
+    assert table["n"].tolist() == [0] * 4 and table["mean"].isna().all()
+    curves = pd.DataFrame(columns=["recipe", "trial", "status", "step", "train_loss"])
+    assert (
+        csv_bytes(tables.curve_table(curves, "train_loss", "se")) == b"metric,recipe,step,n,centre,low,high\n"
+    )

@@ -1,0 +1,228 @@
+"""`HessianFree` and `AdaptiveHessianFree` in a loop of the user's own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.optim import AdaptiveHessianFree, HessianFree, ModelObjective, compose
+from tests.problems import TinyConvNet, problem
+
+CASES: dict[str, Callable[[Any], HessianFree | AdaptiveHessianFree]] = {
+    "hf": lambda p: HessianFree(p),
+    "hf_ggn": lambda p: HessianFree(p, curvature="ggn", lr=0.8, damping=3.0),
+    "hf_update": lambda p: HessianFree(p, reduction_ratio="update", lr=0.5),
+    "adaptive": lambda p: AdaptiveHessianFree(p),
+    "adaptive_ggn_update": lambda p: AdaptiveHessianFree(p, curvature="ggn", reduction_ratio="update"),
+    "adaptive_constant": lambda p: AdaptiveHessianFree(p, step_size="constant", lr=2.0),
+}
+
+
+def conv_problem() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    x = problem("conv", examples=40).inputs
+    with torch.no_grad():
+        y = TinyConvNet().double()(x).argmax(1)  # what another such network says can be learnt
+    return TinyConvNet().double(), x, y
+
+
+def closure_for(model: nn.Module, x: Tensor, y: Tensor, outputs: bool) -> Callable[[], Any]:
+    def closure() -> Any:
+        z = model(x)
+        loss = nn.functional.cross_entropy(z, y)
+        return (loss, z) if outputs else loss
+
+    return closure
+
+
+def needs_outputs(name: str) -> bool:
+    return "ggn" in name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_descends_on_a_small_problem(name: str) -> None:
+    model, x, y = conv_problem()
+    optimizer = CASES[name](model.parameters())
+    closure = closure_for(model, x, y, needs_outputs(name))
+    losses = [float(optimizer.step(closure)) for _ in range(40)]
+    assert losses[-1] < 0.5 * losses[0] and not optimizer.diverged
+
+
+@pytest.mark.parametrize("name", ["hf", "hf_ggn"])
+def test_it_is_a_row_of_the_core(name: str) -> None:
+    model, x, y = conv_problem()
+    optimizer = CASES[name](model.parameters())
+    values = {"lr": 0.8, "damping": 3.0} if needs_outputs(name) else {"lr": 1.0, "damping": 10.0}
+    curvature = "ggn" if needs_outputs(name) else "hessian"
+    core = compose(RECIPES["hf"].derive("x", {"curvature": curvature, "curvature_batch": "same"}).structure)
+    objective = ModelObjective(copy.deepcopy(model), x, y)
+    state = core.init(objective.layout.join([p.detach() for p in model.parameters()]), values)
+    for _ in range(6):
+        optimizer.step(closure_for(model, x, y, needs_outputs(name)))
+        state, _ = core.step(state, objective)
+    found = torch.cat([p.detach().ravel() for p in model.parameters()])
+    torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_state_dict_continues_bitwise(name: str) -> None:
+    model, x, y = conv_problem()
+    optimizer = CASES[name](model.parameters())
+    closure = closure_for(model, x, y, needs_outputs(name))
+    for _ in range(3):
+        optimizer.step(closure)
+    other = copy.deepcopy(model)
+    restored = CASES[name](other.parameters())
+    restored.load_state_dict(optimizer.state_dict())
+    for _ in range(3):
+        optimizer.step(closure)
+        restored.step(closure_for(other, x, y, needs_outputs(name)))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert restored.damping == optimizer.damping
+
+
+def test_a_second_batch_carries_the_curvature() -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree(model.parameters())
+    first, second = closure_for(model, x[:10], y[:10], False), closure_for(model, x[10:], y[10:], False)
+    start = copy.deepcopy(model)
+    optimizer.step(first, second)
+    core = compose(RECIPES["hf"].structure)
+    objectives = [ModelObjective(start, x[:10], y[:10]), ModelObjective(start, x[10:], y[10:])]
+    theta = objectives[0].layout.join([p.detach() for p in start.parameters()])
+    state, _ = core.step(core.init(theta, {"lr": 1.0, "damping": 10.0}), *objectives)
+    found = torch.cat([p.detach().ravel() for p in model.parameters()])
+    torch.testing.assert_close(found, state.parameters[0])
+
+
+def test_direction_leaves_everything_but_the_warm_start() -> None:
+    model, x, y = conv_problem()
+    optimizer, twin = HessianFree(model.parameters()), copy.deepcopy(model)
+    closure = closure_for(model, x, y, False)
+    direction = optimizer.direction(closure)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert optimizer.damping == 10.0
+    assert [d.shape for d in direction] == [p.shape for p in model.parameters()]
+    # As the gradient of another optimizer it is the same step.
+    sgd = torch.optim.SGD(twin.parameters(), lr=1.0)
+    for p, d in zip(twin.parameters(), direction, strict=True):
+        p.grad = -d
+    sgd.step()
+    fresh = HessianFree(model.parameters())
+    fresh.step(closure)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert optimizer.direction(closure)[0].abs().sum() > 0
+
+
+def test_groups_and_schedulers() -> None:
+    model, x, y = conv_problem()
+    named = list(model.named_parameters())
+    groups = [{"params": named[:2]}, {"params": named[2:]}]
+    optimizer = HessianFree(groups, lr=1.0, damping=5.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    closure = closure_for(model, x, y, False)
+    optimizer.step(closure)
+    scheduler.step()
+    optimizer.step(closure)
+    assert float(optimizer.last_step.step_size) == 0.5  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"lr must be equal in all parameter groups.*1.0 and 0.1"):
+        HessianFree([{"params": named[:2]}, {"params": named[2:], "lr": 0.1}])
+
+
+def test_any_loss_has_its_gauss_newton_matrix() -> None:
+    # Least squares on a linear model: one undamped Gauss-Newton step solves it.
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 4, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
+    model = nn.Linear(4, 1).double()
+    optimizer = HessianFree(model.parameters(), curvature="ggn", damping=1e-12, max_iterations=100)
+
+    def closure() -> tuple[Tensor, Tensor]:
+        z = model(x)
+        return ((z - y) ** 2).mean(), z
+
+    optimizer.step(closure)
+    design = torch.cat([x, torch.ones(30, 1, dtype=torch.float64)], 1)
+    solution = torch.linalg.lstsq(design, y).solution.ravel()
+    found = torch.cat([model.weight.detach().ravel(), model.bias.detach()])
+    torch.testing.assert_close(found, solution, rtol=1e-6, atol=1e-8)
+
+
+def test_divergence_keeps_the_last_finite_parameters() -> None:
+    p = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    optimizer = HessianFree([p], lr=1e300, damping=1.0)
+    optimizer.step(lambda: (p**4).sum())
+    assert optimizer.diverged and p.tolist() == [3.0, 4.0]
+    optimizer.step(lambda: (p**4).sum())
+    assert p.tolist() == [3.0, 4.0]
+
+
+def unused(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [*model.named_parameters(), ("extra", nn.Parameter(torch.zeros(2, dtype=torch.float64)))]
+
+
+def frozen(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    next(iter(model.parameters())).requires_grad_(False)
+    return list(model.named_parameters())
+
+
+def mixed(model: nn.Module) -> list[nn.Parameter]:
+    return [*model.parameters(), nn.Parameter(torch.zeros(2))]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "message"),
+    [
+        (unused, {}, r"does not depend on extra"),
+        (frozen, {}, r"conv1.weight: requires_grad is False"),
+        (mixed, {}, r"one dtype and device"),
+        (lambda m: m.parameters(), {"lr": 0}, r"lr must be in \(0, inf\), got 0"),
+        (lambda m: m.parameters(), {"damping": -1.0}, r"damping must be in \(0, inf\), got -1.0"),
+        (lambda m: m.parameters(), {"curvature": "gnn"}, r"curvature must be one of hessian, ggn, got 'gnn'"),
+        (
+            lambda m: m.parameters(),
+            {"curvatur": "ggn"},
+            r"unknown choice 'curvatur'; did you mean 'curvature'",
+        ),
+    ],
+)
+def test_misuse_is_named(
+    parameters: Callable[[nn.Module], Any], options: dict[str, Any], message: str
+) -> None:
+    model, x, y = conv_problem()
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        HessianFree(parameters(model), **options).step(closure_for(model, x, y, False))
+
+
+def test_beta2_outside_its_interval() -> None:
+    with pytest.raises(ValueError, match=r"beta2 must be in \[0, 1\), got 1.0"):
+        AdaptiveHessianFree(conv_problem()[0].parameters(), beta2=1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda model, x, y: None, "needs a closure"),
+        (lambda model, x, y: lambda: model(x), "scalar loss"),
+        (
+            lambda model, x, y: lambda: nn.functional.cross_entropy(model(x), y).detach(),
+            "depends on no optimized",
+        ),
+    ],
+)
+def test_bad_closures_are_named(make: Callable[..., Any], message: str) -> None:
+    model, x, y = conv_problem()
+    with pytest.raises((TypeError, RuntimeError), match=message):
+        HessianFree(model.parameters()).step(make(model, x, y))
+
+
+def test_ggn_without_outputs_is_named() -> None:
+    model, x, y = conv_problem()
+    with pytest.raises(ValueError, match="need the outputs"):
+        HessianFree(model.parameters(), curvature="ggn").step(closure_for(model, x, y, False))
