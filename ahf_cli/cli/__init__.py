@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import ahf_cli
-from ahf_cli.cli import compare, config, data
+from ahf_cli.cli import compare, config, data, prerun, reproduce, search, train, verify
 from ahf_cli.errors import AhfError, InterruptedRunError
 
 EPILOG = (
@@ -21,7 +21,13 @@ EPILOG = (
 )
 
 # A new command is one line here: a function, or a Typer application with its own sub-commands.
-COMMANDS: dict[str, Callable[..., None]] = {}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "prerun": prerun.prerun,
+    "search": search.search,
+    "reproduce": reproduce.reproduce,
+    "train": train.train,
+    "verify": verify.verify,
+}
 GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}
 
 

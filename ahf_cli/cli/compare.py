@@ -145,6 +145,39 @@ def _run(
     request: _Request, *, tables: bool = False, figures: bool = False, save_tables: bool = False
 ) -> None:
     """Make and print what is asked for, and end with exit code 3 where trials are missing."""
+    comparison = _make(request, tables, figures, save_tables)
+    if request.as_json:
+        emit_json(comparison.document)
+    else:
+        comparison.show()
+    if comparison.missing:
+        raise IncompleteError(f"not finished: {'; '.join(comparison.missing)}; shown as far as it is")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tables and figures of studies, as made."""
+
+    document: dict[str, Any]
+    table: pd.DataFrame | None
+    files: list[Path]
+    missing: list[str]
+
+    def show(self) -> None:
+        """Print the table and the paths of the files."""
+        if self.table is not None:
+            _print_tables(self.table)
+        for file in self.files:
+            say(str(file))
+
+
+def compare_study(name: str, results: Path, band: Literal["se", "sd", "iqr"], quiet: bool) -> Comparison:
+    """Make all tables and figures of one study."""
+    request = _Request((name,), results, band, None, None, (), False, quiet)
+    return _make(request, tables=True, figures=True, save_tables=True)
+
+
+def _make(request: _Request, tables: bool, figures: bool, save_tables: bool) -> Comparison:
     from ahf_cli.report.store import find_study
     from ahf_cli.report.tables import final_table
 
@@ -170,23 +203,16 @@ def _run(
         from ahf_cli.report.figures import figure_2
 
         files += figure_2(data.trials, data.curves, data.planned, band, out, data.explanations)
-    if request.as_json:
-        document: dict[str, Any] = {
-            "studies": names,
-            "band": band,
-            "complete": not missing,
-            "missing": missing,
-        }
-        if tables:
-            document["final_values"] = table.to_dict("records")
-        emit_json({**document, "files": [str(file) for file in files]})
-    else:
-        if tables:
-            _print_tables(table)
-        for file in files:
-            say(str(file))
-    if missing:
-        raise IncompleteError(f"not finished: {'; '.join(missing)}; shown as far as it is")
+    document: dict[str, Any] = {
+        "studies": names,
+        "band": band,
+        "complete": not missing,
+        "missing": missing,
+        "files": [str(file) for file in files],
+    }
+    if tables:
+        document["final_values"] = table.to_dict("records")
+    return Comparison(document, table if tables else None, files, missing)
 
 
 def _read(studies: list[Study]) -> _Data:

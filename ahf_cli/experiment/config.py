@@ -26,6 +26,10 @@ class Config(Settings):
     def _resolved(self) -> dict[str, Resolved | None]:
         return resolve_recipes(self.recipes, self.spaces)[0]
 
+    def _searching(self, **changes: object) -> Config:
+        plain = self.plain()
+        return parse({**plain, "search": {**plain["search"], **changes}}, self.study)
+
     def _find(self, name: str) -> Resolved:
         found = self._resolved.get(name)
         if found is None:
@@ -101,6 +105,16 @@ class Config(Settings):
             fixed = [f"{key} = {value:g}" for key, value in self.recipe(name).fixed.items()]
             lines.append(f"#   {name}: {', '.join(ranges + fixed)}")
         return "\n".join(lines) + "\n"
+
+    def for_prerun(self) -> Config:
+        """Return the configuration of the pre-run: its one recipe and number of trials, on training loss."""
+        return self._searching(
+            recipes=[self.prerun.recipe], trials=self.prerun.trials, objective="train_loss"
+        )
+
+    def for_recipe(self, name: str) -> Config:
+        """Return the configuration that searches this one recipe."""
+        return self._searching(recipes=[name])
 
     def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
         """Return this configuration with other search ranges.

@@ -5,8 +5,9 @@ The field names of `CurveRow` and `StepRow` are the columns of `curve.csv` and `
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 CHANCE_LOSS = 2.302585092994046
 """ln 10, the cross-entropy of guessing among ten classes; the cap of the value told to a sampler."""
@@ -51,7 +52,7 @@ class StepRow:
     step_size: float
     """α as used"""
     eq3_step_size: float
-    """Eq. 3 as printed, neither clipped at 0 nor necessarily used; NaN where its hyperparameters are absent"""
+    """Eq. 3 as printed, neither clipped at 0 nor always used; NaN without its hyperparameters"""
     damping: float
     """λ of this step's linear system"""
     reduction_ratio: float
@@ -103,3 +104,53 @@ class TrialResult:
     """ISO 8601, UTC"""
     host: str = ""
     extra: dict[str, float] = field(default_factory=dict)
+
+
+class TrialRecord(Protocol):
+    """Where one trial leaves what it did; a folder on disk, or anything else that a caller provides."""
+
+    def write_params(self, params: Mapping[str, object]) -> None:
+        """Note what the trial was asked to run, before it runs."""
+        ...
+
+    def read_params(self) -> dict[str, Any] | None:
+        """Return that note."""
+        ...
+
+    def save_checkpoint(self, data: bytes, step: int) -> None:
+        """Keep a checkpoint."""
+        ...
+
+    def load_checkpoints(self) -> list[bytes]:
+        """Return the kept checkpoints, newest first."""
+        ...
+
+    def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
+        """Commit the trial; False where it is committed already."""
+        ...
+
+    def result(self) -> TrialResult | None:
+        """Return how the trial ended, None while it has not."""
+        ...
+
+
+class TrialRecords(Protocol):
+    """The trials of a study."""
+
+    def trial(self, recipe: str, slot: int) -> TrialRecord:
+        """Return the record of one trial, which need not have begun."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A running trial reached a step."""
+
+    recipe: str
+    slot: int
+    step: int
+    planned_steps: int
+    loss: float
+    """last batch loss"""
+    row: CurveRow | None = None
+    """the last evaluation, where this step was one"""

@@ -162,7 +162,8 @@ def deviations(recorded: Trace, ours: Trace) -> list[Deviation]:
         **{f"final/{name}": (value, ours.final[name]) for name, value in recorded.final.items()},
     }
     for name, (theirs, mine) in vectors.items():
-        size = float(np.linalg.norm(np.ravel(mine) - np.ravel(theirs))) / max(np.linalg.norm(theirs), FLOOR)
+        distance = float(np.linalg.norm(np.ravel(mine) - np.ravel(theirs)))
+        size = distance / max(float(np.linalg.norm(theirs)), FLOOR)
         found.append(Deviation(name, size, None if size <= TOLERANCE else 0))
     return found
 

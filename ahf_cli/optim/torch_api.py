@@ -250,8 +250,8 @@ class AdaptiveHessianFree(_RecipeOptimizer):
 
     In the paper's search ranges u ≈ α_t sign(δ) with α_t ∝ ‖δ‖², which crawls or explodes.  The defaults here
     are the regime that the theorem assumes, μ = 2σ, in which u ≈ α_t δ/(2σ), with constant damping, which
-    keeps ‖δ‖ below σ on small problems.  For Algorithm 1 as printed give `damping_rule="levenberg_marquardt"`,
-    `mu=1e-8` and the paper's values.
+    keeps ‖δ‖ below σ on small problems.  For Algorithm 1 as printed give the paper's values, `mu=1e-8` and
+    `damping_rule="levenberg_marquardt"`.
 
     Args:
         params: parameters, named parameters or groups that agree in every hyperparameter.

@@ -24,11 +24,12 @@ from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.hyperparameters import nearest
 from ahf_cli.report.files import atomic_write, csv_bytes, make_folder, strict, write_csv, write_json
-from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, rows_frame
+from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders, rows_frame
 
 __all__ = [
     "Study",
     "TrialFolder",
+    "TrialFolders",
     "atomic_write",
     "check_name",
     "csv_bytes",
@@ -96,6 +97,11 @@ class Study:
     def trials_folder(self) -> Path:
         """The folder of its trials, one folder per recipe and slot."""
         return self.folder / "trials"
+
+    @property
+    def trials(self) -> TrialFolders:
+        """Its trials, in a form that worker processes can be given."""
+        return TrialFolders(self.trials_folder)
 
     @property
     def report_folder(self) -> Path:
@@ -178,7 +184,7 @@ class Study:
 
     def trial(self, recipe: str, slot: int) -> TrialFolder:
         """Return the folder of one trial, which need not exist yet."""
-        return TrialFolder(self.trials_folder / check_name(recipe, "recipe") / f"{slot:03d}", recipe, slot)
+        return self.trials.trial(check_name(recipe, "recipe"), slot)
 
     def finished(self, recipe: str) -> list[TrialResult]:
         """Return the results of a recipe by slot: ok and diverged ones, and those that failed for good."""

@@ -148,6 +148,17 @@ class TrialFolder:
         return None
 
 
+@dataclass(frozen=True)
+class TrialFolders:
+    """The trials of a study, one folder per recipe and slot.  Cheap and picklable: workers get it."""
+
+    path: Path
+
+    def trial(self, recipe: str, slot: int) -> TrialFolder:
+        """Return the folder of one trial, which need not exist yet."""
+        return TrialFolder(self.path / recipe / f"{slot:03d}", recipe, slot)
+
+
 def _parse(content: dict[str, Any]) -> TrialResult:
     """Return the record in a parsed `result.json`; raises ValueError or KeyError where it is none."""
     values: dict[str, object] = {k: math.nan for k in _FLOATS if content[k] is None}

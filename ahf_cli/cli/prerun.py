@@ -1,0 +1,129 @@
+"""`ahf prerun`: σ and L from the dynamics of the direction, as the paper sets its ranges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import (
+    DEFAULT_RESULTS,
+    ConfigFile,
+    Device,
+    Json,
+    Override,
+    Preset,
+    Quiet,
+    Results,
+    Study,
+    Trials,
+    emit_json,
+    resolve,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.prerun import Estimate
+    from ahf_cli.report.store import Study as StudyFolder
+
+OneRecipe = Annotated[
+    str | None, typer.Option("--recipe", metavar="NAME", help="Take this recipe instead of prerun.recipe.")
+]
+
+
+def prerun(
+    trials: Trials = None,
+    recipe: OneRecipe = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    override: Override = None,
+    study: Study = None,
+    results: Results = DEFAULT_RESULTS,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate σ and L from the dynamics of ‖g‖ over 15 trials, and propose search ranges.
+
+    Writes prerun/ranges.yaml, which `ahf search --ranges` takes, and the paper's Figure 1.
+    """
+    overrides = [*(override or ()), *([f"prerun.recipe={recipe}"] if recipe else [])]
+    resolved = resolve(
+        preset, config, study, overrides, trials=trials, device=device, trials_key="prerun.trials"
+    )
+    document = run(resolved, results, quiet)
+    if as_json:
+        emit_json(document)
+    else:
+        for line in lines(document):
+            say(line)
+
+
+def run(config: Config, results: Path, quiet: bool) -> dict[str, Any]:
+    """Run or resume a study's pre-run; write ranges and figures; return what was found."""
+    from ahf_cli.experiment.config import dump_yaml
+    from ahf_cli.experiment.prerun import ranges
+    from ahf_cli.report.figures import prerun_figures
+    from ahf_cli.report.store import Study as StudyFolder
+    from ahf_cli.report.store import atomic_write, steps_frame
+
+    own = config.for_prerun()
+    name = config.prerun.recipe
+    folder = StudyFolder(results, config.study).prerun
+    summary = session.run_search(own, folder, quiet, "prerun")
+    estimates = _estimates(folder, own, name)
+    file = folder.folder / "ranges.yaml"
+    head = "".join(f"# {e.hyperparameter}: {e.how}\n" for e in estimates)
+    used = [e for e in estimates if e.hyperparameter in own.space(name)]
+    text = head + dump_yaml(ranges(name, used) if used else {name: {}})
+    atomic_write(file, text.encode())
+    norm = own.recipe(name).structure.norm
+    steps = steps_frame(folder, name)
+    figures = prerun_figures(steps, norm, folder.folder) if len(steps) else []
+    return {
+        **summary,
+        "recipe": name,
+        "norm": norm,
+        "estimates": [
+            {
+                "hyperparameter": e.hyperparameter,
+                "low": e.range.low,
+                "high": e.range.high,
+                "paper_low": e.paper.low,
+                "paper_high": e.paper.high,
+                "supported": e.supported,
+                "how": e.how,
+            }
+            for e in estimates
+        ],
+        "ranges": str(file),
+        "figures": [str(figure) for figure in figures],
+    }
+
+
+def _estimates(folder: StudyFolder, config: Config, name: str) -> list[Estimate]:
+    from ahf_cli.experiment.prerun import estimate_sigma, estimate_smoothness
+
+    norm = config.recipe(name).structure.norm
+    finished = folder.finished(name)
+    frames = [folder.trial(name, r.slot).steps() for r in finished if r.status == "ok"]
+    norms = [frame[f"direction_{norm}"].to_numpy() for frame in frames]
+    smoothness = [frame["smoothness_gradient"].to_numpy() for frame in frames]
+    return [
+        estimate_sigma(norms, norm, sum(r.status == "diverged" for r in finished)),
+        estimate_smoothness(smoothness),
+    ]
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Return what a pre-run found as lines for a person."""
+    found = []
+    for e in document["estimates"]:
+        proposal = f"[{e['low']:.4g}, {e['high']:.4g}]" if e["supported"] else "none"
+        paper = f"[{e['paper_low']:g}, {e['paper_high']:g}]"
+        found.append(f"{e['hyperparameter']}: proposed {proposal}, the paper's {paper}; {e['how']}")
+    found.append(f"to search these ranges: ahf search --study NEW_NAME --ranges {document['ranges']}")
+    return [*found, *document["figures"]]

@@ -1,0 +1,105 @@
+"""What a person sees of a running search: bars on a terminal, sparse lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ahf_cli.cli.options import log
+from ahf_cli.experiment.records import Progress as TrialProgress
+from ahf_cli.experiment.records import TrialResult
+
+_SHOWN = 8
+"""running trials with a bar of their own"""
+_EVERY = 60.0
+"""seconds between lines where there is no terminal"""
+
+
+def describe(result: TrialResult) -> str:
+    """Say in one line how a trial ended."""
+    name = f"{result.recipe}/{result.slot:03d}"
+    params = " ".join(f"{key}={value:.4g}" for key, value in result.params.items() if key != "mu")
+    if result.status == "diverged":
+        end = f"diverged at step {result.steps}"
+    else:
+        end = f"loss {result.train_loss:.4f}  test accuracy {result.test_accuracy:.4f}"
+        end += "  stalled" if result.stalled else ""
+    return f"{name:28} {end}  ({result.seconds:.0f} s)  {params}"
+
+
+class Display:
+    """Shows trials as they run and end; use it as a context manager."""
+
+    def __init__(self, title: str, done: int, total: int, quiet: bool):
+        self.quiet, self.total, self.done = quiet, total, done
+        self._last_line = time.monotonic()
+        self._running: dict[tuple[str, int], TaskID] = {}
+        self._bars: Progress | None = None
+        if not quiet and sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("{task.fields[note]}"), console=Console(stderr=True),
+            )  # fmt: skip
+            self._overall = self._bars.add_task(f"[bold]{title}", total=total, completed=done, note="")
+
+    def __enter__(self) -> Display:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def progress(self, progress: TrialProgress) -> None:
+        """Show how far a running trial is."""
+        key = (progress.recipe, progress.slot)
+        note = f"loss {progress.loss:.3f}"
+        if progress.row is not None:
+            note = f"train {progress.row.train_loss:.3f}  test {progress.row.test_accuracy:.3f}"
+        if self._bars is None:
+            self._line(f"{key[0]}/{key[1]:03d} step {progress.step} of {progress.planned_steps}, {note}")
+            return
+        if key not in self._running and len(self._running) < _SHOWN:
+            self._running[key] = self._bars.add_task(
+                f"{key[0]}/{key[1]:03d}", total=progress.planned_steps, note=""
+            )
+        if key in self._running:
+            self._bars.update(self._running[key], completed=progress.step)
+            if progress.row is not None:
+                self._bars.update(self._running[key], note=note)
+
+    def evaluation(self, progress: TrialProgress) -> None:
+        """Show a single run: its bar, and a line at every evaluation."""
+        if progress.row is not None:
+            row = progress.row
+            text = f"step {row.step:5}  train loss {row.train_loss:.4f}  test loss {row.test_loss:.4f}  "
+            text += f"test accuracy {row.test_accuracy:.4f}  ({row.seconds:.0f} s)"
+            if self._bars is None:
+                log(text, self.quiet)
+            else:
+                self._bars.console.print(text, highlight=False, markup=False)
+        if self._bars is not None:
+            self.progress(progress)
+
+    def result(self, result: TrialResult) -> None:
+        """Print a finished trial's line."""
+        self.done += 1
+        if self._bars is None:
+            log(f"[{self.done}/{self.total}] {describe(result)}", self.quiet)
+            self._last_line = time.monotonic()
+            return
+        self._bars.console.print(describe(result), highlight=False, markup=False)
+        self._bars.update(self._overall, completed=self.done)
+        bar = self._running.pop((result.recipe, result.slot), None)
+        if bar is not None:
+            self._bars.remove_task(bar)
+
+    def _line(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last_line >= _EVERY:
+            self._last_line = now
+            log(f"[{self.done}/{self.total}] {text}", self.quiet)

@@ -1,0 +1,69 @@
+"""`ahf search`: N trials of each recipe, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import (
+    DEFAULT_RESULTS,
+    ConfigFile,
+    Device,
+    Json,
+    Override,
+    Preset,
+    Quiet,
+    Recipe,
+    Results,
+    Study,
+    Trials,
+    emit_json,
+    resolve,
+    say,
+)
+
+Ranges = Annotated[
+    Path | None,
+    typer.Option(
+        "--ranges", metavar="FILE", help="Take search ranges from a file, such as prerun/ranges.yaml."
+    ),
+]
+
+
+def search(
+    trials: Trials = None,
+    recipe: Recipe = None,
+    ranges: Ranges = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    override: Override = None,
+    study: Study = None,
+    results: Results = DEFAULT_RESULTS,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search the hyperparameters of each recipe: by default 70 Bayesian trials over the paper's ranges.
+
+    Killed at any moment, the same command goes on where it was.
+    """
+    from ahf_cli.experiment.config import read_yaml
+    from ahf_cli.report.store import Study as StudyFolder
+
+    resolved = resolve(preset, config, study, override, recipe, trials, device)
+    if ranges is not None:
+        resolved = resolved.with_ranges(read_yaml(ranges), str(ranges))
+    summary = session.run_search(resolved, StudyFolder(results, resolved.study), quiet, "search")
+    if as_json:
+        emit_json(summary)
+        return
+    for line in session.say_summary(summary):
+        say(line)
+    say(f"next: ahf compare --study {resolved.study}" + _at(results))
+
+
+def _at(results: Path) -> str:
+    return "" if results == DEFAULT_RESULTS else f" --results {results}"

@@ -1,0 +1,76 @@
+"""What a result depends on besides its configuration: code, versions, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ahf_cli.errors import InputError
+
+PACKAGES = ("ahf-cli", "torch", "torchvision", "optuna", "numpy", "pandas")
+
+
+def resolve_device(wanted: str) -> str:
+    """Return `cpu` or `cuda`; raises InputError where CUDA is asked for and there is none."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise InputError("run.device: must be a device that is there, got 'cuda', and PyTorch finds none")
+    return "cuda" if wanted == "auto" and available else "cpu" if wanted == "auto" else wanted
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Return versions, commit and machine as plain data for a manifest."""
+    return {
+        **commit(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "cores": cores(),
+        "host": platform.node(),
+    }
+
+
+def commit() -> dict[str, Any]:
+    """Return the commit of the source and whether it was changed since; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        # What runs write under results/ does not change the code.
+        changed = _git(root, "status", "--porcelain", "--", ".", ":!results")
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head, "dirty": bool(changed)}
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

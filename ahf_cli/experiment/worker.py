@@ -1,0 +1,182 @@
+"""What runs in a worker process: one thread on a CPU, data loaded once, jobs until told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, Full
+from typing import Any
+
+import torch
+
+from ahf_cli.experiment.records import Progress, TrialRecords, TrialResult
+from ahf_cli.experiment.search import Job, Outcome
+from ahf_cli.experiment.train import Batch, Plan, StoppedError, begin, restore, train
+from ahf_cli.tasks.data import SplitName
+from ahf_cli.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """How a process gets its task."""
+
+    folder: Path
+    split: SplitName
+    batch_size: int
+    subset: int | None
+    device: str
+
+    def load(self) -> Task:
+        """Load the data."""
+        return Task.lenet(self.folder, self.split, self.batch_size, self.device, self.subset)
+
+
+class Worker:
+    """A process's task and where its trials are recorded."""
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        plan: Plan,
+        records: TrialRecords,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ):
+        self.task, self.plan, self.records = spec.load(), plan, records
+        self.on_progress, self.should_stop = on_progress, should_stop
+
+    def run(self, job: Job) -> Outcome:
+        """Train a job's trials and commit each; what was checkpointed before goes on from there."""
+        results: list[TrialResult] = []
+        if self.should_stop():
+            return Outcome(results, stopped=True)
+        try:
+            for batch in self._batches(job):
+                results += self._train(job, batch)
+        except StoppedError:
+            return Outcome(results, stopped=True)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # the process is in no state to go on
+        except Exception as error:
+            if os.environ.get("AHF_DEBUG"):
+                traceback.print_exc()
+            return Outcome(results, error=f"{type(error).__name__}: {error}".splitlines()[0])
+        return Outcome(results)
+
+    def _batches(self, job: Job) -> list[Batch]:
+        """Continue trials that have a checkpoint, each alone; begin the others side by side."""
+        continued, fresh = [], {}
+        for slot, params in job.params.items():
+            batch = self._restored(job, slot, params)
+            if batch is None:
+                fresh[slot] = params
+            else:
+                continued.append(batch)
+        begun = [begin(self.task, job.recipe, self.plan, fresh)] if fresh else []
+        return continued + begun
+
+    def _restored(self, job: Job, slot: int, params: dict[str, float]) -> Batch | None:
+        for checkpoint in self.records.trial(job.recipe.name, slot).load_checkpoints():
+            try:
+                batch = restore(self.task, job.recipe, self.plan, checkpoint)
+            except Exception:  # of another version: the older one, or from the start
+                continue
+            if batch.trials[0].params == job.recipe.complete(params):
+                return batch
+        return None
+
+    def _train(self, job: Job, batch: Batch) -> list[TrialResult]:
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        name = job.recipe.name
+        done = train(
+            self.task,
+            batch,
+            on_progress=self.on_progress,
+            on_checkpoint=lambda slot, data, step: self.records.trial(name, slot).save_checkpoint(data, step),
+            should_stop=self.should_stop,
+        )
+        results = [replace(result, started=started, host=socket.gethostname()) for result in done]
+        for result, trial in zip(results, batch.trials, strict=True):
+            self.records.trial(name, result.slot).finish(result, trial.curve, trial.steps)
+        return results
+
+
+class ProcessPool:
+    """Spawned worker processes with one task each, a queue for their progress, and a word to stop them."""
+
+    def __init__(self, spec: TaskSpec, plan: Plan, records: TrialRecords, workers: int, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self._queue: Any = context.Queue(maxsize=1000)
+        self._stop = context.Event()
+        self._pool = ProcessPoolExecutor(
+            workers,
+            mp_context=context,
+            initializer=_start,
+            initargs=(spec, plan, records, self._queue, self._stop, threads, os.getpid()),
+        )
+
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Hand in a job."""
+        return self._pool.submit(_run, job)
+
+    def progress(self) -> Iterator[Progress]:
+        """Yield what running trials have said since the last call."""
+        while True:
+            try:
+                yield self._queue.get_nowait()
+            except Empty:
+                return
+
+    def stop(self) -> None:
+        """Ask all workers to finish their step, checkpoint and stop."""
+        self._stop.set()
+
+    def __enter__(self) -> ProcessPool:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._queue.close()
+        self._queue.cancel_join_thread()
+
+
+_worker: Worker | None = None
+
+
+def _start(
+    spec: TaskSpec, plan: Plan, records: TrialRecords, queue: Any, stop: Any, threads: int, parent: int
+) -> None:
+    """Prepare a spawned process."""
+    global _worker
+    torch.set_num_threads(threads)
+    # A terminal sends Ctrl-C to every process; here the parent alone decides, by `stop`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    last: dict[tuple[str, int], float] = {}
+
+    def report(progress: Progress) -> None:
+        now, key = time.monotonic(), (progress.recipe, progress.slot)
+        if progress.row is None and now - last.get(key, 0) < 0.5:
+            return
+        last[key] = now
+        with contextlib.suppress(Full):  # progress is for the eye: a full queue loses some of it
+            queue.put_nowait(progress)
+
+    # An orphan must not go on beside the search that replaces its own.
+    _worker = Worker(spec, plan, records, report, lambda: stop.is_set() or os.getppid() != parent)
+
+
+def _run(job: Job) -> Outcome:
+    if _worker is None:
+        raise RuntimeError("the process was not prepared")
+    return _worker.run(job)

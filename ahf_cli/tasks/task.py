@@ -1,0 +1,83 @@
+"""A task: data on a device, a model, and the batches that a seed gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ahf_cli.optim import Layout, ModelObjective
+from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
+from ahf_cli.tasks.lenet import LeNet, glorot_uniform
+
+GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
+"""Streams of permutations; each draws its own from the training seed (0 is that of the weights)."""
+
+
+@lru_cache(maxsize=8)
+def permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Return the order of an epoch's examples, a pure function of its arguments."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+
+
+def batch_indices(seed: int, stream: int, step: int, count: int, batch_size: int) -> NDArray[np.int64]:
+    """Return the examples of a step (from 0): reshuffled each epoch, the last partial batch dropped."""
+    epoch, position = divmod(step, count // batch_size)
+    order = permutation(seed, stream, epoch, count)
+    return order[position * batch_size : (position + 1) * batch_size]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: the data of a split, and a model that gives function and layout."""
+
+    split: Split
+    model: nn.Module
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def lenet(
+        cls, folder: Path, split: SplitName, batch_size: int, device: str = "cpu",
+        subset: int | None = None, dtype: torch.dtype = torch.float32,
+    ) -> Task:  # fmt: skip
+        """LeNet on the images in a folder."""
+        where = torch.device(device)
+        data = load(folder, split, subset)
+        on_device = Split(
+            data.train.to(where),
+            data.validation.to(where) if data.validation else None,
+            data.test.to(where),
+        )
+        return cls(on_device, LeNet().to(where, dtype), batch_size, where, dtype)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Order and shapes of the model's parameters."""
+        return Layout.of(self.model.named_parameters())
+
+    def initial(self, seed: int) -> Tensor:
+        """Draw the initial weights of a training seed; (P,)."""
+        return glorot_uniform(self.layout, seed).to(self.device, self.dtype)
+
+    def batch(self, seed: int, stream: int, step: int) -> ModelObjective:
+        """Return h on the batch that a stream gives at a step, counted from 0."""
+        count = len(self.split.train)
+        indices = torch.from_numpy(batch_indices(seed, stream, step, count, self.batch_size))
+        chosen = indices.to(self.device)
+        images = self.pixels(self.split.train.images[chosen])
+        return ModelObjective(self.model, images, self.split.train.labels[chosen])
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Bytes to numbers: divided by 255, and nothing else."""
+        return images.to(self.dtype) / 255
+
+    def examples(self, images: LabelledImages, first: int, last: int) -> ModelObjective:
+        """Return h on a range of a set."""
+        return ModelObjective(self.model, self.pixels(images.images[first:last]), images.labels[first:last])
