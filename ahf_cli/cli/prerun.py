@@ -73,7 +73,7 @@ def run(config: Config, results: Path, quiet: bool) -> dict[str, Any]:
     own = config.for_prerun()
     name = config.prerun.recipe
     folder = StudyFolder(results, config.study).prerun
-    summary = session.run_search(own, folder, quiet, "prerun")
+    summary = session.run_search(own, folder, quiet, "prerun", stream=1)
     estimates = _estimates(folder, own, name)
     file = folder.folder / "ranges.yaml"
     head = "".join(f"# {e.hyperparameter}: {e.how}\n" for e in estimates)

@@ -123,7 +123,7 @@ def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
     }
 
 
-def run_search(config: Config, study: Study, quiet: bool, title: str) -> dict[str, Any]:
+def run_search(config: Config, study: Study, quiet: bool, title: str, stream: int = 0) -> dict[str, Any]:
     """Run or resume the search of a configuration in a study's folder, and return a summary.
 
     Raises:
@@ -143,7 +143,7 @@ def run_search(config: Config, study: Study, quiet: bool, title: str) -> dict[st
             SearchPlan(
                 {name: config.recipe(name) for name in config.searched},
                 {name: config.space(name) for name in config.searched},
-                config.search.trials, config.seed, config.search.sampler, workers, batch,
+                config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
             ),
             study,
             config.storage or f"sqlite:///{(study.folder / 'study.db').absolute()}",

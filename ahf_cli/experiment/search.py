@@ -34,6 +34,8 @@ class SearchPlan:
     workers: int
     batch: int = 1
     """trials side by side in one job"""
+    stream: int = 0
+    """sampler's stream: 0 for a search, 1 for a pre-run"""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Search:
         record = self.records.trial(name, slot)
         before = (record.read_params() or {}).get("params", {})
         parallel = self.plan.workers * self.plan.batch > 1
-        study.sampler = sampler(self.plan.sampler, self.plan.seed, slot, parallel)
+        study.sampler = sampler(self.plan.sampler, self.plan.seed, self.plan.stream, slot, parallel)
         known = before.keys() == space.keys()
         study.enqueue_trial(before if known else {}, user_attrs={"slot": slot})
         trial = study.ask()

@@ -15,14 +15,14 @@ from ahf_cli.hyperparameters import Range
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def sampler(name: str, seed: int, slot: int, parallel: bool) -> optuna.samplers.BaseSampler:
+def sampler(name: str, seed: int, stream: int, slot: int, parallel: bool) -> optuna.samplers.BaseSampler:
     """Make the sampler of one slot.
 
     A sampler that lives on repeats itself after a restart and across workers; one made anew for each slot,
-    seeded by (study seed, slot), does not.  The seed is the same for every recipe, so that recipes with equal
-    search spaces begin with the same trials.
+    seeded by (study seed, stream, slot), does not.  A pre-run and its search have streams of their own.  The
+    seed is the same for every recipe, so that recipes with equal search spaces begin with the same trials.
     """
-    own = int(np.random.default_rng([seed, slot]).integers(2**32))
+    own = int(np.random.default_rng([seed, stream, slot]).integers(2**32))
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
     with warnings.catch_warnings():

@@ -1,0 +1,45 @@
+# `make run`: install, fetch the data, run the quick study.  `make test`: everything that must hold.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run install data test lint types pytest test-long bench clean
+
+run: $(VENV)/installed data
+	$(BIN)/ahf reproduce --preset quick
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+data: $(VENV)/installed
+	$(BIN)/ahf data fetch
+
+test: lint types pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+# One thread: a torch process whose threads spin beside busy ones is many times slower.
+pytest: $(VENV)/installed-dev data
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-long: $(VENV)/installed-dev data
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+bench: $(VENV)/installed-dev data
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
