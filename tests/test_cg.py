@@ -57,9 +57,7 @@ def test_a_solved_system_needs_no_iteration() -> None:
 def test_residual_tolerance_is_that_of_the_dtype(dtype: torch.dtype, small: float, large: float) -> None:
     for size, stop in ((small, "RESIDUAL"), (large, "MAX_ITERATIONS")):
         b = torch.tensor([[size, 0.0]], dtype=dtype)
-        _, stops, _ = solve(
-            torch.diag(torch.tensor([1.0, 2.0], dtype=dtype)), b, max_iterations=1
-        )
+        _, stops, _ = solve(torch.diag(torch.tensor([1.0, 2.0], dtype=dtype)), b, max_iterations=1)
         assert stops == [stop]
     assert PublishedRules().residual_tolerance(torch.float64) == 1e-80
     assert PublishedRules().residual_tolerance(torch.float32) == 1e-20

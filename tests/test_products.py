@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ from ahf_cli.optim.convolution import CheapSecondDerivatives, conv2d
 from ahf_cli.optim.losses import SoftmaxCrossEntropy, autograd_hessian
 from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
 
-TIGHT = {"rtol": 1e-9, "atol": 1e-12}  # float64, a few hundred roundings
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)  # a few hundred float64 roundings
 
 
 def output_hessian(z: Tensor) -> Tensor:
@@ -28,16 +32,16 @@ def test_loss_gradient_and_products_equal_dense_ones(name: str, vectorized: bool
     theta, v = rows(objective, 3), rows(objective, 3, seed=2)
     here = objective.evaluate(theta)
     hessian, gauss_newton = HessianOperator(here)(v), GaussNewtonOperator(here)(v)
-    torch.testing.assert_close(objective.value(theta), here.loss, **TIGHT)
+    close(objective.value(theta), here.loss)
     for k in range(3):
         loss = dense_loss(objective)
-        torch.testing.assert_close(here.loss[k], loss(theta[k]), **TIGHT)
-        torch.testing.assert_close(here.gradient[k], torch.func.grad(loss)(theta[k]), **TIGHT)
+        close(here.loss[k], loss(theta[k]))
+        close(here.gradient[k], torch.func.grad(loss)(theta[k]))
         dense = torch.autograd.functional.hessian(loss, theta[k])
-        torch.testing.assert_close(hessian[k], dense @ v[k], **TIGHT)
+        close(hessian[k], dense @ v[k])
         jacobian = torch.autograd.functional.jacobian(dense_outputs(objective), theta[k]).flatten(0, 1)
         ggn = jacobian.T @ output_hessian(dense_outputs(objective)(theta[k])) @ jacobian
-        torch.testing.assert_close(gauss_newton[k], ggn @ v[k], **TIGHT)
+        close(gauss_newton[k], ggn @ v[k])
 
 
 def test_softmax_regression_has_its_closed_form() -> None:
@@ -55,7 +59,7 @@ def test_softmax_regression_has_its_closed_form() -> None:
     expected_row = objective.layout.join([expected[:, :-1], expected[:, -1]])
     here = objective.evaluate(theta)
     for operator in (HessianOperator(here), GaussNewtonOperator(here)):
-        torch.testing.assert_close(operator(v), expected_row, **TIGHT)
+        close(operator(v), expected_row)
 
 
 def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
@@ -65,8 +69,8 @@ def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
     w = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64)
     loss = SoftmaxCrossEntropy()
     by_graph = autograd_hessian(loss.value(z, y).sum(), z)(w)
-    torch.testing.assert_close(by_graph, loss.hessian(z, y)(w), **TIGHT)
-    torch.testing.assert_close(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten(), **TIGHT)
+    close(by_graph, loss.hessian(z, y)(w))
+    close(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
     ],
 )
 def test_convolution_is_differentiable_twice(
-    shape: tuple[int, ...], weight: tuple[int, ...], options: dict[str, int]
+    shape: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)

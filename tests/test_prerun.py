@@ -1,0 +1,47 @@
+"""Search ranges from made-up dynamics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ahf_cli.experiment.config import load
+from ahf_cli.experiment.prerun import estimate_sigma, estimate_smoothness, ranges
+from ahf_cli.hyperparameters import Range
+
+
+def test_sigma_goes_from_the_median_to_the_maximum_of_the_peaks() -> None:
+    norms = [np.array([1.0, 5.0, 2.0]), np.array([9.0, 3.0]), np.array([4.0, 4.0])]
+    found = estimate_sigma(norms, "l2")
+    assert found.range == Range(5.0, 9.0) and found.paper == Range(30, 100) and found.supported
+    assert "3 of 3 trials" in found.how and "(l2)" in found.how
+
+
+@pytest.mark.parametrize(
+    ("norms", "diverged"),
+    [([], 0), ([np.array([1.0])], 2), ([np.array([np.inf, 1.0])], 0), ([np.zeros(3)], 0)],
+)
+def test_sigma_without_support_keeps_the_papers_range(norms: list[np.ndarray], diverged: int) -> None:
+    found = estimate_sigma(norms, "l2", diverged)
+    assert found.range == Range(30, 100) and not found.supported and "no support" in found.how
+
+
+def test_smoothness_goes_from_the_median_to_the_95_percent_quantile_of_the_positive_values() -> None:
+    values = [np.arange(-20.0, 50.0), np.array([np.nan, np.inf])]
+    found = estimate_smoothness(values)
+    positive = np.arange(1.0, 50.0)
+    assert found.range == Range(float(np.median(positive)), float(np.quantile(positive, 0.95)))
+    assert "49 of 72 values" in found.how and found.supported
+
+
+@pytest.mark.parametrize("values", [[], [np.arange(1.0, 20.0)], [np.r_[np.arange(1.0, 40.0), -np.ones(60)]]])
+def test_smoothness_without_support_keeps_the_papers_range(values: list[np.ndarray]) -> None:
+    found = estimate_smoothness(values)
+    assert found.range == Range(50, 300) and not found.supported and "no support" in found.how
+
+
+def test_a_search_takes_the_ranges() -> None:
+    estimates = [estimate_sigma([np.array([0.2, 0.4])], "l2"), estimate_smoothness([np.arange(1.0, 101.0)])]
+    config = load("smoke").with_ranges(ranges("adaptive_hf", estimates))
+    assert config.space("adaptive_hf")["sigma"] == Range(0.4, 0.4)
+    assert config.space("adaptive_hf")["smoothness"].low == 50.5

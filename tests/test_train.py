@@ -1,0 +1,179 @@
+"""Training on a small made-up task: records, resume, batches, divergence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ahf_cli.experiment.evaluate import evaluate
+from ahf_cli.experiment.records import CHANCE_LOSS, Progress
+from ahf_cli.experiment.train import Plan, StoppedError, begin, restore, train
+from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.tasks.data import LabelledImages, Split
+from ahf_cli.tasks.lenet import LeNet, glorot_uniform
+from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, batch_indices
+
+PLAN = Plan(steps=6, eval_every=2, seed=3)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 9, stride=4)
+        self.fc = nn.Linear(50, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.conv(x)).flatten(1))  # type: ignore[no-any-return]
+
+
+def images(count: int, seed: int) -> LabelledImages:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 10
+    pixels = torch.randint(0, 120, (count, 1, 28, 28), generator=generator)
+    for n, label in enumerate(labels):
+        pixels[n, 0, 2 * int(label) : 2 * int(label) + 6] += 100
+    return LabelledImages(pixels.to(torch.uint8), labels)
+
+
+def task(validation: bool = True) -> Task:
+    split = Split(images(80, 0), images(30, 1) if validation else None, images(40, 2))
+    return Task(split, Small(), 16, torch.device("cpu"))
+
+
+def comparable(rows: list) -> list[dict[str, object]]:  # type: ignore[type-arg]
+    """Rows without their times, with NaN equal to itself."""
+    return [
+        {
+            k: "nan" if isinstance(v, float) and math.isnan(v) else v
+            for k, v in asdict(r).items()
+            if k != "seconds"
+        }
+        for r in rows
+    ]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_records_steps_evaluations_and_its_end(name: str) -> None:
+    batch = begin(task(), RECIPES[name], PLAN, {7: {"damping": 5.0}})
+    heard: list[Progress] = []
+    (result,) = train(task(), batch, on_progress=heard.append)
+    trial = batch.trials[0]
+    assert [row.step for row in trial.steps] == [1, 2, 3, 4, 5, 6]
+    assert [row.step for row in trial.curve] == [0, 2, 4, 6] and trial.curve[2].epoch == 4 / 5
+    assert result.slot == 7 and result.status == "ok" and result.params["damping"] == 5.0
+    assert result.value == min(trial.curve[-1].train_loss, CHANCE_LOSS) and result.steps == 6
+    assert trial.curve[-1].products == trial.products > sum(r.cg_iterations for r in trial.steps)
+    assert trial.curve[-1].gradients == 6 * (2 if name in ("hf", "adaptive_hf") else 1)
+    assert [p.step for p in heard] == [1, 2, 3, 4, 5, 6] and heard[1].row == trial.curve[1]
+    assert trial.steps[0].damping == 5.0 and trial.steps[1].loss != trial.steps[0].loss
+
+
+def test_training_reduces_the_loss() -> None:
+    good = {"lr": 0.3, "damping": 3.0}
+    batch = begin(task(), RECIPES["hf"].derive("g", {"curvature": "ggn"}), replace(PLAN, steps=25), {0: good})
+    (result,) = train(task(), batch)
+    assert result.test_accuracy > 0.9 and not result.stalled
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_a_stopped_run_continues_bitwise(stop_at: int) -> None:
+    recipe, saved = RECIPES["adaptive_hf"], {}
+    straight = begin(task(), recipe, PLAN, {0: {}})
+    train(task(), straight)
+    batch = begin(task(), recipe, PLAN, {0: {}})
+    with pytest.raises(StoppedError):
+        train(
+            task(),
+            batch,
+            on_checkpoint=lambda slot, data, step: saved.update({step: data}),
+            should_stop=lambda: batch.step == stop_at,
+        )
+    assert list(saved) == [stop_at]
+    resumed = restore(task(), recipe, PLAN, saved[stop_at])
+    train(task(), resumed)
+    assert torch.equal(resumed.state.parameters, straight.state.parameters)
+    assert comparable(resumed.trials[0].curve) == comparable(straight.trials[0].curve)
+    assert comparable(resumed.trials[0].steps) == comparable(straight.trials[0].steps)
+
+
+def test_checkpoints_come_at_their_interval_and_not_at_the_end() -> None:
+    steps: list[int] = []
+    batch = begin(task(), RECIPES["hf"], replace(PLAN, checkpoint_every=2), {0: {}})
+    train(task(), batch, on_checkpoint=lambda slot, data, step: steps.append(step))
+    assert steps == [2, 4]
+
+
+def test_trials_in_a_batch_equal_trials_alone_and_one_that_diverges_stops_alone() -> None:
+    recipe = RECIPES["hf"]
+    params = {0: {"lr": 0.1, "damping": 3.0}, 4: {"lr": 1e30, "damping": 3.0}, 5: {"lr": 0.3, "damping": 9.0}}
+    together = begin(task(), recipe, PLAN, params)
+    results = train(task(), together)
+    assert [r.status for r in results] == ["ok", "diverged", "ok"] and [r.slot for r in results] == [0, 4, 5]
+    assert results[1].steps == 1 and results[1].value == CHANCE_LOSS and math.isnan(results[1].train_loss)
+    assert [row.step for row in together.trials[1].curve] == [0] and len(together.trials[1].steps) == 1
+    for k, slot in ((0, 0), (2, 5)):
+        alone = begin(task(), recipe, PLAN, {slot: params[slot]})
+        (result,) = train(task(), alone)
+        assert results[k].train_loss == pytest.approx(result.train_loss, rel=1e-4)
+
+
+def test_all_diverged_ends_the_run() -> None:
+    heard: list[Progress] = []
+    train(task(), begin(task(), RECIPES["hf"], PLAN, {0: {"lr": 1e30}}), on_progress=heard.append)
+    assert [p.step for p in heard] == [1]
+
+
+def test_a_finite_disaster_is_capped_and_a_stall_is_flagged() -> None:
+    worse = replace(PLAN, steps=1)
+    (result,) = train(task(), begin(task(), RECIPES["hf"], worse, {0: {"lr": 3000.0, "damping": 1.0}}))
+    assert result.status == "ok" and result.train_loss > CHANCE_LOSS == result.value and result.stalled
+    (still,) = train(task(), begin(task(), RECIPES["hf"], PLAN, {0: {"lr": 1e-9}}))
+    assert still.stalled and still.status == "ok"
+
+
+def test_no_validation_set_gives_nan() -> None:
+    batch = begin(task(validation=False), RECIPES["hf"], PLAN, {0: {}})
+    (result,) = train(task(validation=False), batch)
+    assert math.isnan(result.validation_loss) and result.status == "ok"
+
+
+def test_evaluation_equals_one_pass_over_the_set() -> None:
+    own = replace(task(), split=Split(images(600, 5), None, images(40, 2)))  # more than two chunks
+    theta = torch.stack([own.initial(0), own.initial(1)])
+    loss, accuracy = evaluate(own, theta, own.split.train, limit=555)
+    whole = own.examples(own.split.train, 0, 555)
+    torch.testing.assert_close(loss.float(), whole.value(theta), rtol=1e-5, atol=1e-6)
+    right = (whole.outputs(theta).argmax(-1) == whole.targets).float().mean(-1)
+    torch.testing.assert_close(accuracy.float(), right)
+
+
+def test_batches_are_a_pure_function_of_seed_stream_and_step() -> None:
+    count, size = 80, 16
+    epoch = [batch_indices(3, GRADIENT_STREAM, step, count, size) for step in range(5)]
+    assert sorted(np.concatenate(epoch).tolist()) == list(range(80))
+    assert not np.array_equal(batch_indices(3, GRADIENT_STREAM, 5, count, size), epoch[0])
+    assert not np.array_equal(batch_indices(3, CURVATURE_STREAM, 0, count, size), epoch[0])
+    assert not np.array_equal(batch_indices(4, GRADIENT_STREAM, 0, count, size), epoch[0])
+    np.testing.assert_array_equal(batch_indices(3, GRADIENT_STREAM, 2, count, size), epoch[2])
+    # the last partial batch is dropped: 83 examples give 5 batches of 16 as well
+    assert len(set(np.concatenate([batch_indices(3, 1, s, 83, size) for s in range(5)]).tolist())) == 80
+
+
+def test_lenet_and_its_initial_weights() -> None:
+    own = Task(task().split, LeNet(), 16, torch.device("cpu"))
+    assert own.layout.size == 44_426
+    theta = glorot_uniform(own.layout, 0)
+    pieces = dict(zip(own.layout.names, own.layout.split(theta[None]), strict=True))
+    for name, fans in {"conv1.weight": 25 + 150, "conv2.weight": 150 + 400, "fc1.weight": 256 + 120}.items():
+        bound = math.sqrt(6 / fans)
+        values = pieces[name]
+        assert values.abs().max() <= bound and values.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert all((piece == 0).all() for name, piece in pieces.items() if name.endswith("bias"))
+    assert torch.equal(theta, glorot_uniform(own.layout, 0)) and not torch.equal(
+        theta, glorot_uniform(own.layout, 1)
+    )
