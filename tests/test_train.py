@@ -69,7 +69,7 @@ def test_a_run_records_steps_evaluations_and_its_end(name: str) -> None:
     assert result.value == min(trial.curve[-1].train_loss, CHANCE_LOSS) and result.steps == 6
     assert trial.curve[-1].products == trial.products > sum(r.cg_iterations for r in trial.steps)
     assert trial.curve[-1].gradients == 6 * (2 if name in ("hf", "adaptive_hf") else 1)
-    assert [p.step for p in heard] == [1, 2, 3, 4, 5, 6] and heard[1].row == trial.curve[1]
+    assert [p.step for p in heard] == [0, 1, 2, 3, 4, 5, 6] and heard[2].row == trial.curve[1]
     assert trial.steps[0].damping == 5.0 and trial.steps[1].loss != trial.steps[0].loss
 
 
@@ -125,7 +125,7 @@ def test_trials_in_a_batch_equal_trials_alone_and_one_that_diverges_stops_alone(
 def test_all_diverged_ends_the_run() -> None:
     heard: list[Progress] = []
     train(task(), begin(task(), RECIPES["hf"], PLAN, {0: {"lr": 1e30}}), on_progress=heard.append)
-    assert [p.step for p in heard] == [1]
+    assert [p.step for p in heard] == [0, 1]
 
 
 def test_a_finite_disaster_is_capped_and_a_stall_is_flagged() -> None:

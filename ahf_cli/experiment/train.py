@@ -135,6 +135,7 @@ def train(
     plan = batch.plan
     if batch.step == 0 and not batch.trials[0].curve:
         _evaluate(task, batch)
+        _report(batch, on_progress)
     while batch.step < plan.steps and bool(batch.state.active.any()):
         _step(task, batch, optimizer)
         if batch.step % plan.eval_every == 0 or batch.step == plan.steps:
@@ -205,10 +206,9 @@ def _evaluate(task: Task, batch: Batch) -> None:
 
 def _report(batch: Batch, on_progress: Callable[[Progress], None]) -> None:
     for trial in batch.trials:
-        row = trial.curve[-1] if trial.curve and trial.curve[-1].step == batch.step else None
-        on_progress(
-            Progress(batch.recipe.name, trial.slot, batch.step, batch.plan.steps, trial.steps[-1].loss, row)
-        )
+        row = trial.curve[-1] if trial.curve[-1].step == batch.step else None
+        loss = trial.steps[-1].loss if trial.steps else trial.curve[0].train_loss
+        on_progress(Progress(batch.recipe.name, trial.slot, batch.step, batch.plan.steps, loss, row))
 
 
 def _result(batch: Batch, trial: Trial) -> TrialResult:

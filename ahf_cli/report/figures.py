@@ -21,6 +21,8 @@ from ahf_cli.report.tables import METRICS, curve_table, recipe_names, step_table
 
 DPI = 150
 CAPTION_SIZE = 8.0
+LOSS_TOP = 1.5 * CHANCE_LOSS
+"""Top of the panel of the loss: one runaway mean would flatten every other curve."""
 LINE_HEIGHT = CAPTION_SIZE * 1.32 / 72  # inches
 CHARACTERS_PER_INCH = 16.5
 NORMS = {
@@ -46,7 +48,7 @@ def figure_2(
     table = pd.concat([curve_table(curves, m, band) for m in METRICS], ignore_index=True)
     looks = styles(recipe_names(trials, planned))
     known = built_in({}) if explanations is None else explanations
-    caption = [_band_sentence(table, trials, band)]
+    caption = [_band_sentence(table, trials, band), *_cut_off(table)]
     for name in recipe_names(trials, planned):
         own = trials[trials["recipe"] == name]
         said = known.get(name, "")
@@ -188,16 +190,24 @@ def _line(axes: Axes, lines: pd.DataFrame, style: Style, label: str | None, *, s
 
 
 def _limits(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    """Fix the y axis: accuracies from 0 to 1, losses from 0, or logarithmic where one runs away."""
+    """Fix the y axis: accuracies from 0 to 1, losses from 0 to `LOSS_TOP`, above which they are cut off."""
     top = float(table["centre"].max()) if len(table) else CHANCE_LOSS
     if metric == "test_accuracy":
         axes.set_ylim(0, 1)
         axes.set_yticks(np.arange(0, 1.01, CHANCE_ACCURACY * 2))
-    elif top > 3 * CHANCE_LOSS:
-        axes.set_yscale("log", nonpositive="clip")
-        axes.set_ylim(float(table["centre"].min()) / 1.5, top * 2)
     else:
-        axes.set_ylim(0, max(top, CHANCE_LOSS) * 1.12)
+        axes.set_ylim(0, min(max(top, CHANCE_LOSS) * 1.12, LOSS_TOP))
+
+
+def _cut_off(table: pd.DataFrame) -> list[str]:
+    """Say which curves leave the panel of the loss, and how far they go."""
+    losses = table[table["metric"] == "train_loss"]
+    above = losses[losses["centre"] > LOSS_TOP]
+    if not len(above):
+        return []
+    peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
+    said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
+    return [f"The loss is cut off above {LOSS_TOP:.3g}: {'; '.join(said)}."]
 
 
 def _n_of(trials: pd.DataFrame, planned: int) -> str:

@@ -1,0 +1,82 @@
+"""What a curvature product costs beside a gradient, set-up and all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ahf_cli.optim import HessianOperator, ModelObjective
+from benchmarks import problems
+from benchmarks.timing import Bench, interleave, spread
+
+ITERATIONS = 15
+"""CG iterations that share what is set up once a step."""
+Samples = dict[str, NDArray[np.float64]]
+
+
+def measure(bench: Bench) -> list[dict[str, Any]]:
+    """Time loss, gradient and both products of LeNet in turn, and what each product needs once a step."""
+    h = problems.objective(bench.device)
+    samples = _samples(bench, h)
+    derived = _derived(samples)
+    rows = [_row(name, values, samples["gradient"]) for name, values in {**samples, **derived}.items()]
+    return rows + _spread_out({**samples, **derived})
+
+
+def _samples(bench: Bench, h: ModelObjective) -> Samples:
+    """Return milliseconds, round by round."""
+    theta = problems.weights(h)
+    kept = h.evaluate(theta)
+    vector = kept.gradient.clone()
+
+    def graph() -> None:
+        evaluation = h.evaluate(theta)
+        HessianOperator(evaluation).prepare()
+        _ = evaluation.gradient
+
+    actions = {
+        "loss": lambda: h.value(theta),
+        "forward pass with graph": lambda: h.evaluate(theta),
+        "gradient": lambda: h.evaluate(theta).gradient,
+        "gradient with graph": graph,
+        "first GGN product": lambda: h.evaluate(theta).gauss_newton_product(vector),
+        "Hessian product": lambda: kept.hessian_product(vector),
+        "GGN product": lambda: kept.gauss_newton_product(vector),
+    }
+    timed = {name: bench.stopwatch(action) for name, action in actions.items()}
+    samples = interleave(timed, bench.budget(40, rounds=200))
+    return {name: 1e3 * np.asarray(values) for name, values in samples.items()}
+
+
+def _derived(t: Samples) -> Samples:
+    """Return what is only known as a difference, taken within each round."""
+    return {
+        "set-up of Hessian products": t["gradient with graph"] - t["gradient"],
+        "set-up of GGN products": t["first GGN product"] - t["GGN product"] - t["forward pass with graph"],
+    }
+
+
+def _row(name: str, values: NDArray[np.float64], gradient: NDArray[np.float64]) -> dict[str, Any]:
+    return {"quantity": name, "ms": spread(values), "ratio": spread(values / gradient)}
+
+
+def _spread_out(t: Samples) -> list[dict[str, Any]]:
+    """Return each product with its share of the set-up, on the gradient's batch and on one of its own."""
+    setups = {
+        ("hessian", "same"): t["set-up of Hessian products"],
+        ("hessian", "independent"): t["gradient with graph"],
+        ("ggn", "same"): t["set-up of GGN products"],
+        ("ggn", "independent"): t["set-up of GGN products"] + t["forward pass with graph"],
+    }
+    products = {"hessian": t["Hessian product"], "ggn": t["GGN product"]}
+    return [
+        {
+            "curvature": curvature,
+            "curvature_batch": where,
+            "iterations": ITERATIONS,
+            "ratio": spread((products[curvature] + setup / ITERATIONS) / t["gradient"]),
+        }
+        for (curvature, where), setup in setups.items()
+    ]

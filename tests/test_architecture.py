@@ -1,0 +1,91 @@
+"""Imports point down, heavy packages stay where they belong, and the core knows nothing of the rest."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ahf_cli
+
+PACKAGE = Path(ahf_cli.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+SHARED = {"ahf_cli.hyperparameters", "ahf_cli.errors"}
+# A package may import itself, `SHARED` and these.
+BELOW = {
+    "optim": set(),
+    "tasks": {"ahf_cli.optim"},
+    "experiment": {"ahf_cli.tasks", "ahf_cli.optim"},
+    "report": {"ahf_cli.experiment"},
+    "cli": {"ahf_cli.experiment", "ahf_cli.report", "ahf_cli.tasks", "ahf_cli.optim"},
+}
+# What of `experiment` the report may read: records and rules, nothing that runs.
+FOR_REPORT = {"config", "statistics", "records", "trace"}
+ONLY_IN = {
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "optuna": {"experiment/space.py", "experiment/search.py"},
+    "yaml": {"experiment/config.py"},
+    "pandas": {"report", "cli"},
+    "matplotlib": {"report"},
+    "torchvision": {"tasks"},
+    "click": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions and for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found |= {node.module} if node.module != "ahf_cli" else {f"ahf_cli.{a.name}" for a in node.names}
+    return found
+
+
+def test_there_is_something_to_check() -> None:
+    assert {p.parent.name for p in MODULES} >= {"optim", "tasks", "experiment", "report", "cli"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    relative = path.relative_to(PACKAGE)
+    home = relative.parts[0] if len(relative.parts) > 1 else ""
+    for name in imports(path):
+        top, where = name.split(".")[0], str(relative)
+        if top in ONLY_IN:
+            assert any(where == place or home == place for place in ONLY_IN[top]), f"{where} imports {name}"
+        if top != "ahf_cli" or home == "" or name in SHARED:
+            continue
+        package = ".".join(name.split(".")[:2])
+        assert package == f"ahf_cli.{home}" or package in BELOW[home] or package == "ahf_cli", (
+            f"{where} imports {name}"
+        )
+        if home == "report" and package == "ahf_cli.experiment":
+            assert name.split(".")[2] in FOR_REPORT, f"{where} imports {name}"
+
+
+def test_the_core_needs_torch_alone() -> None:
+    allowed = {"torch", "ahf_cli", *sys.stdlib_module_names}
+    for path in (PACKAGE / "optim").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= allowed, path
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "--help"], ["config", "ls"], ["search", "--help"]]
+)
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom ahf_cli.cli import main\n"
+        f"assert main({arguments!r}) == 0\n"
+        "heavy = {'torch', 'optuna', 'pandas', 'matplotlib', 'torchvision'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,216 @@
+"""The commands that train, end to end on a little of the real data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ahf_cli.cli import main
+from ahf_cli.report.store import Study
+from ahf_cli.tasks.data import locate
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY = [
+    "--preset",
+    "smoke",
+    *["-o", "task.subset=400", "-o", "task.batch_size=64", "-o", "train.steps=3", "-o", "train.eval_every=2"],
+]
+
+
+def ahf(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ahf_cli", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of two recipes and two trials, and its pre-run."""
+    results = tmp_path_factory.mktemp("results")
+    done = ahf("reproduce", *TINY, "--results", str(results), "--json", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert set(document) == {"prerun", "search", "compare"}
+    return results
+
+
+def test_reproduce_leaves_a_whole_study(searched: Path) -> None:
+    folder = searched / "smoke"
+    for name in (
+        "config.yaml", "manifest.json", "trials.csv", "curves.csv", "prerun/ranges.yaml",
+        "prerun/figures/prerun_steps.png", "prerun/figures/prerun_smoothness.pdf",
+        "prerun/data/prerun_steps.csv",
+        "report/figures/figure2.png", "report/figures/figure2.pdf", "report/data/figure2.csv",
+        "report/tables/final_values.csv", "trials/hf/000/result.json", "trials/adaptive_hf/001/steps.csv.gz",
+    ):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    with open(folder / "trials/hf/000/curve.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "2", "3"]
+    assert not list(folder.rglob("checkpoint*"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["data"]["train-images-idx3-ubyte.gz"] and manifest["versions"]["torch"]
+    # A pre-run and its search do not repeat each other's trials.
+    study = Study(searched, "smoke")
+    assert study.finished("adaptive_hf")[0].params != study.prerun.finished("adaptive_hf")[0].params
+
+
+def test_a_finished_study_is_said_to_be_done(searched: Path) -> None:
+    before = {p: p.read_bytes() for p in searched.rglob("result.json")}
+    started = time.monotonic()
+    done = ahf("search", *TINY, "--results", str(searched))
+    assert done.returncode == 0 and "all 4 trials are done" in done.stderr
+    assert "hf: 2 trials: 2 ok" in done.stdout
+    assert {p: p.read_bytes() for p in searched.rglob("result.json")} == before
+    assert time.monotonic() - started < 60
+
+
+def test_compare_draws_the_study(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "tables", "--study", "smoke", "--results", str(searched), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["final_values"]
+    assert {row["recipe"] for row in rows} == {"hf", "adaptive_hf"}
+    assert main(["compare", "plots", "--study", "smoke", "--results", str(searched), "--band", "iqr"]) == 0
+    assert "figure2.png" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (searched / "smoke" / "config.yaml").read_bytes()
+    assert main(["search", *TINY, "-o", "seed=5", "--results", str(searched)]) == 2
+    error = capsys.readouterr().err
+    assert "study 'smoke' exists with other settings" in error and "seed: on disk 0, asked for 5" in error
+    assert (searched / "smoke" / "config.yaml").read_bytes() == before
+
+
+def test_ranges_of_the_prerun_are_searched(searched: Path) -> None:
+    ranges = searched / "smoke" / "prerun" / "ranges.yaml"
+    words = ["--ranges", str(ranges), "--study", "ranged", "--recipe", "adaptive_hf", "--trials", "1"]
+    done = ahf("search", *TINY, *words, "--results", str(searched), "-q")
+    assert done.returncode == 0, done.stderr
+    (result,) = Study(searched, "ranged").finished("adaptive_hf")
+    assert result.params["sigma"] < 30  # 2-norms at the start are of order 0.1, not the paper's 30 to 100
+
+
+def test_terminated_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    words = [
+        "search",
+        *TINY,
+        "-o",
+        "train.steps=12",
+        "--recipe",
+        "hf",
+        "--trials",
+        "1",
+        "-o",
+        "run.workers=1",
+    ]
+    straight = ahf(*words, "--results", str(tmp_path / "a"))
+    assert straight.returncode == 0, straight.stderr
+    command = [sys.executable, "-m", "ahf_cli", *words, "--results", str(tmp_path / "b")]
+    trial = Study(tmp_path / "b", "smoke").trial("hf", 0)
+    process = subprocess.Popen([*command, "-o", "run.checkpoint_every=1"], stderr=subprocess.PIPE, text=True)
+    while not (trial.path / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 75, said
+    assert "interrupted; this resumes it: ahf search --preset smoke" in said
+    assert trial.result() is None and trial.load_checkpoints()
+    again = ahf(*words, "--results", str(tmp_path / "b"))
+    assert again.returncode == 0, again.stderr
+    other = Study(tmp_path / "a", "smoke").trial("hf", 0)
+    names = [c for c in other.curve().columns if c != "seconds"]
+    assert trial.curve()[names].equals(other.curve()[names])
+    assert trial.steps().equals(other.steps())
+
+
+def test_train_saves_a_curve_and_says_when_it_is_done(tmp_path: Path) -> None:
+    words = ["train", "hf", "-p", "lr=0.3", "-p", "damping=5", *TINY, "--results", str(tmp_path)]
+    first = ahf(*words)
+    assert first.returncode == 0, first.stderr
+    assert "test accuracy" in first.stdout and "curve.csv" in first.stdout and "figure2.png" in first.stdout
+    assert "step     0  train loss" in first.stderr
+    second = ahf(*words, "--json")
+    assert second.returncode == 0 and json.loads(second.stdout)["params"] == {"lr": 0.3, "damping": 5.0}
+    assert "train loss" not in second.stderr
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("train-hf-")
+
+
+def test_a_recorded_run_verifies(tmp_path: Path) -> None:
+    file = tmp_path / "own.npz"
+    done = ahf("train", "hf", "-p", "lr=0.3", *TINY, "--record", str(file))
+    assert done.returncode == 0, done.stderr
+    again = ahf("verify", str(file), str(GOLDEN / "mlp_hf_hessian.npz"), "--json")
+    assert again.returncode == 0, again.stderr
+    document = json.loads(again.stdout)
+    assert document["ok"] and [f["setup"]["kind"] for f in document["files"]] == ["lenet", "mlp"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "--recipe", "hff"], "--recipe: search.recipes: unknown recipe 'hff'; did you mean 'hf'?"),
+        (["search", "--trials", "0"], "--trials must be ≥ 1, got 0"),
+        (["search", "--study", "../x"], "--study: study: must be a string that matches"),
+        (["search", "--device", "cuda"], "run.device: must be a device that is there, got 'cuda'"),
+        (["search", "--ranges", "no.yaml"], "no.yaml: cannot be read"),
+        (["search", "-o", "spaces.hf.lr.low=2"], "spaces.hf.lr"),
+        (["search", "--results", "/proc/ahf"], "cannot write results to /proc/ahf/smoke"),
+        (["prerun", "--recipe", "adaptive"], "unknown recipe 'adaptive'; did you mean 'adaptive_hf'?"),
+        (["train", "hff"], "unknown recipe 'hff'; did you mean 'hf'?"),
+        (["train", "hf", "-p", "lr=0"], "--param: lr must be in (0, inf), got 0.0"),
+        (["train", "hf", "-p", "lr=x", "-p", "sigma=3"], "--param: hf has no hyperparameter 'sigma'"),
+        (["train", "hf", "-p", "lr"], "--param: must be NAME=VALUE, got 'lr'"),
+        (["train", "adaptive_hf", "-p", "beta2=1"], "--param: beta2 must be in [0, 1), got 1.0"),
+        (["verify", "no.npz"], "no.npz: no such file"),
+        (["verify", __file__], "not a readable .npz trace"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    preset = [] if words[0] == "verify" else TINY
+    results = [] if words[0] == "verify" or "--results" in words else ["--results", str(tmp_path / "r")]
+    if "--device" in words and __import__("torch").cuda.is_available():
+        words = ["search", "--device", "tpu"]
+        message = "tpu"
+    assert main([words[0], *words[1:], *preset, *results]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err and captured.out == ""
+    assert not list((tmp_path / "r").glob("*/trials"))
+
+
+def test_truncated_data_is_refused_by_name(tmp_path: Path) -> None:
+    for file in locate().iterdir():
+        if file.name.endswith(".gz"):
+            content = file.read_bytes()
+            cut = len(content) // 2 if file.name.startswith("t10k-images") else len(content)
+            (tmp_path / file.name).write_bytes(content[:cut])
+    done = ahf("search", *TINY, "--results", str(tmp_path / "r"), env={"AHF_DATA_DIR": str(tmp_path)})
+    assert done.returncode == 2 and "t10k-images-idx3-ubyte.gz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_trace_fails_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dataclasses import replace
+
+    from ahf_cli.report.trace_file import read_trace, write_trace
+
+    trace = read_trace(GOLDEN / "mlp_hf_hessian.npz")
+    loss = trace.series["loss"].copy()
+    loss[4] += 1e-3
+    write_trace(tmp_path / "bad.npz", replace(trace, series={**trace.series, "loss": loss}))
+    assert main(["verify", str(tmp_path / "bad.npz")]) == 1
+    captured = capsys.readouterr()
+    assert "first outside at step 5" in captured.out and "1 of 1 traces leave the tolerance" in captured.err
