@@ -17,7 +17,7 @@ CurvatureBatch = Literal["same", "independent"]
 ReductionRatio = Literal["direction", "update", "published"]
 StepSize = Literal["constant", "eq3", "eq3_repaired"]
 Norm = Literal["l2", "l1", "sum_l2"]
-Solver = Literal["cg"]
+Solver = Literal["cg", "dual"]
 CGRules = Literal["martens", "published"]
 DampingRule = Literal["levenberg_marquardt", "published", "constant"]
 Moments = Literal["none", "adam", "published"]
@@ -104,7 +104,7 @@ class Structure:
     norm: Norm = "l2"
     """norm of the direction in the step-size rule"""
     solver: Solver = "cg"
-    """linear solver"""
+    """conjugate gradient over the parameters, or with the same iterates over the outputs (ggn only)"""
     cg_rules: CGRules = "martens"
     """stopping and negative curvature in CG"""
     damping_rule: DampingRule = "levenberg_marquardt"
@@ -126,8 +126,12 @@ class Structure:
             isinstance(self.max_iterations, int) and self.max_iterations >= 1
         ):
             raise ValueError(f"max_iterations must be an integer ≥ 1, got {self.max_iterations!r}")
-        if not (isinstance(self.warm_start_decay, int | float) and 0 <= self.warm_start_decay <= 1):
-            raise ValueError(f"warm_start_decay must be in [0, 1], got {self.warm_start_decay!r}")
+        decay = self.warm_start_decay
+        if isinstance(decay, bool) or not (isinstance(decay, int | float) and 0 <= decay <= 1):
+            raise ValueError(f"warm_start_decay must be in [0, 1], got {decay!r}")
+
+        if self.solver == "dual" and self.curvature != "ggn":
+            raise ValueError(f"solver: dual needs curvature ggn, got {self.curvature!r}")
 
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that these choices use, in the order of `HYPERPARAMETERS`."""

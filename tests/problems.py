@@ -102,7 +102,8 @@ def spd(size: int, seed: int = 0) -> Tensor:
     """A random symmetric positive definite matrix with eigenvalues from 0.1 to 10."""
     generator = torch.Generator().manual_seed(seed)
     q, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
-    return (q * torch.logspace(-1, 1, size, dtype=torch.float64)) @ q.T
+    result: Tensor = (q * torch.logspace(-1, 1, size, dtype=torch.float64)) @ q.T
+    return result
 
 
 __all__ = [

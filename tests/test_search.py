@@ -34,22 +34,10 @@ def result_of(job: Job, slot: int, status: Status = "ok") -> TrialResult:
     params = job.recipe.complete(job.params[slot])
     value = min(2.3, abs(math.log(params["damping"] / 5)))
     return TrialResult(
-        job.recipe.name,
-        slot,
-        status,
-        1,
-        1,
-        value,
-        "train_loss",
-        params,
-        0,
-        value,
-        value,
-        0.5,
-        value,
-        0.5,
-        0.0,  # type: ignore[arg-type]
-    )
+        recipe=job.recipe.name, slot=slot, status=status, steps=1, planned_steps=1, value=value,
+        objective="train_loss", params=params, seed=0, train_loss=value, test_loss=value, test_accuracy=0.5,
+        validation_loss=value, validation_accuracy=0.5, seconds=0.0,
+    )  # fmt: skip
 
 
 class FakePool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from ahf_cli.optim import rows
 from ahf_cli.optim.curvature import Damped, Operator
+
+Dot = Callable[[Tensor, Tensor], Tensor]
+"""⟨a_k, b_k⟩ of each row; (K, …), (K, …) → (K,)."""
 
 
 class Stop(IntEnum):
@@ -102,6 +106,7 @@ def conjugate_gradient(
     max_iterations: int = 50,
     active: Tensor | None = None,
     check_every: int = 1,
+    dot: Dot = rows.dot,
 ) -> CGResult:
     """Solve (B + λI) x = −g approximately for each row by conjugate gradient from x₀.
 
@@ -118,20 +123,21 @@ def conjugate_gradient(
         max_iterations: limit of updates of x, ≥ 1.
         active: rows that take part, (K,) bool; all by default.
         check_every: iterations between two looks at whether any row is still active.
+        dot: inner product of each row, for vectors that are given by coordinates.
     """
     system = Damped(operator, damping)
-    it = _begin(system, gradient, start, active)
+    it = _begin(system, gradient, start, active, dot)
     tolerance = rules.residual_tolerance(gradient.dtype)
     for n in range(max_iterations):
         it.finish(it.rr <= tolerance, Stop.RESIDUAL)
         if n % check_every == 0 and not bool(it.active.any()):
             break
-        _iterate(it, system, gradient, damping, rules, first=n == 0)
+        _iterate(it, system, gradient, damping, rules, dot, first=n == 0)
     it.finish(it.active, Stop.MAX_ITERATIONS)
     return CGResult(it.x, it.r, it.iterations, it.products, it.stop)
 
 
-def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | None) -> _Iterate:
+def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | None, dot: Dot) -> _Iterate:
     rows_count = gradient.shape[0]
     warm = start.ne(0).any(dim=-1)
     r = -gradient
@@ -139,19 +145,19 @@ def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | Non
         r = torch.where(rows.expand(warm), r - system(start), r)
     zeros = torch.zeros(rows_count, dtype=torch.int64, device=gradient.device)
     active = torch.ones_like(warm) if active is None else active
-    phi = 0.5 * (rows.dot(gradient, start) - rows.dot(start, r))
+    phi = 0.5 * (dot(gradient, start) - dot(start, r))
     return _Iterate(
-        x=start, r=r, d=r, rr=rows.dot(r, r), phi=[phi], active=active, stop=zeros, iterations=zeros,
+        x=start, r=r, d=r, rr=dot(r, r), phi=[phi], active=active, stop=zeros, iterations=zeros,
         products=(warm & active).long(),
     )  # fmt: skip
 
 
 def _iterate(
-    it: _Iterate, system: Damped, gradient: Tensor, damping: Tensor, rules: Rules, first: bool
+    it: _Iterate, system: Damped, gradient: Tensor, damping: Tensor, rules: Rules, dot: Dot, first: bool
 ) -> None:
     """Update x once in every active row, and stop the rows that are done."""
     image = system(it.d)
-    curvature = rows.dot(it.d, image)
+    curvature = dot(it.d, image)
     it.products = it.products + it.active
     broken = rules.breaks_down(curvature) & it.active
     going = it.active & ~broken
@@ -165,11 +171,11 @@ def _iterate(
     move, step = rows.expand(moves), rows.expand(length)
     it.x = torch.where(move, torch.addcmul(it.x, step, it.d), it.x)
     it.r = torch.where(move, torch.addcmul(it.r, step, image, value=-1), it.r)
-    rr = rows.dot(it.r, it.r)
+    rr = dot(it.r, it.r)
     it.d = torch.where(rows.expand(going), torch.addcmul(it.r, rows.expand(rr / it.rr), it.d), it.d)
     it.rr = torch.where(going, rr, it.rr)
     it.iterations = it.iterations + going
-    it.phi.append(0.5 * (rows.dot(gradient, it.x) - rows.dot(it.x, it.r)))
+    it.phi.append(0.5 * (dot(gradient, it.x) - dot(it.x, it.r)))
     it.finish(~torch.isfinite(rr), Stop.NOT_FINITE)
     slow = rules.progress_stop(it.phi)
     if slow is not None:

@@ -23,6 +23,10 @@ class OutputLoss(Protocol):
         """H_L = ∂²L/∂z² at these outputs, block-diagonal over trials."""
         ...
 
+    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """S with H_L = S Sᵀ, block-diagonal over examples: column r of each block; → (K, R, N, C)."""
+        ...
+
 
 class SoftmaxCrossEntropy:
     """L = −(1/N) Σ_n log softmax(z_n)[y_n], of logits z (K, N, C) and classes y (N,)."""
@@ -43,6 +47,21 @@ class SoftmaxCrossEntropy:
             return (pw - p * pw.sum(dim=-1, keepdim=True)) * scale
 
         return product
+
+    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The R = C − 1 columns of S = (diag(q) − p qᵀ) Q′ / √N, with q = √p.
+
+        diag(q) − p qᵀ times its transpose is N H_L, and q is its null vector; the Householder reflection that
+        takes the last unit vector to q takes the null vector out, and leaves C − 1 columns.
+        """
+        p = torch.softmax(outputs.detach(), dim=-1)
+        q, size = p.sqrt(), p.shape[-1]
+        columns = q.unsqueeze(-1) * (torch.eye(size, dtype=p.dtype, device=p.device) - p.unsqueeze(-2))
+        others = p[..., :-1].sum(dim=-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
+        share = q[..., :-1] * (1 + q[..., -1:]) / others  # q_r / (1 − q_C)
+        reflected = columns[..., :-1, :] + share.unsqueeze(-1) * columns[..., -1:, :]
+        scale: float = outputs.shape[-2] ** -0.5
+        return reflected.movedim(-2, 1) * scale
 
 
 def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ahf_cli.optim.convolution import CheapSecondDerivatives
+from ahf_cli.optim.layers import LayerCall, LayerRecorder
 from ahf_cli.optim.losses import OutputLoss, OutputOperator, SoftmaxCrossEntropy
 from ahf_cli.optim.rows import Layout
 
@@ -28,6 +29,8 @@ class Evaluation:
         losses: h, (K,), a graph of the leaves.
         outputs: z, of any shape, a graph of the leaves; needed for Gauss-Newton products only.
         output_hessian: makes w ↦ H_L w at these outputs.
+        output_factor: makes S with H_L = S Sᵀ, for solvers in the space of the outputs.
+        layer_calls: the linear maps that the forward pass of each row applied.
     """
 
     def __init__(
@@ -37,12 +40,16 @@ class Evaluation:
         losses: Tensor,
         outputs: Tensor | None = None,
         output_hessian: Callable[[], OutputOperator] | None = None,
+        output_factor: Callable[[], Tensor] | None = None,
+        layer_calls: Sequence[Sequence[LayerCall]] = (),
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
         self.losses = losses
         self.outputs = outputs
         self._make_output_hessian = output_hessian
+        self.output_factor = output_factor
+        self.layer_calls = layer_calls
 
     @property
     def loss(self) -> Tensor:
@@ -176,14 +183,21 @@ class ModelObjective:
     def evaluate(self, parameters: Tensor) -> Evaluation:
         """Prepare h and its derivatives at θ; (K, P)."""
         leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
+        calls: list[list[LayerCall]] = []
         with torch.enable_grad():
-            outputs = self._outputs(leaves)
+            outputs = self._outputs(leaves, calls)
             losses = self.loss.value(outputs, self.targets)
         return Evaluation(
-            self.layout, leaves, losses, outputs, lambda: self.loss.hessian(outputs, self.targets)
+            self.layout,
+            leaves,
+            losses,
+            outputs,
+            lambda: self.loss.hessian(outputs, self.targets),
+            lambda: self.loss.factor(outputs, self.targets),
+            calls,
         )
 
-    def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
+    def _outputs(self, tensors: Sequence[Tensor], calls: list[list[LayerCall]] | None = None) -> Tensor:
         names = self.layout.names
 
         def forward(*values: Tensor) -> Tensor:
@@ -195,5 +209,11 @@ class ModelObjective:
         if self.vectorized and tensors[0].shape[0] > 1:
             return vmap(forward)(*tensors)
         rows = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
+        results = []
         with nullcontext() if self.inputs.is_cuda else CheapSecondDerivatives():
-            return torch.stack([forward(*row) for row in rows])
+            for row in rows:
+                with LayerRecorder(row) as recorder:
+                    results.append(forward(*row))
+                if calls is not None:
+                    calls.append(recorder.calls)
+        return torch.stack(results)

@@ -15,7 +15,8 @@ from ahf_cli.optim.damping import (
     RatioAtUpdate,
     ReductionRatio,
 )
-from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.descent import LinearSolver, TruncatedNewton
+from ahf_cli.optim.dual import DualNewton
 from ahf_cli.optim.objective import Evaluation
 from ahf_cli.optim.optimizer import Optimizer
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments, PublishedRatio, PublishedRules
@@ -32,6 +33,10 @@ CURVATURE: Mapping[str, Callable[[Evaluation], HessianOperator | GaussNewtonOper
     "ggn": GaussNewtonOperator,
 }
 CG_RULES: Mapping[str, Callable[[], Rules]] = {"martens": MartensRules, "published": PublishedRules}
+SOLVER: Mapping[str, Callable[[Rules, int, float], LinearSolver]] = {
+    "cg": TruncatedNewton,
+    "dual": DualNewton,
+}
 MOMENTS: Mapping[str, Callable[[], Transform]] = {
     "none": Identity,
     "adam": ScaleByAdam,
@@ -59,7 +64,7 @@ def compose(structure: Structure) -> Optimizer:
     return Optimizer(
         curvature=CURVATURE[structure.curvature],
         independent_batch=structure.curvature_batch == "independent",
-        solver=TruncatedNewton(
+        solver=SOLVER[structure.solver](
             CG_RULES[structure.cg_rules](), structure.max_iterations, structure.warm_start_decay
         ),
         transform=MOMENTS[structure.moments](),

@@ -1,0 +1,212 @@
+"""The damped Gauss-Newton system in the space of the outputs.
+
+With the output Hessian H_L = S Sᵀ and A = Sᵀ J, B = Aᵀ A, where A has R·N rows (N examples, R = C − 1 for
+softmax cross-entropy) and P columns.  Every vector that CG meets lies in the span of the rows of A, the
+gradient g and the start x₀; in coordinates of that span a product with B is one small matrix-vector product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ahf_cli.optim import rows
+from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient
+from ahf_cli.optim.curvature import GaussNewtonOperator, Operator
+from ahf_cli.optim.layers import LayerCall
+from ahf_cli.optim.rows import Layout
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The part of A that belongs to one layer, with or without forming it."""
+
+    call: LayerCall
+    cotangents: Tensor  # b, (R, N, out, positions)
+    inputs: Tensor  # a, (N, in, positions)
+    jacobian: Tensor | None  # Σ_positions b aᵀ, (R, N, out, in); None where b and a serve as they are
+
+    @classmethod
+    def of(cls, call: LayerCall, cotangents: Sequence[Tensor]) -> _Block:
+        """Take a layer's inputs and the cotangents of its output, R tensors of its shape."""
+        b = torch.stack([c.flatten(2) if c.dim() > 2 else c.unsqueeze(-1) for c in cotangents])
+        a = call.patches()
+        return cls(call, b, a, None if a.shape[-1] == 1 else torch.einsum("rnop,nip->rnoi", b, a))
+
+    def gram(self) -> Tensor:
+        """A Aᵀ of this layer; (R·N, R·N)."""
+        r, n = self.cotangents.shape[:2]
+        at_bias = self.cotangents.sum(dim=-1).reshape(r * n, -1)
+        if self.jacobian is not None:
+            flat = self.jacobian.reshape(r * n, -1)
+            flat = torch.cat([flat, at_bias], dim=1) if self.call.bias is not None else flat
+            return flat @ flat.T
+        inner = self.inputs[..., 0] @ self.inputs[..., 0].T + (self.call.bias is not None)
+        outer = (at_bias @ at_bias.T).reshape(r, n, r, n)
+        return (outer * inner[None, :, None, :]).reshape(r * n, r * n)
+
+    def forward(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply A by a vector, given as this layer's tensors; → (R, N)."""
+        w = weight.reshape(weight.shape[0], -1)
+        if self.jacobian is not None:
+            result = torch.einsum("rnoi,oi->rn", self.jacobian, w)
+        else:
+            result = torch.einsum("rno,no->rn", self.cotangents[..., 0], self.inputs[..., 0] @ w.T)
+        return result if bias is None else result + self.cotangents.sum(dim=-1) @ bias
+
+    def transpose(self, c: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Multiply Aᵀ by c, (R, N); → gradients in the shapes of weight and bias."""
+        if self.jacobian is not None:
+            weight = torch.einsum("rn,rnoi->oi", c, self.jacobian)
+        else:
+            weight = torch.einsum("rn,rno->no", c, self.cotangents[..., 0]).T @ self.inputs[..., 0]
+        bias = None
+        if self.call.bias is not None:
+            bias = torch.einsum("rn,rno->o", c, self.cotangents.sum(dim=-1))
+        return weight, bias
+
+
+@dataclass(frozen=True)
+class OutputSpace:
+    """A of one trial at one θ, by layers."""
+
+    layout: Layout
+    blocks: tuple[_Block, ...]
+
+    @classmethod
+    def of(cls, operator: GaussNewtonOperator, row: int) -> OutputSpace:
+        """Take the layers of an evaluation apart; R backward passes through the activations alone."""
+        evaluation = operator.evaluation
+        if evaluation.output_factor is None or not evaluation.layer_calls or evaluation.outputs is None:
+            raise ValueError("solver: dual needs a model objective that runs its trials one by one; use cg")
+        calls = evaluation.layer_calls[row]
+        _check_covered(evaluation.layout, calls)
+        outputs = evaluation.outputs[row]
+        layers = [call.output for call in calls]
+        factor = evaluation.output_factor()[row]  # S, (R, N, C)
+        found = [torch.autograd.grad(outputs, layers, s, retain_graph=True) for s in factor]
+        blocks = (
+            _Block.of(call, cotangents)
+            for call, cotangents in zip(calls, zip(*found, strict=True), strict=True)
+        )
+        return cls(evaluation.layout, tuple(blocks))
+
+    def gram(self) -> Tensor:
+        """A Aᵀ; (R·N, R·N)."""
+        total = self.blocks[0].gram()
+        for block in self.blocks[1:]:
+            total += block.gram()
+        return total
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """A v; (P,) → (R·N,)."""
+        pieces = [piece[0] for piece in self.layout.split(vector[None])]
+        parts = [
+            block.forward(
+                pieces[block.call.weight], None if block.call.bias is None else pieces[block.call.bias]
+            )
+            for block in self.blocks
+        ]
+        return torch.stack(parts).sum(dim=0).flatten()
+
+    def transpose(self, vector: Tensor) -> Tensor:
+        """Aᵀ c; (R·N,) → (P,)."""
+        r, n = self.blocks[0].cotangents.shape[:2]
+        pieces: dict[int, Tensor] = {}
+        for block in self.blocks:
+            weight, bias = block.transpose(vector.reshape(r, n))
+            pieces[block.call.weight] = weight
+            if bias is not None and block.call.bias is not None:
+                pieces[block.call.bias] = bias
+        return self.layout.join([pieces[n] for n in range(len(self.layout.names))])[0]
+
+
+def _check_covered(layout: Layout, calls: Sequence[LayerCall]) -> None:
+    """Raise ValueError unless every parameter is the weight or bias of exactly one layer."""
+    used = [n for call in calls for n in (call.weight, call.bias) if n is not None]
+    for n, name in enumerate(layout.names):
+        if used.count(n) != 1:
+            raise ValueError(
+                f"solver: dual needs every parameter in exactly one linear or ungrouped conv2d layer, "
+                f"and {name} is in {used.count(n)}; use cg"
+            )
+
+
+@dataclass(frozen=True)
+class DualNewton:
+    """The iterates of CG for (B + λI) δ = −g with the Gauss-Newton matrix, in coordinates of the outputs.
+
+    A vector v = Aᵀc + αg + βx₀ is kept as its coordinates u = (c, α, β) together with M u, where M holds the
+    inner products of the spanning vectors; then ⟨v, v′⟩ = uᵀ(M u′) is one short dot product, and B v has the
+    coordinates ((M u)[:R·N], 0, 0).  The cost is that of M, whatever the number of iterations.
+    """
+
+    rules: Rules
+    max_iterations: int = 50
+    warm_start_decay: float = 0.95
+
+    def __call__(
+        self, operator: Operator, gradient: Tensor, damping: Tensor, previous: Tensor, active: Tensor
+    ) -> CGResult:
+        """Solve (B + λI) δ = −g from x₀ = decay · δ_previous."""
+        if not isinstance(operator, GaussNewtonOperator):
+            raise ValueError("solver: dual needs curvature ggn, got another operator")
+        results = [
+            self._solve(
+                operator,
+                k,
+                gradient[k],
+                damping[k : k + 1],
+                self.warm_start_decay * previous[k],
+                active[k : k + 1],
+            )
+            for k in range(len(gradient))
+        ]
+        return CGResult(*(torch.cat([getattr(r, name) for r in results]) for name in vars(results[0])))
+
+    def _solve(
+        self,
+        operator: GaussNewtonOperator,
+        row: int,
+        g: Tensor,
+        damping: Tensor,
+        start: Tensor,
+        active: Tensor,
+    ) -> CGResult:
+        space = OutputSpace.of(operator, row)
+        basis = torch.stack([g, start])
+        small = self._inner_products(space, basis)
+        size, outputs = len(small), len(small) - 2
+
+        def paired(u: Tensor) -> Tensor:
+            return torch.cat([u, small @ u])[None]
+
+        def product(pair: Tensor) -> Tensor:
+            image = pair[0, size : size + outputs]
+            return paired(F.pad(image, (0, 2)))
+
+        unit = torch.eye(size, dtype=g.dtype, device=g.device)
+        warm = start.ne(0).any()
+        found = conjugate_gradient(
+            product, damping, paired(unit[-2]), torch.where(warm, paired(unit[-1]), 0), self.rules,
+            self.max_iterations, active, dot=lambda a, b: rows.dot(a[:, :size], b[:, size:]),
+        )  # fmt: skip
+
+        def expanded(pair: Tensor) -> Tensor:
+            return (space.transpose(pair[0, :outputs]) + pair[0, outputs:size] @ basis)[None]
+
+        return CGResult(
+            expanded(found.solution), expanded(found.residual), found.iterations, found.products, found.stop
+        )
+
+    @staticmethod
+    def _inner_products(space: OutputSpace, basis: Tensor) -> Tensor:
+        """M, the inner products of the rows of A, g and x₀; (R·N + 2, R·N + 2)."""
+        images = torch.stack([space.forward(v) for v in basis])  # (2, R·N)
+        return torch.cat(
+            [torch.cat([space.gram(), images.T], dim=1), torch.cat([images, basis @ basis.T], dim=1)]
+        )

@@ -1,0 +1,143 @@
+"""The Gauss-Newton system in the space of the outputs against a dense solve and against CG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ahf_cli.experiment.trace import deviations, recipe_of, run
+from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.optim import GaussNewtonOperator, MartensRules, ModelObjective, Optimizer, Stop, compose
+from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.dual import DualNewton, OutputSpace
+from ahf_cli.optim.losses import SoftmaxCrossEntropy
+from ahf_cli.report.trace_file import read_trace
+from tests.problems import MODELS, problem, rows
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Patient(MartensRules):
+    """CG that stops at the residual only."""
+
+    def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
+        return None
+
+
+def test_the_factor_squares_to_the_output_hessian() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = 5 * torch.randn(2, 7, 4, generator=generator, dtype=torch.float64)
+    z[0, 0] = torch.tensor([0.0, 0.0, 0.0, 800.0])  # certain: H_L = 0
+    z[0, 1] = torch.tensor([800.0, 0.0, 0.0, 0.0])
+    y, loss = torch.zeros(7, dtype=torch.int64), SoftmaxCrossEntropy()
+    factor = loss.factor(z, y)
+    assert factor.shape == (2, 3, 7, 4) and torch.isfinite(factor).all()
+    w = torch.randn(2, 7, 4, generator=generator, dtype=torch.float64)
+    squared = torch.einsum("krnc,krn->knc", factor, torch.einsum("krnc,knc->krn", factor, w))
+    torch.testing.assert_close(squared, loss.hessian(z, y)(w), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_transposed_times_a_is_the_gauss_newton_matrix(name: str) -> None:
+    objective = problem(name)
+    operator, v = GaussNewtonOperator(objective.evaluate(rows(objective, 2))), rows(objective, 2, seed=3)
+    for k in range(2):
+        space = OutputSpace.of(operator, k)
+        torch.testing.assert_close(
+            space.transpose(space.forward(v[k])), operator(v)[k], rtol=1e-9, atol=1e-12
+        )
+        gram = space.gram()
+        dense = torch.stack(
+            [space.forward(space.transpose(e)) for e in torch.eye(len(gram), dtype=gram.dtype)]
+        )
+        torch.testing.assert_close(gram, dense, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_iterates_are_those_of_cg(name: str, warm: bool) -> None:
+    objective = problem(name)
+    operator = GaussNewtonOperator(objective.evaluate(rows(objective, 3)))
+    # Neither the gradient, from another batch, nor the start lies in the range of Jᵀ.
+    gradient = problem(name, seed=9).evaluate(rows(objective, 3)).gradient
+    previous = rows(objective, 3, seed=7) * (0.1 if warm else 0.0)
+    damping = torch.tensor([0.5, 2.0, 20.0], dtype=torch.float64)
+    active = torch.tensor([True, True, False])
+    cg = TruncatedNewton(MartensRules())(operator, gradient, damping, previous, active)
+    dual = DualNewton(MartensRules())(operator, gradient, damping, previous, active)
+    assert torch.equal(dual.stop, cg.stop)
+    # Where CG ends at a residual of rounding size, one iteration more or less is rounding too.
+    exhausted = cg.stop == int(Stop.RESIDUAL)
+    assert ((dual.iterations - cg.iterations).abs() <= exhausted.long()).all()
+    # CG amplifies roundings from iteration to iteration, and the Gram matrix squares the condition.
+    distance = (dual.solution - cg.solution)[:2].norm(dim=1) / cg.solution[:2].norm(dim=1)
+    assert (distance < 1e-7).all()
+    torch.testing.assert_close(dual.residual[:2], cg.residual[:2], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_solution_equals_a_dense_solve(name: str) -> None:
+    objective = problem(name)
+    operator = GaussNewtonOperator(objective.evaluate(rows(objective, 1)))
+    size = objective.layout.size
+    eye = torch.eye(size, dtype=torch.float64)
+    matrix = torch.cat([operator(e[None]) for e in eye])
+    gradient, previous = rows(objective, 1, seed=4), rows(objective, 1, seed=5)
+    damping = torch.tensor([0.3], dtype=torch.float64)
+    found = DualNewton(Patient(), 300)(operator, gradient, damping, previous, torch.tensor([True]))
+    dense = torch.linalg.solve(matrix + 0.3 * eye, -gradient[0])
+    torch.testing.assert_close(found.solution[0], dense, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*ggn*.npz")), ids=lambda file: file.stem)
+def test_recorded_traces_are_reproduced(file: Path) -> None:
+    recorded = read_trace(file)
+    recipe = recipe_of(recorded.setup).derive("dual", {"solver": "dual"})
+    ours = run(recorded.setup, recipe, recorded.x, recorded.y, recorded.init)
+    assert [d for d in deviations(recorded, ours) if d.first_step is not None] == []
+
+
+def test_float32_steps_stay_close_to_those_of_cg() -> None:
+    objective = problem("conv", examples=40)
+    objective.model.float()
+    objective.inputs = objective.inputs.float()
+    theta = rows(objective, 2).float()
+
+    def run_with(solver: str) -> Tensor:
+        changes = {"curvature": "ggn", "curvature_batch": "same", "solver": solver}
+        optimizer: Optimizer = compose(RECIPES["hf"].derive(solver, changes).structure)
+        state = optimizer.init(theta, {"lr": 0.5, "damping": 1.0})
+        for _ in range(5):
+            state, _ = optimizer.step(state, objective)
+        return state.parameters
+
+    torch.testing.assert_close(run_with("dual"), run_with("cg"), rtol=1e-3, atol=1e-4)
+
+
+class Scaled(nn.Module):
+    """A parameter outside linear and convolution layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * self.scale  # type: ignore[no-any-return]
+
+
+def test_what_it_cannot_do_is_named() -> None:
+    solver, active = DualNewton(MartensRules()), torch.tensor([True])
+    own = ModelObjective(Scaled().double(), *[getattr(problem("mlp"), key) for key in ("inputs", "targets")])
+    theta = rows(own, 1)
+    with pytest.raises(ValueError, match=r"exactly one linear or ungrouped conv2d layer, and scale is in 0"):
+        solver(GaussNewtonOperator(own.evaluate(theta)), theta, torch.ones(1).double(), theta, active)
+    batched = problem("mlp", vectorized=True)
+    two = rows(batched, 2)
+    with pytest.raises(ValueError, match="one by one"):
+        solver(GaussNewtonOperator(batched.evaluate(two)), two, torch.ones(2).double(), two, active)
+    with pytest.raises(ValueError, match="dual needs curvature ggn"):
+        RECIPES["hf"].derive("x", {"solver": "dual"})
