@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 from ahf_cli.optim.convolution import CheapSecondDerivatives
 from ahf_cli.optim.layers import LayerCall, LayerRecorder
 from ahf_cli.optim.losses import OutputLoss, OutputOperator, SoftmaxCrossEntropy
+from ahf_cli.optim.pooling import CheapForward
 from ahf_cli.optim.rows import Layout
 
 
@@ -210,10 +211,16 @@ class ModelObjective:
             return vmap(forward)(*tensors)
         rows = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
         results = []
-        with nullcontext() if self.inputs.is_cuda else CheapSecondDerivatives():
+        with self._faster_operations():
             for row in rows:
                 with LayerRecorder(row) as recorder:
                     results.append(forward(*row))
                 if calls is not None:
                     calls.append(recorder.calls)
         return torch.stack(results)
+
+    def _faster_operations(self) -> AbstractContextManager[object]:
+        """On a CPU: other ways to the same values, by what the graph is for."""
+        if self.inputs.is_cuda:
+            return nullcontext()
+        return CheapSecondDerivatives() if torch.is_grad_enabled() else CheapForward()

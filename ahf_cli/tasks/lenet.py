@@ -26,8 +26,9 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
-        x = torch.max_pool2d(torch.relu(self.conv1(x)), 2)
-        x = torch.max_pool2d(torch.relu(self.conv2(x)), 2)
+        # ReLU after pooling gives the same values and derivatives as before it, on a quarter of the numbers.
+        x = torch.relu(torch.max_pool2d(self.conv1(x), 2))
+        x = torch.relu(torch.max_pool2d(self.conv2(x), 2))
         x = torch.relu(self.fc1(x.flatten(start_dim=1)))
         return self.fc3(torch.relu(self.fc2(x)))  # type: ignore[no-any-return]
 
