@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import GaussNewtonOperator, HessianOperator
-from ahf_cli.optim.convolution import CheapSecondDerivatives, conv2d
+from ahf_cli.optim.convolution import CheapSecondDerivatives, conv2d, geometry_of, patches
 from ahf_cli.optim.losses import SoftmaxCrossEntropy, autograd_hessian
 from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
 
@@ -92,6 +92,21 @@ def test_convolution_is_differentiable_twice(
     torch.testing.assert_close(conv2d(x, w, b, **options), torch.conv2d(x, w, b, **options))
     assert torch.autograd.gradcheck(lambda *a: conv2d(*a, **options), (x, w, b))
     assert torch.autograd.gradgradcheck(lambda *a: conv2d(*a, **options), (x, w, b))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2, "padding": 1}, {"padding": (2, 0)}, {"dilation": 2, "stride": (1, 2)}]
+)
+def test_convolution_of_a_constant_input_is_linear_in_its_weight(options: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 9, 8, generator=generator, dtype=torch.float64)
+    w = torch.randn(4, 3, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(conv2d(x, w, **options), torch.conv2d(x, w, **options))
+    torch.testing.assert_close(
+        patches(x, (3, 2), geometry_of(**options)), torch.nn.functional.unfold(x, (3, 2), **options)
+    )
+    assert torch.autograd.gradcheck(lambda a: conv2d(x, a, **options), (w,))
+    assert torch.autograd.gradgradcheck(lambda a: conv2d(x, a, **options), (w,))
 
 
 def test_convolution_is_diverted_within_the_context_only() -> None:

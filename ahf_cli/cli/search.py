@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ahf_cli.cli import dry_run as dry
 from ahf_cli.cli import session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
@@ -32,11 +33,17 @@ Ranges = Annotated[
     ),
 ]
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print trials, spaces, estimated time and disk; run and write nothing."),
+]
+
 
 def search(
     trials: Trials = None,
     recipe: Recipe = None,
     ranges: Ranges = None,
+    dry_run: DryRun = False,
     preset: Preset = None,
     config: ConfigFile = None,
     override: Override = None,
@@ -56,6 +63,14 @@ def search(
     resolved = resolve(preset, config, study, override, recipe, trials, device)
     if ranges is not None:
         resolved = resolved.with_ranges(read_yaml(ranges), str(ranges))
+    if dry_run:
+        estimate = dry.estimate(resolved, quiet)
+        if as_json:
+            emit_json(estimate)
+        else:
+            for line in dry.lines(estimate):
+                say(line)
+        return
     summary = session.run_search(resolved, StudyFolder(results, resolved.study), quiet, "search")
     if as_json:
         emit_json(summary)

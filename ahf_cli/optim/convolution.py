@@ -7,12 +7,16 @@ each derivative of one is another one of them, so that every order of derivative
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+MAX_PATCHES = 2**24
+"""Most numbers that are kept of an unfolded input; 64 MiB in float32."""
 
 
 class Geometry(NamedTuple):
@@ -96,28 +100,94 @@ class _WeightGradient(torch.autograd.Function):
         )
 
 
-def _pair(value: int | tuple[int, ...]) -> list[int]:
+class _Correlate(torch.autograd.Function):
+    """(w, patches) → w ∗ x of an input that is constant: linear in w alone, as small matrix products."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, patches: Tensor) -> Tensor:
+        ctx.save_for_backward(patches)
+        ctx.shape = w.shape
+        return torch.bmm(w.reshape(1, len(w), -1).expand(len(patches), -1, -1), patches)
+
+    @staticmethod
+    def backward(ctx: Any, y: Tensor) -> tuple[Tensor, None]:
+        (patches,) = ctx.saved_tensors
+        return _CorrelateTranspose.apply(y, patches, ctx.shape), None
+
+
+class _CorrelateTranspose(torch.autograd.Function):
+    """(y, patches) → the transpose of w ↦ w ∗ x, applied to y."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, patches: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(patches)
+        return torch.bmm(y, patches.transpose(1, 2)).sum(dim=0).reshape(shape)
+
+    @staticmethod
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None]:
+        (patches,) = ctx.saved_tensors
+        return _Correlate.apply(w, patches), None, None
+
+
+def patches(input: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
+    """What each output position of a convolution sees; (N, channels, …) → (N, channels · kernel, positions).
+
+    The same numbers as `F.unfold`, several times faster for being one strided copy.
+    """
+    if geometry.dilation != [1, 1]:
+        return F.unfold(
+            input, tuple(kernel), *map(tuple, (geometry.dilation, geometry.padding, geometry.stride))
+        )
+    (rows, columns), (down, right) = geometry.padding, geometry.stride
+    padded = F.pad(input, (columns, columns, rows, rows)) if rows or columns else input
+    windows = padded.unfold(2, kernel[0], down).unfold(3, kernel[1], right)  # (N, C, h′, w′, kh, kw)
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(input), input.shape[1] * kernel[0] * kernel[1], -1)
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value) * (2 // len(value))
+
+
+def geometry_of(stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1) -> Geometry:
+    """Bring the arguments of `torch.conv2d` into one form."""
+    return Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
 
 
 def conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] | str = 0,
-    dilation: int | tuple[int, ...] = 1,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv2d` with the same arguments and results, whose second derivatives are cheap on a CPU.
 
-    Unbatched inputs and padding by name go to PyTorch's own.
+    An input without a graph, as that of the first layer, is unfolded once and kept, which makes the layer a
+    matrix product.  Unbatched inputs and padding by name go to PyTorch's own.
     """
     if input.dim() != 4 or isinstance(padding, str):
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
-    output: Tensor = _Forward.apply(input, weight, geometry)
+        own: Callable[..., Tensor] = torch.conv2d
+        return own(input, weight, bias, stride, padding, dilation, groups)
+    geometry = geometry_of(stride, padding, dilation, groups)
+    output: Tensor
+    if not input.requires_grad and groups == 1 and input.numel() * weight[0, 0].numel() <= MAX_PATCHES:
+        shape = _output_shape(input, weight, geometry)
+        output = _Correlate.apply(weight, patches(input, weight.shape[2:], geometry)).reshape(shape)
+    else:
+        output = _Forward.apply(input, weight, geometry)
     return output if bias is None else output + bias.reshape(-1, 1, 1)
+
+
+def _output_shape(input: Tensor, weight: Tensor, geometry: Geometry) -> list[int]:
+    sizes = zip(
+        input.shape[2:], weight.shape[2:], geometry.stride, geometry.padding, geometry.dilation, strict=True
+    )
+    spatial = [
+        (size + 2 * pad - dilation * (k - 1) - 1) // step + 1 for size, k, step, pad, dilation in sizes
+    ]
+    return [len(input), len(weight), *spatial]
 
 
 class CheapSecondDerivatives(TorchFunctionMode):

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ahf_cli.optim.convolution import Geometry, geometry_of, patches
+
 
 @dataclass(frozen=True)
 class LayerCall:
@@ -20,13 +22,13 @@ class LayerCall:
     output: Tensor  # y, (N, out) or (N, out, height', width'), with its graph
     weight: int  # position of W among the parameters
     bias: int | None  # position of b
-    unfold: dict[str, Any] | None  # arguments of `F.unfold` for a convolution
+    convolution: tuple[tuple[int, ...], Geometry] | None  # kernel size and geometry of a convolution
 
     def patches(self) -> Tensor:
         """Return what W multiplies: (N, in, 1) or, for a convolution, (N, in · kernel, positions)."""
-        if self.unfold is None:
+        if self.convolution is None:
             return self.input.detach().unsqueeze(-1)
-        return F.unfold(self.input.detach(), **self.unfold)
+        return patches(self.input.detach(), *self.convolution)
 
 
 @dataclass
@@ -55,13 +57,13 @@ class LayerRecorder(TorchFunctionMode):
         weight, bias = given["weight"], given.get("bias")
         if id(weight) not in self._position:
             return
-        unfold = None
+        convolution = None
         if func is torch.conv2d:
             if given.get("groups", 1) != 1 or isinstance(given.get("padding", 0), str):
                 return
-            unfold = {"kernel_size": tuple(weight.shape[2:])}
-            unfold |= {name: given[name] for name in ("stride", "padding", "dilation") if name in given}
+            options = {name: given[name] for name in ("stride", "padding", "dilation") if name in given}
+            convolution = (tuple(weight.shape[2:]), geometry_of(**options))
         elif output.dim() != 2:
             return
         place = None if bias is None else self._position.get(id(bias))
-        self.calls.append(LayerCall(given["input"], output, self._position[id(weight)], place, unfold))
+        self.calls.append(LayerCall(given["input"], output, self._position[id(weight)], place, convolution))

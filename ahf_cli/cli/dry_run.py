@@ -1,0 +1,90 @@
+"""`ahf search --dry-run`: what a search would do, and how long it would take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import log
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.estimate import Slice
+
+
+def estimate(config: Config, quiet: bool) -> dict[str, Any]:
+    """Time a slice of each recipe and return trials, spaces, hours and disk as plain data."""
+    import torch
+
+    from ahf_cli.experiment import estimate as e
+
+    spec, plan = session.task_spec(config), session.plan_of(config)
+    workers, batch = session.workers_and_batch(config, spec.device)
+    torch.set_num_threads(1 if spec.device == "cpu" else session.threads_of(spec.device))
+    task = spec.load()
+    per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
+    evaluations = e.evaluations(plan.steps, plan.eval_every)
+    recipes: dict[str, Any] = {}
+    for name in config.searched:
+        log(f"timing {name}", quiet)
+        found = e.time_slice(task, config.recipe(name), config.space(name), plan.seed)
+        seconds = found.seconds_per_step * plan.steps + per_evaluation * evaluations
+        recipes[name] = {
+            "trials": config.search.trials,
+            "space": {key: [r.low, r.high, r.log] for key, r in config.space(name).items()},
+            "seconds_per_step": found.seconds_per_step,
+            "cg_iterations": found.cg_iterations,
+            "evaluation_share": per_evaluation * evaluations / seconds,
+            "seconds_per_trial": seconds,
+            "bytes_per_trial": _bytes(found, plan.steps, evaluations),
+        }
+    total = sum(r["trials"] * r["seconds_per_trial"] for r in recipes.values())
+    return {
+        "study": config.study,
+        "steps": plan.steps,
+        "evaluations": evaluations,
+        "seconds_per_evaluation": per_evaluation,
+        "workers": workers,
+        "batch": batch,
+        "device": spec.device,
+        "hours": total / workers / 3600,
+        "megabytes": sum(r["trials"] * r["bytes_per_trial"] for r in recipes.values()) / 1e6,
+        "recipes": recipes,
+    }
+
+
+def _bytes(found: Slice, steps: int, evaluations: int) -> float:
+    """Size of a trial's folder: its steps as they compress, and a line of about 200 bytes an evaluation."""
+    import gzip
+
+    from ahf_cli.experiment.records import StepRow
+    from ahf_cli.report.store import csv_bytes
+    from ahf_cli.report.trial_folder import rows_frame
+
+    compressed = len(gzip.compress(csv_bytes(rows_frame(found.rows, StepRow))))
+    return compressed / max(1, len(found.rows)) * steps + 200 * evaluations + 2000
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Return an estimate as lines for a person, with its assumptions."""
+    found = []
+    for name, r in document["recipes"].items():
+        space = ", ".join(
+            f"{key} [{low:g}, {high:g}]{' log' if is_log else ''}"
+            for key, (low, high, is_log) in r["space"].items()
+        )
+        found.append(f"{name}: {r['trials']} trials over {space or 'nothing: all is fixed'}")
+        found.append(
+            f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
+            f"{r['seconds_per_trial'] / 60:.1f} min a trial, {r['evaluation_share']:.0%} of it evaluation"
+        )
+    workers = document["workers"]
+    found.append(
+        f"together: {document['hours']:.1f} hours on {workers} worker(s) ({document['device']}), "
+        f"{document['megabytes']:.0f} MB on disk"
+    )
+    found.append(
+        f"assumed: {document['steps']} steps a trial, none diverges early; a step costs what it costs around "
+        "step 20 at the middle of the search space; workers do not slow each other down"
+    )
+    return found
