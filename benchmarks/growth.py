@@ -23,12 +23,15 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
         ("MLP 784–800–400–10", lambda: problems.mlp(784, 800, 400, 10), 128),
         ("MLP 784–2800–2800–10", lambda: problems.mlp(784, 2800, 2800, 10), 128),
     ]
-    rows, actions = [], {}
+    if bench.quick:
+        cases = [case for case in cases if case[0] == "LeNet"]
+    rows: list[dict[str, Any]] = []
+    actions: dict[str, Callable[[], object]] = {}
     for n, (name, make, size) in enumerate(cases):
         parameters, case = _prepare(bench, make(), size)
         rows.append({"model": name, "parameters": parameters, "batch": size})
         actions |= {f"{n} {what}": action for what, action in case.items()}
-    spreads = times(bench, actions, bench.budget(60))
+    spreads = times(bench, actions, bench.budget(45))
     for n, row in enumerate(rows):
         row["ms"] = ms = {key.split()[1]: spreads[key] for key in actions if key.startswith(f"{n} ")}
         ms["cg_iteration"] = {k: v if k == "repeats" else v / ITERATIONS for k, v in ms.pop("cg").items()}

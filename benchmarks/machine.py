@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,7 +32,7 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 
     watches = {"matrix products": bench.stopwatch(matrix_products)}
     watches |= {name: bench.stopwatch(action) for name, action in actions.items()}
-    samples = interleave(watches, bench.budget(15, rounds=60))
+    samples = interleave(watches, bench.budget(12, rounds=60))
     gflops = [2e-9 * SIZE**3 * count / seconds for seconds in samples.pop("matrix products")]
     arithmetic = [
         {"quantity": name, "mflop": _flops(actions[name]) / 1e6, "ms": spread([1e3 * t for t in seconds])}
@@ -75,7 +74,8 @@ def _flops(action: Callable[[], object]) -> int:
     """Count the floating-point operations of matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         action()
-    return counter.get_total_flops()
+    total: int = counter.get_total_flops()
+    return total
 
 
 def _operators(bench: Bench, action: Callable[[], object]) -> list[dict[str, Any]]:
@@ -85,11 +85,10 @@ def _operators(bench: Bench, action: Callable[[], object]) -> list[dict[str, Any
         for _ in range(3 if bench.quick else 10):
             action()
         bench.synchronize()
-    kind = DeviceType.CUDA if cuda else DeviceType.CPU
     totals = {
         event.key: float(event.self_device_time_total if cuda else event.self_cpu_time_total)
         for event in run.key_averages()
-        if event.device_type == kind
+        if event.device_type.name == ("CUDA" if cuda else "CPU")
     }
     total = sum(totals.values())
     ranked = sorted(totals.items(), key=lambda item: -item[1])[:TOP]

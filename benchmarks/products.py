@@ -13,6 +13,7 @@ from benchmarks.timing import Bench, interleave, spread
 
 ITERATIONS = 15
 """CG iterations that share what is set up once a step."""
+FIRST_GGN = "forward pass, set-up and first GGN product"
 Samples = dict[str, NDArray[np.float64]]
 
 
@@ -41,12 +42,12 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
         "forward pass with graph": lambda: h.evaluate(theta),
         "gradient": lambda: h.evaluate(theta).gradient,
         "gradient with graph": graph,
-        "first GGN product": lambda: h.evaluate(theta).gauss_newton_product(vector),
+        FIRST_GGN: lambda: h.evaluate(theta).gauss_newton_product(vector),
         "Hessian product": lambda: kept.hessian_product(vector),
         "GGN product": lambda: kept.gauss_newton_product(vector),
     }
     timed = {name: bench.stopwatch(action) for name, action in actions.items()}
-    samples = interleave(timed, bench.budget(40, rounds=200))
+    samples = interleave(timed, bench.budget(30, rounds=200))
     return {name: 1e3 * np.asarray(values) for name, values in samples.items()}
 
 
@@ -54,7 +55,7 @@ def _derived(t: Samples) -> Samples:
     """Return what is only known as a difference, taken within each round."""
     return {
         "set-up of Hessian products": t["gradient with graph"] - t["gradient"],
-        "set-up of GGN products": t["first GGN product"] - t["GGN product"] - t["forward pass with graph"],
+        "set-up of GGN products": t[FIRST_GGN] - t["GGN product"] - t["forward pass with graph"],
     }
 
 

@@ -137,7 +137,7 @@ def _run(
             log(f"{recipe.name}: {plan.steps} steps on {spec.device}; in {folder.folder}", quiet)
             torch.set_num_threads(session.threads_of(spec.device))
             with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
-                worker = Worker(spec, plan, folder.trials, display.evaluation, stop)
+                worker = Worker(spec.load(), plan, folder.trials, display.evaluation, stop)
                 outcome = worker.run(Job(recipe, {0: params}))
                 if outcome.stopped:
                     raise session.interrupted()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
@@ -18,11 +17,12 @@ from queue import Empty, Full
 from typing import Any
 
 import torch
+import torch.multiprocessing
 
 from ahf_cli.experiment.records import Progress, TrialRecords, TrialResult
 from ahf_cli.experiment.search import Job, Outcome
 from ahf_cli.experiment.train import Batch, Plan, StoppedError, begin, restore, train
-from ahf_cli.tasks.data import SplitName
+from ahf_cli.tasks.data import Split, SplitName, load
 from ahf_cli.tasks.task import Task
 
 
@@ -38,7 +38,23 @@ class TaskSpec:
 
     def load(self) -> Task:
         """Load the data."""
-        return Task.lenet(self.folder, self.split, self.batch_size, self.device, self.subset)
+        return self.on(load(self.folder, self.split, self.subset))
+
+    def on(self, data: Split) -> Task:
+        """Take data that are loaded already."""
+        return Task.lenet_on(data, self.batch_size, self.device)
+
+    def shared(self) -> Split | None:
+        """Load the data into memory that spawned processes share; None where the system has none to give."""
+        data = load(self.folder, self.split, self.subset)
+        try:
+            for images in (data.train, data.validation, data.test):
+                if images is not None:
+                    images.images.share_memory_()  # type: ignore[no-untyped-call]
+                    images.labels.share_memory_()  # type: ignore[no-untyped-call]
+        except (RuntimeError, OSError):  # a small /dev/shm, as in some containers
+            return None
+        return data
 
 
 class Worker:
@@ -46,13 +62,13 @@ class Worker:
 
     def __init__(
         self,
-        spec: TaskSpec,
+        task: Task,
         plan: Plan,
         records: TrialRecords,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ):
-        self.task, self.plan, self.records = spec.load(), plan, records
+        self.task, self.plan, self.records = task, plan, records
         self.on_progress, self.should_stop = on_progress, should_stop
 
     def run(self, job: Job) -> Outcome:
@@ -115,14 +131,15 @@ class ProcessPool:
     """Spawned worker processes with one task each, a queue for their progress, and a word to stop them."""
 
     def __init__(self, spec: TaskSpec, plan: Plan, records: TrialRecords, workers: int, threads: int):
-        context = multiprocessing.get_context("spawn")
+        context = torch.multiprocessing.get_context("spawn")  # hands tensors over by reference
+        data = spec.shared() if workers > 1 else None
         self._queue: Any = context.Queue(maxsize=1000)
         self._stop = context.Event()
         self._pool = ProcessPoolExecutor(
             workers,
             mp_context=context,
             initializer=_start,
-            initargs=(spec, plan, records, self._queue, self._stop, threads, os.getpid()),
+            initargs=(spec, data, plan, records, self._queue, self._stop, threads, os.getpid()),
         )
 
     def submit(self, job: Job) -> Future[Outcome]:
@@ -154,7 +171,14 @@ _worker: Worker | None = None
 
 
 def _start(
-    spec: TaskSpec, plan: Plan, records: TrialRecords, queue: Any, stop: Any, threads: int, parent: int
+    spec: TaskSpec,
+    data: Split | None,
+    plan: Plan,
+    records: TrialRecords,
+    queue: Any,
+    stop: Any,
+    threads: int,
+    parent: int,
 ) -> None:
     """Prepare a spawned process."""
     global _worker
@@ -173,7 +197,8 @@ def _start(
             queue.put_nowait(progress)
 
     # An orphan must not go on beside the search that replaces its own.
-    _worker = Worker(spec, plan, records, report, lambda: stop.is_set() or os.getppid() != parent)
+    task = spec.load() if data is None else spec.on(data)
+    _worker = Worker(task, plan, records, report, lambda: stop.is_set() or os.getppid() != parent)
 
 
 def _run(job: Job) -> Outcome:

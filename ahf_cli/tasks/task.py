@@ -48,8 +48,14 @@ class Task:
         subset: int | None = None, dtype: torch.dtype = torch.float32,
     ) -> Task:  # fmt: skip
         """LeNet on the images in a folder."""
+        return cls.lenet_on(load(folder, split, subset), batch_size, device, dtype)
+
+    @classmethod
+    def lenet_on(
+        cls, data: Split, batch_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Task:
+        """LeNet on images that are loaded already; on a CPU they are used where they lie."""
         where = torch.device(device)
-        data = load(folder, split, subset)
         on_device = Split(
             data.train.to(where),
             data.validation.to(where) if data.validation else None,
