@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,6 +212,7 @@ def test_beta2_outside_its_interval() -> None:
     [
         (lambda model, x, y: None, "needs a closure"),
         (lambda model, x, y: lambda: model(x), "scalar loss"),
+        (lambda model, x, y: with_backward(closure_for(model, x, y, False)), r"must not call backward\(\)"),
         (
             lambda model, x, y: lambda: nn.functional.cross_entropy(model(x), y).detach(),
             "depends on no optimized",
@@ -220,6 +223,51 @@ def test_bad_closures_are_named(make: Callable[..., Any], message: str) -> None:
     model, x, y = conv_problem()
     with pytest.raises((TypeError, RuntimeError), match=message):
         HessianFree(model.parameters()).step(make(model, x, y))
+
+
+def with_backward(closure: Callable[[], Any]) -> Callable[[], Any]:
+    def both() -> Any:
+        loss = closure()
+        loss.backward()
+        return loss
+
+    return both
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_copies_go_on_as_the_original(copied: Callable[[Any], Any]) -> None:
+    model, x, y = conv_problem()
+    optimizer = AdaptiveHessianFree(model.parameters(), curvature="ggn")
+    optimizer.step(closure_for(model, x, y, True))
+    other, twin = copied((model, optimizer))
+    optimizer.step(closure_for(model, x, y, True))
+    twin.step(closure_for(other, x, y, True))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_state_through_a_file_and_of_another_recipe(tmp_path: Path) -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree(model.parameters())
+    optimizer.step(closure_for(model, x, y, False))
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    restored = HessianFree(model.parameters())
+    restored.load_state_dict(loaded)
+    assert restored.damping == optimizer.damping
+    adaptive = AdaptiveHessianFree(model.parameters())
+    adaptive.load_state_dict({**loaded, "param_groups": adaptive.state_dict()["param_groups"]})
+    with pytest.raises(ValueError, match="of another recipe: it has no first, second"):
+        adaptive.step(closure_for(model, x, y, False))
+
+
+def test_parameters_that_join_later() -> None:
+    model, x, y = conv_problem()
+    first, last = list(model.parameters())[:-2], list(model.parameters())[-2:]
+    optimizer = HessianFree(first)
+    before = float(optimizer.step(closure_for(model, x, y, False)))
+    optimizer.add_param_group({"params": last})
+    optimizer.step(closure_for(model, x, y, False))
+    assert float(optimizer.step(closure_for(model, x, y, False))) < before
 
 
 def test_ggn_without_outputs_is_named() -> None:

@@ -74,7 +74,14 @@ class _ClosureObjective:
                 "the loss depends on no optimized parameter: return it with its graph, "
                 "not detached or from no_grad"
             )
-        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+        try:
+            gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            raise RuntimeError(
+                "the closure must not call backward(): return the loss with its graph"
+            ) from None
         unused = [name for name, g in zip(self.layout.names, gradients, strict=True) if g is None]
         if unused:
             raise RuntimeError(
@@ -95,6 +102,13 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         used = {name: value for name, value in values.items() if name in recipe.hyperparameters}
         super().__init__(params, recipe.complete(used))
         self._parameters()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_recipe": self._recipe}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._core, self._first, self.last_step = compose(self._recipe.structure), True, None
 
     @property
     def damping(self) -> float:
@@ -201,14 +215,21 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         fresh = self._core.init(theta, values)
         if not self.state.get(parameters[0]):
             return fresh
-        memory = [self.state[p] for p in parameters]
+        memory = self.state[parameters[0]]
+        absent = {"direction", *fresh.moments} - memory.keys()
+        if absent:
+            raise ValueError(f"the loaded state is of another recipe: it has no {', '.join(sorted(absent))}")
+
+        def vector(name: str) -> Tensor:  # parameters that joined later have no memory yet
+            return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters])
+
         return State(
             parameters=theta,
-            direction=layout.join([m["direction"] for m in memory]),
-            damping=memory[0]["damping"].reshape(1).to(theta),
-            step=memory[0]["step"].reshape(1).to(fresh.step),
-            diverged_at=memory[0]["diverged_at"].reshape(1).to(fresh.step),
-            moments={name: layout.join([m[name] for m in memory]) for name in fresh.moments},
+            direction=vector("direction"),
+            damping=memory["damping"].reshape(1).to(theta),
+            step=memory["step"].reshape(1).to(fresh.step),
+            diverged_at=memory["diverged_at"].reshape(1).to(fresh.step),
+            moments={name: vector(name) for name in fresh.moments},
             hyperparameters=fresh.hyperparameters,
         )
 
