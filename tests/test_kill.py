@@ -17,7 +17,8 @@ import pytest
 from ahf_cli.report.store import Study
 
 WORDS = [
-    "search", "--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64", "-o", "train.steps=12",
+    "search", "--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64",
+    "-o", "train.steps=12",
     "-o", "train.eval_every=4", "-o", "run.checkpoint_every=2", "-o", "run.workers=1", "--trials", "4",
 ]  # fmt: skip
 
