@@ -32,14 +32,15 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 
     watches = {"matrix products": bench.stopwatch(matrix_products)}
     watches |= {name: bench.stopwatch(action) for name, action in actions.items()}
-    samples = interleave(watches, bench.budget(12, rounds=60))
+    samples = interleave(watches, bench.budget(10, rounds=60))
     gflops = [2e-9 * SIZE**3 * count / seconds for seconds in samples.pop("matrix products")]
     arithmetic = [
         {"quantity": name, "mflop": _flops(actions[name]) / 1e6, "ms": spread([1e3 * t for t in seconds])}
         for name, seconds in samples.items()
     ]
     profiled = {name: actions[name] for name in ("Hessian product", "GGN product")}
-    profiled[f"hf step with {STEP_ITERATIONS} CG iterations"] = step
+    if not bench.quick:
+        profiled[f"hf step with {STEP_ITERATIONS} CG iterations"] = step
     return [
         {
             "gflops": spread(gflops),
@@ -82,7 +83,7 @@ def _operators(bench: Bench, action: Callable[[], object]) -> list[dict[str, Any
     """Return the operators that take most time, without what they call, and their share of all."""
     cuda = bench.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as run:
-        for _ in range(3 if bench.quick else 10):
+        for _ in range(1 if bench.quick else 10):
             action()
         bench.synchronize()
     totals = {

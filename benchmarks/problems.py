@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.hyperparameters import CHOICES, Curvature, find_recipe
+from ahf_cli.hyperparameters import CHOICES, Curvature, Solver, find_recipe
 from ahf_cli.optim import MartensRules, ModelObjective, Optimizer, State, compose
-from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.recipes import SOLVER
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
 BATCH_SIZE = 128
@@ -63,11 +63,11 @@ class EndlessRules(MartensRules):
         return None if slow is None else slow & False
 
 
-def fixed_length(recipe: str, curvature: Curvature, iterations: int) -> Optimizer:
+def fixed_length(recipe: str, curvature: Curvature, iterations: int, solver: Solver = "cg") -> Optimizer:
     """Compose a recipe whose steps take exactly so many CG iterations."""
-    structure = replace(find_recipe(recipe).structure, curvature=curvature)
-    solver = TruncatedNewton(EndlessRules(), iterations, structure.warm_start_decay)
-    return replace(compose(structure), solver=solver)
+    structure = replace(find_recipe(recipe).structure, curvature=curvature, solver=solver)
+    endless = SOLVER[solver](EndlessRules(), iterations, structure.warm_start_decay)
+    return replace(compose(structure), solver=endless)
 
 
 def warm_state(

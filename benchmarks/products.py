@@ -47,7 +47,7 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
         "GGN product": lambda: kept.gauss_newton_product(vector),
     }
     timed = {name: bench.stopwatch(action) for name, action in actions.items()}
-    samples = interleave(timed, bench.budget(30, rounds=200))
+    samples = interleave(timed, bench.budget(20, rounds=200))
     return {name: 1e3 * np.asarray(values) for name, values in samples.items()}
 
 

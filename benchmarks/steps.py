@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ahf_cli.hyperparameters import Curvature
-from ahf_cli.optim import Evaluation, ModelObjective, Optimizer, State
+from ahf_cli.hyperparameters import Curvature, Solver
+from ahf_cli.optim import CGResult, Evaluation, ModelObjective, Optimizer, State
+from ahf_cli.optim.curvature import Operator
+from ahf_cli.optim.descent import LinearSolver
 from ahf_cli.optim.rows import Layout
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 
 T = TypeVar("T")
-CASES: tuple[tuple[str, Curvature], ...] = (("hf", "hessian"), ("hf", "ggn"), ("adaptive_hf", "hessian"))
+CASES: tuple[tuple[str, Curvature, Solver], ...] = (
+    ("hf", "hessian", "cg"),
+    ("hf", "ggn", "cg"),
+    ("hf", "ggn", "dual"),
+    ("adaptive_hf", "hessian", "cg"),
+)
 PARTS = ("product", "gradient", "set-up", "loss")
 
 
@@ -76,7 +84,10 @@ class BookedEvaluation(Evaluation):
     """An evaluation that books what it computes."""
 
     def __init__(self, inner: Evaluation, ledger: Ledger, part: str):
-        super().__init__(inner.layout, inner.leaves, inner.losses, inner.outputs)
+        super().__init__(
+            inner.layout, inner.leaves, inner.losses, inner.outputs,
+            output_factor=inner.output_factor, layer_calls=inner.layer_calls,
+        )  # fmt: skip
         self.inner, self.ledger, self.part = inner, ledger, part
 
     @cached_property
@@ -121,45 +132,80 @@ class BookedObjective:
         return BookedEvaluation(evaluation, self.ledger, self.part)
 
 
+@dataclass(frozen=True)
+class BookedSolver:
+    """A linear solver that books its time as a whole, products included."""
+
+    inner: LinearSolver
+    ledger: Ledger
+
+    def __call__(
+        self, operator: Operator, gradient: Tensor, damping: Tensor, previous: Tensor, active: Tensor
+    ) -> CGResult:
+        """Solve (B + λI) δ = −g."""
+        return self.ledger.call("solver", lambda: self.inner(operator, gradient, damping, previous, active))
+
+
+Seconds = dict[str, float]
+
+
 def measure(bench: Bench) -> list[dict[str, Any]]:
     """Time whole steps of LeNet in turn, and within each step its parts."""
-    lengths = (15,) if bench.quick else (15, 50)
-    cases = {
-        f"{recipe} {curvature} {n}": (recipe, curvature, n) for recipe, curvature in CASES for n in lengths
+    short, long = (5, 10) if bench.quick else (15, 50)
+    cases = {(*case, n): _case(bench, *case, n) for case in CASES for n in (short, long)}
+    names = {" ".join(map(str, case)): case for case in cases}
+    samples = interleave({name: cases[case] for name, case in names.items()}, bench.budget(50))
+    rows = [_row(*case, samples[name]) for name, case in names.items()]
+    solving = {
+        (solver, n): np.asarray([r["solver"] for r in samples[f"hf ggn {solver} {n}"]])
+        for solver in ("cg", "dual")
+        for n in (short, long)
     }
-    steps = {name: _case(bench, *case) for name, case in cases.items()}
-    samples = interleave(steps, bench.budget(60))
-    return [_row(*cases[name], rounds) for name, rounds in samples.items()]
+    gain = (solving["cg", long] - solving["cg", short]) - (solving["dual", long] - solving["dual", short])
+    behind = solving["dual", short] - solving["cg", short]
+    return [
+        *rows,
+        {
+            "dual_iterations": long,
+            "ratio": spread(solving["cg", long] / solving["dual", long]),
+            "faster_from": spread(short + behind * (long - short) / gain),
+        },
+    ]
 
 
-def _case(bench: Bench, recipe: str, curvature: Curvature, n: int) -> Callable[[], dict[str, float]]:
+def _case(bench: Bench, recipe: str, curvature: Curvature, solver: Solver, n: int) -> Callable[[], Seconds]:
     h, other = problems.objective(bench.device), problems.objective(bench.device, seed=1)
-    optimizer = problems.fixed_length(recipe, curvature, n)
+    optimizer = problems.fixed_length(recipe, curvature, n, solver)
     state = problems.warm_state(optimizer, recipe, h, other)
-    return partial(_booked_step, bench, optimizer, state, h, other, n)
+    return partial(_booked_step, bench, optimizer, state, h, other, n, solver)
 
 
 def _booked_step(
-    bench: Bench, optimizer: Optimizer, state: State, h: ModelObjective, other: ModelObjective, n: int
-) -> dict[str, float]:
+    bench: Bench, optimizer: Optimizer, state: State, h: ModelObjective, other: ModelObjective, n: int,
+    solver: Solver,
+) -> Seconds:  # fmt: skip
     """Take a step from the same state each time; return seconds by part."""
     ledger = Ledger(DeviceMoment if bench.device.type == "cuda" else HostMoment)
     gradient, curvature = BookedObjective(h, ledger, "gradient"), BookedObjective(other, ledger, "set-up")
+    booked = replace(optimizer, solver=BookedSolver(optimizer.solver, ledger))
     bench.synchronize()
-    _, info = ledger.call("step", lambda: optimizer.step(state, gradient, curvature))
+    _, info = ledger.call("step", lambda: booked.step(state, gradient, curvature))
     bench.synchronize()
     if int(info.cg_iterations) != n or not bool(info.finite):
         raise RuntimeError(f"the benchmark's step took {int(info.cg_iterations)} iterations instead of {n}")
-    parts = {part: ledger.seconds(part) for part in ("step", *PARTS)}
+    parts = {part: ledger.seconds(part) for part in ("step", "solver", *PARTS)}
+    if solver == "dual":  # all that it does stands for products
+        parts["product"] += parts["solver"]
     return {**parts, "rest": parts["step"] - sum(parts[part] for part in PARTS), "n": info.products.item()}
 
 
-def _row(recipe: str, curvature: str, n: int, rounds: list[dict[str, float]]) -> dict[str, Any]:
+def _row(recipe: str, curvature: str, solver: str, n: int, rounds: list[Seconds]) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "curvature": curvature,
+        "solver": solver,
         "iterations": n,
         "products": int(rounds[0]["n"]),
-        "ms": {part: spread([1e3 * r[part] for r in rounds]) for part in ("step", *PARTS, "rest")},
+        "ms": {part: spread([1e3 * r[part] for r in rounds]) for part in ("step", "solver", *PARTS, "rest")},
         "share": spread([r["rest"] / r["step"] for r in rounds]),
     }

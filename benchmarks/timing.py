@@ -35,7 +35,7 @@ class Bench:
 
     def budget(self, seconds: float, rounds: int = 40) -> Budget:
         """Return the budget of a table that takes so many seconds in a full run."""
-        return Budget(7, 0.05 * seconds) if self.quick else Budget(rounds, seconds, least=5)
+        return Budget(5, 0.03 * seconds) if self.quick else Budget(rounds, seconds)
 
     def synchronize(self) -> None:
         """Wait for the device to finish what it was given."""

@@ -1,0 +1,126 @@
+"""The kept numbers: one JSON file a device, with what they depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ahf_cli.errors import InputError
+
+SCHEMA = 1
+PACKAGES = ("torch", "numpy", "ahf-cli", "backpack-for-pytorch", "curvlinops-for-pytorch")
+Record = dict[str, Any]
+
+
+def stamp(root: Path, quick: bool, load: float) -> Record:
+    """Return when and from what code numbers come."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_commit(root),
+        "quick": quick,
+        "load_before": round(load, 2),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+
+
+def machine(gpu: str | None) -> Record:
+    """Return what the numbers were measured on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": _processor(),
+        "gpu": gpu,
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def merge(old: Record | None, new: Record) -> Record:
+    """Put new tables in the place of old ones; the other old ones stay if they are of the same machine."""
+    if old is None or old["machine"] != new["machine"]:
+        return new
+    return {**new, "sections": {**old["sections"], **new["sections"]}}
+
+
+def read(file: Path) -> Record:
+    """Read kept numbers; raises InputError where they are damaged or of another schema."""
+    try:
+        content: Record = json.loads(file.read_text(encoding="utf-8"))
+        found = content["schema"]
+        _ = content["machine"], content["sections"], content["device"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file}: must be a file that `python -m benchmarks` wrote, got {error!r}"
+        ) from error
+    if found != SCHEMA:
+        raise InputError(f"{file}: schema must be {SCHEMA}, got {found!r}")
+    return content
+
+
+def write(file: Path, content: Record) -> None:
+    """Write numbers as strict JSON, the whole file or nothing."""
+    write_text(file, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a whole file or nothing: temporary file beside it, then rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", suffix=".tmp", delete=False
+    ) as temporary:
+        try:
+            temporary.write(text)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+            os.chmod(temporary.name, 0o644)
+            os.replace(temporary.name, file)
+        except BaseException:
+            Path(temporary.name).unlink(missing_ok=True)
+            raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError where a folder cannot be written, before minutes are spent on what goes there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--out must be a folder that can be written, got {folder}: {error}") from error
+
+
+def _commit(root: Path) -> Record:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        changed = git("status", "--porcelain", "--", "ahf_cli")  # what is measured
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

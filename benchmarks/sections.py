@@ -1,0 +1,20 @@
+"""The tables by name, in the order in which they are measured and shown.  Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Literal, get_args
+
+from ahf_cli.hyperparameters import nearest
+
+Section = Literal["trials", "products", "steps", "growth", "others", "machine"]
+# `trials` is measured first: the peak memory of a process never falls.
+SECTIONS: tuple[Section, ...] = get_args(Section)
+SHOWN: tuple[Section, ...] = ("products", "steps", "others", "trials", "growth", "machine")
+
+
+def section(name: str) -> str:
+    """Return the name of a table, or say which is nearest."""
+    if name not in SECTIONS:
+        raise argparse.ArgumentTypeError(f"unknown table {name!r}{nearest(name, SECTIONS)}")
+    return name
