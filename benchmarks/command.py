@@ -69,7 +69,6 @@ def _measure(options: argparse.Namespace) -> None:
         print(f"warning: the machine is busy (load {load:.1f}); the numbers will be noisy", file=sys.stderr)
     stamp = record.stamp(ROOT, options.quick, load)
     answers = [_spawn(options.device, count, options.quick, chosen) for count in threads]
-    gpu = answers[0]["gpu"]
     result = {
         "schema": record.SCHEMA, "device": options.device, "machine": record.machine(answers[0]["gpu"]),
         "threads": threads, "packages": sorted({name for answer in answers for name in answer["packages"]}),

@@ -11,33 +11,53 @@ import pytest
 
 from ahf_cli.errors import InputError
 from benchmarks import document
-from benchmarks.record import merge, slug
+from benchmarks.record import merge
+from benchmarks.tables import render
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_tables_replace_tables_and_leave_prose() -> None:
     text = "# Title\n\nprose\n\n<!-- begin: cpu -->\nold\n<!-- end: cpu -->\n\nmore\n"
-    new = document.replace(text, "cpu", "cpu", "| new |")
+    new = document.replace(text, "cpu", "| new |")
     assert new == "# Title\n\nprose\n\n<!-- begin: cpu -->\n\n| new |\n\n<!-- end: cpu -->\n\nmore\n"
-    assert document.replace(new, "cpu", "cpu", "| new |") == new
-    assert "## GPU 1\n\n<!-- begin: gpu-1 -->" in document.replace(new, "gpu-1", "GPU 1", "x")
+    assert document.replace(new, "cpu", "| new |") == new
+    assert "## cuda\n\n<!-- begin: cuda -->" in document.replace(new, "cuda", "x")
     with pytest.raises(InputError, match="once each"):
-        document.replace("<!-- begin: cpu -->", "cpu", "cpu", "x")
+        document.replace("<!-- begin: cpu -->", "cpu", "x")
 
 
-def test_a_quick_run_replaces_no_full_one() -> None:
-    machine = {"processor": "p", "gpu": None, "cores": 2}
-    full = {"machine": machine, "sections": {"steps": {"quick": False}}, "quick": False}
-    quick = {
-        "machine": machine,
-        "sections": {"steps": {"quick": True}, "growth": {"quick": True}},
-        "quick": True,
+def test_new_tables_join_old_ones_of_the_same_machine() -> None:
+    old = {"machine": {"processor": "p"}, "sections": {"steps": 1, "growth": 1}}
+    new = {"machine": {"processor": "p"}, "sections": {"growth": 2}}
+    assert merge(old, new)["sections"] == {"steps": 1, "growth": 2}
+    assert merge({**old, "machine": {"processor": "q"}}, new) == new
+    assert merge(None, new) == new
+
+
+def test_verdicts_and_what_is_not_installed_are_drawn() -> None:
+    def made_up(value: float) -> dict[str, float]:
+        return {"median": value, "low": value, "high": value, "repeats": 3}
+
+    stamp: dict[str, object] = {
+        "date": "2020-01-01",
+        "commit": None,
+        "dirty": None,
+        "quick": False,
+        "load_before": 0.1,
     }
-    kept, note = merge(full, quick)
-    assert kept is not None and kept["sections"] == {"steps": {"quick": False}, "growth": {"quick": True}}
-    assert note == "kept from a full run: steps"
-    assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    stamp["versions"] = {"torch": "2.9"}
+    product = {"threads": 1, "curvature": "hessian", "curvature_batch": "same", "iterations": 15}
+    timed = {"threads": 1, "quantity": "gradient", "ms": made_up(20.0), "ratio": made_up(1.0)}
+    missing = {"threads": 1, "kind": "product", "curvature": "ggn", "by": "some-package"}
+    dual = {"threads": 1, "dual_iterations": 50, "ratio": made_up(3.5), "faster_from": made_up(12.0)}
+    tables = {"products": [timed, {**product, "ratio": made_up(1.5)}], "others": [missing], "steps": [dual]}
+    machine = {"gpu": None, "processor": "made up", "cores": 2, "memory_gb": 8, "system": "Linux"}
+    sections = {name: {**stamp, "rows": rows} for name, rows in tables.items()}
+    text = render({"machine": machine, **stamp, "sections": sections})
+    assert "≤ 1.6: met" in text and "≤ 1.25: missed by 0.25" in text
+    assert "not installed: pip install some-package" in text
+    assert "≥ 3: met" in text and "12.0 (12.0 – 12.0)" in text
 
 
 def test_a_quick_run_gives_numbers_with_nothing_but_torch(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -196,9 +198,18 @@ def _start(
         with contextlib.suppress(Full):  # progress is for the eye: a full queue loses some of it
             queue.put_nowait(progress)
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # An orphan must not go on beside the search that replaces its own.
     task = spec.load() if data is None else spec.on(data)
     _worker = Worker(task, plan, records, report, lambda: stop.is_set() or os.getppid() != parent)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: what is checkpointed and committed is on disk."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(job: Job) -> Outcome:
