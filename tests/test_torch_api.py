@@ -274,3 +274,20 @@ def test_ggn_without_outputs_is_named() -> None:
     model, x, y = conv_problem()
     with pytest.raises(ValueError, match="need the outputs"):
         HessianFree(model.parameters(), curvature="ggn").step(closure_for(model, x, y, False))
+
+
+def test_a_direction_that_is_not_finite_is_no_warm_start() -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree(model.parameters())
+    bad = closure_for(model, x * torch.nan, y, False)
+    assert not torch.isfinite(optimizer.direction(bad)[0]).all()
+    optimizer.step(closure_for(model, x, y, False))
+    assert not optimizer.diverged
+
+
+def test_unused_parameters_are_named_at_every_call() -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree(unused(model))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="does not depend on extra"):
+            optimizer.step(closure_for(model, x, y, False))

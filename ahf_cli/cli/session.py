@@ -144,6 +144,7 @@ def run_search(config: Config, study: Study, quiet: bool, title: str, stream: in
                 {name: config.recipe(name) for name in config.searched},
                 {name: config.space(name) for name in config.searched},
                 config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
+                _prefix(config, stream),
             ),
             study,
             config.storage or f"sqlite:///{(study.folder / 'study.db').absolute()}",
@@ -162,6 +163,11 @@ def run_search(config: Config, study: Study, quiet: bool, title: str, stream: in
         if not done:
             raise interrupted()
     return _summary(study, config, time.monotonic() - started)
+
+
+def _prefix(config: Config, stream: int) -> str:
+    """Name Optuna's studies by recipe in a study's own file, and fully in a storage that may hold others."""
+    return f"{config.study}/{'prerun' if stream else 'search'}/" if config.storage else ""
 
 
 def _plan_line(title: str, folder: Path, total: int, left: int, steps: int, workers: int, device: str) -> str:

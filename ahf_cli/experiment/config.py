@@ -269,6 +269,10 @@ def _cross_problems(config: Config, known: set[KeyPath]) -> list[Problem]:
     if config.search.objective == "validation_loss" and config.task.split == "full":
         rule = "must be train_loss where task.split is full, which has no validation set"
         problems.append((("search", "objective"), f"{rule}, got 'validation_loss'"))
+    whole = 50_000 if config.task.split == "paper" else 60_000
+    if config.task.subset is not None and config.task.subset > whole:
+        rule = f"must be ≤ {whole}, the training images of task.split {config.task.split}"
+        problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
     if config.task.subset is not None and config.task.subset < config.task.batch_size:
         rule = f"must be ≥ task.batch_size ({config.task.batch_size})"
         problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))

@@ -19,6 +19,8 @@ PACKAGES = ("ahf-cli", "torch", "torchvision", "optuna", "numpy", "pandas")
 def resolve_device(wanted: str) -> str:
     """Return `cpu` or `cuda`; raises InputError where CUDA is asked for and there is none."""
     available = torch.cuda.is_available()
+    # Convolutions of 10-bit mantissas would make B unsymmetric and move CG's stops.
+    torch.backends.cudnn.allow_tf32 = False
     if wanted == "cuda" and not available:
         raise InputError("run.device: must be a device that is there, got 'cuda', and PyTorch finds none")
     return "cuda" if wanted == "auto" and available else "cpu" if wanted == "auto" else wanted

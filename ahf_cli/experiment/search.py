@@ -36,6 +36,8 @@ class SearchPlan:
     """trials side by side in one job"""
     stream: int = 0
     """sampler's stream: 0 for a search, 1 for a pre-run"""
+    prefix: str = ""
+    """what the names of Optuna studies begin with, so that one storage can hold several of ours"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Search:
         self.plan, self.records = plan, records
         backend = optuna.storages.RDBStorage(storage) if storage else optuna.storages.InMemoryStorage()
         self.studies = {
-            name: optuna.create_study(storage=backend, study_name=name, load_if_exists=True)
+            name: optuna.create_study(storage=backend, study_name=plan.prefix + name, load_if_exists=True)
             for name in plan.recipes
         }
         self.attempts: dict[tuple[str, int], int] = {}
@@ -196,6 +198,10 @@ class Search:
         for job in jobs:
             name = job.recipe.name
             for slot in job.params:
+                committed = self.records.trial(name, slot).result()
+                if committed is not None and committed.status != "failed":
+                    self._tell(committed)
+                    continue
                 self.attempts[name, slot] = self.attempts.get((name, slot), 0) + 1
                 self._tell_failed(name, slot)
                 self.unfinished.appendleft((name, slot))

@@ -233,7 +233,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         validation_accuracy=final.validation_accuracy,
         seconds=trial.seconds,
         stalled=not diverged and final.train_loss > 0.95 * trial.curve[0].train_loss,
-        zero_steps=sum(row.step_size == 0 for row in trial.steps),
+        zero_steps=sum(row.step_size == 0 and row.eq3_step_size < 0 for row in trial.steps),
     )
     if diverged:
         gone = ("train_loss", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")

@@ -146,7 +146,12 @@ class ProcessPool:
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand in a job."""
-        return self._pool.submit(_run, job)
+        # A job may start a process, which takes over that Ctrl-C is ignored: even while it imports.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return self._pool.submit(_run, job)
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     def progress(self) -> Iterator[Progress]:
         """Yield what running trials have said since the last call."""

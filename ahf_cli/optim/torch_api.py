@@ -136,7 +136,9 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             curvature_closure: the same on a second batch, for the curvature; by default the gradient batch.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
-        state, self.last_step = self._optimizer(curvature).step(self._state(), objective, curvature)
+        with torch.enable_grad():
+            state, self.last_step = self._optimizer(curvature).step(self._state(), objective, curvature)
+        self._first = False
         objective.assign(state.parameters)
         self._store(state)
         return self.last_step.loss[0]
@@ -153,7 +155,8 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         operator = core.curvature(here if curvature is None else curvature.evaluate(state.parameters))
         operator.prepare()
         found = core.solver(operator, here.gradient, state.damping, state.direction, state.active)
-        self._store(replace(state, direction=found.solution))
+        if bool(torch.isfinite(found.solution).all()):  # or the next solve would start from it
+            self._store(replace(state, direction=found.solution))
         return [piece[0].clone() for piece in objective.layout.split(found.solution)]
 
     def _objectives(
@@ -166,7 +169,6 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             for c in (closure, curvature_closure)
             if c is not None
         ]
-        self._first = False
         return made[0], made[1] if len(made) > 1 else None
 
     def _optimizer(self, curvature: _ClosureObjective | None) -> Optimizer:
