@@ -214,3 +214,48 @@ def test_a_changed_trace_fails_verification(tmp_path: Path, capsys: pytest.Captu
     assert main(["verify", str(tmp_path / "bad.npz")]) == 1
     captured = capsys.readouterr()
     assert "first outside at step 5" in captured.out and "1 of 1 traces leave the tolerance" in captured.err
+
+
+def test_a_damaged_database_is_set_aside_and_made_anew(searched: Path) -> None:
+    file = searched / "smoke" / "study.db"
+    file.write_bytes(os.urandom(5000))
+    done = ahf("search", *TINY, "--results", str(searched))
+    assert done.returncode == 0 and "all 4 trials are done" in done.stderr, done.stderr
+    assert (searched / "smoke" / "study.db.corrupt-1").exists() and file.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": "hff"}, "unknown recipe 'hff'; did you mean 'hf'?"),
+        ({"lr": -1.0}, "lr must be in (0, inf), got -1.0"),
+        ({"kind": "cnn"}, "kind must be mlp or lenet, got 'cnn'"),
+        ({"curvature": "gnn"}, "curvature must be one of"),
+        ({"batch": 4000}, "x and y must hold"),
+    ],
+)
+def test_a_wrong_trace_is_named(
+    changes: dict[str, object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from ahf_cli.report.trace_file import read_trace, write_trace
+
+    trace = read_trace(GOLDEN / "mlp_hf_hessian.npz")
+    write_trace(tmp_path / "t.npz", replace(trace, setup={**trace.setup, **changes}))
+    assert main(["verify", str(tmp_path / "t.npz")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "t.npz" in error
+
+
+def test_a_trace_that_holds_nothing_to_compare_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from ahf_cli.report.trace_file import read_trace, write_trace
+
+    trace = read_trace(GOLDEN / "mlp_hf_hessian.npz")
+    write_trace(tmp_path / "t.npz", replace(trace, series={}))
+    assert main(["verify", str(tmp_path / "t.npz")]) == 2
+    assert "a trace must hold trace/…" in capsys.readouterr().err

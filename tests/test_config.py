@@ -28,7 +28,7 @@ def errors(text: str) -> list[str]:
 
 
 def test_presets_are_as_described() -> None:
-    assert list(presets()) == ["paper", "quick", "smoke"]
+    assert list(presets()) == ["paper", "published", "quick", "smoke"]
     paper, quick, smoke = (load(name) for name in presets())
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
     assert paper.total_steps(50_000) == 1170
@@ -36,7 +36,7 @@ def test_presets_are_as_described() -> None:
     assert (smoke.study, smoke.total_steps(2000), smoke.searched) == ("smoke", 6, ("hf", "adaptive_hf"))
 
 
-@pytest.mark.parametrize("name", ["paper", "quick", "smoke"])
+@pytest.mark.parametrize("name", ["paper", "published", "quick", "smoke"])
 def test_yaml_round_trip(name: str) -> None:
     changed = load(
         name, overrides=["spaces.hf.lr={low: 1e-5, high: 1e-5}", "recipes.x.base=hf", "study=1.5e3x"]

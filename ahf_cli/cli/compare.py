@@ -182,9 +182,12 @@ def _make(request: _Request, tables: bool, figures: bool, save_tables: bool) -> 
     from ahf_cli.report.tables import final_table
 
     config = resolve(request.preset, request.config, None, request.overrides)
-    band = request.band or config.compare.band
     names = tuple(dict.fromkeys(request.studies)) or (config.study,)
     studies = [find_study(request.results, name) for name in names]
+    own = studies[0].folder / "config.yaml"
+    if request.preset is None and request.config is None and own.exists():
+        config = resolve(None, own, None, request.overrides)
+    band = request.band or config.compare.band
     data = _read(studies)
     missing = _missing(data)
     if not len(data.trials) or (data.trials["status"] == "failed").all():

@@ -147,7 +147,7 @@ def run_search(config: Config, study: Study, quiet: bool, title: str, stream: in
                 _prefix(config, stream),
             ),
             study,
-            config.storage or f"sqlite:///{(study.folder / 'study.db').absolute()}",
+            config.storage or f"sqlite:///{study.index()}",
         )  # fmt: skip
         left = len(search.unfinished)
         log(_plan_line(title, study.folder, total, left, plan.steps, workers, spec.device), quiet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ahf_cli.cli.options import Json, Quiet, emit_json, say
-from ahf_cli.errors import AhfError
+from ahf_cli.errors import AhfError, InputError
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.trace import Deviation
@@ -29,7 +29,12 @@ def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
     traces = [(file, read_trace(file)) for file in files]  # a bad file is named before any work
     documents, outside = [], []
     for file, trace in traces:
-        found = deviations(trace, replay(trace))
+        try:
+            found = deviations(trace, replay(trace))
+        except InputError as error:
+            raise InputError(f"{file}: {line}" for line in error.lines) from None
+        except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+            raise InputError(f"{file}: cannot be replayed: {error}".splitlines()[0]) from None
         if any(d.first_step is not None for d in found):
             outside.append(str(file))
         documents.append({"file": str(file), "setup": dict(trace.setup), "deviations": _plain(found)})

@@ -91,6 +91,10 @@ def run(setup: Mapping[str, Any], recipe: Recipe, x: Array, y: Array, init: Mapp
     if sorted(names) != sorted(init):
         raise InputError(f"init must hold the tensors {', '.join(names)}, got {', '.join(init)}")
     theta = np.concatenate([np.asarray(init[name], dtype=np.float64).ravel() for name in names])
+    needed = [name for name in recipe.hyperparameters if name not in recipe.fixed]
+    absent = [name for name in needed if name not in setup]
+    if absent:
+        raise InputError(f"setup must name {', '.join(absent)}")
     values = {key: float(setup[key]) for key in recipe.hyperparameters if key in setup}
     optimizer = compose(recipe.structure)
     state = optimizer.init(torch.from_numpy(theta)[None], recipe.complete(values))

@@ -83,9 +83,9 @@ class Worker:
                 results += self._train(job, batch)
         except StoppedError:
             return Outcome(results, stopped=True)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise  # the process is in no state to go on
         except Exception as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+                os._exit(1)  # as if the system had killed this process: its trials are tried again
             if os.environ.get("AHF_DEBUG"):
                 traceback.print_exc()
             return Outcome(results, error=f"{type(error).__name__}: {error}".splitlines()[0])
@@ -192,7 +192,7 @@ def _start(
     torch.set_num_threads(threads)
     # A terminal sends Ctrl-C to every process; here the parent alone decides, by `stop`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    # SIGTERM keeps its default: a pool that lost a worker ends the others so, and checkpoints are atomic.
     last: dict[tuple[str, int], float] = {}
 
     def report(progress: Progress) -> None:

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,15 @@ import pandas as pd
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.files import atomic_write, csv_bytes, make_folder, strict, write_csv, write_json
+from ahf_cli.report.files import (
+    atomic_write,
+    csv_bytes,
+    make_folder,
+    set_aside,
+    strict,
+    write_csv,
+    write_json,
+)
 from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders, rows_frame
 
 __all__ = [
@@ -192,6 +202,25 @@ class Study:
         slots = sorted(int(name) for name in folders if name.isdecimal())
         results = (self.trial(recipe, slot).result() for slot in slots)
         return [result for result in results if result is not None]
+
+    def index(self) -> Path:
+        """Return the file of the search's database, set aside before if it is no whole database.
+
+        It is an index of the trial folders, and is made anew from them.
+        """
+        file = self.folder / "study.db"
+        if file.exists():
+            try:
+                with closing(sqlite3.connect(file)) as connection:
+                    (said,) = connection.execute("PRAGMA quick_check").fetchone()
+            except sqlite3.OperationalError as error:  # locked: somebody looks at it
+                raise AhfError(f"{file} cannot be opened: {error}") from None
+            except sqlite3.DatabaseError as error:
+                said = str(error)
+            if said != "ok":
+                for part in (file, file.with_name("study.db-journal"), file.with_name("study.db-wal")):
+                    set_aside(part, said)
+        return file.absolute()
 
     def write_derived(self) -> None:
         """Write `trials.csv` and `curves.csv`, all finished trials in one table each."""

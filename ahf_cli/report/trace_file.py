@@ -43,6 +43,9 @@ def read_trace(path: Path) -> Trace:
         }
         for group in ("init", "final", "trace")
     }
+    empty = [f"{group}/…" for group, values in groups.items() if not values]
+    if empty:
+        raise InputError(f"{path}: a trace must hold {', '.join(empty)}")
     return Trace(
         setup, content["x"], content["y"], groups["init"], groups["final"], groups["trace"],
         content["last_direction"],
