@@ -14,7 +14,8 @@ from ahf_cli.optim.recipes import SOLVER
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
 BATCH_SIZE = 128
-DAMPING = 1.0
+DAMPING = 0.01
+"""So small that 50 CG iterations are not past convergence, where numbers underflow and take another time."""
 CURVATURES: tuple[Curvature, ...] = ("hessian", "ggn")
 assert set(CURVATURES) == set(CHOICES["curvature"])
 

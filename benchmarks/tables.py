@@ -14,6 +14,8 @@ PRODUCT_TARGETS = {"hessian": (1.6, 1.25), "ggn": (1.5, 1.2)}
 OVERHEAD_TARGETS = (0.05, 0.03)
 STEP_AIMS = {"hessian": 3.0, "ggn": 2.0}
 DUAL_AIM = 3.0
+AIMED_ITERATIONS = 50
+"""The aims of steps and solvers are for steps of this length: shorter ones are not judged."""
 CURVATURE_NAMES = {"hessian": "Hessian", "ggn": "GGN"}
 
 
@@ -70,7 +72,8 @@ def steps(rows: Rows) -> list[str]:
     cells, duals = [], []
     for r in rows:
         if "dual_iterations" in r:
-            verdict = _at_least(r["ratio"]["median"], DUAL_AIM)
+            aimed = r["dual_iterations"] == AIMED_ITERATIONS
+            verdict = _at_least(r["ratio"]["median"], DUAL_AIM) if aimed else ""
             duals.append((r["threads"], _spread(r["ratio"], 2), verdict, _spread(r["faster_from"], 1)))
             continue
         ms, share, (now, later) = r["ms"], r["share"]["median"], OVERHEAD_TARGETS
@@ -107,7 +110,7 @@ def others(rows: Rows) -> list[str]:
         if r["kind"] == "step":
             what = f"HF step of {r['iterations']} CG iterations, {what}s"
         if "ms" in r:
-            aimed = r["kind"] == "step" and r["by"] != "ahf"
+            aimed = r.get("iterations") == AIMED_ITERATIONS and r["by"] != "ahf"
             verdict = _at_least(r["ratio"]["median"], STEP_AIMS[r["curvature"]]) if aimed else ""
             measured = (_spread(r["ms"]), _spread(r["ratio"], 2), verdict)
         else:

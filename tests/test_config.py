@@ -29,9 +29,10 @@ def errors(text: str) -> list[str]:
 
 def test_presets_are_as_described() -> None:
     assert list(presets()) == ["paper", "published", "quick", "smoke"]
-    paper, quick, smoke = (load(name) for name in presets())
+    paper, published, quick, smoke = (load(name) for name in presets())
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
     assert paper.total_steps(50_000) == 1170
+    assert published.total_steps(60_000) == 1404 and published.task.split == "full"
     assert quick.searched == ("hf", "hf_ggn", "adaptive_hf", "hf_published", "adaptive_hf_published")
     assert (smoke.study, smoke.total_steps(2000), smoke.searched) == ("smoke", 6, ("hf", "adaptive_hf"))
 
