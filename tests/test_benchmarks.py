@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ahf_cli.errors import InputError
 from benchmarks import document
 from benchmarks.record import merge
 from benchmarks.tables import render
+from benchmarks.timing import Budget, interleave
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,6 +60,18 @@ def test_verdicts_and_what_is_not_installed_are_drawn() -> None:
     assert "≤ 1.6: met" in text and "≤ 1.25: missed by 0.25" in text
     assert "not installed: pip install some-package" in text
     assert "≥ 3: met" in text and "12.0 (12.0 – 12.0)" in text
+
+
+def test_cases_are_measured_in_turn_in_changing_order() -> None:
+    calls: list[str] = []
+    cases = {name: partial(calls.append, name) for name in "abcd"}
+    samples = interleave(cases, Budget(rounds=20, seconds=60))
+    assert {len(values) for values in samples.values()} == {20}
+    rounds = ["".join(calls[n : n + 4]) for n in range(4, 84, 4)]  # the first one warms up
+    assert all(sorted(r) == ["a", "b", "c", "d"] for r in rounds)
+    before_a = {calls[n - 1] for n in range(5, 84) if calls[n] == "a"}
+    assert {"b", "c", "d"} <= before_a
+    assert len(interleave(cases, Budget(rounds=20, seconds=0))["a"]) == 3
 
 
 def test_a_quick_run_gives_numbers_with_nothing_but_torch(tmp_path: Path) -> None:

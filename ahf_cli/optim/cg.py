@@ -168,11 +168,11 @@ def _iterate(
         length = torch.where(broken, 1 / damping, length)
         moves = it.active
     it.finish(broken, Stop.NEGATIVE_CURVATURE)
-    move, step = rows.expand(moves), rows.expand(length)
-    it.x = torch.where(move, torch.addcmul(it.x, step, it.d), it.x)
-    it.r = torch.where(move, torch.addcmul(it.r, step, image, value=-1), it.r)
+    step = rows.expand(length)
+    it.x = _keep(moves, torch.addcmul(it.x, step, it.d), it.x)
+    it.r = _keep(moves, torch.addcmul(it.r, step, image, value=-1), it.r)
     rr = dot(it.r, it.r)
-    it.d = torch.where(rows.expand(going), torch.addcmul(it.r, rows.expand(rr / it.rr), it.d), it.d)
+    it.d = _keep(going, torch.addcmul(it.r, rows.expand(rr / it.rr), it.d), it.d)
     it.rr = torch.where(going, rr, it.rr)
     it.iterations = it.iterations + going
     it.phi.append(0.5 * (dot(gradient, it.x) - dot(it.x, it.r)))
@@ -180,3 +180,13 @@ def _iterate(
     slow = rules.progress_stop(it.phi)
     if slow is not None:
         it.finish(slow, Stop.PROGRESS)
+
+
+def _keep(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of `new` where the mask is true, of `old` elsewhere.
+
+    On a CPU, where a look at the mask costs nothing, the copy is saved while all rows go on.
+    """
+    if not mask.is_cuda and bool(mask.all()):
+        return new
+    return torch.where(rows.expand(mask), new, old)
