@@ -67,7 +67,7 @@ def _measure(options: argparse.Namespace) -> None:
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the machine is busy (load {load:.1f}); the numbers will be noisy", file=sys.stderr)
-    stamp = record.stamp(ROOT, options.quick, load)
+    stamp = record.stamp(options.quick, load)
     answers = [_spawn(options.device, count, options.quick, chosen) for count in threads]
     result = {
         "schema": record.SCHEMA, "device": options.device, "machine": record.machine(answers[0]["gpu"]),

@@ -5,28 +5,27 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import tempfile
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ahf_cli.errors import InputError
+from ahf_cli.experiment.environment import commit, processor, version
 
 SCHEMA = 1
 PACKAGES = ("torch", "numpy", "ahf-cli", "backpack-for-pytorch", "curvlinops-for-pytorch")
 Record = dict[str, Any]
 
 
-def stamp(root: Path, quick: bool, load: float) -> Record:
+def stamp(quick: bool, load: float) -> Record:
     """Return when and from what code numbers come."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_commit(root),
+        **commit(("ahf_cli",)),  # what is measured
         "quick": quick,
         "load_before": round(load, 2),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
 
 
@@ -34,7 +33,7 @@ def machine(gpu: str | None) -> Record:
     """Return what the numbers were measured on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "gpu": gpu,
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9, 1),
@@ -94,33 +93,3 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"--out must be a folder that can be written, got {folder}: {error}") from error
-
-
-def _commit(root: Path) -> Record:
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-    try:
-        changed = git("status", "--porcelain", "--", "ahf_cli")  # what is measured
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,22 +36,24 @@ def describe(device: str) -> dict[str, Any]:
     """Return versions, commit and machine as plain data for a manifest."""
     return {
         **commit(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "cores": cores(),
         "host": platform.node(),
     }
 
 
-def commit() -> dict[str, Any]:
-    """Return the commit of the source and whether it was changed since; None outside a checkout."""
+def commit(paths: Sequence[str] = (".", ":!results")) -> dict[str, Any]:
+    """Return the commit of the source and whether paths in it changed since; None outside a checkout.
+
+    By default everything counts but `results/`: what runs write there does not change the code.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
     try:
         head = _git(root, "rev-parse", "HEAD")
-        # What runs write under results/ does not change the code.
-        changed = _git(root, "status", "--porcelain", "--", ".", ":!results")
+        changed = _git(root, "status", "--porcelain", "--", *paths)
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     return {"commit": head, "dirty": bool(changed)}
@@ -62,14 +65,16 @@ def _git(root: Path, *words: str) -> str:
     ).stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Return the version of an installed package, None where it is not."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -110,7 +110,7 @@ class Search:
             self._synchronise(name)
         for slot in range(plan.trials):  # slot by slot, so that an unfinished search has some of each recipe
             for name in plan.recipes:
-                if not self._done(name, slot):
+                if self._finished(name, slot) is None:
                     self.unfinished.append((name, slot))
 
     def run(self, make_pool: Callable[[], WorkerPool], hooks: Hooks = HOOKS) -> bool:
@@ -198,8 +198,8 @@ class Search:
         for job in jobs:
             name = job.recipe.name
             for slot in job.params:
-                committed = self.records.trial(name, slot).result()
-                if committed is not None and committed.status != "failed":
+                committed = self._finished(name, slot)
+                if committed is not None:
                     self._tell(committed)
                     continue
                 self.attempts[name, slot] = self.attempts.get((name, slot), 0) + 1
@@ -220,9 +220,9 @@ class Search:
     def _tell_failed(self, name: str, slot: int) -> None:
         self.studies[name].tell(self._asked.pop((name, slot)), state=TrialState.FAIL)
 
-    def _done(self, name: str, slot: int) -> bool:
+    def _finished(self, name: str, slot: int) -> TrialResult | None:
         result = self.records.trial(name, slot).result()
-        return result is not None and result.status != "failed"
+        return None if result is None or result.status == "failed" else result
 
     def _synchronise(self, name: str) -> None:
         """Make the index agree with the records: finished slots complete, stale trials failed."""
@@ -236,8 +236,8 @@ class Search:
         complete = {trial.user_attrs.get("slot") for trial in told}
         space = self.plan.spaces[name]
         for slot in range(self.plan.trials):
-            result = self.records.trial(name, slot).result()
-            if result is None or result.status == "failed" or slot in complete:
+            result = self._finished(name, slot)
+            if result is None or slot in complete:
                 continue
             study.add_trial(
                 create_trial(

@@ -141,17 +141,17 @@ class ProcessPool:
             workers,
             mp_context=context,
             initializer=_start,
-            initargs=(spec, data, plan, records, self._queue, self._stop, threads, os.getpid()),
+            initargs=(spec, data, plan, records, self._queue, self._stop, threads),
         )
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand in a job."""
-        # A job may start a process, which takes over that Ctrl-C is ignored: even while it imports.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A job may start a process, which takes over that Ctrl-C is blocked: even while it imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._pool.submit(_run, job)
         finally:
-            signal.signal(signal.SIGINT, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def progress(self) -> Iterator[Progress]:
         """Yield what running trials have said since the last call."""
@@ -185,7 +185,6 @@ def _start(
     queue: Any,
     stop: Any,
     threads: int,
-    parent: int,
 ) -> None:
     """Prepare a spawned process."""
     global _worker
@@ -204,13 +203,12 @@ def _start(
             queue.put_nowait(progress)
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # An orphan must not go on beside the search that replaces its own.
     task = spec.load() if data is None else spec.on(data)
-    _worker = Worker(task, plan, records, report, lambda: stop.is_set() or os.getppid() != parent)
+    _worker = Worker(task, plan, records, report, stop.is_set)
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is gone: what is checkpointed and committed is on disk."""
+    """End this process when its parent is gone, or it would go on beside the search that replaces its own."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

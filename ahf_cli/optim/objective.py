@@ -213,10 +213,12 @@ class ModelObjective:
         results = []
         with self._faster_operations():
             for row in rows:
+                if calls is None:
+                    results.append(forward(*row))
+                    continue
                 with LayerRecorder(row) as recorder:
                     results.append(forward(*row))
-                if calls is not None:
-                    calls.append(recorder.calls)
+                calls.append(recorder.calls)
         return torch.stack(results)
 
     def _faster_operations(self) -> AbstractContextManager[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,9 +131,7 @@ class Optimizer:
         direction = solution.solution
         model = QuadraticModel(operator, gradient, direction, solution.residual, state.damping)
         # α and the moments give the update u.
-        norms = {
-            "l2": rows.l2(direction), "l1": rows.l1(direction), "sum_l2": here.layout.sum_l2(direction)
-        }  # fmt: skip
+        norms = here.layout.norms(direction)
         alpha = self.step_size(norms[self.norm], values, t)
         transformed, moments = self.transform(direction, state.moments, values, t)
         update = rows.expand(alpha) * transformed
@@ -151,6 +150,7 @@ class Optimizer:
         damping = self.damping_rule(state.damping, ratio)
 
         finite = rows.finite(direction) & rows.finite(update) & rows.finite(loss_after)
+        smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
         moved = State(theta + update, direction, damping, t, state.diverged_at, moments, values)
         info = StepInfo(
             loss=here.loss,
@@ -169,12 +169,8 @@ class Optimizer:
             model_value=model.along(1.0),
             cg_iterations=solution.iterations,
             stop=solution.stop,
-            smoothness_gradient=conjugate_smoothness(
-                here.loss, loss_after, rows.dot(gradient, update), update
-            ),
-            smoothness_direction=conjugate_smoothness(
-                here.loss, loss_after, -rows.dot(direction, update), update
-            ),
+            smoothness_gradient=smoothness(rows.dot(gradient, update)),
+            smoothness_direction=smoothness(-rows.dot(direction, update)),
             products=solution.products + extra_products,
             gradients=2 if there is not here and self.curvature is HessianOperator else 1,
             active=state.active,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ahf_cli.hyperparameters import Norm
+
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """⟨a_k, b_k⟩ of each row; (K, P), (K, P) → (K,)."""
@@ -74,6 +76,10 @@ class Layout:
     def join(self, tensors: Sequence[Tensor], rows: int = 1) -> Tensor:
         """Flatten tensors of shape (K, *shape), or of `shape` where K = 1, into (K, P)."""
         return torch.cat([t.reshape(rows, -1) for t in tensors], dim=-1)
+
+    def norms(self, vectors: Tensor) -> dict[Norm, Tensor]:
+        """The norms that a step size may use, by name; (K, P) → (K,) each."""
+        return {"l2": l2(vectors), "l1": l1(vectors), "sum_l2": self.sum_l2(vectors)}
 
     def sum_l2(self, vectors: Tensor) -> Tensor:
         """Σ_l ‖a_l‖₂ over the parameter tensors l of each row; (K, P) → (K,)."""
