@@ -78,23 +78,28 @@ class CGResult:
 
 @dataclass
 class _Iterate:
-    """The running state of CG; frozen rows keep theirs."""
+    """The running state of CG; frozen rows keep theirs.  x, r and d are its own, to be written into."""
 
     x: Tensor
     r: Tensor
     d: Tensor
-    rr: Tensor
+    rr: Tensor  # rᵀr
+    slope: Tensor  # dᵀr, which equals rᵀr but for rounding
     phi: list[Tensor]
     active: Tensor
+    whole: bool  # known to the host: every row is active; stays false on a GPU, which is not asked
     stop: Tensor
     iterations: Tensor
     products: Tensor
 
     def finish(self, mask: Tensor, reason: Stop) -> None:
         """Stop the active rows of the mask for a reason."""
+        if not mask.is_cuda and not bool(mask.any()):
+            return  # where a look costs less than the masks
         mask = mask & self.active
         self.stop = torch.where(mask, int(reason), self.stop)
         self.active = self.active & ~mask
+        self.whole = False
 
 
 def conjugate_gradient(
@@ -110,7 +115,8 @@ def conjugate_gradient(
 ) -> CGResult:
     """Solve (B + λI) x = −g approximately for each row by conjugate gradient from x₀.
 
-    One product an iteration, and one more where x₀ is not zero.  φ(x) = ½ xᵀ(B+λI)x + gᵀx = ½ (gᵀx − xᵀr).
+    One product an iteration, and one more where x₀ is not zero.  φ(x) = ½ xᵀ(B+λI)x + gᵀx = ½ (gᵀx − xᵀr)
+    is followed by its change along d, φ(x + αd) = φ(x) − α dᵀr + ½ α² dᵀ(B+λI)d, from scalars alone.
     A row that stops is frozen; whether all rows have stopped is asked of the device only every
     `check_every` iterations, and the result does not depend on how often.
 
@@ -130,9 +136,9 @@ def conjugate_gradient(
     tolerance = rules.residual_tolerance(gradient.dtype)
     for n in range(max_iterations):
         it.finish(it.rr <= tolerance, Stop.RESIDUAL)
-        if n % check_every == 0 and not bool(it.active.any()):
+        if not it.whole and n % check_every == 0 and not bool(it.active.any()):
             break
-        _iterate(it, system, gradient, damping, rules, dot, first=n == 0)
+        _iterate(it, system, damping, rules, dot, first=n == 0)
     it.finish(it.active, Stop.MAX_ITERATIONS)
     return CGResult(it.x, it.r, it.iterations, it.products, it.stop)
 
@@ -146,47 +152,55 @@ def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | Non
     zeros = torch.zeros(rows_count, dtype=torch.int64, device=gradient.device)
     active = torch.ones_like(warm) if active is None else active
     phi = 0.5 * (dot(gradient, start) - dot(start, r))
+    rr = dot(r, r)
     return _Iterate(
-        x=start, r=r, d=r, rr=dot(r, r), phi=[phi], active=active, stop=zeros, iterations=zeros,
-        products=(warm & active).long(),
+        x=start.clone(), r=r, d=r.clone(), rr=rr, slope=rr, phi=[phi], active=active,
+        whole=not active.is_cuda and bool(active.all()),
+        stop=zeros, iterations=zeros, products=(warm & active).long(),
     )  # fmt: skip
 
 
-def _iterate(
-    it: _Iterate, system: Damped, gradient: Tensor, damping: Tensor, rules: Rules, dot: Dot, first: bool
-) -> None:
+def _iterate(it: _Iterate, system: Damped, damping: Tensor, rules: Rules, dot: Dot, first: bool) -> None:
     """Update x once in every active row, and stop the rows that are done."""
     image = system(it.d)
     curvature = dot(it.d, image)
     it.products = it.products + it.active
-    broken = rules.breaks_down(curvature) & it.active
-    going = it.active & ~broken
     length = it.rr / curvature
-    moves = going
+    moves = it.active
+    broken = rules.breaks_down(curvature)
     if first:
         # Without a single update there is no iterate to return: take a damped steepest-descent step r₀/λ.
         length = torch.where(broken, 1 / damping, length)
-        moves = it.active
     it.finish(broken, Stop.NEGATIVE_CURVATURE)
+    going = it.active
+    if not first:
+        moves = going
     step = rows.expand(length)
-    it.x = _keep(moves, torch.addcmul(it.x, step, it.d), it.x)
-    it.r = _keep(moves, torch.addcmul(it.r, step, image, value=-1), it.r)
+    it.x = _add(it.x, it.d, step, 1, moves, it.whole)
+    it.r = _add(it.r, image, step, -1, moves, it.whole)
     rr = dot(it.r, it.r)
-    it.d = _keep(going, torch.addcmul(it.r, rows.expand(rr / it.rr), it.d), it.d)
-    it.rr = torch.where(going, rr, it.rr)
+    conjugation = rr / it.rr
+    it.d = _combine(it.r, rows.expand(conjugation), it.d, going, it.whole)
+    gain = length * curvature
+    it.phi.append(torch.addcmul(it.phi[-1], length, 0.5 * gain - it.slope))
+    it.slope = torch.addcmul(rr, conjugation, it.slope - gain)
+    it.rr = rr
     it.iterations = it.iterations + going
-    it.phi.append(0.5 * (dot(gradient, it.x) - dot(it.x, it.r)))
-    it.finish(~torch.isfinite(rr), Stop.NOT_FINITE)
+    it.finish(~(rr < torch.inf), Stop.NOT_FINITE)
     slow = rules.progress_stop(it.phi)
     if slow is not None:
         it.finish(slow, Stop.PROGRESS)
 
 
-def _keep(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of `new` where the mask is true, of `old` elsewhere.
+def _add(vector: Tensor, other: Tensor, scale: Tensor, sign: int, mask: Tensor, whole: bool) -> Tensor:
+    """Return vector ± scale · other in the rows of the mask, vector elsewhere."""
+    if whole:
+        return vector.addcmul_(scale, other, value=sign)
+    return torch.where(rows.expand(mask), torch.addcmul(vector, scale, other, value=sign), vector)
 
-    On a CPU, where a look at the mask costs nothing, the copy is saved while all rows go on.
-    """
-    if not mask.is_cuda and bool(mask.all()):
-        return new
-    return torch.where(rows.expand(mask), new, old)
+
+def _combine(r: Tensor, scale: Tensor, d: Tensor, mask: Tensor, whole: bool) -> Tensor:
+    """Return r + scale · d in the rows of the mask, d elsewhere."""
+    if whole:
+        return torch.addcmul(r, scale, d, out=d)
+    return torch.where(rows.expand(mask), torch.addcmul(r, scale, d), d)

@@ -7,13 +7,14 @@ each derivative of one is another one of them, so that every order of derivative
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 MAX_PATCHES = 2**24
 """Most numbers that are kept of an unfolded input; 64 MiB in float32."""
@@ -35,6 +36,29 @@ def _backward(y: Tensor, x: Tensor, w: Tensor, geometry: Geometry, mask: list[bo
     )
 
 
+class _Wanted(threading.local):
+    """What of a backward pass will be differentiated; by thread, as backward passes on a CPU run."""
+
+    cotangent_only = False
+
+
+_WANTED = _Wanted()
+
+
+@contextmanager
+def linear_in_cotangent() -> Iterator[None]:
+    """Build backward graphs that are differentiable in their cotangent alone, as J v from Jᵀ c needs them.
+
+    A custom operation is not told which of its derivatives are asked for: without this, every J v would also
+    compute, and throw away, how Jᵀ c changes with weights and activations.
+    """
+    before, _WANTED.cotangent_only = _WANTED.cotangent_only, True
+    try:
+        yield
+    finally:
+        _WANTED.cotangent_only = before
+
+
 class _Forward(torch.autograd.Function):
     """(x, w) → x ∗ w."""
 
@@ -50,6 +74,8 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
+        if _WANTED.cotangent_only:
+            x, w = x.detach(), w.detach()
         to_input, to_weight, _ = ctx.needs_input_grad
         return (
             _InputGradient.apply(y, w, x, ctx.geometry) if to_input else None,
@@ -101,47 +127,52 @@ class _WeightGradient(torch.autograd.Function):
 
 
 class _Correlate(torch.autograd.Function):
-    """(w, patches) → w ∗ x of an input that is constant: linear in w alone, as small matrix products."""
+    """(w, patches) → w ∗ x of an input that is constant: linear in w alone, as small matrix products.
+
+    w is (out, rows), one column for each row of the patches: the kernel and, beside it, the bias.
+    """
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, patches: Tensor) -> Tensor:
         ctx.save_for_backward(patches)
-        ctx.shape = w.shape
-        return torch.bmm(w.reshape(1, len(w), -1).expand(len(patches), -1, -1), patches)
+        return torch.bmm(w.expand(len(patches), -1, -1), patches)
 
     @staticmethod
     def backward(ctx: Any, y: Tensor) -> tuple[Tensor, None]:
         (patches,) = ctx.saved_tensors
-        return _CorrelateTranspose.apply(y, patches, ctx.shape), None
+        return _CorrelateTranspose.apply(y, patches), None
 
 
 class _CorrelateTranspose(torch.autograd.Function):
     """(y, patches) → the transpose of w ↦ w ∗ x, applied to y."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, patches: Tensor, shape: torch.Size) -> Tensor:
+    def forward(ctx: Any, y: Tensor, patches: Tensor) -> Tensor:
         ctx.save_for_backward(patches)
-        return torch.bmm(y, patches.transpose(1, 2)).sum(dim=0).reshape(shape)
+        return torch.bmm(y, patches.transpose(1, 2)).sum(dim=0)
 
     @staticmethod
-    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None]:
         (patches,) = ctx.saved_tensors
-        return _Correlate.apply(w, patches), None, None
+        return _Correlate.apply(w, patches), None
 
 
-def patches(input: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
+def patches(input: Tensor, kernel: Sequence[int], geometry: Geometry, ones: int = 0) -> Tensor:
     """What each output position of a convolution sees; (N, channels, …) → (N, channels · kernel, positions).
 
-    The same numbers as `F.unfold`, several times faster for being one strided copy.
+    The same numbers as `F.unfold`, several times faster for being one strided copy.  Rows of ones may follow:
+    what a bias multiplies.
     """
-    if geometry.dilation != [1, 1]:
-        return F.unfold(
-            input, tuple(kernel), *map(tuple, (geometry.dilation, geometry.padding, geometry.stride))
-        )
-    (rows, columns), (down, right) = geometry.padding, geometry.stride
+    (rows, columns), (down, right), (apart, beside) = geometry.padding, geometry.stride, geometry.dilation
     padded = F.pad(input, (columns, columns, rows, rows)) if rows or columns else input
-    windows = padded.unfold(2, kernel[0], down).unfold(3, kernel[1], right)  # (N, C, h′, w′, kh, kw)
-    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(input), input.shape[1] * kernel[0] * kernel[1], -1)
+    tall, wide = apart * (kernel[0] - 1) + 1, beside * (kernel[1] - 1) + 1
+    windows = padded.unfold(2, tall, down).unfold(3, wide, right)[..., ::apart, ::beside]
+    windows = windows.permute(0, 1, 4, 5, 2, 3)  # (N, C, kh, kw, h′, w′)
+    seen = windows[0].shape[:3].numel()
+    result = input.new_empty(len(input), seen + ones, windows[0, 0, 0, 0].numel())
+    result[:, :seen].view(windows.shape).copy_(windows)
+    result[:, seen:] = 1
+    return result
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
@@ -165,19 +196,28 @@ def conv2d(
     """`torch.conv2d` with the same arguments and results, whose second derivatives are cheap on a CPU.
 
     An input without a graph, as that of the first layer, is unfolded once and kept, which makes the layer a
-    matrix product.  Unbatched inputs and padding by name go to PyTorch's own.
+    matrix product.  Where no derivative is wanted, and for unbatched inputs and padding by name, it is
+    PyTorch's own.
     """
-    if input.dim() != 4 or isinstance(padding, str):
+    if not torch.is_grad_enabled() or input.dim() != 4 or isinstance(padding, str):
         own: Callable[..., Tensor] = torch.conv2d
         return own(input, weight, bias, stride, padding, dilation, groups)
     geometry = geometry_of(stride, padding, dilation, groups)
     output: Tensor
     if not input.requires_grad and groups == 1 and input.numel() * weight[0, 0].numel() <= MAX_PATCHES:
-        shape = _output_shape(input, weight, geometry)
-        output = _Correlate.apply(weight, patches(input, weight.shape[2:], geometry)).reshape(shape)
-    else:
-        output = _Forward.apply(input, weight, geometry)
+        return _correlate(input, weight, bias, geometry)
+    output = _Forward.apply(input, weight, geometry)
     return output if bias is None else output + bias.reshape(-1, 1, 1)
+
+
+def _correlate(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Return the convolution of an input without a graph, its bias as one more weight of the constant 1."""
+    weights = weight.reshape(len(weight), -1)
+    if bias is not None:
+        weights = torch.cat([weights, bias.unsqueeze(1)], dim=1)
+    seen = patches(input, weight.shape[2:], geometry, ones=0 if bias is None else 1)
+    output: Tensor = _Correlate.apply(weights, seen)
+    return output.reshape(_output_shape(input, weight, geometry))
 
 
 def _output_shape(input: Tensor, weight: Tensor, geometry: Geometry) -> list[int]:
@@ -188,13 +228,3 @@ def _output_shape(input: Tensor, weight: Tensor, geometry: Geometry) -> list[int
         (size + 2 * pad - dilation * (k - 1) - 1) // step + 1 for size, k, step, pad, dilation in sizes
     ]
     return [len(input), len(weight), *spatial]
-
-
-class CheapSecondDerivatives(TorchFunctionMode):
-    """Within this context every `torch.conv2d`, in any module, is the `conv2d` of this file."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Divert `torch.conv2d`; leave everything else as it is."""
-        return (conv2d if func is torch.conv2d else func)(*args, **(kwargs or {}))

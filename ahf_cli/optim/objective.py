@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Protocol
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ahf_cli.optim.convolution import CheapSecondDerivatives
+from ahf_cli.optim.convolution import linear_in_cotangent
 from ahf_cli.optim.layers import LayerCall, LayerRecorder
 from ahf_cli.optim.losses import OutputLoss, OutputOperator, SoftmaxCrossEntropy
-from ahf_cli.optim.pooling import CheapForward
+from ahf_cli.optim.operations import FasterOperations
 from ahf_cli.optim.rows import Layout
 
 
@@ -107,9 +107,10 @@ class Evaluation:
         if self.outputs is None:
             raise ValueError("Gauss-Newton products need the outputs: return (loss, outputs)")
         seed = torch.zeros_like(self.outputs, requires_grad=True)
-        pullback = torch.autograd.grad(
-            self.outputs, self.leaves, seed, create_graph=True, materialize_grads=True
-        )
+        with linear_in_cotangent():
+            pullback = torch.autograd.grad(
+                self.outputs, self.leaves, seed, create_graph=True, materialize_grads=True
+            )
         return seed, pullback
 
     @cached_property
@@ -211,7 +212,7 @@ class ModelObjective:
             return vmap(forward)(*tensors)
         rows = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
         results = []
-        with self._faster_operations():
+        with nullcontext() if self.inputs.is_cuda else FasterOperations():
             for row in rows:
                 if calls is None:
                     results.append(forward(*row))
@@ -220,9 +221,3 @@ class ModelObjective:
                     results.append(forward(*row))
                 calls.append(recorder.calls)
         return torch.stack(results)
-
-    def _faster_operations(self) -> AbstractContextManager[object]:
-        """On a CPU: other ways to the same values, by what the graph is for."""
-        if self.inputs.is_cuda:
-            return nullcontext()
-        return CheapSecondDerivatives() if torch.is_grad_enabled() else CheapForward()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 
 def max_pool2d(
@@ -28,7 +27,7 @@ def max_pool2d(
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
     plain = stride in (None, (), kernel_size, (height, width), [height, width])
     plain = plain and padding in (0, (0, 0)) and dilation in (1, (1, 1)) and not ceil_mode
-    if not plain or return_indices or input.requires_grad:
+    if not plain or return_indices or (torch.is_grad_enabled() and input.requires_grad):
         stride = None if stride == () else stride
         original: Callable[..., Any] = F.max_pool2d
         return original(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
@@ -40,14 +39,3 @@ def max_pool2d(
         for view in views[1:]:
             whole = torch.maximum(whole, view)
     return whole
-
-
-class CheapForward(TorchFunctionMode):
-    """Within this context every `max_pool2d`, in any module, is that of this file."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Divert `max_pool2d`; leave everything else as it is."""
-        own = func is torch.max_pool2d or func is F.max_pool2d
-        return (max_pool2d if own else func)(*args, **(kwargs or {}))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ahf_cli.hyperparameters import RECIPES, Recipe
-from ahf_cli.optim.convolution import CheapSecondDerivatives
 from ahf_cli.optim.losses import autograd_hessian
 from ahf_cli.optim.objective import Evaluation
+from ahf_cli.optim.operations import FasterOperations
 from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
 from ahf_cli.optim.recipes import compose
 from ahf_cli.optim.rows import Layout
@@ -61,7 +61,7 @@ class _ClosureObjective:
             p.copy_(value[0])
 
     def _call(self) -> tuple[Tensor, Tensor | None]:
-        with CheapSecondDerivatives():
+        with FasterOperations():
             result = self.closure()
         loss, outputs = result if isinstance(result, tuple) else (result, None)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
