@@ -14,6 +14,9 @@ PRODUCT_TARGETS = {"hessian": (1.6, 1.25), "ggn": (1.5, 1.2)}
 OVERHEAD_TARGETS = (0.05, 0.03)
 STEP_AIMS = {"hessian": 3.0, "ggn": 2.0}
 DUAL_AIM = 3.0
+WORKERS_AIM = 1.8
+EVALUATION_TARGET = 0.15
+HOURS_AIM = 7.0
 AIMED_ITERATIONS = 50
 """The aims of steps and solvers are for steps of this length: shorter ones are not judged."""
 CURVATURE_NAMES = {"hessian": "Hessian", "ggn": "GGN"}
@@ -26,8 +29,8 @@ def render(record: Row) -> str:
     usual = _provenance(record)
     parts = [f"{name}, {machine['cores']} cores, {machine['memory_gb']:g} GB, {machine['system']}. {usual}"]
     for section in SHOWN:
-        if section in record["sections"]:
-            table = record["sections"][section]
+        table = record["sections"].get(section)
+        if table and table["rows"]:
             title, draw = DRAWN[section]
             own = _provenance(table)
             parts += [f"### {title}", *([own] if own != usual else []), *draw(table["rows"])]
@@ -191,11 +194,78 @@ def machine(rows: Rows) -> list[str]:
     ]
 
 
+def variants(rows: Rows) -> list[str]:
+    """Draw every way to a product."""
+    cells = []
+    for r in rows:
+        measured = (
+            (f"not available: {r['absent']}", "", "")
+            if "absent" in r
+            else (_spread(r["set_up"]), _spread(r["product"]), _spread(r["ratio"], 2))
+        )
+        cells.append((r["threads"], CURVATURE_NAMES[r["curvature"]], r["trials"], r["way"], *measured))
+    header = (
+        "threads", "product", "K", "way", "ms set-up a step", "ms product",
+        f"ratio to a gradient, over {rows[0]['iterations']} CG iterations",
+    )  # fmt: skip
+    return ["Times are per trial.", markdown(header, cells)]
+
+
+def evaluation(rows: Rows) -> list[str]:
+    """Draw whole-set evaluation by chunk size."""
+    cells = [(r["threads"], r["chunk"], _spread(r["ms"])) for r in rows]
+    return [markdown(("threads", "images at once", f"ms for {rows[0]['images']:,} images"), cells)]
+
+
+def workers(rows: Rows) -> list[str]:
+    """Draw the throughput of a search by workers, and the estimate for the paper's preset."""
+    timed = [r for r in rows if "workers" in r]
+    cells = [
+        (
+            r["workers"], _spread(r["seconds"]), _spread(r["trials_per_hour"]), _spread(r["ratio"], 2),
+            _at_least(r["ratio"]["median"], WORKERS_AIM) if r["workers"] == 2 else "",
+        )
+        for r in timed
+    ]  # fmt: skip
+    if not timed:
+        return []
+    parts = [
+        f"`ahf search --recipe hf`, {timed[0]['trials']} trials of {timed[0]['steps']} steps, "
+        "start-up included:",
+        markdown(("workers", "seconds", "trials an hour", "× one worker", "aim"), cells),
+    ]
+    for r in rows:
+        if "estimate" in r:
+            parts += _estimate(r["estimate"])
+    return parts
+
+
+def _estimate(found: Row) -> list[str]:
+    cells = [
+        (
+            name, r["trials"], f"{r['seconds_per_step']:.3f}", f"{r['cg_iterations']:.1f}",
+            f"{r['seconds_per_trial'] / 60:.1f}",
+            f"{r['evaluation_share']:.0%}", _at_most(r["evaluation_share"], EVALUATION_TARGET, percent=True),
+        )
+        for name, r in found["recipes"].items()
+    ]  # fmt: skip
+    header = ("recipe", "trials", "s per step", "CG iterations", "minutes per trial", "evaluation", "target")
+    return [
+        f"`ahf search --dry-run`: {found['steps']} steps a trial, {found['evaluations']} evaluations, "
+        f"{found['workers']} workers, together {found['hours']:.1f} hours "
+        f"({_at_most(found['hours'], HOURS_AIM)}):",
+        markdown(header, cells),
+    ]
+
+
 DRAWN: dict[Section, tuple[str, Callable[[Rows], list[str]]]] = {
     "products": ("Curvature products", products),
     "steps": ("Where the time of a step goes", steps),
     "others": ("Beside other packages", others),
     "trials": ("K trials side by side", trials),
+    "variants": ("Ways to a product", variants),
+    "evaluation": ("Evaluation on whole sets", evaluation),
+    "workers": ("Workers, and the paper's search", workers),
     "growth": ("Growth with batch size and parameters", growth),
     "machine": ("Arithmetic limit and profile", machine),
 }
