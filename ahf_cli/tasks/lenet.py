@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ahf_cli.optim.rows import Layout
 
@@ -27,10 +28,24 @@ class LeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
         # ReLU after pooling gives the same values and derivatives as before it, on a quarter of the numbers.
-        x = torch.relu(torch.max_pool2d(self.conv1(x), 2))
+        pooled = torch.max_pool2d(self.conv1(x), 2) if torch.is_grad_enabled() else _pooled(x, self.conv1)
+        x = torch.relu(pooled)
         x = torch.relu(torch.max_pool2d(self.conv2(x), 2))
         x = torch.relu(self.fc1(x.flatten(start_dim=1)))
         return self.fc3(torch.relu(self.fc2(x)))  # type: ignore[no-any-return]
+
+
+def _pooled(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Return `max_pool2d(layer(x), 2)`, for passes without a graph: of few channels, twice as fast on a CPU.
+
+    The four results that compete in a window are one result of four times as many channels, of the kernel in
+    the four corners of one that is larger by 1, at every second position.
+    """
+    weight, bias = layer.weight, layer.bias
+    assert bias is not None
+    corners = [F.pad(weight, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
+    rivals = torch.conv2d(x, torch.cat(corners), bias.repeat(4), stride=2).unflatten(1, (4, len(weight)))  # type: ignore[no-untyped-call]
+    return torch.amax(rivals, dim=1)
 
 
 def glorot_uniform(layout: Layout, seed: int) -> Tensor:

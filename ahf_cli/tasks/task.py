@@ -82,7 +82,7 @@ class Task:
 
     def pixels(self, images: Tensor) -> Tensor:
         """Bytes to numbers: divided by 255, and nothing else."""
-        return images.to(self.dtype) / 255
+        return images.to(self.dtype, copy=True).div_(255)  # in place: no second array of this size
 
     def examples(self, images: LabelledImages, first: int, last: int) -> ModelObjective:
         """Return h on a range of a set."""
