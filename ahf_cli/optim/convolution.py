@@ -165,9 +165,9 @@ def conv2d(
     """`torch.conv2d` with the same arguments and results, whose second derivatives are cheap on a CPU.
 
     An input without a graph, as that of the first layer, is unfolded once and kept, which makes the layer a
-    matrix product.  Unbatched inputs and padding by name go to PyTorch's own.
+    matrix product.  Unbatched inputs, padding by name and autocast go to PyTorch's own.
     """
-    if input.dim() != 4 or isinstance(padding, str):
+    if input.dim() != 4 or isinstance(padding, str) or torch.is_autocast_enabled(input.device.type):
         own: Callable[..., Tensor] = torch.conv2d
         return own(input, weight, bias, stride, padding, dilation, groups)
     geometry = geometry_of(stride, padding, dilation, groups)

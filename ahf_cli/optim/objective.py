@@ -211,7 +211,7 @@ class ModelObjective:
             return vmap(forward)(*tensors)
         rows = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
         results = []
-        with self._faster_operations():
+        with faster_operations(self.inputs.device):
             for row in rows:
                 if calls is None:
                     results.append(forward(*row))
@@ -221,8 +221,9 @@ class ModelObjective:
                 calls.append(recorder.calls)
         return torch.stack(results)
 
-    def _faster_operations(self) -> AbstractContextManager[object]:
-        """On a CPU: other ways to the same values, by what the graph is for."""
-        if self.inputs.is_cuda:
-            return nullcontext()
-        return CheapSecondDerivatives() if torch.is_grad_enabled() else CheapForward()
+
+def faster_operations(device: torch.device) -> AbstractContextManager[object]:
+    """On a CPU: other ways to the same values, by what the graph is for."""
+    if device.type != "cpu":
+        return nullcontext()
+    return CheapSecondDerivatives() if torch.is_grad_enabled() else CheapForward()

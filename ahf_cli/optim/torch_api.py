@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, overload
 
@@ -10,98 +10,30 @@ import torch
 from torch import Tensor
 
 from ahf_cli.hyperparameters import RECIPES, Recipe
-from ahf_cli.optim.convolution import CheapSecondDerivatives
-from ahf_cli.optim.losses import autograd_hessian
-from ahf_cli.optim.objective import Evaluation
+from ahf_cli.optim import parameter_groups
+from ahf_cli.optim.closure import Closure, ClosureObjective
 from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
 from ahf_cli.optim.recipes import compose
 from ahf_cli.optim.rows import Layout
-
-Closure = Callable[[], Tensor | tuple[Tensor, Tensor]]
-"""Returns the loss, or (loss, outputs), at the parameters' present values; calls no `backward`."""
-
-
-class _ClosureObjective:
-    """h(θ) by writing θ into the parameters and calling the closure."""
-
-    def __init__(self, closure: Closure, parameters: list[Tensor], layout: Layout, check: bool):
-        self.closure, self.parameters, self.layout, self.check = closure, parameters, layout, check
-
-    def value(self, parameters: Tensor) -> Tensor:
-        """h(θ) without a graph; (1, P) → (1,).  The parameters' values are put back."""
-        before = [p.data for p in self.parameters]
-        try:
-            # Exchanging the storage, unlike writing into it, leaves graphs at the present values usable.
-            for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
-                p.data = value[0]
-            with torch.no_grad():
-                return self._call()[0].reshape(1)
-        finally:
-            for p, data in zip(self.parameters, before, strict=True):
-                p.data = data
-
-    def evaluate(self, parameters: Tensor) -> Evaluation:
-        """Prepare h and its derivatives at the present values of the parameters, which θ must equal."""
-        with torch.enable_grad():
-            loss, outputs = self._call()
-            if self.check:
-                self._check_used(loss)
-            return Evaluation(
-                self.layout,
-                self.parameters,
-                loss.reshape(1),
-                outputs,
-                lambda: autograd_hessian(loss, outputs),  # type: ignore[arg-type]  # asked for only if given
-            )
-
-    @torch.no_grad()
-    def assign(self, parameters: Tensor) -> None:
-        """Write θ, (1, P), into the parameters."""
-        for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
-            p.copy_(value[0])
-
-    def _call(self) -> tuple[Tensor, Tensor | None]:
-        with CheapSecondDerivatives():
-            result = self.closure()
-        loss, outputs = result if isinstance(result, tuple) else (result, None)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise TypeError("the closure must return a scalar loss tensor, or (loss, outputs)")
-        return loss, outputs
-
-    def _check_used(self, loss: Tensor) -> None:
-        if not loss.requires_grad:
-            raise RuntimeError(
-                "the loss depends on no optimized parameter: return it with its graph, "
-                "not detached or from no_grad"
-            )
-        try:
-            gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            if "second time" not in str(error):
-                raise
-            raise RuntimeError(
-                "the closure must not call backward(): return the loss with its graph"
-            ) from None
-        unused = [name for name, g in zip(self.layout.names, gradients, strict=True) if g is None]
-        if unused:
-            raise RuntimeError(
-                f"the loss does not depend on {', '.join(unused)}: "
-                "leave unused parameters out of the optimizer"
-            )
 
 
 class _RecipeOptimizer(torch.optim.Optimizer):
     """One row of the core, with the hyperparameters in `param_groups` and the state in `state`."""
 
-    def __init__(self, params: Any, recipe: Recipe, values: Mapping[str, float]):
+    def __init__(self, params: Any, recipe: Recipe, values: Mapping[str, Any]):
+        if recipe.structure.solver == "dual":
+            raise ValueError("solver: dual needs the layers of a ModelObjective; with a closure use cg")
         self._recipe = recipe
         self._core: Optimizer = compose(recipe.structure)
         self._first = True
         self.last_step: StepInfo | None = None
         """What the last step did: loss, damping, reduction ratio, CG iterations, …; tensors of one row."""
-        used = {name: value for name, value in values.items() if name in recipe.hyperparameters}
+        used = {
+            name: parameter_groups.number(name, value)
+            for name, value in values.items()
+            if name in recipe.hyperparameters
+        }
         super().__init__(params, recipe.complete(used))
-        self._parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_recipe": self._recipe}
@@ -120,6 +52,36 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         """Whether a step was not finite: the parameters are the last finite ones and stay so."""
         return bool(self._state().diverged_at > 0)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with the other groups' hyperparameters; δ and the moments begin at 0 for them.
+
+        Args:
+            param_group: `params`, and if wanted `name` and hyperparameters, equal to those of the others.
+
+        Raises:
+            ValueError: an unknown key, a bad value, or parameters that are frozen, there twice, sparse,
+                neither float32 nor float64, or of another dtype or device than the others.
+        """
+        names = self._recipe.hyperparameters
+        super().add_param_group(parameter_groups.completed(param_group, names, self.param_groups))
+        try:
+            self._parameters()
+            self._values()
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._first = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on bitwise where another optimizer of this recipe was when `state_dict()` was called.
+
+        Raises:
+            ValueError: the state of another recipe, another optimizer or another model; nothing is changed.
+        """
+        names, vectors = self._recipe.hyperparameters, ("direction", *self._fresh_state().moments)
+        parameter_groups.check_saved(state_dict, names, vectors, self.param_groups)
+        super().load_state_dict(state_dict)
+
     @overload  # type: ignore[override]
     def step(self, closure: None = None) -> None: ...
 
@@ -127,13 +89,18 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     def step(self, closure: Closure, curvature_closure: Closure | None = None) -> Tensor: ...
 
     def step(self, closure: Closure | None = None, curvature_closure: Closure | None = None) -> Tensor | None:
-        """Take one step of Algorithm 1 and return the loss before it.
+        """Take one step of Algorithm 1 and return the loss before it, a tensor of no dimension.
 
         Args:
             closure: evaluates the model on the gradient batch and returns the loss, or (loss, outputs) where
-                `curvature="ggn"`.  It is called several times, must be deterministic, and must call neither
-                `zero_grad` nor `backward`.
+                `curvature="ggn"`.  It is called two or three times, always on the same batch, and calls no
+                `backward`.  Dropout draws the same mask in all calls, and running statistics move once.
             curvature_closure: the same on a second batch, for the curvature; by default the gradient batch.
+
+        Raises:
+            TypeError: no closure, or one that returns something else.
+            ValueError: outputs or a second closure are needed and absent; groups that differ; a bad value.
+            RuntimeError: the closure calls `backward`, or its loss does not depend on a parameter.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
         with torch.enable_grad():
@@ -143,11 +110,12 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         self._store(state)
         return self.last_step.loss[0]
 
+    @torch.enable_grad()
     def direction(self, closure: Closure, curvature_closure: Closure | None = None) -> list[Tensor]:
         """Solve (B + λI) δ = −∇h and return δ, one tensor for each parameter, without taking a step.
 
         Feed it to another optimizer by `p.grad = -d`.  Parameters, damping and moments stay; δ is kept as
-        the start of the next solve.
+        the start of the next solve.  Arguments and errors are those of `step`.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
         core, state = self._optimizer(curvature), self._state()
@@ -155,75 +123,62 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         operator = core.curvature(here if curvature is None else curvature.evaluate(state.parameters))
         operator.prepare()
         found = core.solver(operator, here.gradient, state.damping, state.direction, state.active)
+        self._first = False
         if bool(torch.isfinite(found.solution).all()):  # or the next solve would start from it
             self._store(replace(state, direction=found.solution))
         return [piece[0].clone() for piece in objective.layout.split(found.solution)]
 
     def _objectives(
         self, closure: Closure | None, curvature_closure: Closure | None
-    ) -> tuple[_ClosureObjective, _ClosureObjective | None]:
+    ) -> tuple[ClosureObjective, ClosureObjective | None]:
         if closure is None:
             raise TypeError(f"{type(self).__name__} needs a closure that returns the loss")
-        made = [
-            _ClosureObjective(c, self._parameters(), self._layout(), check=self._first)
-            for c in (closure, curvature_closure)
-            if c is not None
-        ]
-        return made[0], made[1] if len(made) > 1 else None
+        structure = self._recipe.structure
+        if structure.curvature_batch == "independent" and curvature_closure is None:
+            raise ValueError(
+                "curvature_batch: independent needs a second closure, on the batch of the curvature: "
+                "step(closure, curvature_closure)"
+            )
+        parameters, layout, ggn = self._parameters(), self._layout(), structure.curvature == "ggn"
 
-    def _optimizer(self, curvature: _ClosureObjective | None) -> Optimizer:
+        def objective(closure: Closure, curved: bool) -> ClosureObjective:
+            return ClosureObjective(
+                closure, parameters, layout, needs_outputs=ggn and curved, check=self._first
+            )
+
+        if curvature_closure is None:
+            return objective(closure, True), None
+        return objective(closure, False), objective(curvature_closure, True)
+
+    def _optimizer(self, curvature: ClosureObjective | None) -> Optimizer:
         batch = "same" if curvature is None else "independent"
         if self._core.independent_batch != (curvature is not None):
             self._core = compose(self._recipe.derive("own", {"curvature_batch": batch}).structure)
         return self._core
 
     def _parameters(self) -> list[Tensor]:
-        """All parameters of all groups; the groups must agree in every hyperparameter."""
-        first, *others = self.param_groups
-        for group in others:
-            for name in self._recipe.hyperparameters:
-                if group[name] != first[name]:
-                    raise ValueError(
-                        f"{name} must be equal in all parameter groups, since one linear system spans them: "
-                        f"got {first[name]!r} and {group[name]!r}"
-                    )
-        found: list[Tensor] = [p for group in self.param_groups for p in group["params"]]
-        frozen = [name for name, p in zip(self._names(), found, strict=True) if not p.requires_grad]
-        if frozen:
-            raise ValueError(
-                f"{', '.join(frozen)}: requires_grad is False; leave frozen parameters out of the optimizer"
-            )
-        kinds = {(p.dtype, p.device) for p in found}
-        if len(kinds) > 1:
-            raise ValueError(f"all parameters must have one dtype and device, got {sorted(map(str, kinds))}")
-        return found
+        return parameter_groups.parameters(self.param_groups)
 
-    def _names(self) -> list[str]:
-        """Names given by `named_parameters`, else positions."""
-        names: list[str] = []
-        for group in self.param_groups:
-            numbered = [f"parameter {len(names) + i}" for i in range(len(group["params"]))]
-            names += group.get("param_names", numbered)
-        return names
+    def _values(self) -> dict[str, float]:
+        return parameter_groups.shared_values(self.param_groups, self._recipe.hyperparameters)
 
     def _layout(self) -> Layout:
-        return Layout.of(zip(self._names(), self._parameters(), strict=True))
+        return Layout.of(zip(parameter_groups.names(self.param_groups), self._parameters(), strict=True))
+
+    def _fresh_state(self) -> State:
+        theta = self._layout().join([p.detach() for p in self._parameters()])
+        return self._core.init(theta, self._values())
 
     def _state(self) -> State:
         """Read the core's state from parameters, `state` and `param_groups`."""
-        parameters, layout = self._parameters(), self._layout()
-        theta = layout.join([p.detach() for p in parameters])
-        values = {name: self.param_groups[0][name] for name in self._recipe.hyperparameters}
-        fresh = self._core.init(theta, values)
-        if not self.state.get(parameters[0]):
+        parameters, layout, fresh = self._parameters(), self._layout(), self._fresh_state()
+        memory = self.state.get(parameters[0])
+        if not memory:
             return fresh
-        memory = self.state[parameters[0]]
-        absent = {"direction", *fresh.moments} - memory.keys()
-        if absent:
-            raise ValueError(f"the loaded state is of another recipe: it has no {', '.join(sorted(absent))}")
+        theta = fresh.parameters
 
         def vector(name: str) -> Tensor:  # parameters that joined later have no memory yet
-            return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters])
+            return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters]).to(theta)
 
         return State(
             parameters=theta,
