@@ -45,12 +45,12 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     @property
     def damping(self) -> float:
         """The present damping λ."""
-        return float(self._state().damping)
+        return float((self._memory() or self.param_groups[0])["damping"])
 
     @property
     def diverged(self) -> bool:
         """Whether a step was not finite: the parameters are the last finite ones and stay so."""
-        return bool(self._state().diverged_at > 0)
+        return bool(self._memory().get("diverged_at", 0) > 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with the other groups' hyperparameters; δ and the moments begin at 0 for them.
@@ -78,8 +78,8 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: the state of another recipe, another optimizer or another model; nothing is changed.
         """
-        names, vectors = self._recipe.hyperparameters, ("direction", *self._fresh_state().moments)
-        parameter_groups.check_saved(state_dict, names, vectors, self.param_groups)
+        vectors = ("direction", *self._core.transform.init(self._theta()))
+        parameter_groups.check_saved(state_dict, self._recipe.hyperparameters, vectors, self.param_groups)
         super().load_state_dict(state_dict)
 
     @overload  # type: ignore[override]
@@ -165,29 +165,32 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     def _layout(self) -> Layout:
         return Layout.of(zip(parameter_groups.names(self.param_groups), self._parameters(), strict=True))
 
-    def _fresh_state(self) -> State:
-        theta = self._layout().join([p.detach() for p in self._parameters()])
-        return self._core.init(theta, self._values())
+    def _theta(self) -> Tensor:
+        return self._layout().join([p.detach() for p in self._parameters()])
+
+    def _memory(self) -> dict[str, Tensor]:
+        """What is kept at the first parameter; nothing before the first step."""
+        memory: dict[str, Tensor] = self.state.get(self.param_groups[0]["params"][0], {})
+        return memory
 
     def _state(self) -> State:
         """Read the core's state from parameters, `state` and `param_groups`."""
-        parameters, layout, fresh = self._parameters(), self._layout(), self._fresh_state()
-        memory = self.state.get(parameters[0])
+        theta, memory = self._theta(), self._memory()
+        fresh = self._core.init(theta, self._values())
         if not memory:
             return fresh
-        theta = fresh.parameters
+        parameters, layout = self._parameters(), self._layout()
 
         def vector(name: str) -> Tensor:  # parameters that joined later have no memory yet
             return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters]).to(theta)
 
-        return State(
-            parameters=theta,
+        return replace(
+            fresh,
             direction=vector("direction"),
             damping=memory["damping"].reshape(1).to(theta),
             step=memory["step"].reshape(1).to(fresh.step),
             diverged_at=memory["diverged_at"].reshape(1).to(fresh.step),
             moments={name: vector(name) for name in fresh.moments},
-            hyperparameters=fresh.hyperparameters,
         )
 
     def _store(self, state: State) -> None:
