@@ -87,6 +87,17 @@ def test_a_step_is_one_call_to_generators_and_buffers(name: str) -> None:
         torch.testing.assert_close(a, b, msg=key)
 
 
+@pytest.mark.parametrize("name", ["dropout", "batch_norm", "spectral_norm"])
+def test_calls_of_a_step_are_one_function(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    model, (x, y) = make().double(), batch(shape)
+    objective, theta = objective_of(model, cross_entropy(model, x, y, outputs=True))
+    loss, away = objective.evaluate(theta).loss, objective.value(theta + 0.1)
+    assert torch.equal(objective.value(theta + 0.1), away)
+    torch.testing.assert_close(objective.value(theta), loss)
+
+
 def test_two_closures_draw_one_after_the_other() -> None:
     p = nn.Parameter(torch.ones(2, dtype=torch.float64))
     drawn: dict[str, list[float]] = {"gradient": [], "curvature": []}
