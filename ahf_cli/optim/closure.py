@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ Closure = Callable[[], Tensor | tuple[Tensor, Tensor] | list[Tensor]]
 """Returns the loss, or (loss, outputs), at the parameters' present values; calls no `backward`."""
 
 FORM = "the closure must return the scalar loss, or (loss, outputs)"
+NO_BACKWARD = "the closure must not call backward(): return the loss with its graph"
 
 
 class ClosureObjective:
@@ -122,8 +124,20 @@ class _NoBackward(TorchFunctionMode):
     ) -> Any:
         """Refuse `backward`; leave everything else as it is."""
         if func is Tensor.backward:
-            raise RuntimeError("the closure must not call backward(): return the loss with its graph")
+            raise RuntimeError(NO_BACKWARD)
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def graphs_in_use() -> Iterator[None]:
+    """Build and use graphs, whatever the caller's mode; where a closure has freed one, say so."""
+    try:
+        with torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise RuntimeError(NO_BACKWARD) from error  # by `torch.autograd.backward`, which nothing intercepts
 
 
 def _loss_and_outputs(result: Any) -> tuple[Tensor, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ahf_cli.hyperparameters import RECIPES, Recipe
 from ahf_cli.optim import parameter_groups
-from ahf_cli.optim.closure import Closure, ClosureObjective
+from ahf_cli.optim.closure import Closure, ClosureObjective, graphs_in_use
 from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
 from ahf_cli.optim.recipes import compose
 from ahf_cli.optim.rows import Layout
@@ -103,14 +103,14 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             RuntimeError: the closure calls `backward`, or its loss does not depend on a parameter.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
-        with torch.enable_grad():
+        with graphs_in_use():
             state, self.last_step = self._optimizer(curvature).step(self._state(), objective, curvature)
         self._first = False
         objective.assign(state.parameters)
         self._store(state)
         return self.last_step.loss[0]
 
-    @torch.enable_grad()
+    @graphs_in_use()
     def direction(self, closure: Closure, curvature_closure: Closure | None = None) -> list[Tensor]:
         """Solve (B + λI) δ = −∇h and return δ, one tensor for each parameter, without taking a step.
 
@@ -131,8 +131,11 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     def _objectives(
         self, closure: Closure | None, curvature_closure: Closure | None
     ) -> tuple[ClosureObjective, ClosureObjective | None]:
-        if closure is None:
-            raise TypeError(f"{type(self).__name__} needs a closure that returns the loss")
+        needs = f"{type(self).__name__} needs a closure that returns the loss, got"
+        if closure is None or not callable(closure):
+            raise TypeError(f"{needs} {type(closure).__name__}")
+        if not (curvature_closure is None or callable(curvature_closure)):
+            raise TypeError(f"{needs} {type(curvature_closure).__name__} for the curvature")
         structure = self._recipe.structure
         if structure.curvature_batch == "independent" and curvature_closure is None:
             raise ValueError(
@@ -207,21 +210,26 @@ class _RecipeOptimizer(torch.optim.Optimizer):
 class HessianFree(_RecipeOptimizer):
     """Hessian-free optimization: θ ← θ + α δ with (B + λI) δ ≈ −∇h by truncated conjugate gradient.
 
-    The defaults are Algorithm 1's baseline with B and the gradient on one batch.  Example: see README.
+    Algorithm 1 of the paper without its moments, after Martens (2010).  The defaults are its baseline, with B
+    and the gradient on one batch.  Example: see README.
 
     Args:
-        params: parameters, named parameters or groups that agree in every hyperparameter.
-        lr: step size α > 0.
-        damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there.
+        params: parameters, named parameters or groups that agree in every hyperparameter; dense, float32 or
+            float64, on one device.
+        lr: step size α > 0; schedulers may change it, also to 0.
+        damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there by the reduction ratio ρ.
         choices: structural choices by name, such as `curvature="ggn"`, `reduction_ratio="update"` or
             `max_iterations=20`; see `ahf_cli.hyperparameters.Structure`.  Where a choice uses further
             hyperparameters, they are given the same way.
 
     Raises:
-        ValueError: a value outside its interval, an unknown choice, frozen parameters, groups that differ.
+        ValueError: a value outside its interval, an unknown choice or key, parameters that are frozen,
+            sparse, there twice or of another dtype, groups that differ, `solver="dual"`.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1.0, damping: float = 10.0, **choices: Any):
+    def __init__(
+        self, params: Iterable[Any], lr: float | Tensor = 1.0, damping: float | Tensor = 10.0, **choices: Any
+    ):
         recipe = RECIPES["hf"].derive("HessianFree", {"curvature_batch": "same", **choices})
         super().__init__(params, recipe, {"lr": lr, "damping": damping})
 
@@ -229,34 +237,38 @@ class HessianFree(_RecipeOptimizer):
 class AdaptiveHessianFree(_RecipeOptimizer):
     """Adaptive Hessian-free optimization: Adam-like moments of δ, times the step size of Eq. 3 (Algorithm 1).
 
+    m ← β₁m + (1−β₁)δ and v ← β₂v + (1−β₂)δ²; θ ← θ + α_t m̂/(√v̂ + μ), where m̂ and v̂ are m and v without
+    their bias towards 0 and α_t follows from ‖δ‖, σ and L.
+
     In the paper's search ranges u ≈ α_t sign(δ) with α_t ∝ ‖δ‖², which crawls or explodes.  The defaults here
     are the regime that the theorem assumes, μ = 2σ, in which u ≈ α_t δ/(2σ), with constant damping, which
     keeps ‖δ‖ below σ on small problems.  For Algorithm 1 as printed give the paper's values, `mu=1e-8` and
     `damping_rule="levenberg_marquardt"`.
 
     Args:
-        params: parameters, named parameters or groups that agree in every hyperparameter.
+        params: as for `HessianFree`.
         damping: initial damping λ₀ > 0.
         beta2: decay β₂ of the second moment, in [0, 1).
         epsilon: ε > 0, the size of ‖δ‖ at which the theorem stops; with σ it sets β₁ = ε/(ε + 2σ).
         sigma: σ > 0, the bound on ‖δ‖.
         smoothness: L > 0, the conjugate smoothness.
         mu: μ > 0, added to the root of the second moment.
-        choices: structural choices by name, such as `curvature="ggn"` or `step_size="eq3_repaired"`.
+        choices: structural choices by name, such as `curvature="ggn"` or `step_size="eq3_repaired"`.  With
+            `step_size="constant"` there is an `lr` for schedulers; without it there is none.
 
     Raises:
-        ValueError: a value outside its interval, an unknown choice, frozen parameters, groups that differ.
+        ValueError: as for `HessianFree`.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        damping: float = 1.0,
-        beta2: float = 1e-5,
-        epsilon: float = 1e-3,
-        sigma: float = 3.0,
-        smoothness: float = 0.3,
-        mu: float = 6.0,
+        damping: float | Tensor = 1.0,
+        beta2: float | Tensor = 1e-5,
+        epsilon: float | Tensor = 1e-3,
+        sigma: float | Tensor = 3.0,
+        smoothness: float | Tensor = 0.3,
+        mu: float | Tensor = 6.0,
         **choices: Any,
     ):
         own = {"curvature_batch": "same", "damping_rule": "constant"}
