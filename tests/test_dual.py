@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from ahf_cli.hyperparameters import RECIPES
 from ahf_cli.optim import GaussNewtonOperator, MartensRules, ModelObjective, Optimizer, Stop, compose
 from ahf_cli.optim.descent import TruncatedNewton
 from ahf_cli.optim.dual import DualNewton, OutputSpace
+from ahf_cli.optim.layers import LayerCall
 from ahf_cli.optim.losses import SoftmaxCrossEntropy
 from ahf_cli.report.trace_file import read_trace
-from tests.problems import MODELS, problem, rows
+from tests.problems import MODELS, Quadratic, problem, rows, spd
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -117,6 +119,72 @@ def test_float32_steps_stay_close_to_those_of_cg() -> None:
     torch.testing.assert_close(run_with("dual"), run_with("cg"), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_trials_of_one_batched_computation(name: str) -> None:
+    steps = {}
+    for vectorized in (False, True):
+        objective = problem(name, vectorized=vectorized)
+        changes = {"curvature": "ggn", "curvature_batch": "same", "solver": "dual"}
+        optimizer = compose(RECIPES["hf"].derive("x", changes).structure)
+        state = optimizer.init(rows(objective, 3), {"lr": torch.tensor([1.0, 0.5, 0.1]), "damping": 1.0})
+        for _ in range(4):
+            state, _ = optimizer.step(state, objective)
+        steps[vectorized] = state.parameters
+    torch.testing.assert_close(steps[True], steps[False], rtol=1e-7, atol=1e-9)
+
+
+def test_a_row_that_is_not_active_costs_no_forward_pass() -> None:
+    objective = problem("mlp")
+    theta = rows(objective, 3)
+    evaluation, run = objective.evaluate(theta), []
+    inner = evaluation.layer_calls
+    assert inner is not None
+
+    def noted(row: int) -> tuple[Tensor, Sequence[LayerCall]]:
+        run.append(row)
+        return inner(row)
+
+    evaluation.layer_calls = noted
+    active = torch.tensor([True, False, True])
+    gradient, damping = evaluation.gradient, torch.ones(3, dtype=torch.float64)
+    found = DualNewton(MartensRules())(GaussNewtonOperator(evaluation), gradient, damping, theta, active)
+    assert run == [0, 2]
+    assert found.stop[1] == int(Stop.INACTIVE) and found.iterations[1] == 0 and found.products[1] == 0
+    assert torch.equal(found.solution[1], torch.zeros_like(theta[1]))
+
+
+def in_both_precisions(objective: ModelObjective, damping: float, rules: MartensRules) -> tuple[float, float]:
+    """How far CG and the dual in float32 are from CG in float64, relative to its solution."""
+    theta, active = rows(objective, 1), torch.tensor([True])
+
+    def solve(solver: TruncatedNewton | DualNewton, dtype: torch.dtype) -> Tensor:
+        objective.model.to(dtype)
+        objective.inputs = objective.inputs.to(dtype)
+        evaluation = objective.evaluate(theta.to(dtype))
+        zero, number = torch.zeros_like(theta, dtype=dtype), torch.tensor([damping], dtype=dtype)
+        operator = GaussNewtonOperator(evaluation)
+        return solver(operator, evaluation.gradient, number, zero, active).solution.double()
+
+    exact = solve(TruncatedNewton(rules), torch.float64)
+    return tuple(  # type: ignore[return-value]
+        float((solve(solver, torch.float32) - exact).norm() / exact.norm())
+        for solver in (TruncatedNewton(rules), DualNewton(rules))
+    )
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1e-3, 1e-4])
+def test_float32_at_small_damping(damping: float) -> None:
+    cg, dual = in_both_precisions(problem("conv", examples=100), damping, MartensRules())
+    assert dual < cg and dual < 0.05
+
+
+def test_float32_where_the_gram_matrix_is_indefinite_by_rounding() -> None:
+    objective = problem("mlp", examples=60)
+    objective.inputs = 1 + 1e-3 * objective.inputs  # all examples nearly the same
+    _, dual = in_both_precisions(objective, 1e-6, MartensRules())
+    assert dual < 1e-3  # 0.03 if the matrix is left as it is
+
+
 class Scaled(nn.Module):
     """A parameter outside linear and convolution layers."""
 
@@ -135,9 +203,9 @@ def test_what_it_cannot_do_is_named() -> None:
     theta = rows(own, 1)
     with pytest.raises(ValueError, match=r"exactly one linear or ungrouped conv2d layer, and scale is in 0"):
         solver(GaussNewtonOperator(own.evaluate(theta)), theta, torch.ones(1).double(), theta, active)
-    batched = problem("mlp", vectorized=True)
-    two = rows(batched, 2)
-    with pytest.raises(ValueError, match="one by one"):
-        solver(GaussNewtonOperator(batched.evaluate(two)), two, torch.ones(2).double(), two, active)
+    other = Quadratic(spd(3), torch.ones(3, dtype=torch.float64))
+    theta = torch.zeros(1, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="needs the layers of a ModelObjective"):
+        solver(GaussNewtonOperator(other.evaluate(theta)), theta, torch.ones(1).double(), theta, active)
     with pytest.raises(ValueError, match="dual needs curvature ggn"):
         RECIPES["hf"].derive("x", {"solver": "dual"})

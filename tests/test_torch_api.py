@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,23 +70,6 @@ def test_it_is_a_row_of_the_core(name: str) -> None:
     torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_state_dict_continues_bitwise(name: str) -> None:
-    model, x, y = conv_problem()
-    optimizer = CASES[name](model.parameters())
-    closure = closure_for(model, x, y, needs_outputs(name))
-    for _ in range(3):
-        optimizer.step(closure)
-    other = copy.deepcopy(model)
-    restored = CASES[name](other.parameters())
-    restored.load_state_dict(optimizer.state_dict())
-    for _ in range(3):
-        optimizer.step(closure)
-        restored.step(closure_for(other, x, y, needs_outputs(name)))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-    assert restored.damping == optimizer.damping
-
-
 def test_a_second_batch_carries_the_curvature() -> None:
     model, x, y = conv_problem()
     optimizer = HessianFree(model.parameters())
@@ -121,21 +102,6 @@ def test_direction_leaves_everything_but_the_warm_start() -> None:
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert optimizer.direction(closure)[0].abs().sum() > 0
-
-
-def test_groups_and_schedulers() -> None:
-    model, x, y = conv_problem()
-    named = list(model.named_parameters())
-    groups = [{"params": named[:2]}, {"params": named[2:]}]
-    optimizer = HessianFree(groups, lr=1.0, damping=5.0)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    closure = closure_for(model, x, y, False)
-    optimizer.step(closure)
-    scheduler.step()
-    optimizer.step(closure)
-    assert float(optimizer.last_step.step_size) == 0.5  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"lr must be equal in all parameter groups.*1.0 and 0.1"):
-        HessianFree([{"params": named[:2]}, {"params": named[2:], "lr": 0.1}])
 
 
 def test_any_loss_has_its_gauss_newton_matrix() -> None:
@@ -192,6 +158,11 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
             {"curvatur": "ggn"},
             r"unknown choice 'curvatur'; did you mean 'curvature'",
         ),
+        (
+            lambda m: m.parameters(),
+            {"curvature": "ggn", "solver": "dual"},
+            r"dual needs the layers of a ModelObjective.*use cg",
+        ),
     ],
 )
 def test_misuse_is_named(
@@ -205,75 +176,6 @@ def test_misuse_is_named(
 def test_beta2_outside_its_interval() -> None:
     with pytest.raises(ValueError, match=r"beta2 must be in \[0, 1\), got 1.0"):
         AdaptiveHessianFree(conv_problem()[0].parameters(), beta2=1.0)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda model, x, y: None, "needs a closure"),
-        (lambda model, x, y: lambda: model(x), "scalar loss"),
-        (lambda model, x, y: with_backward(closure_for(model, x, y, False)), r"must not call backward\(\)"),
-        (
-            lambda model, x, y: lambda: nn.functional.cross_entropy(model(x), y).detach(),
-            "depends on no optimized",
-        ),
-    ],
-)
-def test_bad_closures_are_named(make: Callable[..., Any], message: str) -> None:
-    model, x, y = conv_problem()
-    with pytest.raises((TypeError, RuntimeError), match=message):
-        HessianFree(model.parameters()).step(make(model, x, y))
-
-
-def with_backward(closure: Callable[[], Any]) -> Callable[[], Any]:
-    def both() -> Any:
-        loss = closure()
-        loss.backward()
-        return loss
-
-    return both
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
-def test_copies_go_on_as_the_original(copied: Callable[[Any], Any]) -> None:
-    model, x, y = conv_problem()
-    optimizer = AdaptiveHessianFree(model.parameters(), curvature="ggn")
-    optimizer.step(closure_for(model, x, y, True))
-    other, twin = copied((model, optimizer))
-    optimizer.step(closure_for(model, x, y, True))
-    twin.step(closure_for(other, x, y, True))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
-
-
-def test_state_through_a_file_and_of_another_recipe(tmp_path: Path) -> None:
-    model, x, y = conv_problem()
-    optimizer = HessianFree(model.parameters())
-    optimizer.step(closure_for(model, x, y, False))
-    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
-    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
-    restored = HessianFree(model.parameters())
-    restored.load_state_dict(loaded)
-    assert restored.damping == optimizer.damping
-    adaptive = AdaptiveHessianFree(model.parameters())
-    adaptive.load_state_dict({**loaded, "param_groups": adaptive.state_dict()["param_groups"]})
-    with pytest.raises(ValueError, match="of another recipe: it has no first, second"):
-        adaptive.step(closure_for(model, x, y, False))
-
-
-def test_parameters_that_join_later() -> None:
-    model, x, y = conv_problem()
-    first, last = list(model.parameters())[:-2], list(model.parameters())[-2:]
-    optimizer = HessianFree(first)
-    before = float(optimizer.step(closure_for(model, x, y, False)))
-    optimizer.add_param_group({"params": last})
-    optimizer.step(closure_for(model, x, y, False))
-    assert float(optimizer.step(closure_for(model, x, y, False))) < before
-
-
-def test_ggn_without_outputs_is_named() -> None:
-    model, x, y = conv_problem()
-    with pytest.raises(ValueError, match="need the outputs"):
-        HessianFree(model.parameters(), curvature="ggn").step(closure_for(model, x, y, False))
 
 
 def test_a_direction_that_is_not_finite_is_no_warm_start() -> None:
@@ -291,3 +193,20 @@ def test_unused_parameters_are_named_at_every_call() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match="does not depend on extra"):
             optimizer.step(closure_for(model, x, y, False))
+
+
+def test_the_batch_of_the_curvature_is_asked_for() -> None:
+    model, x, y = conv_problem()
+    closure = closure_for(model, x, y, False)
+    optimizer = HessianFree(model.parameters(), curvature_batch="independent")
+    with pytest.raises(ValueError, match="independent needs a second closure"):
+        optimizer.step(closure)
+    optimizer.step(closure, closure)
+
+
+def test_only_the_curvature_closure_needs_outputs() -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree(model.parameters(), curvature="ggn")
+    optimizer.step(closure_for(model, x, y, False), closure_for(model, x, y, True))
+    with pytest.raises(ValueError, match="ggn needs the outputs"):
+        optimizer.step(closure_for(model, x, y, True), closure_for(model, x, y, False))

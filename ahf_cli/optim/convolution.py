@@ -196,10 +196,11 @@ def conv2d(
     """`torch.conv2d` with the same arguments and results, whose second derivatives are cheap on a CPU.
 
     An input without a graph, as that of the first layer, is unfolded once and kept, which makes the layer a
-    matrix product.  Where no derivative is wanted, and for unbatched inputs and padding by name, it is
-    PyTorch's own.
+    matrix product.  Where no derivative is wanted, and for unbatched inputs, padding by name and autocast, it
+    is PyTorch's own.
     """
-    if not torch.is_grad_enabled() or input.dim() != 4 or isinstance(padding, str):
+    own_way = not torch.is_grad_enabled() or torch.is_autocast_enabled(input.device.type)
+    if own_way or input.dim() != 4 or isinstance(padding, str):
         own: Callable[..., Tensor] = torch.conv2d
         return own(input, weight, bias, stride, padding, dilation, groups)
     geometry = geometry_of(stride, padding, dilation, groups)

@@ -65,8 +65,16 @@ class SoftmaxCrossEntropy:
 
 
 def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:
-    """H_L of any loss that is a graph of its outputs, by double backward."""
-    (slope,) = torch.autograd.grad(loss, outputs, create_graph=True)
+    """H_L of any loss that is a graph of its outputs, by double backward.
+
+    Raises ValueError where the loss was not computed from these outputs.
+    """
+    (slope,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
+    if slope is None:
+        raise ValueError(
+            "the loss was not computed from the outputs that came with it: return the very tensor that the "
+            "loss is a function of"
+        )
     if not slope.requires_grad:  # a loss that is linear in its outputs
         return torch.zeros_like
 

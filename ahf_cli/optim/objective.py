@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from torch.func import functional_call, vmap
 from ahf_cli.optim.convolution import linear_in_cotangent
 from ahf_cli.optim.layers import LayerCall, LayerRecorder
 from ahf_cli.optim.losses import OutputLoss, OutputOperator, SoftmaxCrossEntropy
-from ahf_cli.optim.operations import FasterOperations
+from ahf_cli.optim.operations import faster_operations
 from ahf_cli.optim.rows import Layout
 
 
@@ -31,7 +30,8 @@ class Evaluation:
         outputs: z, of any shape, a graph of the leaves; needed for Gauss-Newton products only.
         output_hessian: makes w ↦ H_L w at these outputs.
         output_factor: makes S with H_L = S Sᵀ, for solvers in the space of the outputs.
-        layer_calls: the linear maps that the forward pass of each row applied.
+        layer_calls: runs the forward pass of one row again, by itself; → its outputs and the linear maps that
+            it applied, in one graph.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Evaluation:
         outputs: Tensor | None = None,
         output_hessian: Callable[[], OutputOperator] | None = None,
         output_factor: Callable[[], Tensor] | None = None,
-        layer_calls: Sequence[Sequence[LayerCall]] = (),
+        layer_calls: Callable[[int], tuple[Tensor, Sequence[LayerCall]]] | None = None,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
@@ -185,9 +185,8 @@ class ModelObjective:
     def evaluate(self, parameters: Tensor) -> Evaluation:
         """Prepare h and its derivatives at θ; (K, P)."""
         leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
-        calls: list[list[LayerCall]] = []
         with torch.enable_grad():
-            outputs = self._outputs(leaves, calls)
+            outputs = self._outputs(leaves)
             losses = self.loss.value(outputs, self.targets)
         return Evaluation(
             self.layout,
@@ -196,28 +195,21 @@ class ModelObjective:
             outputs,
             lambda: self.loss.hessian(outputs, self.targets),
             lambda: self.loss.factor(outputs, self.targets),
-            calls,
+            lambda row: self._layer_calls([leaf[row].detach().requires_grad_() for leaf in leaves]),
         )
 
-    def _outputs(self, tensors: Sequence[Tensor], calls: list[list[LayerCall]] | None = None) -> Tensor:
-        names = self.layout.names
-
-        def forward(*values: Tensor) -> Tensor:
-            result: Tensor = functional_call(
-                self.model, dict(zip(names, values, strict=True)), (self.inputs,)
-            )
-            return result
-
+    def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
         if self.vectorized and tensors[0].shape[0] > 1:
-            return vmap(forward)(*tensors)
+            return vmap(self._forward)(*tensors)
         rows = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
-        results = []
-        with nullcontext() if self.inputs.is_cuda else FasterOperations():
-            for row in rows:
-                if calls is None:
-                    results.append(forward(*row))
-                    continue
-                with LayerRecorder(row) as recorder:
-                    results.append(forward(*row))
-                calls.append(recorder.calls)
-        return torch.stack(results)
+        with faster_operations(self.inputs.device):
+            return torch.stack([self._forward(*row) for row in rows])
+
+    def _forward(self, *values: Tensor) -> Tensor:
+        named = dict(zip(self.layout.names, values, strict=True))
+        result: Tensor = functional_call(self.model, named, (self.inputs,))
+        return result
+
+    def _layer_calls(self, values: Sequence[Tensor]) -> tuple[Tensor, list[LayerCall]]:
+        with torch.enable_grad(), faster_operations(self.inputs.device), LayerRecorder(values) as recorder:
+            return self._forward(*values), recorder.calls

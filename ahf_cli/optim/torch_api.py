@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, overload
 
@@ -10,98 +10,30 @@ import torch
 from torch import Tensor
 
 from ahf_cli.hyperparameters import RECIPES, Recipe
-from ahf_cli.optim.losses import autograd_hessian
-from ahf_cli.optim.objective import Evaluation
-from ahf_cli.optim.operations import FasterOperations
+from ahf_cli.optim import parameter_groups
+from ahf_cli.optim.closure import Closure, ClosureObjective, graphs_in_use
 from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
 from ahf_cli.optim.recipes import compose
 from ahf_cli.optim.rows import Layout
-
-Closure = Callable[[], Tensor | tuple[Tensor, Tensor]]
-"""Returns the loss, or (loss, outputs), at the parameters' present values; calls no `backward`."""
-
-
-class _ClosureObjective:
-    """h(θ) by writing θ into the parameters and calling the closure."""
-
-    def __init__(self, closure: Closure, parameters: list[Tensor], layout: Layout, check: bool):
-        self.closure, self.parameters, self.layout, self.check = closure, parameters, layout, check
-
-    def value(self, parameters: Tensor) -> Tensor:
-        """h(θ) without a graph; (1, P) → (1,).  The parameters' values are put back."""
-        before = [p.data for p in self.parameters]
-        try:
-            # Exchanging the storage, unlike writing into it, leaves graphs at the present values usable.
-            for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
-                p.data = value[0]
-            with torch.no_grad():
-                return self._call()[0].reshape(1)
-        finally:
-            for p, data in zip(self.parameters, before, strict=True):
-                p.data = data
-
-    def evaluate(self, parameters: Tensor) -> Evaluation:
-        """Prepare h and its derivatives at the present values of the parameters, which θ must equal."""
-        with torch.enable_grad():
-            loss, outputs = self._call()
-            if self.check:
-                self._check_used(loss)
-            return Evaluation(
-                self.layout,
-                self.parameters,
-                loss.reshape(1),
-                outputs,
-                lambda: autograd_hessian(loss, outputs),  # type: ignore[arg-type]  # asked for only if given
-            )
-
-    @torch.no_grad()
-    def assign(self, parameters: Tensor) -> None:
-        """Write θ, (1, P), into the parameters."""
-        for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
-            p.copy_(value[0])
-
-    def _call(self) -> tuple[Tensor, Tensor | None]:
-        with FasterOperations():
-            result = self.closure()
-        loss, outputs = result if isinstance(result, tuple) else (result, None)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise TypeError("the closure must return a scalar loss tensor, or (loss, outputs)")
-        return loss, outputs
-
-    def _check_used(self, loss: Tensor) -> None:
-        if not loss.requires_grad:
-            raise RuntimeError(
-                "the loss depends on no optimized parameter: return it with its graph, "
-                "not detached or from no_grad"
-            )
-        try:
-            gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            if "second time" not in str(error):
-                raise
-            raise RuntimeError(
-                "the closure must not call backward(): return the loss with its graph"
-            ) from None
-        unused = [name for name, g in zip(self.layout.names, gradients, strict=True) if g is None]
-        if unused:
-            raise RuntimeError(
-                f"the loss does not depend on {', '.join(unused)}: "
-                "leave unused parameters out of the optimizer"
-            )
 
 
 class _RecipeOptimizer(torch.optim.Optimizer):
     """One row of the core, with the hyperparameters in `param_groups` and the state in `state`."""
 
-    def __init__(self, params: Any, recipe: Recipe, values: Mapping[str, float]):
+    def __init__(self, params: Any, recipe: Recipe, values: Mapping[str, Any]):
+        if recipe.structure.solver == "dual":
+            raise ValueError("solver: dual needs the layers of a ModelObjective; with a closure use cg")
         self._recipe = recipe
         self._core: Optimizer = compose(recipe.structure)
         self._first = True
         self.last_step: StepInfo | None = None
         """What the last step did: loss, damping, reduction ratio, CG iterations, …; tensors of one row."""
-        used = {name: value for name, value in values.items() if name in recipe.hyperparameters}
+        used = {
+            name: parameter_groups.number(name, value)
+            for name, value in values.items()
+            if name in recipe.hyperparameters
+        }
         super().__init__(params, recipe.complete(used))
-        self._parameters()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_recipe": self._recipe}
@@ -113,12 +45,42 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     @property
     def damping(self) -> float:
         """The present damping λ."""
-        return float(self._state().damping)
+        return float((self._memory() or self.param_groups[0])["damping"])
 
     @property
     def diverged(self) -> bool:
         """Whether a step was not finite: the parameters are the last finite ones and stay so."""
-        return bool(self._state().diverged_at > 0)
+        return bool(self._memory().get("diverged_at", 0) > 0)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with the other groups' hyperparameters; δ and the moments begin at 0 for them.
+
+        Args:
+            param_group: `params`, and if wanted `name` and hyperparameters, equal to those of the others.
+
+        Raises:
+            ValueError: an unknown key, a bad value, or parameters that are frozen, there twice, sparse,
+                neither float32 nor float64, or of another dtype or device than the others.
+        """
+        names = self._recipe.hyperparameters
+        super().add_param_group(parameter_groups.completed(param_group, names, self.param_groups))
+        try:
+            self._parameters()
+            self._values()
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._first = True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on bitwise where another optimizer of this recipe was when `state_dict()` was called.
+
+        Raises:
+            ValueError: the state of another recipe, another optimizer or another model; nothing is changed.
+        """
+        vectors = ("direction", *self._core.transform.init(self._theta()))
+        parameter_groups.check_saved(state_dict, self._recipe.hyperparameters, vectors, self.param_groups)
+        super().load_state_dict(state_dict)
 
     @overload  # type: ignore[override]
     def step(self, closure: None = None) -> None: ...
@@ -127,27 +89,33 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     def step(self, closure: Closure, curvature_closure: Closure | None = None) -> Tensor: ...
 
     def step(self, closure: Closure | None = None, curvature_closure: Closure | None = None) -> Tensor | None:
-        """Take one step of Algorithm 1 and return the loss before it.
+        """Take one step of Algorithm 1 and return the loss before it, a tensor of no dimension.
 
         Args:
             closure: evaluates the model on the gradient batch and returns the loss, or (loss, outputs) where
-                `curvature="ggn"`.  It is called several times, must be deterministic, and must call neither
-                `zero_grad` nor `backward`.
+                `curvature="ggn"`.  It is called two or three times, always on the same batch, and calls no
+                `backward`.  Dropout draws the same mask in all calls, and running statistics move once.
             curvature_closure: the same on a second batch, for the curvature; by default the gradient batch.
+
+        Raises:
+            TypeError: no closure, or one that returns something else.
+            ValueError: outputs or a second closure are needed and absent; groups that differ; a bad value.
+            RuntimeError: the closure calls `backward`, or its loss does not depend on a parameter.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
-        with torch.enable_grad():
+        with graphs_in_use():
             state, self.last_step = self._optimizer(curvature).step(self._state(), objective, curvature)
         self._first = False
         objective.assign(state.parameters)
         self._store(state)
         return self.last_step.loss[0]
 
+    @graphs_in_use()
     def direction(self, closure: Closure, curvature_closure: Closure | None = None) -> list[Tensor]:
         """Solve (B + λI) δ = −∇h and return δ, one tensor for each parameter, without taking a step.
 
         Feed it to another optimizer by `p.grad = -d`.  Parameters, damping and moments stay; δ is kept as
-        the start of the next solve.
+        the start of the next solve.  Arguments and errors are those of `step`.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
         core, state = self._optimizer(curvature), self._state()
@@ -155,84 +123,77 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         operator = core.curvature(here if curvature is None else curvature.evaluate(state.parameters))
         operator.prepare()
         found = core.solver(operator, here.gradient, state.damping, state.direction, state.active)
+        self._first = False
         if bool(torch.isfinite(found.solution).all()):  # or the next solve would start from it
             self._store(replace(state, direction=found.solution))
         return [piece[0].clone() for piece in objective.layout.split(found.solution)]
 
     def _objectives(
         self, closure: Closure | None, curvature_closure: Closure | None
-    ) -> tuple[_ClosureObjective, _ClosureObjective | None]:
-        if closure is None:
-            raise TypeError(f"{type(self).__name__} needs a closure that returns the loss")
-        made = [
-            _ClosureObjective(c, self._parameters(), self._layout(), check=self._first)
-            for c in (closure, curvature_closure)
-            if c is not None
-        ]
-        return made[0], made[1] if len(made) > 1 else None
+    ) -> tuple[ClosureObjective, ClosureObjective | None]:
+        needs = f"{type(self).__name__} needs a closure that returns the loss, got"
+        if closure is None or not callable(closure):
+            raise TypeError(f"{needs} {type(closure).__name__}")
+        if not (curvature_closure is None or callable(curvature_closure)):
+            raise TypeError(f"{needs} {type(curvature_closure).__name__} for the curvature")
+        structure = self._recipe.structure
+        if structure.curvature_batch == "independent" and curvature_closure is None:
+            raise ValueError(
+                "curvature_batch: independent needs a second closure, on the batch of the curvature: "
+                "step(closure, curvature_closure)"
+            )
+        parameters, layout, ggn = self._parameters(), self._layout(), structure.curvature == "ggn"
 
-    def _optimizer(self, curvature: _ClosureObjective | None) -> Optimizer:
+        def objective(closure: Closure, curved: bool) -> ClosureObjective:
+            return ClosureObjective(
+                closure, parameters, layout, needs_outputs=ggn and curved, check=self._first
+            )
+
+        if curvature_closure is None:
+            return objective(closure, True), None
+        return objective(closure, False), objective(curvature_closure, True)
+
+    def _optimizer(self, curvature: ClosureObjective | None) -> Optimizer:
         batch = "same" if curvature is None else "independent"
         if self._core.independent_batch != (curvature is not None):
             self._core = compose(self._recipe.derive("own", {"curvature_batch": batch}).structure)
         return self._core
 
     def _parameters(self) -> list[Tensor]:
-        """All parameters of all groups; the groups must agree in every hyperparameter."""
-        first, *others = self.param_groups
-        for group in others:
-            for name in self._recipe.hyperparameters:
-                if group[name] != first[name]:
-                    raise ValueError(
-                        f"{name} must be equal in all parameter groups, since one linear system spans them: "
-                        f"got {first[name]!r} and {group[name]!r}"
-                    )
-        found: list[Tensor] = [p for group in self.param_groups for p in group["params"]]
-        frozen = [name for name, p in zip(self._names(), found, strict=True) if not p.requires_grad]
-        if frozen:
-            raise ValueError(
-                f"{', '.join(frozen)}: requires_grad is False; leave frozen parameters out of the optimizer"
-            )
-        kinds = {(p.dtype, p.device) for p in found}
-        if len(kinds) > 1:
-            raise ValueError(f"all parameters must have one dtype and device, got {sorted(map(str, kinds))}")
-        return found
+        return parameter_groups.parameters(self.param_groups)
 
-    def _names(self) -> list[str]:
-        """Names given by `named_parameters`, else positions."""
-        names: list[str] = []
-        for group in self.param_groups:
-            numbered = [f"parameter {len(names) + i}" for i in range(len(group["params"]))]
-            names += group.get("param_names", numbered)
-        return names
+    def _values(self) -> dict[str, float]:
+        return parameter_groups.shared_values(self.param_groups, self._recipe.hyperparameters)
 
     def _layout(self) -> Layout:
-        return Layout.of(zip(self._names(), self._parameters(), strict=True))
+        return Layout.of(zip(parameter_groups.names(self.param_groups), self._parameters(), strict=True))
+
+    def _theta(self) -> Tensor:
+        return self._layout().join([p.detach() for p in self._parameters()])
+
+    def _memory(self) -> dict[str, Tensor]:
+        """What is kept at the first parameter; nothing before the first step."""
+        memory: dict[str, Tensor] = self.state.get(self.param_groups[0]["params"][0], {})
+        return memory
 
     def _state(self) -> State:
         """Read the core's state from parameters, `state` and `param_groups`."""
-        parameters, layout = self._parameters(), self._layout()
-        theta = layout.join([p.detach() for p in parameters])
-        values = {name: self.param_groups[0][name] for name in self._recipe.hyperparameters}
-        fresh = self._core.init(theta, values)
-        if not self.state.get(parameters[0]):
+        theta, memory = self._theta(), self._memory()
+        fresh = self._core.init(theta, self._values())
+        if not memory:
             return fresh
-        memory = self.state[parameters[0]]
-        absent = {"direction", *fresh.moments} - memory.keys()
-        if absent:
-            raise ValueError(f"the loaded state is of another recipe: it has no {', '.join(sorted(absent))}")
+        parameters, layout = self._parameters(), self._layout()
 
         def vector(name: str) -> Tensor:  # parameters that joined later have no memory yet
-            return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters])
+            return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters]).to(theta)
 
-        return State(
-            parameters=theta,
+        return replace(
+            fresh,
             direction=vector("direction"),
             damping=memory["damping"].reshape(1).to(theta),
             step=memory["step"].reshape(1).to(fresh.step),
             diverged_at=memory["diverged_at"].reshape(1).to(fresh.step),
             moments={name: vector(name) for name in fresh.moments},
-            hyperparameters=fresh.hyperparameters,
         )
 
     def _store(self, state: State) -> None:
@@ -249,21 +210,26 @@ class _RecipeOptimizer(torch.optim.Optimizer):
 class HessianFree(_RecipeOptimizer):
     """Hessian-free optimization: θ ← θ + α δ with (B + λI) δ ≈ −∇h by truncated conjugate gradient.
 
-    The defaults are Algorithm 1's baseline with B and the gradient on one batch.  Example: see README.
+    Algorithm 1 of the paper without its moments, after Martens (2010).  The defaults are its baseline, with B
+    and the gradient on one batch.  Example: see README.
 
     Args:
-        params: parameters, named parameters or groups that agree in every hyperparameter.
-        lr: step size α > 0.
-        damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there.
+        params: parameters, named parameters or groups that agree in every hyperparameter; dense, float32 or
+            float64, on one device.
+        lr: step size α > 0; schedulers may change it, also to 0.
+        damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there by the reduction ratio ρ.
         choices: structural choices by name, such as `curvature="ggn"`, `reduction_ratio="update"` or
             `max_iterations=20`; see `ahf_cli.hyperparameters.Structure`.  Where a choice uses further
             hyperparameters, they are given the same way.
 
     Raises:
-        ValueError: a value outside its interval, an unknown choice, frozen parameters, groups that differ.
+        ValueError: a value outside its interval, an unknown choice or key, parameters that are frozen,
+            sparse, there twice or of another dtype, groups that differ, `solver="dual"`.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 1.0, damping: float = 10.0, **choices: Any):
+    def __init__(
+        self, params: Iterable[Any], lr: float | Tensor = 1.0, damping: float | Tensor = 10.0, **choices: Any
+    ):
         recipe = RECIPES["hf"].derive("HessianFree", {"curvature_batch": "same", **choices})
         super().__init__(params, recipe, {"lr": lr, "damping": damping})
 
@@ -271,34 +237,38 @@ class HessianFree(_RecipeOptimizer):
 class AdaptiveHessianFree(_RecipeOptimizer):
     """Adaptive Hessian-free optimization: Adam-like moments of δ, times the step size of Eq. 3 (Algorithm 1).
 
+    m ← β₁m + (1−β₁)δ and v ← β₂v + (1−β₂)δ²; θ ← θ + α_t m̂/(√v̂ + μ), where m̂ and v̂ are m and v without
+    their bias towards 0 and α_t follows from ‖δ‖, σ and L.
+
     In the paper's search ranges u ≈ α_t sign(δ) with α_t ∝ ‖δ‖², which crawls or explodes.  The defaults here
     are the regime that the theorem assumes, μ = 2σ, in which u ≈ α_t δ/(2σ), with constant damping, which
     keeps ‖δ‖ below σ on small problems.  For Algorithm 1 as printed give the paper's values, `mu=1e-8` and
     `damping_rule="levenberg_marquardt"`.
 
     Args:
-        params: parameters, named parameters or groups that agree in every hyperparameter.
+        params: as for `HessianFree`.
         damping: initial damping λ₀ > 0.
         beta2: decay β₂ of the second moment, in [0, 1).
         epsilon: ε > 0, the size of ‖δ‖ at which the theorem stops; with σ it sets β₁ = ε/(ε + 2σ).
         sigma: σ > 0, the bound on ‖δ‖.
         smoothness: L > 0, the conjugate smoothness.
         mu: μ > 0, added to the root of the second moment.
-        choices: structural choices by name, such as `curvature="ggn"` or `step_size="eq3_repaired"`.
+        choices: structural choices by name, such as `curvature="ggn"` or `step_size="eq3_repaired"`.  With
+            `step_size="constant"` there is an `lr` for schedulers; without it there is none.
 
     Raises:
-        ValueError: a value outside its interval, an unknown choice, frozen parameters, groups that differ.
+        ValueError: as for `HessianFree`.
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        damping: float = 1.0,
-        beta2: float = 1e-5,
-        epsilon: float = 1e-3,
-        sigma: float = 3.0,
-        smoothness: float = 0.3,
-        mu: float = 6.0,
+        damping: float | Tensor = 1.0,
+        beta2: float | Tensor = 1e-5,
+        epsilon: float | Tensor = 1e-3,
+        sigma: float | Tensor = 3.0,
+        smoothness: float | Tensor = 0.3,
+        mu: float | Tensor = 6.0,
         **choices: Any,
     ):
         own = {"curvature_batch": "same", "damping_rule": "constant"}

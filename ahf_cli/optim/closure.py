@@ -1,0 +1,168 @@
+"""h(θ) of a closure: the loss of any model, at whatever values its parameters have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from ahf_cli.optim.losses import autograd_hessian
+from ahf_cli.optim.objective import Evaluation
+from ahf_cli.optim.operations import faster_operations
+from ahf_cli.optim.replay import Replay
+from ahf_cli.optim.rows import Layout
+
+Closure = Callable[[], Tensor | tuple[Tensor, Tensor] | list[Tensor]]
+"""Returns the loss, or (loss, outputs), at the parameters' present values; calls no `backward`."""
+
+FORM = "the closure must return the scalar loss, or (loss, outputs)"
+NO_BACKWARD = "the closure must not call backward(): return the loss with its graph"
+
+
+class ClosureObjective:
+    """h(θ), an `Objective` of K = 1 rows, by writing θ into the parameters and calling the closure.
+
+    All calls of one step are one function of θ: they draw the same noise and see the same buffers (`Replay`).
+    They run attention as plain matrix products, since PyTorch's fused kernels have no second derivative.
+
+    Args:
+        closure: returns the loss, or (loss, outputs).
+        parameters: the leaves, in the order of the layout.
+        layout: where each parameter lies in θ.
+        needs_outputs: whether Gauss-Newton products will be asked for.
+        check: whether to look for parameters that the loss does not depend on, which costs a gradient.
+
+    Raises:
+        TypeError: by `value` and `evaluate`, if the closure returns something else.
+        ValueError: by `evaluate`, if outputs are needed and absent or without their graph.
+        RuntimeError: by `evaluate`, if the loss has no graph, does not depend on a parameter, has a sparse
+            gradient, or if the closure calls `backward`.
+    """
+
+    def __init__(
+        self, closure: Closure, parameters: list[Tensor], layout: Layout, needs_outputs: bool, check: bool
+    ):
+        self.closure, self.parameters, self.layout = closure, parameters, layout
+        self.needs_outputs, self.check = needs_outputs, check
+        self._replay = Replay(parameters[0].device)
+
+    def value(self, parameters: Tensor) -> Tensor:
+        """h(θ) without a graph; (1, P) → (1,).  The parameters' values are put back."""
+        before = [p.data for p in self.parameters]
+        try:
+            # Exchanging the storage, unlike writing into it, leaves graphs at the present values usable.
+            for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
+                p.data = value[0]
+            with torch.no_grad():
+                return self._call()[0].reshape(1)
+        finally:
+            for p, data in zip(self.parameters, before, strict=True):
+                p.data = data
+
+    def evaluate(self, parameters: Tensor) -> Evaluation:
+        """Prepare h and its derivatives at the present values of the parameters, which θ must equal."""
+        with torch.enable_grad():
+            loss, outputs = self._call()
+            self._check_loss(loss)
+            if self.needs_outputs:
+                _check_outputs(outputs)
+            return Evaluation(
+                self.layout,
+                self.parameters,
+                loss.reshape(1),
+                outputs,
+                lambda: autograd_hessian(loss, outputs),  # type: ignore[arg-type]  # asked for only if given
+            )
+
+    @torch.no_grad()
+    def assign(self, parameters: Tensor) -> None:
+        """Write θ, (1, P), into the parameters."""
+        for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
+            p.copy_(value[0])
+
+    def _call(self) -> tuple[Tensor, Tensor | None]:
+        torch.clear_autocast_cache()  # or parameters that were cast at other values would be used again
+        with (
+            self._replay.call(),
+            sdpa_kernel(SDPBackend.MATH),
+            faster_operations(self.parameters[0].device),
+            _NoBackward(),
+        ):
+            return _loss_and_outputs(self.closure())
+
+    def _check_loss(self, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise RuntimeError(
+                "the loss depends on no optimized parameter: return it with its graph, "
+                "not detached or from no_grad"
+            )
+        if not self.check:
+            return
+        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+        named = list(zip(self.layout.names, gradients, strict=True))
+        if unused := [name for name, g in named if g is None]:
+            raise RuntimeError(
+                f"the loss does not depend on {', '.join(unused)}: "
+                "leave unused parameters out of the optimizer"
+            )
+        if sparse := [name for name, g in named if g is not None and g.layout != torch.strided]:
+            raise RuntimeError(
+                f"the gradient of {', '.join(sparse)} is sparse and has no second derivative: "
+                "make the embedding with sparse=False"
+            )
+
+
+class _NoBackward(TorchFunctionMode):
+    """Within this context `tensor.backward()` is an error: it would free the graph that products need."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Refuse `backward`; leave everything else as it is."""
+        if func is Tensor.backward:
+            raise RuntimeError(NO_BACKWARD)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def graphs_in_use() -> Iterator[None]:
+    """Build and use graphs, whatever the caller's mode; where a closure has freed one, say so."""
+    try:
+        with torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise RuntimeError(NO_BACKWARD) from error  # by `torch.autograd.backward`, which nothing intercepts
+
+
+def _loss_and_outputs(result: Any) -> tuple[Tensor, Any]:
+    """Take apart what a closure returned, or raise TypeError."""
+    loss, outputs = result, None
+    if isinstance(result, tuple | list):
+        if len(result) != 2:
+            raise TypeError(f"{FORM}, got {len(result)} items")
+        loss, outputs = result
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{FORM}, got {type(loss).__name__} for the loss")
+    if loss.numel() != 1:
+        raise TypeError(f"{FORM}, got a loss of shape {tuple(loss.shape)}")
+    if not loss.is_floating_point():
+        raise TypeError(f"{FORM}, got a loss of {loss.dtype}")
+    return loss, outputs
+
+
+def _check_outputs(outputs: Any) -> None:
+    if outputs is None:
+        raise ValueError("curvature: ggn needs the outputs: return (loss, outputs) from the closure")
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"the outputs must be one tensor, got {type(outputs).__name__}")
+    if not outputs.requires_grad:
+        raise ValueError(
+            "the outputs have no graph: return them as the model made them, not detached or from no_grad"
+        )
