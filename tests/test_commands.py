@@ -15,8 +15,10 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.report.store import Study
+from ahf_cli.report.trace_file import read_trace
 from ahf_cli.tasks.data import locate
 
+LENET = ("conv1", "conv2", "fc1", "fc2", "fc3")
 TINY = [
     "--preset",
     "smoke",
@@ -133,17 +135,95 @@ def test_terminated_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert trial.steps().equals(other.steps())
 
 
+def test_a_run_with_a_trials_hyperparameters_is_that_trial(searched: Path) -> None:
+    trial = Study(searched, "smoke").trial("adaptive_hf", 1)
+    asked = (trial.read_params() or {})["params"]
+    words = [word for name, value in asked.items() for word in ("-p", f"{name}={value!r}")]
+    unset = {"OMP_NUM_THREADS": ""}  # bitwise only with a worker's one thread, which is the default
+    done = ahf("train", "adaptive_hf", *words, *TINY, "--study", "one", "--results", str(searched), env=unset)
+    assert done.returncode == 0, done.stderr
+    own = Study(searched, "one").trial("adaptive_hf", 0)
+    kept = [name for name in trial.curve().columns if name != "seconds"]
+    assert own.curve()[kept].equals(trial.curve()[kept]) and own.steps().equals(trial.steps())
+    assert (own.read_params() or {})["params"] == {**asked, "mu": 1e-8}
+    assert Study(searched, "one").manifest()["threads"] == 1
+
+
 def test_train_saves_a_curve_and_says_when_it_is_done(tmp_path: Path) -> None:
     words = ["train", "hf", "-p", "lr=0.3", "-p", "damping=5", *TINY, "--results", str(tmp_path)]
-    first = ahf(*words)
+    first = ahf(*words, "--threads", "2")
     assert first.returncode == 0, first.stderr
-    assert "test accuracy" in first.stdout and "curve.csv" in first.stdout and "figure2.png" in first.stdout
+    assert "hf, lr=0.3 damping=5: 3 steps in" in first.stdout and "test accuracy" in first.stdout
+    assert "curve.csv" in first.stdout and "figure2.png" in first.stdout
     assert "step     0  train loss" in first.stderr
-    second = ahf(*words, "--json")
-    assert second.returncode == 0 and json.loads(second.stdout)["params"] == {"lr": 0.3, "damping": 5.0}
-    assert "train loss" not in second.stderr
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("train-hf-")
+    assert json.loads((folder / "manifest.json").read_text())["threads"] == 2
+    before = {p: p.read_bytes() for p in folder.rglob("trials/**/*.*")}
+    second = ahf(*words, "--json")
+    assert second.returncode == 0 and second.stderr == f"hf: done already, in {folder}\n"
+    document = json.loads(second.stdout)
+    assert document["params"] == {"lr": 0.3, "damping": 5.0} and document["final"]["step"] == 3
+    assert {p: p.read_bytes() for p in folder.rglob("trials/**/*.*")} == before
+    other = ahf(*words, "-p", "damping=6", "--study", folder.name)
+    assert other.returncode == 2 and "damping must be given once, got 5 and 6" in other.stderr
+
+
+def test_a_diverged_run_does_not_call_its_last_evaluation_final(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "hf", "-p", "lr=1e30", *TINY, "--results", str(tmp_path), "-q"]
+    assert main(words) == 0
+    end, last, *_ = capsys.readouterr().out.splitlines()
+    assert end == "hf, lr=1e+30 damping=10: diverged at step 1 of 3"
+    assert last.startswith("last evaluation before that, at step 0: training loss 2.2980, test")
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["status"], document["final"], document["last_evaluation"]["step"]) == (
+        "diverged",
+        None,
+        0,
+    )
+
+
+def test_a_recorded_run_verifies(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "own.npz"
+    done = ahf("train", "hf", "-p", "lr=0.3", *TINY, "--record", str(file), "--json", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert (said["steps"], said["examples"], said["bytes"]) == (3, 2 * 3 * 64, file.stat().st_size)
+    layers = [f"{layer}.{part}" for layer in LENET for part in ("weight", "bias")]
+    assert list(read_trace(file).init) == layers
+    again = ahf("verify", str(file), "--json")
+    assert again.returncode == 0, again.stderr
+    (found,) = json.loads(again.stdout)["files"]
+    assert found["setup"]["kind"] == "lenet"
+    assert [d["quantity"] for d in found["deviations"]][-10:] == [f"final/{layer}" for layer in layers]
+
+
+def test_a_recording_never_replaces_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own.npz"
+    file.write_text("mine")
+    assert main(["train", "hf", *TINY, "--record", str(file)]) == 2
+    assert f"--record: FILE must not exist yet, got {file}" in capsys.readouterr().err
+    assert main(["train", "hf", *TINY, "--record", "/proc/own.npz"]) == 2
+    assert "--record: cannot write to /proc: " in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_recording_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    words = ["train", "hf", *TINY, "-o", "train.steps=700", "-o", "task.subset=50000"]
+    command = [sys.executable, "-m", "ahf_cli", *words, "--record", str(tmp_path / "r.npz")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline(), process.stderr.readline()]
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert process.returncode == 75 and out == "", err
+    assert said[1].startswith("warning: 700 steps see 89,600 examples, 0.6 GB of memory")
+    assert err.splitlines()[-1].startswith("ahf: interrupted; ") and "is not written" in err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -158,8 +238,12 @@ def test_train_saves_a_curve_and_says_when_it_is_done(tmp_path: Path) -> None:
         (["search", "--results", "/proc/ahf"], "cannot write results to /proc/ahf/smoke"),
         (["prerun", "--recipe", "adaptive"], "unknown recipe 'adaptive'; did you mean 'adaptive_hf'?"),
         (["train", "hff"], "unknown recipe 'hff'; did you mean 'hf'?"),
+        (["train", "hf_ggn", "-o", "seed=1"], "unknown recipe 'hf_ggn'; the preset quick defines it"),
+        (["train", "hf", "--threads", "0"], "--threads must be ≥ 1, got 0"),
         (["train", "hf", "-p", "lr=0"], "--param: lr must be in (0, inf), got 0.0"),
         (["train", "hf", "-p", "lr=x", "-p", "sigma=3"], "--param: hf has no hyperparameter 'sigma'"),
+        (["train", "hf", "-p", "lr=nan"], "--param: lr must be in (0, inf), got nan"),
+        (["train", "hf", "-p", "lr=1", "-p", "lr=2"], "--param: lr must be given once, got 1 and 2"),
         (["train", "hf", "-p", "lr"], "--param: must be NAME=VALUE, got 'lr'"),
         (["train", "adaptive_hf", "-p", "beta2=1"], "--param: beta2 must be in [0, 1), got 1.0"),
     ],

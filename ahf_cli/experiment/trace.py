@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,18 @@ def replay(trace: Trace) -> Trace:
     return run(trace.setup, recipe_of(trace.setup), trace.x, trace.y, trace.init)
 
 
-def run(setup: Mapping[str, Any], recipe: Recipe, x: Array, y: Array, init: Mapping[str, Array]) -> Trace:
-    """Run one trial in float64: step t uses batch t and, for an independent curvature batch, `steps` + t."""
+def run(
+    setup: Mapping[str, Any],
+    recipe: Recipe,
+    x: Array,
+    y: Array,
+    init: Mapping[str, Array],
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> Trace:
+    """Run one trial in float64: step t uses batch t and, for an independent curvature batch, `steps` + t.
+
+    `on_step` hears of every step, from 1, with its loss.
+    """
     model = model_of(setup["kind"], init)
     names = [name for name, _ in model.named_parameters()]
     theta = np.concatenate([np.asarray(init[name], dtype=np.float64).ravel() for name in names])
@@ -101,6 +111,7 @@ def run(setup: Mapping[str, Any], recipe: Recipe, x: Array, y: Array, init: Mapp
     series: dict[str, list[Any]] = {name: [] for name in QUANTITIES}
     for step in range(setup["steps"]):
         state = _record_step(optimizer, state, _batches(model, setup, optimizer, x, y, step), recipe, series)
+        on_step(step + 1, series["loss"][-1])
     layout = ModelObjective(model, torch.empty(0), torch.empty(0)).layout
     pieces = {
         name: piece[0].numpy() for name, piece in zip(names, layout.split(state.parameters), strict=True)
