@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -75,6 +76,24 @@ def test_a_finished_study_is_said_to_be_done(searched: Path) -> None:
     assert "hf: 2 trials: 2 ok" in done.stdout
     assert {p: p.read_bytes() for p in searched.rglob("result.json")} == before
     assert time.monotonic() - started < 60
+
+
+def test_a_second_prerun_recipe_has_its_own_folder_and_says_how_to_go_on(searched: Path) -> None:
+    results = ["--results", str(searched)]
+    done = ahf("prerun", *TINY, *results, "--recipe", "adaptive_hf_published", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    ranges = searched / "smoke" / "prerun-adaptive_hf_published" / "ranges.yaml"
+    assert (
+        "sigma σ: proposed [" in done.stdout and "], the paper's [30, 100]\n  median and max" in done.stdout
+    )
+    words = shlex.split(done.stdout.splitlines()[-1].partition(": ")[2])
+    name = ["--study", "smoke-ranges-adaptive_hf_published"]
+    assert words == ["ahf", "search", *name, "--ranges", str(ranges), *words[6:]]
+    assert words[6:] == ["--recipe", "adaptive_hf_published", *TINY, *results]
+    one = ahf(*words[1:], "--trials", "1", "-q")
+    assert one.returncode == 0, one.stderr
+    assert Study(searched, "smoke-ranges-adaptive_hf_published").finished("adaptive_hf_published")
+    assert Study(searched, "smoke").prerun.recipes() == ["adaptive_hf"]
 
 
 def test_compare_draws_the_study(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +255,10 @@ def test_an_interrupted_recording_leaves_nothing(number: signal.Signals, tmp_pat
         (["search", "--ranges", "no.yaml"], "no.yaml: cannot be read"),
         (["search", "-o", "spaces.hf.lr.low=2"], "spaces.hf.lr"),
         (["search", "--results", "/proc/ahf"], "cannot write results to /proc/ahf/smoke"),
-        (["prerun", "--recipe", "adaptive"], "unknown recipe 'adaptive'; did you mean 'adaptive_hf'?"),
+        (
+            ["prerun", "--recipe", "adaptive"],
+            "--recipe: prerun.recipe: unknown recipe 'adaptive'; did you mean 'adaptive_hf'?",
+        ),
         (["train", "hff"], "unknown recipe 'hff'; did you mean 'hf'?"),
         (["train", "hf_ggn", "-o", "seed=1"], "unknown recipe 'hf_ggn'; the preset quick defines it"),
         (["train", "hf", "--threads", "0"], "--threads must be ≥ 1, got 0"),
