@@ -195,3 +195,22 @@ def test_every_command_is_in_the_help() -> None:
     help_text = ahf("--help").stdout
     names = [*cli.COMMANDS, *cli.GROUPS]
     assert names and all(f" {name} " in help_text for name in names)
+
+
+COMMAND_LINES = [
+    [], *([name] for name in cli.COMMANDS), *([name] for name in cli.GROUPS),
+    *([name, str(command.name or command.callback.__name__)] for name, group in cli.GROUPS.items()
+      for command in group.registered_commands if command.callback),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_every_help_ends_with_the_exit_codes(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([*words, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    codes = "Exit codes: 0 done, 1 error, 2 usage or bad input, 3 incomplete, 75 interrupted"
+    assert codes in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= 60

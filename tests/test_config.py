@@ -12,7 +12,7 @@ import pytest
 import ahf_cli
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import Config, Setting, load, parse, parse_yaml, presets, read_yaml
-from ahf_cli.hyperparameters import Range
+from ahf_cli.hyperparameters import Range, single_run
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 
@@ -220,6 +220,15 @@ def test_spaces_are_partial_inherited_and_make_free() -> None:
 )
 def test_total_steps(text: str, size: int, steps: int) -> None:
     assert from_text(text).total_steps(size) == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "lr"),
+    [("hf", 0.03), ("hf_ggn", 1.0), ("hf_published", 1.0), ("adaptive_hf_published", 0.001), ("half", 0.5)],
+)
+def test_a_single_run_has_a_mild_step_where_full_ones_run_away(name: str, lr: float) -> None:
+    recipe = load("quick", overrides=["recipes.half={base: hf, lr: 0.5}"]).recipe(name)
+    assert single_run(recipe) == {**recipe.complete({}), "lr": lr}
 
 
 def test_training_set_smaller_than_a_batch() -> None:

@@ -52,7 +52,7 @@ Param = Annotated[
         "--param",
         "-p",
         metavar="NAME=VALUE",
-        help="Set a hyperparameter, such as lr=0.3; repeatable.  What is not set has a default that trains.",
+        help="Set a hyperparameter, such as lr=0.3; repeatable.  The others have defaults, and are printed.",
     ),
 ]
 Record = Annotated[
@@ -127,6 +127,8 @@ def _find(config: Config, name: str) -> Recipe:
 
 def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:
     """Parse NAME=VALUE and complete with defaults; raise InputError for everything that is wrong."""
+    from ahf_cli.hyperparameters import single_run
+
     values: dict[str, float] = {}
     errors: list[str] = []
     for text in texts:
@@ -142,7 +144,7 @@ def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:
             errors.append(f"--param: {error}")
     if errors:
         raise InputError(errors)
-    return recipe.complete(values)
+    return single_run(recipe) | values
 
 
 def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
