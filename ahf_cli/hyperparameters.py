@@ -251,8 +251,8 @@ MILD_LR = 0.03
 def single_run(recipe: Recipe) -> dict[str, float]:
     """Return all hyperparameters of a run for which nobody chose any.
 
-    They are the defaults, but for α where the curvature is the exact Hessian of a second batch: on LeNet, steps
-    of α ≥ 0.1 then end at or above the loss of chance, or diverge, within 60 steps; at 0.03 the loss falls.
+    They are the defaults, but for α where the curvature is the exact Hessian of a second batch: on LeNet,
+    α ≥ 0.1 then ends at or above the loss of chance, or diverges, within 60 steps; at 0.03 the loss falls.
     """
     s = recipe.structure
     mild = s.curvature == "hessian" and s.curvature_batch == "independent" and "lr" in recipe.free

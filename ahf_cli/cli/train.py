@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ahf_cli.report.store import Study as StudyFolder
 
 THREADS = "OMP_NUM_THREADS"
+MAX_THREADS = 1024
 EVERY = 60.0
 """seconds between lines where there is no terminal"""
 
@@ -158,15 +159,12 @@ def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
 
 def _threads(given: int | None) -> int | None:
     """Return how many threads were asked for, by the option or the environment; None where neither says."""
-    if given is not None:
-        if given < 1:
-            raise InputError(f"--threads must be ≥ 1, got {given}")
-        return given
-    text = os.environ.get(THREADS, "").strip()
-    if not text:
+    name, text = ("--threads", str(given)) if given is not None else (THREADS, os.environ.get(THREADS, ""))
+    text = text.partition(",")[0].strip()  # the variable may have a value for each level of nesting
+    if not text and given is None:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{THREADS} must be an integer ≥ 1, got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise InputError(f"{name} must be an integer in [1, {MAX_THREADS}], got {text}")
     return int(text)
 
 
