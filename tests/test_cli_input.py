@@ -70,10 +70,13 @@ def test_show_prints_what_loads_again(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert parse(parse_yaml(text, "out"), "out") == expected
     assert "#   hf_ggn: lr [0.5, 1] log, damping [1, 30]\n" in text
+    assert main(["config", "show", "--recipe", "hf_published", "--trials", "3", "--device", "cpu"]) == 0
+    shown = parse(parse_yaml(capsys.readouterr().out, "out"), "out")
+    assert (shown.searched, shown.search.trials, shown.run.device) == (("hf_published",), 3, "cpu")
     assert main(["config", "show", "--preset", "quick", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown.pop("resolved") == load("quick").identity()
-    assert parse(shown, "out") == load("quick")
+    plain = json.loads(capsys.readouterr().out)
+    assert plain.pop("resolved") == load("quick").identity()
+    assert parse(plain, "out") == load("quick")
 
 
 def test_presets_say_their_purpose_and_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +99,12 @@ def test_validate_reports_all_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [line.split(" ")[1] for line in said.err.splitlines()] == [
         *(f"{files[1]}:", f"{files[1]}:", f"{files[2]}:1:")
     ]
-    assert main(["config", "validate", str(files[0])]) == 0
+    assert main(["config", "validate", str(files[0]), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["config", "validate", *map(str, files), "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert not document["ok"]
+    assert [len(document["files"][str(file)]) for file in files] == [0, 2, 1]
 
 
 def test_options_win_and_are_named() -> None:
