@@ -70,10 +70,13 @@ def test_show_prints_what_loads_again(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert parse(parse_yaml(text, "out"), "out") == expected
     assert "#   hf_ggn: lr [0.5, 1] log, damping [1, 30]\n" in text
+    assert main(["config", "show", "--recipe", "hf_published", "--trials", "3", "--device", "cpu"]) == 0
+    shown = parse(parse_yaml(capsys.readouterr().out, "out"), "out")
+    assert (shown.searched, shown.search.trials, shown.run.device) == (("hf_published",), 3, "cpu")
     assert main(["config", "show", "--preset", "quick", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown.pop("resolved") == load("quick").identity()
-    assert parse(shown, "out") == load("quick")
+    plain = json.loads(capsys.readouterr().out)
+    assert plain.pop("resolved") == load("quick").identity()
+    assert parse(plain, "out") == load("quick")
 
 
 def test_presets_say_their_purpose_and_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +99,12 @@ def test_validate_reports_all_files(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [line.split(" ")[1] for line in said.err.splitlines()] == [
         *(f"{files[1]}:", f"{files[1]}:", f"{files[2]}:1:")
     ]
-    assert main(["config", "validate", str(files[0])]) == 0
+    assert main(["config", "validate", str(files[0]), "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["config", "validate", *map(str, files), "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert not document["ok"]
+    assert [len(document["files"][str(file)]) for file in files] == [0, 2, 1]
 
 
 def test_options_win_and_are_named() -> None:
@@ -195,3 +203,22 @@ def test_every_command_is_in_the_help() -> None:
     help_text = ahf("--help").stdout
     names = [*cli.COMMANDS, *cli.GROUPS]
     assert names and all(f" {name} " in help_text for name in names)
+
+
+COMMAND_LINES = [
+    [], *([name] for name in cli.COMMANDS), *([name] for name in cli.GROUPS),
+    *([name, str(command.name or command.callback.__name__)] for name, group in cli.GROUPS.items()
+      for command in group.registered_commands if command.callback),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_every_help_ends_with_the_exit_codes(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([*words, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    codes = "Exit codes: 0 done, 1 error, 2 usage or bad input, 3 incomplete, 75 interrupted"
+    assert codes in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= 60

@@ -12,7 +12,8 @@ import pytest
 import ahf_cli
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import Config, Setting, load, parse, parse_yaml, presets, read_yaml
-from ahf_cli.hyperparameters import Range
+from ahf_cli.experiment.schema import NAME
+from ahf_cli.hyperparameters import Range, single_run
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 
@@ -65,8 +66,29 @@ def test_yaml_round_trip(name: str) -> None:
         ("task: {subset: 100}", "F: task.subset: must be ≥ task.batch_size (128), got 100"),
         ("train: {epochs: 0}", "F: train.epochs: must be a finite number > 0, got 0"),
         ("train: {epochs: .nan}", "F: train.epochs: must be a finite number > 0, got nan"),
-        ("train: {steps: 1.5}", "F: train.steps: must be an integer ≥ 1, or null, got 1.5"),
-        ("search: {trials: many}", "F: search.trials: must be an integer ≥ 1, got 'many'"),
+        ("train: {steps: 1.5}", "F: train.steps: must be an integer in [1, 10^9], or null, got 1.5"),
+        (
+            f"train: {{steps: {10**30}}}",
+            f"F: train.steps: must be an integer in [1, 10^9], or null, got {10**30}",
+        ),
+        ("train: {steps: 1e-3}", "F: train.steps: must be an integer in [1, 10^9], or null, got '1e-3'"),
+        ("train: [1]", "F: train: must be a mapping, got [1]"),
+        ("train:", "F: train: must be a mapping, got null"),
+        ("seed: 2024-01-01", "F: seed: must be an integer in [0, 2^63), got 2024-01-01"),
+        ("seed: =", "F: seed: must be an integer in [0, 2^63), got '='"),
+        ("study: ''", f"F: study: must be a string that matches {NAME}, got ''"),
+        ("run: {workers: -1}", "F: run.workers: must be an integer in [1, 10^9], or null, got -1"),
+        ("run: {device: tpu:0}", "F: run.device: must be one of auto, cpu, cuda, got 'tpu:0'"),
+        ("task: {a: {b: 1}}", "F: task.a: unknown key; known: data, split, model, batch_size, subset"),
+        ("spaces: {hf: [lr]}", "F: spaces.hf: must be a mapping, got ['lr']"),
+        ("spaces: {hf: {lr: 0.1}}", "F: spaces.hf.lr: must be a mapping, got 0.1"),
+        ("spaces: {hf: {damping: {low: -1}}}", "F: spaces.hf.damping.low: must be in (0, inf), got -1"),
+        (
+            "spaces: {adaptive_hf: {beta2: {high: 1}}}",
+            "F: spaces.adaptive_hf.beta2.high: must be in [0, 1), got 1",
+        ),
+        ("search: {trials: 0}", "F: search.trials: must be an integer in [1, 10^5], got 0"),
+        ("search: {trials: many}", "F: search.trials: must be an integer in [1, 10^5], got 'many'"),
         ("search: {design: fair}", "F: search.design: must be one of paper, got 'fair'"),
         ("search: {recipes: []}", "F: search.recipes: must be a non-empty list of recipe names, got []"),
         ("search: {recipes: [hf, hf]}", "F: search.recipes: names must not repeat, got 'hf' twice"),
@@ -222,6 +244,15 @@ def test_total_steps(text: str, size: int, steps: int) -> None:
     assert from_text(text).total_steps(size) == steps
 
 
+@pytest.mark.parametrize(
+    ("name", "lr"),
+    [("hf", 0.03), ("hf_ggn", 1.0), ("hf_published", 1.0), ("adaptive_hf_published", 0.001), ("half", 0.5)],
+)
+def test_a_single_run_has_a_mild_step_where_full_ones_run_away(name: str, lr: float) -> None:
+    recipe = load("quick", overrides=["recipes.half={base: hf, lr: 0.5}"]).recipe(name)
+    assert single_run(recipe) == {**recipe.complete({}), "lr": lr}
+
+
 def test_training_set_smaller_than_a_batch() -> None:
     with pytest.raises(InputError, match=r"task.batch_size: must be ≤ .* \(127\), got 128"):
         from_text("seed: 0").total_steps(127)
@@ -285,6 +316,16 @@ def test_overrides() -> None:
         ("train=1", "--override: train: must be a mapping, got 1"),
         ("seed=[", "--override seed:1: not valid YAML: expected the node content, but found '<stream end>'"),
         ("seed=", "--override: seed: must be an integer in [0, 2^63), got null"),
+        ("=1", "--override must be KEY=VALUE, got '=1'"),
+        ("a.b", "--override must be KEY=VALUE, got 'a.b'"),
+        (
+            "a.b=",
+            "--override: a: unknown key; known: study, seed, task, train, search, recipes, spaces, "
+            "prerun, compare, run, storage",
+        ),
+        ("seed=1=2", "--override: seed: must be an integer in [0, 2^63), got '1=2'"),
+        ("seed={a: 1, a: 2}", "--override seed:1: key 'a' appears twice, first in line 1"),
+        ("task.batch_size=0", "--override: task.batch_size: must be an integer in [1, 10^9], got 0"),
         (Setting("--study", ("study",), ".x"), None),
     ],
 )

@@ -100,26 +100,54 @@ def test_an_incomplete_cache_is_passed_over(nowhere: Path, contents: dict[str, b
     assert locate() == system
 
 
-@pytest.mark.parametrize("ask", [locate, sources.fetch])
 @pytest.mark.parametrize("through_environment", [False, True])
 def test_a_named_folder_must_hold_the_data(
     nowhere: Path,
     contents: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
-    ask: object,
     through_environment: bool,
 ) -> None:
-    assert callable(ask)
     write(nowhere / "system", contents)
     named = nowhere / "named"
     if through_environment:
         monkeypatch.setenv("AHF_DATA_DIR", str(named))
-    ask = partial(ask, *([] if through_environment else [named]))
+    ask = partial(locate, *([] if through_environment else [named]))
     with pytest.raises(InputError, match="named does not exist"):
         ask()
     (write(named, contents) / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError, match=r"named must hold .* no t10k-labels-idx1-ubyte\.gz$"):
         ask()
+
+
+def test_fetch_fills_a_folder_that_was_named(
+    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(target: Path, report: sources.Report) -> Path:
+        return write(target, contents)
+
+    assert sources.fetch(nowhere / "new", ways=[("works", get)]) == nowhere / "new"
+    assert not sources.cache_folder().exists()
+    write(nowhere / "system", contents)
+    lines: list[str] = []
+    monkeypatch.setenv("AHF_DATA_DIR", str(nowhere / "a" / "b"))
+    assert sources.fetch(report=lines.append, ways=[no_way("needless")]) == nowhere / "a" / "b" == locate()
+    assert lines == [f"copying Fashion-MNIST from {nowhere / 'system'}"]
+    assert sorted(p.name for p in (nowhere / "a" / "b").iterdir()) == sorted(sources.FILES)
+    monkeypatch.delenv("AHF_DATA_DIR")
+    with pytest.raises(InputError, match="^data folder /proc/new cannot be written: "):
+        sources.fetch(Path("/proc/new"))
+
+
+def test_fetch_replaces_no_damaged_file_in_a_folder_that_was_named(
+    nowhere: Path, contents: dict[str, bytes]
+) -> None:
+    write(nowhere / "system", contents)
+    folder = write(nowhere / "mine", contents)
+    (folder / "t10k-images-idx3-ubyte.gz").unlink()
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
+        sources.fetch(folder)
+    assert (folder / "t10k-labels-idx1-ubyte.gz").read_bytes() == b"?"
 
 
 # Damage
@@ -454,9 +482,21 @@ def test_the_folder_comes_from_the_option_or_the_environment(
     assert named.stdout == f"{option}\n"
 
 
-@pytest.mark.parametrize("command", ["fetch", "verify", "path"])
-def test_the_commands_raise_input_errors(nowhere: Path, command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--data-dir", str(nowhere / "none")])
+@pytest.mark.parametrize(
+    ("command", "folder", "line"),
+    [
+        ("verify", "none", "data folder /none does not exist"),
+        ("path", "none", "data folder /none does not exist"),
+        ("fetch", "", "--data-dir must name a folder, got ''"),
+        ("fetch", "file/x", "data folder /file/x cannot be written: Not a directory"),
+    ],
+)
+def test_the_commands_raise_input_errors(
+    nowhere: Path, contents: dict[str, bytes], command: str, folder: str, line: str
+) -> None:
+    write(nowhere / "system", contents)
+    (nowhere / "file").touch()
+    result = CliRunner().invoke(app, [command, "--data-dir", folder and str(nowhere / folder)])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
-    assert "none does not exist" in str(result.exception)
+    assert str(result.exception).replace(str(nowhere), "") == line
     assert result.stdout == ""

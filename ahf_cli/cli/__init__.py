@@ -69,9 +69,11 @@ def _ahf(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, epilog=EPILOG)(_command)
 for _name, _application in GROUPS.items():
-    app.add_typer(_application, name=_name)
+    for _member in _application.registered_commands:
+        _member.epilog = EPILOG
+    app.add_typer(_application, name=_name, epilog=EPILOG)
 
 
 def main(args: Sequence[str] | None = None) -> int:

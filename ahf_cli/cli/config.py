@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from ahf_cli.cli.options import ConfigFile, Json, Override, Preset, Study, emit_json, resolve, say
+from ahf_cli.cli.options import (
+    ConfigFile,
+    Device,
+    Json,
+    Override,
+    Preset,
+    Recipe,
+    Study,
+    Trials,
+    emit_json,
+    resolve,
+    say,
+)
 from ahf_cli.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="List presets, show and check configurations.")
@@ -33,10 +45,16 @@ def show(
     config: ConfigFile = None,
     override: Override = None,
     study: Study = None,
+    recipe: Recipe = None,
+    trials: Trials = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Print a configuration with all defaults filled in; the default is the preset `paper`."""
-    resolved = resolve(preset, config, study, override)
+    """Print a configuration with all defaults filled in; the default is the preset `paper`.
+
+    It takes the options of `ahf search`, and what it prints is a file for `--config`.
+    """
+    resolved = resolve(preset, config, study, override, recipe, trials, device)
     if as_json:
         emit_json({**resolved.plain(), "resolved": resolved.identity()})
     else:
@@ -44,20 +62,28 @@ def show(
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)]) -> None:
-    """Check configuration files and print every error of each."""
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Check configuration files and print every error of each.  Exit code 0 if there is none, else 2."""
     from ahf_cli.experiment.config import load
 
-    errors: list[str] = []
-    for file in files:
+    errors: dict[Path, list[str]] = {file: [] for file in files}
+    for file in errors:
         try:
             load(file=file)
         except InputError as error:
-            errors += error.lines
+            errors[file] = error.lines
         else:
-            say(f"{file}: ok")
-    if errors:
-        raise InputError(errors)
+            if not (as_json or quiet):
+                say(f"{file}: ok")
+    wrong = [line for lines in errors.values() for line in lines]
+    if as_json:
+        emit_json({"ok": not wrong, "files": {str(file): lines for file, lines in errors.items()}})
+    if wrong:
+        raise InputError(wrong)
 
 
 def _purpose(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ahf_cli.errors import InputError
 from ahf_cli.tasks import sources
 
 app = typer.Typer(
@@ -16,10 +17,20 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+def _folder(text: str) -> Path:
+    """Return the folder; '' would be the current one, and is more likely an empty variable."""
+    if not text:
+        raise InputError("--data-dir must name a folder, got ''")
+    return Path(text)
+
+
 DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
+        parser=_folder,
+        metavar="DIR",
         envvar=sources.ENVIRONMENT,
         help="Folder that holds the four .gz files.",
     ),
@@ -45,8 +56,9 @@ def _print(folder: Path, as_json: bool) -> None:
 def fetch(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Get the data unless they are here already; print their folder.
 
-    Looked for in --data-dir, AHF_DATA_DIR, the user's cache and /usr/share/datasets/fashion-mnist.
-    Otherwise torchvision downloads them into the cache, or apt-get gets Debian's package of them.
+    Looked for in the user's cache and /usr/share/datasets/fashion-mnist; otherwise torchvision downloads them
+    into the cache, or apt-get gets Debian's package of them.  A folder named by --data-dir or AHF_DATA_DIR is
+    made if need be, and gets copies of the files that it lacks.
     """
     log = _log(quiet)
     folder = sources.fetch(data_dir, log)

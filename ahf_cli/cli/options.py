@@ -80,7 +80,7 @@ def resolve(
     preset: str | None = None,
     config: Path | None = None,
     study: str | None = None,
-    overrides: Sequence[str] | None = None,
+    overrides: Sequence[str | Setting] | None = None,
     recipes: Sequence[str] | None = None,
     trials: int | None = None,
     device: str | None = None,
@@ -106,6 +106,23 @@ def resolve(
         }
     )
     return load(preset, config, [*(overrides or ()), *named])
+
+
+def repeated(
+    preset: str | None,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    results: Path,
+    device: str | None,
+) -> list[str]:
+    """Return the words of a command line that select the same configuration and results again."""
+    words: list[str] = []
+    for option, value in (("--preset", preset), ("--config", config)):
+        words += [option, str(value)] if value is not None else []
+    for override in overrides or ():
+        words += ["-o", override]
+    words += ["--results", str(results)] if results != DEFAULT_RESULTS else []
+    return words + (["--device", device] if device else [])
 
 
 def _settings(options: Mapping[str, tuple[str, object]]) -> list[Setting]:

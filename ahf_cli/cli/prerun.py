@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +21,11 @@ from ahf_cli.cli.options import (
     Study,
     Trials,
     emit_json,
+    repeated,
     resolve,
     say,
 )
+from ahf_cli.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
@@ -30,7 +33,12 @@ if TYPE_CHECKING:
     from ahf_cli.report.store import Study as StudyFolder
 
 OneRecipe = Annotated[
-    str | None, typer.Option("--recipe", metavar="NAME", help="Take this recipe instead of prerun.recipe.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="Take this recipe instead of prerun.recipe, in a folder prerun-NAME of its own.",
+    ),
 ]
 
 
@@ -48,21 +56,33 @@ def prerun(
 ) -> None:
     """Estimate σ and L from the dynamics of ‖g‖ over 15 trials, and propose search ranges.
 
-    Writes prerun/ranges.yaml, which `ahf search --ranges` takes, and the paper's Figure 1.
+    Writes into the folder RESULTS/STUDY/prerun: ranges.yaml, which `ahf search --ranges` takes, and the
+    paper's Figure 1.  Another `--recipe` than the configuration's has the folder prerun-NAME.
     """
-    overrides = [*(override or ()), *([f"prerun.recipe={recipe}"] if recipe else [])]
+    from ahf_cli.experiment.config import Setting
+
     resolved = resolve(
-        preset, config, study, overrides, trials=trials, device=device, trials_key="prerun.trials"
+        preset, config, study, override, trials=trials, device=device, trials_key="prerun.trials"
     )
-    document = run(resolved, results, quiet)
+    folder = "prerun"
+    if recipe is not None and recipe != resolved.prerun.recipe:
+        folder = f"prerun-{recipe[:57]}"
+        overrides = [*(override or ()), Setting("--recipe", ("prerun", "recipe"), recipe)]
+        resolved = resolve(
+            preset, config, study, overrides, trials=trials, device=device, trials_key="prerun.trials"
+        )
+    document = run(resolved, results, quiet, folder)
     if as_json:
         emit_json(document)
-    else:
-        for line in lines(document):
-            say(line)
+        return
+    for line in lines(document):
+        say(line)
+    if document["proposed"]:
+        same = shlex.join(repeated(preset, config, override, results, device))
+        say(f"to search these ranges: {_search(resolved, document)} {same}".rstrip())
 
 
-def run(config: Config, results: Path, quiet: bool) -> dict[str, Any]:
+def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun") -> dict[str, Any]:
     """Run or resume a study's pre-run; write ranges and figures; return what was found."""
     from ahf_cli.experiment.config import dump_yaml
     from ahf_cli.experiment.prerun import ranges
@@ -72,7 +92,7 @@ def run(config: Config, results: Path, quiet: bool) -> dict[str, Any]:
 
     own = config.for_prerun()
     name = config.prerun.recipe
-    folder = StudyFolder(results, config.study).prerun
+    folder = StudyFolder(StudyFolder(results, config.study).folder, folder_name)
     summary = session.run_search(own, folder, quiet, "prerun", stream=1)
     estimates = _estimates(folder, own, name)
     file = folder.folder / "ranges.yaml"
@@ -99,6 +119,7 @@ def run(config: Config, results: Path, quiet: bool) -> dict[str, Any]:
             }
             for e in estimates
         ],
+        "proposed": [e.hyperparameter for e in used],
         "ranges": str(file),
         "figures": [str(figure) for figure in figures],
     }
@@ -112,10 +133,8 @@ def _estimates(folder: StudyFolder, config: Config, name: str) -> list[Estimate]
     frames = [folder.trial(name, r.slot).steps() for r in finished if r.status == "ok"]
     norms = [frame[f"direction_{norm}"].to_numpy() for frame in frames]
     smoothness = [frame["smoothness_gradient"].to_numpy() for frame in frames]
-    return [
-        estimate_sigma(norms, norm, sum(r.status == "diverged" for r in finished)),
-        estimate_smoothness(smoothness),
-    ]
+    diverged = sum(r.status == "diverged" for r in finished)
+    return [estimate_sigma(norms, norm, diverged), estimate_smoothness(smoothness, diverged)]
 
 
 def lines(document: dict[str, Any]) -> list[str]:
@@ -124,6 +143,17 @@ def lines(document: dict[str, Any]) -> list[str]:
     for e in document["estimates"]:
         proposal = f"[{e['low']:.4g}, {e['high']:.4g}]" if e["supported"] else "none"
         paper = f"[{e['paper_low']:g}, {e['paper_high']:g}]"
-        found.append(f"{e['hyperparameter']}: proposed {proposal}, the paper's {paper}; {e['how']}")
-    found.append(f"to search these ranges: ahf search --study NEW_NAME --ranges {document['ranges']}")
-    return [*found, *document["figures"]]
+        symbol = HYPERPARAMETERS[e["hyperparameter"]].symbol
+        found.append(f"{e['hyperparameter']} {symbol}: proposed {proposal}, the paper's {paper}")
+        found.append(f"  {e['how']}")
+    if not document["proposed"]:
+        found.append(f"{document['recipe']} has neither σ nor L, so there is nothing to search with these")
+    return [*found, document["ranges"], *document["figures"]]
+
+
+def _search(config: Config, document: dict[str, Any]) -> str:
+    """Return the command that searches the proposed ranges, in a study of its own."""
+    own = document["recipe"]
+    recipe = [] if own in config.searched else ["--recipe", own]
+    name = f"{config.study}-ranges{'' if own in config.searched else f'-{own}'}"[:64]
+    return shlex.join(["ahf", "search", "--study", name, "--ranges", document["ranges"], *recipe])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,22 +29,48 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
-from ahf_cli.errors import InputError
+from ahf_cli.cli.record import record_trace
+from ahf_cli.errors import AhfError, InputError
 
 if TYPE_CHECKING:
+    from ahf_cli.cli.progress import Display
     from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.records import Progress, TrialResult
+    from ahf_cli.experiment.train import Plan
+    from ahf_cli.experiment.worker import TaskSpec
     from ahf_cli.hyperparameters import Recipe
+    from ahf_cli.report.store import Study as StudyFolder
+
+THREADS = "OMP_NUM_THREADS"
+MAX_THREADS = 1024
+EVERY = 60.0
+"""seconds between lines where there is no terminal"""
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, such as hf or adaptive_hf.")]
 Param = Annotated[
     list[str] | None,
     typer.Option(
-        "--param", "-p", metavar="NAME=VALUE", help="Set a hyperparameter, such as lr=0.3; repeatable."
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="Set a hyperparameter, such as lr=0.3; repeatable.  The others have defaults, and are printed.",
     ),
 ]
 Record = Annotated[
     Path | None,
-    typer.Option("--record", metavar="FILE.npz", help="Run in float64 and record a trace for `ahf verify`."),
+    typer.Option(
+        "--record",
+        metavar="FILE.npz",
+        help="Run in float64 on the CPU, and write nothing but this trace for `ahf verify`.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help=f"CPU threads; default: {THREADS}, else 1, which gives bitwise what a search's trial gives.",
+    ),
 ]
 
 
@@ -47,6 +78,7 @@ def train(
     recipe: Name,
     param: Param = None,
     record: Record = None,
+    threads: Threads = None,
     preset: Preset = None,
     config: ConfigFile = None,
     override: Override = None,
@@ -58,47 +90,62 @@ def train(
 ) -> None:
     """Train once with chosen hyperparameters; save the curve and its figure.
 
-    The study is named train-RECIPE-HASH by default, the hash being that of configuration and hyperparameters,
-    so that the same command resumes, or says that it is done, and another one goes elsewhere.
+    Everything goes into the folder RESULTS/STUDY: the curve into trials/RECIPE/000/curve.csv, with all steps,
+    hyperparameters and the result beside it; the figure into report/figures/.
+
+    The study is named train-RECIPE-HASH by default, the hash being that of configuration and hyperparameters:
+    the same command resumes, or says that it is done, and another one goes elsewhere.  Its length is the
+    preset's; `-o train.steps=60` is a short run.
     """
     resolved = resolve(preset, config, study, override, device=device)
     found = _find(resolved, recipe)
     params = _params(param or (), found)
+    count = _threads(threads)
     if record is not None:
-        _record(resolved, found, params, record, quiet)
+        record_trace(resolved, found, params, record, count, as_json, quiet)
         return
-    document = _run(resolved, found, params, results, study, quiet)
+    document = _run(resolved, found, params, results, study, count, quiet)
     if as_json:
         emit_json(document)
         return
-    say(document["end"])
-    for file in document["files"]:
-        say(file)
+    for line in lines(document):
+        say(line)
 
 
 def _find(config: Config, name: str) -> Recipe:
+    from ahf_cli.experiment.config import load, presets
     from ahf_cli.hyperparameters import nearest
 
-    if name not in config.recipe_names:
-        raise InputError(f"unknown recipe {name!r}{nearest(name, config.recipe_names)}")
-    return config.recipe(name)
+    if name in config.recipe_names:
+        return config.recipe(name)
+    for preset in presets():
+        if name in load(preset).recipe_names:
+            raise InputError(
+                f"unknown recipe {name!r}; the preset {preset} defines it: add --preset {preset}"
+            )
+    raise InputError(f"unknown recipe {name!r}{nearest(name, config.recipe_names)}")
 
 
 def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:
-    """Parse NAME=VALUE; raise InputError for everything that is wrong."""
+    """Parse NAME=VALUE and complete with defaults; raise InputError for everything that is wrong."""
+    from ahf_cli.hyperparameters import single_run
+
     values: dict[str, float] = {}
     errors: list[str] = []
     for text in texts:
         name, equals, value = text.partition("=")
+        name = name.strip()
         try:
             if not equals:
                 raise ValueError(f"must be NAME=VALUE, got {text!r}")
-            values |= _checked(name.strip(), value, recipe)
+            if name in values:
+                raise ValueError(f"{name} must be given once, got {values[name]:g} and {value.strip()}")
+            values |= _checked(name, value, recipe)
         except ValueError as error:
             errors.append(f"--param: {error}")
     if errors:
         raise InputError(errors)
-    return recipe.complete(values)
+    return single_run(recipe) | values
 
 
 def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
@@ -110,88 +157,130 @@ def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
     return {name: value}
 
 
+def _threads(given: int | None) -> int | None:
+    """Return how many threads were asked for, by the option or the environment; None where neither says."""
+    name, text = ("--threads", str(given)) if given is not None else (THREADS, os.environ.get(THREADS, ""))
+    text = text.partition(",")[0].strip()  # the variable may have a value for each level of nesting
+    if not text and given is None:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise InputError(f"{name} must be an integer in [1, {MAX_THREADS}], got {text}")
+    return int(text)
+
+
 def _run(
-    config: Config, recipe: Recipe, params: dict[str, float], results: Path, study: str | None, quiet: bool
+    config: Config,
+    recipe: Recipe,
+    params: dict[str, float],
+    results: Path,
+    study: str | None,
+    threads: int | None,
+    quiet: bool,
 ) -> dict[str, Any]:
-    import hashlib
-    import json
-
-    import torch
-
-    from ahf_cli.cli.progress import Display, describe
-    from ahf_cli.experiment.search import Job
-    from ahf_cli.experiment.worker import Worker
+    """Train, or find that it is done, and return what a person or program wants to know of it."""
     from ahf_cli.report.figures import figure_2
     from ahf_cli.report.store import Study as StudyFolder
     from ahf_cli.report.store import curves_frame, trials_frame
 
     identity = {**config.for_recipe(recipe.name).identity(), "params": params}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    folder = StudyFolder(results, study or f"train-{recipe.name}-{digest}")
-    spec, plan, stop = session.task_spec(config), session.plan_of(config), session.Interruption()
+    folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
+    spec, plan = session.task_spec(config), session.plan_of(config)
+    count = threads or (1 if spec.device == "cpu" else session.threads_of(spec.device))
     own = session.manifest(config, spec, 1)
-    folder.open_for_writing(config.to_yaml(), identity, {**own, "plan": {recipe.name: 1}, "threads": None})
+    folder.open_for_writing(config.to_yaml(), identity, {**own, "plan": {recipe.name: 1}, "threads": count})
     with folder:
         result = folder.trial(recipe.name, 0).result()
-        if result is None:
-            log(f"{recipe.name}: {plan.steps} steps on {spec.device}; in {folder.folder}", quiet)
-            torch.set_num_threads(session.threads_of(spec.device))
-            with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
-                worker = Worker(spec.load(), plan, folder.trials, display.evaluation, stop)
-                outcome = worker.run(Job(recipe, {0: params}))
-                if outcome.stopped:
-                    raise session.interrupted()
-                if outcome.error:
-                    raise RuntimeError(outcome.error)
-                result = outcome.results[0]
+        if result is not None:
+            log(f"{recipe.name}: done already, in {folder.folder}", quiet)
+        else:
+            result = _train(spec, plan, recipe, params, folder, count, quiet)
         folder.write_derived()
         trials = trials_frame(folder)
         files = figure_2(trials, curves_frame(folder), {recipe.name: 1}, "se", folder.report_folder)
-    curve = folder.trial(recipe.name, 0).path / "curve.csv"
-    last = folder.trial(recipe.name, 0).curve().iloc[-1]
+    trial = folder.trial(recipe.name, 0)
+    rows = trial.curve().to_dict("records")
     return {
         "study": folder.name,
-        "status": result.status,
-        "steps": result.steps,
+        "folder": str(folder.folder),
+        "recipe": recipe.name,
         "params": params,
-        "final": {str(key): float(value) for key, value in last.items()},
-        "end": describe(result),
-        "files": [str(file) for file in [curve, *files]],
+        "status": result.status,
+        "stalled": result.stalled,
+        "steps": result.steps,
+        "planned_steps": result.planned_steps,
+        "seconds": result.seconds,
+        "first": rows[0],
+        "last_evaluation": rows[-1],
+        "final": rows[-1] if result.status == "ok" else None,
+        "files": [str(file) for file in [trial.path / "curve.csv", *files]],
     }
 
 
-def _record(config: Config, recipe: Recipe, params: dict[str, float], file: Path, quiet: bool) -> None:
-    """Run the first steps of a configuration in float64 and write them as a trace."""
-    from dataclasses import asdict
+def _digest(identity: dict[str, Any]) -> str:
+    import hashlib
+    import json
 
-    import numpy as np
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _train(
+    spec: TaskSpec,
+    plan: Plan,
+    recipe: Recipe,
+    params: dict[str, float],
+    folder: StudyFolder,
+    threads: int,
+    quiet: bool,
+) -> TrialResult:
     import torch
 
-    from ahf_cli.experiment.trace import run
-    from ahf_cli.report.trace_file import write_trace
-    from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
+    from ahf_cli.cli.progress import Display
+    from ahf_cli.experiment.search import Job
+    from ahf_cli.experiment.worker import Worker
 
-    if file.exists():
-        raise InputError(f"--record: FILE must not exist yet, got {file}")
-    spec = session.task_spec(config)
-    task = Task.lenet(spec.folder, spec.split, spec.batch_size, "cpu", spec.subset, torch.float64)
-    steps = session.plan_of(config).steps
-    setup = {
-        "kind": "lenet",
-        "recipe": (recipe.name, *recipe.lineage)[-1],
-        "steps": steps,
-        "batch": task.batch_size,
-        **asdict(recipe.structure),
-        **params,
-    }
-    streams = [GRADIENT_STREAM]
-    streams += [CURVATURE_STREAM] if recipe.structure.curvature_batch == "independent" else []
-    batches = [task.batch(config.seed, stream, step) for stream in streams for step in range(steps)]
-    x = np.concatenate([b.inputs.numpy() for b in batches])
-    y = np.concatenate([b.targets.numpy() for b in batches])
-    pieces = task.layout.split(task.initial(config.seed)[None])
-    init = {name: piece[0].numpy() for name, piece in zip(task.layout.names, pieces, strict=True)}
-    log(f"{recipe.name}: {steps} steps in float64", quiet)
-    trace = run(setup, recipe, x, y, init)
-    write_trace(file, trace)
-    say(f"{file}: {steps} steps, loss {trace.series['loss'][0]:.4f} to {trace.series['loss_after'][-1]:.4f}")
+    trial, stop = folder.trial(recipe.name, 0), session.Interruption()
+    resuming = ", from the last checkpoint" if trial.load_checkpoints() else ""
+    log(f"{recipe.name}: {plan.steps} steps on {spec.device}{resuming}; in {folder.folder}", quiet)
+    if trial.read_params() is None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        trial.write_params({"recipe": recipe.name, "slot": 0, "params": params, "started": now})
+    torch.set_num_threads(threads)
+    with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
+        worker = Worker(spec.load(), plan, folder.trials, _shown(display), stop)
+        outcome = worker.run(Job(recipe, {0: params}))
+    if outcome.stopped:
+        raise session.interrupted()
+    if outcome.error:
+        raise AhfError(f"{recipe.name} failed: {outcome.error}")
+    return outcome.results[0]
+
+
+def _shown(display: Display) -> Callable[[Progress], None]:
+    """Show every step on a terminal; elsewhere the first evaluation, and then at most one a minute."""
+    last = -math.inf
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            display.evaluation(progress)
+        elif progress.row is not None and now - last >= EVERY:
+            last = now
+            display.evaluation(progress)
+
+    return show
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Return how a run ended, for a person: what is last known of a diverged one is not called its end."""
+    last, first = document["last_evaluation"], document["first"]
+    reached = f"training loss {last['train_loss']:.4f}, test accuracy {last['test_accuracy']:.4f}"
+    if document["status"] == "diverged":
+        end = f"diverged at step {document['steps']} of {document['planned_steps']}"
+        reached = f"last evaluation before that, at step {last['step']}: {reached}"
+    else:
+        end = f"{document['steps']} steps in {document['seconds']:.0f} s"
+        reached += f" (at first {first['train_loss']:.4f} and {first['test_accuracy']:.4f})"
+        reached += "; it stalled" if document["stalled"] else ""
+    params = " ".join(f"{name}={value:g}" for name, value in document["params"].items())
+    return [f"{document['recipe']}, {params}: {end}", reached, *document["files"]]

@@ -7,34 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli.options import Json, Quiet, emit_json, say
+from ahf_cli.cli.options import Json, Quiet, emit_json, log, say
 from ahf_cli.errors import AhfError, InputError
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.trace import Deviation
+    from ahf_cli.experiment.trace import Deviation, Trace
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE.npz...", help="Traces; the README says how to record.")
+    list[Path], typer.Argument(metavar="FILE.npz...", help="Traces, as `ahf train --record` writes them.")
 ]
 
 
 def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
     """Replay traces in float64 and print how far we are from each of their quantities.
 
-    Exit code 0 if all are within the tolerance (1e-5 relative; iterations and stop reasons equal), else 1.
+    Exit code 0 if all are within the tolerance (1e-5 relative; iterations and stop reasons equal), 1 if one
+    is not, 2 if a file is no whole trace.
     """
     from ahf_cli.experiment.trace import deviations, replay
-    from ahf_cli.report.trace_file import read_trace
 
-    traces = [(file, read_trace(file)) for file in files]  # a bad file is named before any work
     documents, outside = [], []
-    for file, trace in traces:
-        try:
-            found = deviations(trace, replay(trace))
-        except InputError as error:
-            raise InputError(f"{file}: {line}" for line in error.lines) from None
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-            raise InputError(f"{file}: cannot be replayed: {error}".splitlines()[0]) from None
+    for file, trace in _read(files, quiet):
+        found = deviations(trace, replay(trace))
         if any(d.first_step is not None for d in found):
             outside.append(str(file))
         documents.append({"file": str(file), "setup": dict(trace.setup), "deviations": _plain(found)})
@@ -44,6 +38,27 @@ def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
         emit_json({"ok": not outside, "files": documents})
     if outside:
         raise AhfError(f"{len(outside)} of {len(files)} traces leave the tolerance: {', '.join(outside)}")
+
+
+def _read(files: list[Path], quiet: bool) -> list[tuple[Path, Trace]]:
+    """Read and check all files before any work; raise InputError with everything that is wrong."""
+    from ahf_cli.experiment.trace_check import problems, unknown_names
+    from ahf_cli.report.trace_file import read_trace
+
+    traces, errors = [], []
+    for file in files:
+        try:
+            trace = read_trace(file)
+        except InputError as error:
+            errors += error.lines
+            continue
+        traces.append((file, trace))
+        errors += [f"{file}: {problem}" for problem in problems(trace)]
+        if unknown := unknown_names(trace.setup):
+            log(f"{file}: setup: ignored, since unknown: {', '.join(unknown)}", quiet)
+    if errors:
+        raise InputError(errors)
+    return traces
 
 
 def _plain(found: list[Deviation]) -> list[dict[str, Any]]:

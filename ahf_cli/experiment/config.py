@@ -236,6 +236,10 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
 
+# A lone `=` is a type of its own to YAML 1.1, which nobody means.
+_StrictLoader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)
+
+
 def _text(node: yaml.Node) -> str:
     return repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
 

@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 MIN_VALUES = 30
 """fewest positive L̂ that support a range"""
 MIN_SHARE = 0.5
-"""smallest share of positive values among the finite L̂, and of trials that stayed finite"""
+"""smallest share of trials that stayed finite, and of positive values among all their L̂"""
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,47 @@ def estimate_sigma(norms: Sequence[Array], norm: str, diverged: int = 0) -> Esti
         diverged: number of trials left out because they did not stay finite.
     """
     peaks = np.array([values.max() for values in norms if len(values)])
-    total = len(peaks) + diverged
-    if not len(peaks) or len(peaks) < MIN_SHARE * total or not np.isfinite(peaks).all() or peaks.min() <= 0:
-        return _unsupported("sigma", f"only {len(peaks)} of {total} trials stayed finite")
+    if too_few := _too_few(len(norms), diverged):
+        return _unsupported("sigma", too_few)
+    if not np.isfinite(peaks).all() or peaks.max(initial=0) <= 0:
+        return _unsupported("sigma", f"max_t ‖δ_t‖ ({norm}) is 0 or not finite")
     low, high = float(np.median(peaks)), float(peaks.max())
-    how = f"median and maximum of max_t ‖δ_t‖ ({norm}) over {len(peaks)} of {total} trials"
+    how = f"median and maximum of max_t ‖δ_t‖ ({norm}) over the {_finite_of(len(norms), diverged)}"
     return _estimate("sigma", low, high, how)
 
 
-def estimate_smoothness(values: Sequence[Array]) -> Estimate:
+def estimate_smoothness(values: Sequence[Array], diverged: int = 0) -> Estimate:
     """Propose L from the median to the 95 % quantile of the positive L̂_t for g = ∇h, over all trials.
 
     Args:
-        values: L̂_t of each trial, (steps,) each; what is not finite counts as no support.
+        values: L̂_t of each trial that stayed finite, (steps,) each; what is not finite counts as no support.
+        diverged: number of trials left out because they did not stay finite.
     """
     every = np.concatenate([*values, np.empty(0)])
-    finite = every[np.isfinite(every)]
-    positive = finite[finite > 0]
+    positive = every[np.isfinite(every) & (every > 0)]
     share = len(positive) / max(len(every), 1)
     counted = f"{len(positive)} of {len(every)} values of L̂ for g = ∇h are positive and finite"
+    if too_few := _too_few(len(values), diverged):
+        return _unsupported("smoothness", too_few)
     if len(positive) < MIN_VALUES or share < MIN_SHARE:
         return _unsupported("smoothness", f"{counted} (needed: {MIN_VALUES} and {MIN_SHARE:.0%})")
     low, high = (float(q) for q in np.quantile(positive, [0.5, 0.95]))
-    return _estimate("smoothness", low, high, f"median and 95 % quantile of the positive L̂; {counted}")
+    how = (
+        f"median and 95 % quantile of the positive L̂ over the {_finite_of(len(values), diverged)}; {counted}"
+    )
+    return _estimate("smoothness", low, high, how)
+
+
+def _finite_of(finite: int, diverged: int) -> str:
+    return f"{finite} of {finite + diverged} trials that stayed finite"
+
+
+def _too_few(finite: int, diverged: int) -> str:
+    """Say that too many trials diverged for a range, or ""."""
+    total = finite + diverged
+    if finite and finite >= MIN_SHARE * total:
+        return ""
+    return f"only {finite} of {total} trials stayed finite (needed: {MIN_SHARE:.0%})"
 
 
 def ranges(recipe: str, estimates: Sequence[Estimate]) -> Mapping[str, Mapping[str, Mapping[str, object]]]:

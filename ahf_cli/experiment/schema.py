@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -29,10 +30,13 @@ _NUMBER = BeforeValidator(_no_boolean)
 
 # The description is the rule that an error message prints after "must be".
 Name = Annotated[str, Field(pattern=NAME, description=f"a string that matches {NAME}")]
-Count = Annotated[int, _NUMBER, Field(ge=1, description="an integer ≥ 1")]
+Count = Annotated[int, _NUMBER, Field(ge=1, le=10**9, description="an integer in [1, 10^9]")]
 OptionalCount = Annotated[
-    Annotated[int, Field(ge=1)] | None, _NUMBER, Field(description="an integer ≥ 1, or null")
+    Annotated[int, Field(ge=1, le=10**9)] | None,
+    _NUMBER,
+    Field(description="an integer in [1, 10^9], or null"),
 ]
+Trials = Annotated[int, _NUMBER, Field(ge=1, le=10**5, description="an integer in [1, 10^5]")]
 Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
 Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
 Fraction = Annotated[float, _NUMBER, Field(gt=0, lt=1, description="a number in (0, 1)")]
@@ -76,7 +80,7 @@ class Search(_Section):
     """How the hyperparameters of the searched recipes are chosen."""
 
     design: Literal["paper"] = "paper"
-    trials: Count = 70
+    trials: Trials = 70
     sampler: Literal["tpe", "random"] = "tpe"
     objective: Literal["train_loss", "validation_loss"] = "train_loss"
     recipes: Annotated[
@@ -95,7 +99,7 @@ class Bounds(_Section):
 class Prerun(_Section):
     """The runs from which the search ranges are set."""
 
-    trials: Count = 15
+    trials: Trials = 15
     recipe: Annotated[str, Field(description="the name of a recipe")] = "adaptive_hf"
 
 
@@ -153,6 +157,8 @@ def show(value: object) -> str:
     """Write a value as in YAML, cut where it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, date):
+        return value.isoformat()
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
     return short.repr(value)

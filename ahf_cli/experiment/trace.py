@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ahf_cli.errors import InputError
 from ahf_cli.hyperparameters import CHOICES, Recipe, find_recipe
 from ahf_cli.optim import ModelObjective, Optimizer, State, Stop, compose
 from ahf_cli.tasks.lenet import LeNet
 
 Array = NDArray[Any]
+KINDS = ("mlp", "lenet")
+"""a chain of linear layers with ReLU between, or LeNet"""
 TOLERANCE = 1e-5
 """largest relative deviation of a scalar, and of a vector in the 2-norm"""
 FLOOR = 1e-9
@@ -59,11 +61,9 @@ class Deviation:
 
 
 def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
-    """Build the float64 model of a trace: `lenet`, or `mlp`, a chain of linear layers with ReLU between."""
+    """Build the float64 model of a trace; `kind` is one of `KINDS`."""
     if kind == "lenet":
         return LeNet().double()
-    if kind != "mlp":
-        raise InputError(f"kind must be mlp or lenet, got {kind!r}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name in [key.removesuffix(".weight") for key in init if key.endswith(".weight")]:
         if layers:
@@ -74,33 +74,44 @@ def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
 
 
 def recipe_of(setup: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a trace: the named one, with the choices that the setup gives."""
+    """Return the recipe of a trace: the named one, with the choices that the setup gives.
+
+    Raises ValueError for an unknown recipe or choice.
+    """
+    name = setup.get("recipe")
+    if not isinstance(name, str):
+        raise ValueError(f"recipe must be the name of one, got {name!r}")
     choices = {key: setup[key] for key in CHOICES if key in setup}
-    return find_recipe(setup["recipe"]).derive("trace", choices)
+    return find_recipe(name).derive("trace", choices)
 
 
 def replay(trace: Trace) -> Trace:
-    """Run the trace's setup on its own inputs and return what our core does."""
+    """Run the setup of a sound trace on its own inputs and return what our core does."""
     return run(trace.setup, recipe_of(trace.setup), trace.x, trace.y, trace.init)
 
 
-def run(setup: Mapping[str, Any], recipe: Recipe, x: Array, y: Array, init: Mapping[str, Array]) -> Trace:
-    """Run one trial in float64: step t uses batch t and, for an independent curvature batch, `steps` + t."""
+def run(
+    setup: Mapping[str, Any],
+    recipe: Recipe,
+    x: Array,
+    y: Array,
+    init: Mapping[str, Array],
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> Trace:
+    """Run one trial in float64: step t uses batch t and, for an independent curvature batch, `steps` + t.
+
+    `on_step` hears of every step, from 1, with its loss.
+    """
     model = model_of(setup["kind"], init)
     names = [name for name, _ in model.named_parameters()]
-    if sorted(names) != sorted(init):
-        raise InputError(f"init must hold the tensors {', '.join(names)}, got {', '.join(init)}")
     theta = np.concatenate([np.asarray(init[name], dtype=np.float64).ravel() for name in names])
-    needed = [name for name in recipe.hyperparameters if name not in recipe.fixed]
-    absent = [name for name in needed if name not in setup]
-    if absent:
-        raise InputError(f"setup must name {', '.join(absent)}")
     values = {key: float(setup[key]) for key in recipe.hyperparameters if key in setup}
     optimizer = compose(recipe.structure)
     state = optimizer.init(torch.from_numpy(theta)[None], recipe.complete(values))
     series: dict[str, list[Any]] = {name: [] for name in QUANTITIES}
     for step in range(setup["steps"]):
         state = _record_step(optimizer, state, _batches(model, setup, optimizer, x, y, step), recipe, series)
+        on_step(step + 1, series["loss"][-1])
     layout = ModelObjective(model, torch.empty(0), torch.empty(0)).layout
     pieces = {
         name: piece[0].numpy() for name, piece in zip(names, layout.split(state.parameters), strict=True)
@@ -122,8 +133,6 @@ def _batches(
 ) -> list[ModelObjective]:
     size, steps = setup["batch"], setup["steps"]
     numbers = [step, steps + step] if optimizer.independent_batch else [step]
-    if size * (numbers[-1] + 1) > len(x) or len(x) != len(y):
-        raise InputError(f"x and y must hold {size * (numbers[-1] + 1)} examples, got {len(x)} and {len(y)}")
     parts = [slice(n * size, (n + 1) * size) for n in numbers]
     return [
         ModelObjective(
@@ -155,26 +164,18 @@ def _record_step(
 
 
 def deviations(recorded: Trace, ours: Trace) -> list[Deviation]:
-    """Compare a replay with its record, quantity by quantity."""
-    found = []
-    for name, theirs in recorded.series.items():
-        if name not in ours.series:
-            raise InputError(f"trace/{name} is unknown; known: {', '.join(QUANTITIES)}")
-        found.append(_series_deviation(name, np.asarray(theirs), ours.series[name]))
+    """Compare a replay with its record, quantity by quantity; both are sound traces of the same setup."""
     vectors = {
         "last_direction": (recorded.last_direction, ours.last_direction),
         **{f"final/{name}": (value, ours.final[name]) for name, value in recorded.final.items()},
     }
-    for name, (theirs, mine) in vectors.items():
-        distance = float(np.linalg.norm(np.ravel(mine) - np.ravel(theirs)))
-        size = distance / max(float(np.linalg.norm(theirs)), FLOOR)
-        found.append(Deviation(name, size, None if size <= TOLERANCE else 0))
-    return found
+    return [
+        *(_series_deviation(name, value, ours.series[name]) for name, value in recorded.series.items()),
+        *(_vector_deviation(name, theirs, mine) for name, (theirs, mine) in vectors.items()),
+    ]
 
 
 def _series_deviation(name: str, theirs: Array, mine: Array) -> Deviation:
-    if len(theirs) != len(mine):
-        raise InputError(f"trace/{name} must have one value a step, {len(mine)}, got {len(theirs)}")
     if name in EXACT:
         outside = theirs != mine
         size = float(np.mean(outside))
@@ -185,3 +186,12 @@ def _series_deviation(name: str, theirs: Array, mine: Array) -> Deviation:
         relative = np.where(both_nan | (mine == theirs), 0, np.where(np.isnan(relative), np.inf, relative))
         outside, size = relative > TOLERANCE, float(relative.max(initial=0))
     return Deviation(name, size, int(np.argmax(outside)) + 1 if outside.any() else None)
+
+
+def _vector_deviation(name: str, theirs: Array, mine: Array) -> Deviation:
+    if np.array_equal(theirs, mine, equal_nan=True):
+        return Deviation(name, 0.0, None)
+    with np.errstate(invalid="ignore"):
+        size = float(np.linalg.norm(mine - theirs)) / max(float(np.linalg.norm(theirs)), FLOOR)
+    size = math.inf if math.isnan(size) else size
+    return Deviation(name, size, None if size <= TOLERANCE else 0)

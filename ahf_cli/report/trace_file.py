@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import io
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,43 +15,56 @@ from ahf_cli.errors import InputError
 from ahf_cli.experiment.trace import Trace
 from ahf_cli.report.files import atomic_write
 
-REQUIRED = ("kind", "recipe", "steps", "batch", "damping")
+ARRAYS = ("setup", "x", "y", "last_direction")
+GROUPS = ("init", "final", "trace")
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace, or raise InputError naming the file and what is wrong with it."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable .npz trace ({error})") from None
-    missing = [name for name in ("setup", "x", "y", "last_direction") if name not in content]
+    """Read a trace, or raise InputError naming the file and what is wrong with it.
+
+    Whether its parts fit together is for `ahf_cli.experiment.trace_check`.
+    """
+    content = _read_arrays(path)
+    missing = [name for name in ARRAYS if name not in content]
+    missing += [f"{group}/…" for group in GROUPS if not any(name.startswith(f"{group}/") for name in content)]
     if missing:
         raise InputError(f"{path}: a trace must hold {', '.join(missing)}")
-    try:
-        setup = ast.literal_eval(str(content["setup"]))
-    except (ValueError, SyntaxError):
-        raise InputError(
-            f"{path}: setup must be a dict literal, got {str(content['setup'])[:80]!r}"
-        ) from None
-    absent = [name for name in REQUIRED if name not in setup]
-    if absent:
-        raise InputError(f"{path}: setup must name {', '.join(absent)}")
     groups = {
         group: {
             name.split("/", 1)[1]: value for name, value in content.items() if name.startswith(group + "/")
         }
-        for group in ("init", "final", "trace")
+        for group in GROUPS
     }
-    empty = [f"{group}/…" for group, values in groups.items() if not values]
-    if empty:
-        raise InputError(f"{path}: a trace must hold {', '.join(empty)}")
     return Trace(
-        setup, content["x"], content["y"], groups["init"], groups["final"], groups["trace"],
-        content["last_direction"],
+        _setup(path, str(content["setup"])), content["x"], content["y"],
+        groups["init"], groups["final"], groups["trace"], content["last_direction"],
     )  # fmt: skip
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK":  # NumPy would take other files for arrays or pickled objects
+                raise ValueError("not a zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                content = {name: archive[name] for name in archive.files}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        reason = str(error).replace(" when allow_pickle=False", "")
+        raise InputError(f"{path}: not a readable .npz trace: {reason}") from None
+    return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+
+
+def _setup(path: Path, text: str) -> dict[str, Any]:
+    try:
+        setup = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        setup = None
+    if not isinstance(setup, dict) or not all(isinstance(key, str) for key in setup):
+        raise InputError(f"{path}: setup must be a dict literal of names to values, got {text[:80]!r}")
+    return setup
 
 
 def write_trace(path: Path, trace: Trace) -> None:

@@ -107,12 +107,12 @@ def _explicit(data_dir: Path | None) -> Path | None:
     return data_dir.expanduser() if data_dir is not None else None
 
 
-def _find(data_dir: Path | None) -> Path | None:
-    explicit = _explicit(data_dir)
-    candidates = [explicit] if explicit else [f for f in (cache_folder(), SYSTEM_FOLDER) if not missing(f)]
-    for folder in candidates:
-        verify(folder)
-        return folder.resolve()
+def _known() -> Path | None:
+    """Return the cache or the system's folder, whichever first has all files; a damaged file is an error."""
+    for folder in (cache_folder(), SYSTEM_FOLDER):
+        if not missing(folder):
+            verify(folder)
+            return folder.resolve()
     return None
 
 
@@ -122,7 +122,11 @@ def locate(data_dir: Path | None = None) -> Path:
     A folder that was named must hold the files; of the other two, one that lacks a file is passed over, but a
     damaged file is an error.
     """
-    folder = _find(data_dir)
+    named = _explicit(data_dir)
+    if named is not None:
+        verify(named)
+        return named.resolve()
+    folder = _known()
     if folder is None:
         raise InputError(
             f"Fashion-MNIST is neither in {cache_folder()} nor in {SYSTEM_FOLDER}: run `ahf data fetch`, "
@@ -134,16 +138,30 @@ def locate(data_dir: Path | None = None) -> Path:
 def fetch(data_dir: Path | None = None, report: Report = lambda line: None, ways: Sequence[Way] = ()) -> Path:
     """Return the folder of the data as `locate` does, after getting the files if they are nowhere.
 
-    `ways` (default: `WAYS`) are tried in order; InputError names each with its reason when all fail.
+    A folder that was named gets the files that it lacks, from the cache or the system's folder if they are
+    there.  `ways` (default: `WAYS`) are tried in order; InputError names each with its reason when all fail.
     """
-    folder = _find(data_dir)
-    if folder is not None:
-        return folder
+    named = _explicit(data_dir)
+    if named is None:
+        return _known() or _get(cache_folder(), report, ways)
+    present = [name for name in FILES if (named / name).is_file()]
+    if damaged := [line for name in present if (line := _damage(named / name, FILES[name]))]:
+        raise InputError(damaged)
+    if len(present) < len(FILES):
+        source = _known() or _get(named, report, ways)
+        if source != named.resolve():
+            report(f"copying Fashion-MNIST from {source}")
+            _copy(source, named)
+    return named.resolve()
+
+
+def _get(target: Path, report: Report, ways: Sequence[Way]) -> Path:
+    """Try the ways in order, into `target` where they can choose, and return the folder with the files."""
     failures = []
     for name, get in ways or WAYS:
         report(f"fetching Fashion-MNIST: {name}")
         try:
-            folder = get(cache_folder(), report)
+            folder = get(target, report)
             verify(folder)
             return folder.resolve()
         except (WayFailedError, InputError, OSError) as error:
@@ -153,10 +171,19 @@ def fetch(data_dir: Path | None = None, report: Report = lambda line: None, ways
         [
             "Fashion-MNIST is not on this machine, and could not be fetched:",
             *failures,
-            f"put {', '.join(FILES)} into {cache_folder()}, "
-            f"or set {ENVIRONMENT} to the folder that holds them",
+            f"put {', '.join(FILES)} into {target}, or set {ENVIRONMENT} to the folder that holds them",
         ]
     )
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        with _temporary(target) as folder:
+            for name in FILES:
+                shutil.copyfile(source / name, Path(folder, name))
+            _move(Path(folder), target)
+    except OSError as error:
+        raise InputError(f"data folder {target} cannot be written: {error.strerror or error}") from None
 
 
 def _temporary(cache: Path) -> tempfile.TemporaryDirectory[str]:

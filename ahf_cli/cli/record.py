@@ -1,0 +1,146 @@
+"""`ahf train --record`: a run in float64 with all its inputs, for others to compare theirs with."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import emit_json, log, say
+from ahf_cli.errors import InputError, InterruptedRunError
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.trace import Trace
+    from ahf_cli.hyperparameters import Recipe
+    from ahf_cli.tasks.task import Task
+
+LARGE = 500e6
+"""bytes of inputs from which a recording is warned about"""
+
+
+def record_trace(
+    config: Config,
+    recipe: Recipe,
+    params: dict[str, float],
+    file: Path,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train for the steps of a configuration in float64 and write the trace, whole or not at all.
+
+    Raises InputError where the file cannot be written or exists, before anything runs.
+    """
+    import torch
+
+    from ahf_cli.report.trace_file import write_trace
+
+    if config.run.device == "cuda":
+        raise InputError("--record runs on the CPU: leave out run.device cuda")
+    _check_target(file)
+    with _interruptible(file):
+        torch.set_num_threads(threads or 1)
+        trace = _run(config, recipe, params, quiet)
+        write_trace(file, trace)
+    document = _document(file, trace)
+    if as_json:
+        emit_json(document)
+        return
+    loss = f"{document['first_loss']:.4g} to {document['last_loss']:.4g}"
+    say(f"{file}: {document['steps']} steps, batch loss {loss}; {document['bytes'] / 1e6:.1f} MB")
+    say(f"to replay it: ahf verify {file}")
+
+
+def _check_target(file: Path) -> None:
+    if file.exists():
+        raise InputError(f"--record: FILE must not exist yet, got {file}")
+    folder = file.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--record: cannot write to {folder}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _interruptible(file: Path) -> Iterator[None]:
+    """End on Ctrl-C or SIGTERM with a word on what is left: nothing."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"interrupted; {file} is not written, and the same command records it from the start"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) -> Trace:
+    import numpy as np
+    import torch
+
+    from ahf_cli.cli.progress import Display
+    from ahf_cli.experiment.records import Progress
+    from ahf_cli.experiment.trace import run
+    from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
+
+    independent = recipe.structure.curvature_batch == "independent"
+    streams = [GRADIENT_STREAM, CURVATURE_STREAM] if independent else [GRADIENT_STREAM]
+    spec, steps = session.task_spec(config), session.plan_of(config).steps
+    log(f"{recipe.name}: {steps} steps in float64", quiet)
+    _warn_of_size(len(streams) * steps * config.task.batch_size, steps)
+    task = Task.lenet(spec.folder, spec.split, spec.batch_size, "cpu", spec.subset, torch.float64)
+    batches = [task.batch(config.seed, stream, step) for stream in streams for step in range(steps)]
+    x = np.concatenate([b.inputs.numpy() for b in batches])
+    y = np.concatenate([b.targets.numpy() for b in batches])
+    del batches
+    setup = {
+        "kind": "lenet",
+        "recipe": (recipe.name, *recipe.lineage)[-1],
+        "steps": steps,
+        "batch": task.batch_size,
+        **asdict(recipe.structure),
+        **params,
+    }
+    with Display(recipe.name, 0, 1, quiet) as display:
+
+        def shown(step: int, loss: float) -> None:
+            display.progress(Progress(recipe.name, 0, step, steps, loss))
+
+        return run(setup, recipe, x, y, _initial(task, config.seed), shown)
+
+
+def _warn_of_size(examples: int, steps: int) -> None:
+    from ahf_cli.tasks.data import SIDE
+
+    size = examples * SIDE**2 * 8
+    if size >= LARGE:
+        log(
+            f"warning: {steps} steps see {examples:,} examples, {size / 1e9:.1f} GB of memory in float64 and "
+            "about a tenth of it on disk; -o train.steps=20 records fewer"
+        )
+
+
+def _initial(task: Task, seed: int) -> dict[str, Any]:
+    pieces = task.layout.split(task.initial(seed)[None])
+    return {name: piece[0].numpy() for name, piece in zip(task.layout.names, pieces, strict=True)}
+
+
+def _document(file: Path, trace: Trace) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "setup": dict(trace.setup),
+        "steps": trace.setup["steps"],
+        "examples": len(trace.x),
+        "first_loss": float(trace.series["loss"][0]),
+        "last_loss": float(trace.series["loss_after"][-1]),
+    }
