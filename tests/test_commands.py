@@ -194,7 +194,7 @@ def test_a_diverged_run_does_not_call_its_last_evaluation_final(
     words = ["train", "hf", "-p", "lr=1e30", *TINY, "--results", str(tmp_path), "-q"]
     assert main(words) == 0
     end, last, *_ = capsys.readouterr().out.splitlines()
-    assert end == "hf, lr=1e+30 damping=10: diverged at step 1 of 3"
+    assert end == "hf, lr=1e+30 damping=30: diverged at step 1 of 3"
     assert last.startswith("last evaluation before that, at step 0: training loss 2.2980, test")
     assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

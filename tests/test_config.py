@@ -245,12 +245,22 @@ def test_total_steps(text: str, size: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "lr"),
-    [("hf", 0.03), ("hf_ggn", 1.0), ("hf_published", 1.0), ("adaptive_hf_published", 0.001), ("half", 0.5)],
+    ("name", "lr", "damping"),
+    [
+        ("hf", 0.01, 30),
+        ("hf_ggn", 1, 10),
+        ("hf_published", 1, 10),
+        ("adaptive_hf_published", 0.001, 10),
+        ("half", 0.5, 10),
+        ("stiff", 0.01, 5),
+    ],
 )
-def test_a_single_run_has_a_mild_step_where_full_ones_run_away(name: str, lr: float) -> None:
-    recipe = load("quick", overrides=["recipes.half={base: hf, lr: 0.5}"]).recipe(name)
-    assert single_run(recipe) == {**recipe.complete({}), "lr": lr}
+def test_a_single_run_has_a_mild_step_where_larger_ones_run_away(
+    name: str, lr: float, damping: float
+) -> None:
+    recipes = ["recipes.half={base: hf, lr: 0.5}", "recipes.stiff={base: hf, damping: 5}"]
+    recipe = load("quick", overrides=recipes).recipe(name)
+    assert single_run(recipe) == {**recipe.complete({}), "lr": lr, "damping": damping}
 
 
 def test_training_set_smaller_than_a_batch() -> None:
