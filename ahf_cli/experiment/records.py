@@ -133,6 +133,14 @@ class TrialRecord(Protocol):
         """Return how the trial ended, None while it has not."""
         ...
 
+    def pack(self) -> dict[str, bytes]:
+        """Return the files of a finished trial, to be sent to another machine."""
+        ...
+
+    def unpack(self, files: Mapping[str, bytes]) -> bool:
+        """Commit a trial that another machine has finished; False where the files are not whole."""
+        ...
+
 
 class TrialRecords(Protocol):
     """The trials of a study."""

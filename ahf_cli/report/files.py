@@ -10,9 +10,10 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:  # slow to import, and workers need it not
+    import pandas as pd
 
 log = logging.getLogger("ahf")
 
@@ -77,7 +78,7 @@ def set_aside(file: Path, why: str) -> None:
 
 def strict(value: object) -> object:
     """Return a value with plain numbers for NumPy's, and None for every number that is not finite."""
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype") and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -18,9 +18,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-
-import pandas as pd
+from typing import IO, TYPE_CHECKING, Any
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
@@ -35,6 +33,9 @@ from ahf_cli.report.files import (
     write_json,
 )
 from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders, rows_frame
+
+if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need it
+    import pandas as pd
 
 __all__ = [
     "Study",
@@ -175,16 +176,25 @@ class Study:
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError) as error:
-            raise InputError(f"{file} is damaged ({error}); restore it, or use another study name") from error
+            raise InputError(f"{file} is damaged ({error}): {self._repair}") from error
         if content["schema"] > SCHEMA:
             raise InputError(
                 f"{file} has schema {content['schema']}, and this version of ahf reads up to {SCHEMA}"
             )
         return content
 
+    @property
+    def _repair(self) -> str:
+        name, results = self.name, self.results
+        if name == "prerun":  # a part of the study that it lies in
+            name, results = results.name, results.parent
+        return f"`ahf repair {name} --results {results}` makes it anew from config.yaml and the trials"
+
     def planned(self) -> dict[str, int]:
         """Return how many trials each recipe is to have."""
-        return dict(self.manifest().get("plan", {}))
+        plan = self.manifest().get("plan")
+        found = plan.items() if isinstance(plan, dict) else ()
+        return {recipe: n for recipe, n in found if isinstance(n, int) and NAME.fullmatch(recipe)}
 
     def recipes(self) -> list[str]:
         """Return the recipes found on disk: planned ones in the order of the plan, then others by name."""
@@ -250,7 +260,7 @@ class Study:
         before = self.manifest()
         if not before:
             if any(_folders(self.trials_folder)):
-                raise InputError(f"{self.folder} holds trials but no manifest.json; use another study name")
+                raise InputError(f"{self.folder} holds trials but no manifest.json: {self._repair}")
             head = {"schema": SCHEMA, "name": self.name, "created": now, "identity": identity, "plan": {}}
             return {**head, **given, "sessions": [session]}
         different = _differences(before.get("identity", {}), identity)
@@ -266,6 +276,8 @@ class Study:
 
 def trials_frame(study: Study) -> pd.DataFrame:
     """One row per finished trial: the fields of `TrialResult`, with `params.*` and `extra.*` spread."""
+    import pandas as pd
+
     rows = []
     for result in (r for recipe in study.recipes() for r in study.finished(recipe)):
         row = {"recipe": result.recipe, "trial": result.slot, **asdict(result)}
@@ -298,6 +310,8 @@ def _labelled(frame: pd.DataFrame, result: TrialResult) -> pd.DataFrame:
 
 
 def _joined(frames: list[pd.DataFrame], row: type[CurveRow] | type[StepRow]) -> pd.DataFrame:
+    import pandas as pd
+
     frames = [frame for frame in frames if len(frame)]
     if frames:
         return pd.concat(frames, ignore_index=True)
