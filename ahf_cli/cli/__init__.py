@@ -12,7 +12,19 @@ import typer
 from typer.core import TyperGroup
 
 import ahf_cli
-from ahf_cli.cli import compare, config, data, prerun, reproduce, search, train, verify
+from ahf_cli.cli import (
+    compare,
+    config,
+    data,
+    prerun,
+    reproduce,
+    search,
+    status,
+    studies,
+    train,
+    verify,
+    worker,
+)
 from ahf_cli.errors import AhfError, InterruptedRunError
 from ahf_cli.interruption import resume_line, scrub
 
@@ -26,8 +38,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prerun": prerun.prerun,
     "search": search.search,
     "reproduce": reproduce.reproduce,
+    "worker": worker.worker,
+    "status": status.status,
     "train": train.train,
     "verify": verify.verify,
+    "ls": studies.ls,
+    "rm": studies.rm,
+    "export": studies.export,
+    "repair": studies.repair,
 }
 GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}
 

@@ -119,7 +119,6 @@ def run_search(
     Raises:
         InterruptedRunError: stopped by a signal; the same command resumes.
     """
-    from ahf_cli.experiment.search import SearchPlan
     from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
 
     started = time.monotonic()
@@ -136,18 +135,7 @@ def run_search(
     _say_fewer(study, config, quiet)
     study.open_for_writing(config.to_yaml(), config.identity(), about)
     with study:
-        search = SearchPlan(
-            {name: config.recipe(name) for name in config.searched},
-            {name: config.space(name) for name in config.searched},
-            config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
-            prefix(config.study, stream) if opened else "",
-            {
-                "config": config.to_yaml(),
-                "identity": config.identity(),
-                "trials": config.search.trials,
-                "created": study.manifest()["created"],
-            },
-        )  # fmt: skip
+        search = search_plan(config, workers, batch, stream, study.manifest()["created"] if opened else "")
         done = conduct(
             search, study.trials, opened or open_storage(f"sqlite:///{study.index()}"),
             Training(spec, plan, workers, title, str(study.folder)), quiet,
@@ -156,6 +144,30 @@ def run_search(
         if not done:
             raise interrupted()
     return _summary(study, config, time.monotonic() - started)
+
+
+def search_plan(
+    config: Config, workers: int = 1, batch: int = 1, stream: int = 0, created: str = "", guest: bool = False
+) -> SearchPlan:
+    """Return what the search of a configuration does.
+
+    Optuna's studies are named by recipe in a study's own file, and in full in a storage that may hold others;
+    `created`, a study's time of birth, says that it is such a one.
+    """
+    from ahf_cli.experiment.search import SearchPlan
+
+    about = {
+        "config": config.to_yaml(),
+        "identity": config.identity(),
+        "trials": config.search.trials,
+        "created": created,
+    }
+    return SearchPlan(
+        {name: config.recipe(name) for name in config.searched},
+        {name: config.space(name) for name in config.searched},
+        config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
+        prefix(config.study, stream) if created else "", about, guest,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ahf_cli.errors import AhfError
 from ahf_cli.experiment.deposit import Deposit
 from ahf_cli.experiment.pool import Ended, Job, Outcome, describe
 from ahf_cli.experiment.records import CHANCE_LOSS, Progress, TrialRecords, TrialResult
-from ahf_cli.experiment.slots import STOPPED, Slots
+from ahf_cli.experiment.slots import MAX_RETRIES, STOPPED, Slots
 from ahf_cli.experiment.space import fits, propose, sampler
 from ahf_cli.experiment.storage import Storage, in_memory
 from ahf_cli.hyperparameters import Range, Recipe
@@ -23,8 +23,6 @@ from ahf_cli.hyperparameters import Range, Recipe
 __all__ = ["Hooks", "Job", "Outcome", "Search", "SearchPlan", "WorkerPool"]
 
 HOST = socket.gethostname()
-MAX_RETRIES = 3
-"""Times that a trial is tried again after its machine failed it."""
 BREAKER = 3
 """Such failures one after the other, without a success between, after which this process gives up."""
 
@@ -143,6 +141,31 @@ class Search:
                 f"failed {MAX_RETRIES + 1} times each: {', '.join(lost)}; the same command tries again"
             )
         return not self.unfinished
+
+    def rebuild(self) -> int:
+        """Make the index anew from the records; return the number of finished trials.
+
+        Raises:
+            AhfError: other processes are running trials of it.
+        """
+        for name, slots in self.slots.items():
+            slots.live()
+            slots.refresh()
+            if slots.running():
+                raise AhfError(
+                    f"{len(slots.running())} trials of {name} are running; stop their processes first, or "
+                    f"wait until {self.storage.grace} s have passed since they ended"
+                )
+        count = 0
+        for name, slots in self.slots.items():
+            finished = self._finished_of(name)
+            count += len(finished)
+            slots.rebuild(finished.values())
+            if self.deposit:
+                self.deposit.remove(slots.name)
+                for slot, trial in slots.complete().items():
+                    self.deposit.put(slots.name, trial._trial_id, self.records.trial(name, slot).pack())
+        return count
 
     def collect(self) -> list[TrialResult]:
         """Fetch trials that other machines have finished into the records here."""
@@ -327,7 +350,7 @@ class Search:
 
     def _finished_of(self, name: str) -> dict[int, TrialResult]:
         """Return the finished records of a recipe, also those beyond the number of trials asked for."""
-        last = max([self.plan.trials - 1, *self.slots[name].complete()], default=-1)
+        last = max([self.plan.trials - 1, *self.slots[name].complete()])
         found = {slot: self._finished(name, slot) for slot in range(last + 1)}
         return {slot: result for slot, result in found.items() if result is not None}
 

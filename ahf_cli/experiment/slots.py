@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import optuna
@@ -28,6 +29,8 @@ from ahf_cli.experiment.space import Known, fits, frozen
 from ahf_cli.experiment.storage import Storage, quiet
 from ahf_cli.hyperparameters import Range
 
+MAX_RETRIES = 3
+"""Times that a trial is tried again after its machine failed it."""
 STOPPED, DUPLICATE = "stopped", "duplicate"
 """Why a trial of Optuna's failed, where that is no failure of the trial."""
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -123,7 +126,7 @@ class Slots:
         if waiting:  # left by a process that was killed, or will lose it to us, or we to it
             trial_id = waiting[0]
         else:
-            who = {"slot": slot, "host": socket.gethostname(), "pid": os.getpid()}
+            who = {"slot": slot, **_who()}
             # Alone, it is running at once.  Else a sign of life must stand in the storage before it runs, or
             # it would run for ever where its process is killed in between.
             state = TrialState.WAITING if self.storage.shared else TrialState.RUNNING
@@ -133,8 +136,8 @@ class Slots:
             self._beat(trial_id)
             if not self._set(trial_id, TrialState.RUNNING):
                 return False
-            if waiting:
-                self._backend.set_trial_user_attr(trial_id, "host", socket.gethostname())
+            for key, value in _who().items() if waiting else ():
+                self._backend.set_trial_user_attr(trial_id, key, value)
             self.refresh()
             rivals = [t for t in self._trials[slot] if t.state != TrialState.FAIL and t._trial_id < trial_id]
             if rivals:
@@ -210,6 +213,10 @@ class Slots:
             self._add(result)
         self.refresh()
 
+    def remove(self) -> None:
+        """Delete the study."""
+        optuna.delete_study(study_name=self.name, storage=self._backend)
+
     def _add(self, result: TrialResult) -> None:
         params = {key: result.params.get(key) for key in self.space}
         if not fits(params, self.space):
@@ -254,6 +261,11 @@ def attributes(result: TrialResult) -> dict[str, Any]:
     """Return what the index says of a finished trial."""
     accuracy = result.test_accuracy if math.isfinite(result.test_accuracy) else None
     return {"status": result.status, "test_accuracy": accuracy}
+
+
+def _who() -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": now}
 
 
 def names(storage: Storage) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
@@ -11,6 +12,8 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ahf_cli.errors import InputError
 
 if TYPE_CHECKING:  # slow to import, and workers need it not
     import pandas as pd
@@ -50,6 +53,18 @@ def write_json(path: Path, value: object) -> None:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table atomically, with enough digits to read the same numbers back."""
     atomic_write(path, csv_bytes(frame))
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically, as CSV or Parquet by the ending of its name."""
+    if path.suffix != ".parquet":
+        return write_csv(path, frame)
+    buffer = io.BytesIO()
+    try:
+        frame.to_parquet(buffer, index=False)
+    except ImportError:
+        raise InputError("--format parquet needs: pip install 'ahf-cli[parquet]'") from None
+    atomic_write(path, buffer.getvalue())
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
