@@ -16,7 +16,7 @@ from ahf_cli.experiment.pool import Job, Outcome, ProcessPool, Report, ShouldSto
 from ahf_cli.experiment.records import TrialResult
 from ahf_cli.experiment.search import Hooks, Search
 from ahf_cli.report.store import Study
-from tests.made_up_pool import Toy, plan
+from benchmarks.reliability.toy import Toy, plan
 
 
 def search(

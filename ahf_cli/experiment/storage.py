@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,13 +73,21 @@ def in_memory() -> Storage:
     return Storage(InMemoryStorage())
 
 
-def open_storage(url: str, grace: int = GRACE) -> Storage:
+def grace_period() -> int:
+    """Return the seconds of `AHF_GRACE`, or `GRACE`; raises InputError where that is no whole number ≥ 1."""
+    text = os.environ.get("AHF_GRACE", str(GRACE))
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 86_400:
+        raise InputError(f"AHF_GRACE must be a number of seconds from 1 to 86400, got {text!r}")
+    return int(text)
+
+
+def open_storage(url: str) -> Storage:
     """Open a storage by its URL.
 
     Raises:
         InputError: it cannot be opened; the message is one line and holds no password.
     """
-    parsed = parse_url(url)
+    parsed, grace = parse_url(url), grace_period()
     shared = parsed.get_backend_name() == "postgresql"
     options: Mapping[str, Any] = {}
     beat: dict[str, Any] = {}

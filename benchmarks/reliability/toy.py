@@ -1,4 +1,4 @@
-"""A trial function of a few milliseconds that imports no torch, for tests of what runs around it."""
+"""A trial function of a few milliseconds that imports no torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ SPACES = {
 
 
 def plan(
-    trials: int, workers: int = 1, names: tuple[str, ...] = ("hf", "adaptive_hf"), **more: object
+    trials: int,
+    workers: int = 1,
+    names: tuple[str, ...] = ("hf", "adaptive_hf"),
+    sampler: str = "tpe",
+    **more: object,
 ) -> SearchPlan:
+    """Return a search of built-in recipes over the paper's ranges."""
     from ahf_cli.experiment.search import SearchPlan
 
     recipes = {name: RECIPES[name] for name in names}
-    return SearchPlan(recipes, SPACES, trials, 0, "tpe", workers, **more)  # type: ignore[arg-type]
+    return SearchPlan(recipes, SPACES, trials, 0, sampler, workers, **more)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Toy:
     """a file whose first word a trial obeys once: exit, kill, disk or bug"""
 
     def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
+        """Prepare a process."""
+
         def run(job: Job) -> Outcome:
             results: list[TrialResult] = []
             try:
@@ -78,6 +85,7 @@ class Toy:
 
 
 def toy_result(job: Job, slot: int) -> TrialResult:
+    """Return a result that is a function of the hyperparameters."""
     params = job.recipe.complete(job.params[slot])
     value = min(2.3, abs(math.log(params["damping"] / 5)))
     return TrialResult(
@@ -87,6 +95,7 @@ def toy_result(job: Job, slot: int) -> TrialResult:
 
 
 def toy_curve(value: float) -> list[CurveRow]:
+    """Return a curve of two rows."""
     return [
         CurveRow(s, float(s), 2.3 - s * (2.3 - value), 0.1, NAN, NAN, 2.3, 0.1, s, s, 0.0) for s in (0, 1)
     ]
