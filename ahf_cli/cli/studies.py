@@ -167,7 +167,7 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     config = load(file=file, overrides=[f"search.trials={trials}"])
     created = part.manifest()["created"] if url else ""
     if url is None:
-        for name in ("study.db", "study.db-journal", "study.db-wal"):
+        for name in ("study.db", "study.db-journal", "study.db-wal", "study.db-shm"):
             (part.folder / name).unlink(missing_ok=True)
     store = open_storage(url or f"sqlite:///{(part.folder / 'study.db').absolute()}")
     with closing(store), answering(store):

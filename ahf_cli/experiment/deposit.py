@@ -40,11 +40,10 @@ class Deposit:
     def put(self, study: str, trial: int, files: Mapping[str, bytes]) -> list[str]:
         """Store a trial's files; return the names of those that are too long."""
         small = {name: data for name, data in files.items() if len(data) <= LIMIT}
-        with self._engine.begin() as connection:
-            connection.execute(delete(_TABLE).where(_TABLE.c.study == study, _TABLE.c.trial == trial))
-            for name, data in small.items():
-                row = {"study": study, "trial": trial, "name": name, "content": data}
-                connection.execute(insert(_TABLE).values(row))
+        rows = [{"study": study, "trial": trial, "name": n, "content": data} for n, data in small.items()]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(insert(_TABLE), rows)
         return [name for name in files if name not in small]
 
     def get(self, study: str, trial: int) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -65,6 +65,31 @@ class Prepare(Protocol):
     def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
         """Load what every job needs."""
         ...
+
+
+class WorkerPool(Protocol):
+    """Processes, or whatever else, that run jobs."""
+
+    def free(self) -> int:
+        """Return how many jobs can be handed in."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Hand in a job."""
+        ...
+
+    def events(self, timeout: float) -> Iterable[Progress | Ended]:
+        """Return what there is to say of running jobs, after at most so many seconds."""
+        ...
+
+    def stop(self) -> None:
+        """Ask all workers to checkpoint and stop."""
+        ...
+
+    def __enter__(self) -> WorkerPool: ...
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Wait for running jobs and end the workers."""
 
 
 class ProcessPool:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from ahf_cli.errors import AhfError
 from ahf_cli.experiment.deposit import Deposit
-from ahf_cli.experiment.pool import Ended, Job, Outcome, describe
+from ahf_cli.experiment.pool import Ended, Job, Outcome, WorkerPool, describe
 from ahf_cli.experiment.records import CHANCE_LOSS, Progress, TrialRecords, TrialResult
 from ahf_cli.experiment.slots import MAX_RETRIES, STOPPED, Slots
 from ahf_cli.experiment.space import fits, propose, sampler
@@ -47,31 +47,6 @@ class SearchPlan:
     """what other processes must know to join: kept with each Optuna study of a shared storage"""
     guest: bool = False
     """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
-
-
-class WorkerPool(Protocol):
-    """Processes, or whatever else, that run jobs."""
-
-    def free(self) -> int:
-        """Return how many jobs can be handed in."""
-        ...
-
-    def submit(self, job: Job) -> None:
-        """Hand in a job."""
-        ...
-
-    def events(self, timeout: float) -> Iterable[Progress | Ended]:
-        """Return what there is to say of running jobs, after at most so many seconds."""
-        ...
-
-    def stop(self) -> None:
-        """Ask all workers to checkpoint and stop."""
-        ...
-
-    def __enter__(self) -> WorkerPool: ...
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Wait for running jobs and end the workers."""
 
 
 @dataclass(frozen=True)

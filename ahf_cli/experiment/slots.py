@@ -126,7 +126,7 @@ class Slots:
         if waiting:  # left by a process that was killed, or will lose it to us, or we to it
             trial_id = waiting[0]
         else:
-            who = {"slot": slot, **_who()}
+            who = {"slot": slot, "by": _who()}
             # Alone, it is running at once.  Else a sign of life must stand in the storage before it runs, or
             # it would run for ever where its process is killed in between.
             state = TrialState.WAITING if self.storage.shared else TrialState.RUNNING
@@ -136,8 +136,8 @@ class Slots:
             self._beat(trial_id)
             if not self._set(trial_id, TrialState.RUNNING):
                 return False
-            for key, value in _who().items() if waiting else ():
-                self._backend.set_trial_user_attr(trial_id, key, value)
+            if waiting:
+                self._backend.set_trial_user_attr(trial_id, "by", _who())
             self.refresh()
             rivals = [t for t in self._trials[slot] if t.state != TrialState.FAIL and t._trial_id < trial_id]
             if rivals:
@@ -259,8 +259,9 @@ class Slots:
 
 def attributes(result: TrialResult) -> dict[str, Any]:
     """Return what the index says of a finished trial."""
-    accuracy = result.test_accuracy if math.isfinite(result.test_accuracy) else None
-    return {"status": result.status, "test_accuracy": accuracy}
+    if result.status == "ok" and math.isfinite(result.test_accuracy):
+        return {"test_accuracy": result.test_accuracy}
+    return {"status": result.status}
 
 
 def _who() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
@@ -89,7 +89,7 @@ def open_storage(url: str) -> Storage:
     """
     parsed, grace = parse_url(url), grace_period()
     shared = parsed.get_backend_name() == "postgresql"
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = {"connect_args": {"timeout": 60}}
     beat: dict[str, Any] = {}
     if shared:
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
@@ -101,6 +101,9 @@ def open_storage(url: str) -> Storage:
             # A URL's braces are a template of Optuna's.
             plain = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
             backend = RDBStorage(plain, dict(options), **beat)
+            if not shared:
+                event.listen(backend.engine, "connect", _relax)
+                backend.engine.dispose()
             cached = optuna.storages.get_storage(backend)
     except ImportError:
         raise InputError("a PostgreSQL storage needs: pip install 'ahf-cli[postgres]'") from None
@@ -109,6 +112,15 @@ def open_storage(url: str) -> Storage:
     except RuntimeError as error:  # of another version of Optuna
         raise InputError(f"storage {safe_url(url)} cannot be used: {reason(error)}") from None
     return Storage(cached, shared, safe_url(url), grace, backend.engine)
+
+
+def _relax(connection: Any, record: object) -> None:
+    """Let readers look at a SQLite file while it is written, and spare it the wait for the disk.
+
+    After a power cut it may be damaged; it is an index, and is then made anew.
+    """
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")
 
 
 def parse_url(url: str) -> URL:

@@ -60,13 +60,15 @@ def _survey(slots: Slots, recipe: str) -> RecipeStatus:
     complete = slots.complete()
     running = []
     for slot, trial in sorted(slots.running().items()):
-        began = datetime.fromisoformat(trial.user_attrs.get("started", "1970-01-01T00:00:00+00:00"))
+        by = trial.user_attrs.get("by", {})
+        began = datetime.fromisoformat(by.get("started", "1970-01-01T00:00:00+00:00"))
         seconds = (datetime.now(UTC) - began).total_seconds()
-        running.append(Running(slot, str(trial.user_attrs.get("host", "")), max(0.0, seconds)))
+        running.append(Running(slot, str(by.get("host", "")), max(0.0, seconds)))
     times = [t.duration.total_seconds() for t in complete.values() if t.duration is not None]
-    ok = [t.value for t in complete.values() if t.user_attrs.get("status") == "ok" and t.value is not None]
+    diverged = {s for s, t in complete.items() if t.user_attrs.get("status") == "diverged"}
+    ok = [t.value for s, t in complete.items() if s not in diverged and t.value is not None]
     lost = [s for s in slots.free(planned) if slots.failures(s) > MAX_RETRIES]
     return RecipeStatus(
-        recipe, planned, len(ok), len(complete) - len(ok), len(lost), tuple(running), min(ok, default=None),
+        recipe, planned, len(ok), len(diverged), len(lost), tuple(running), min(ok, default=None),
         fmean(times) if times else None,
     )  # fmt: skip

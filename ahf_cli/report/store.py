@@ -235,7 +235,7 @@ class Study:
             except sqlite3.DatabaseError as error:
                 said = str(error)
             if said != "ok":
-                for part in (file, file.with_name("study.db-journal"), file.with_name("study.db-wal")):
+                for part in (file, *(file.with_name(f"study.db-{end}") for end in ("journal", "wal", "shm"))):
                     set_aside(part, said)
         return file.absolute()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def main() -> int:
     parser.add_argument(
         "--apart", action="store_true", help="as `ahf worker` on a machine without that folder"
     )
+    parser.add_argument("--after", type=Path, help="begin when this file is there")
     words = parser.parse_args()
     try:
         return _run(words)
@@ -58,6 +60,8 @@ def _run(words: argparse.Namespace) -> int:
     with study, closing(storage), answering(storage), stop.watched(quiet=True):
         search = Search(own, records, storage)
         print("ready", flush=True)
+        while words.after and not words.after.exists():
+            time.sleep(0.01)
         hooks = Hooks(
             on_result=lambda r: print("done", r.recipe, r.slot, flush=True),
             on_remark=lambda line: print("remark", line, flush=True),
