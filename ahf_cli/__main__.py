@@ -1,10 +1,23 @@
-"""`python -m ahf_cli`: the same as `ahf`."""
+"""`python -m ahf_cli`, and the command `ahf`."""
 
 from __future__ import annotations
 
 import sys
 
-from ahf_cli.cli import main
+from ahf_cli.interruption import raise_on_signals, resume_line
+
+
+def main() -> int:
+    """Run `ahf`; signals are heard before anything slow is imported."""
+    raise_on_signals()
+    try:
+        from ahf_cli.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        print(f"ahf: {resume_line()}", file=sys.stderr)
+        return 75
+
 
 if __name__ == "__main__":  # worker processes import this module again
     sys.exit(main())

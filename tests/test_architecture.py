@@ -13,7 +13,7 @@ import ahf_cli
 
 PACKAGE = Path(ahf_cli.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
-SHARED = {"ahf_cli.hyperparameters", "ahf_cli.errors"}
+SHARED = {"ahf_cli.hyperparameters", "ahf_cli.errors", "ahf_cli.interruption"}
 # A package may import itself, `SHARED` and these.
 BELOW = {
     "optim": set(),
@@ -27,7 +27,8 @@ FOR_REPORT = {"config", "statistics", "records", "trace"}
 ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},
-    "optuna": {"experiment/space.py", "experiment/search.py"},
+    "optuna": {"experiment/space.py", "experiment/slots.py", "experiment/storage.py"},
+    "sqlalchemy": {"experiment/storage.py", "experiment/deposit.py"},
     "yaml": {"experiment/config.py"},
     "pandas": {"report", "cli"},
     "matplotlib": {"report"},

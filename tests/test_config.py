@@ -105,7 +105,8 @@ def test_yaml_round_trip(name: str) -> None:
         ("compare: {target: 1}", "F: compare.target: must be a number in (0, 1), got 1"),
         (
             "storage: postgresql://me:secret@host/db",
-            "F: storage: must be null or a URL that starts with sqlite:/// (PostgreSQL is not supported yet)",
+            "F: storage: must be null, sqlite:/// and a path, or postgresql+psycopg://user@host/database "
+            "without a password, which belongs into the environment variable AHF_STORAGE",
         ),
         (
             "recipes: {hf: {base: adaptive_hf}}",
@@ -275,6 +276,7 @@ def test_training_set_smaller_than_a_batch() -> None:
         ("run.workers=2", True),
         ("run.checkpoint_every=9", True),
         ("storage=sqlite:///x.db", True),
+        ("storage=postgresql+psycopg://me@host:5432/db", True),
         ("compare.band=sd", True),
         ("spaces.adaptive_hf_published.lr.low=0.5", True),
         ("spaces.hf.lr.low=0.5", False),

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from ahf_cli.errors import AhfError
-from ahf_cli.experiment.records import Progress, Status, TrialResult
-from ahf_cli.experiment.search import Hooks, Job, Outcome, Search, SearchPlan
+from ahf_cli.experiment.pool import Ended, Job, Outcome
+from ahf_cli.experiment.records import Status, TrialResult
+from ahf_cli.experiment.search import Hooks, Search, SearchPlan
 from ahf_cli.experiment.space import sampler, suggest
+from ahf_cli.experiment.storage import open_storage
 from ahf_cli.hyperparameters import RECIPES, Range, search_range
 from ahf_cli.report.store import Study
+from ahf_cli.report.trial_folder import TrialFolder
 
 SPACES = {
     name: {key: found for key in RECIPES[name].free if (found := search_range(RECIPES[name], key))}
@@ -40,32 +42,34 @@ def result_of(job: Job, slot: int, status: Status = "ok") -> TrialResult:
     )  # fmt: skip
 
 
+DIED = Outcome([], error="worker process 1 was killed by SIGKILL", infrastructure=True)
+
+
 class FakePool:
     """Runs jobs at once, in this process."""
 
-    def __init__(
-        self, records: Study, misbehave: Callable[[Job], Outcome | Exception | None] = lambda job: None
-    ):
+    def __init__(self, records: Study, misbehave: Callable[[Job], Outcome | None], workers: int):
         self.records, self.misbehave, self.stopped = records, misbehave, False
         self.jobs: list[Job] = []
+        self.ended: list[Ended] = []
+        self.workers = workers
 
-    def submit(self, job: Job) -> Future[Outcome]:
+    def free(self) -> int:
+        return self.workers - len(self.ended)
+
+    def submit(self, job: Job) -> None:
         self.jobs.append(job)
-        future: Future[Outcome] = Future()
         found = self.misbehave(job)
-        if isinstance(found, Exception):
-            future.set_exception(found)
-        elif found is not None:
-            future.set_result(found)
-        else:
+        if found is None:
             results = [result_of(job, slot) for slot in job.params]
             for result in results:
                 self.records.trial(job.recipe.name, result.slot).finish(result, [], [])
-            future.set_result(Outcome(results))
-        return future
+            found = Outcome(results)
+        self.ended.append(Ended(job, found))
 
-    def progress(self) -> Iterable[Progress]:
-        return []
+    def events(self, timeout: float) -> Iterable[Ended]:
+        ended, self.ended = self.ended, []
+        return ended
 
     def stop(self) -> None:
         self.stopped = True
@@ -77,9 +81,18 @@ class FakePool:
         pass
 
 
-def run(study: Study, own: SearchPlan, storage: str | None = None, **hooks: object) -> list[Job]:
-    pool = FakePool(study, hooks.pop("misbehave", lambda job: None))  # type: ignore[arg-type]
+def run(
+    study: Study,
+    own: SearchPlan,
+    url: str | None = None,
+    misbehave: Callable[[Job], Outcome | None] = lambda job: None,
+    **hooks: object,
+) -> list[Job]:
+    pool = FakePool(study, misbehave, own.workers)
+    storage = open_storage(url) if url else None
     Search(own, study, storage).run(lambda: pool, Hooks(**hooks))  # type: ignore[arg-type]
+    if storage:
+        storage.close()
     return pool.jobs
 
 
@@ -119,21 +132,64 @@ def test_the_storage_is_an_index_that_is_rebuilt(tmp_path: Path) -> None:
     run(study, plan(9), f"sqlite:///{tmp_path}/one.db")
     run(study, plan(14), f"sqlite:///{tmp_path}/two.db")  # as if the first had been deleted
     assert table(study, "hf") == table(straight, "hf")
-    index = optuna.load_study(study_name="hf", storage=f"sqlite:///{tmp_path}/two.db")
-    assert sorted(t.user_attrs["slot"] for t in index.trials) == list(range(14))
-    assert {t.state for t in index.trials} == {optuna.trial.TrialState.COMPLETE}
+    index = index_of(f"sqlite:///{tmp_path}/two.db")
+    assert sorted(t.user_attrs["slot"] for t in index) == list(range(14))
+    assert {t.state for t in index} == {TrialState.COMPLETE}
+
+
+def index_of(url: str, name: str = "hf") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=name, storage=url).trials
+
+
+def completed(url: str, name: str = "hf") -> list[int]:
+    return [t.user_attrs["slot"] for t in index_of(url, name) if t.state == TrialState.COMPLETE]
 
 
 def test_a_killed_search_leaves_stale_trials_that_count_for_nothing(tmp_path: Path) -> None:
     study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
-    killed = Search(plan(4), study, storage)
-    job = killed._next_job()  # asked, and then the process is gone
+    killed = Search(plan(4), study, open_storage(storage))
+    job = killed._next_job(Hooks())  # asked, and then the process is gone
     jobs = run(study, plan(4), storage)
-    assert jobs[0].params == job.params  # the same hyperparameters, from the trial's folder
-    index = optuna.load_study(study_name="hf", storage=storage)
-    done = [t.user_attrs["slot"] for t in index.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    assert sorted(done) == [0, 1, 2, 3]
-    assert len([t for t in index.trials if t.state == optuna.trial.TrialState.FAIL]) == 1
+    assert job and jobs[0].params == job.params  # the same hyperparameters, from the trial's folder
+    assert sorted(completed(storage)) == [0, 1, 2, 3]
+    assert len([t for t in index_of(storage) if t.state == TrialState.FAIL]) == 1
+
+
+def test_a_trial_redone_after_damage_is_complete_once(tmp_path: Path) -> None:
+    study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
+    run(study, plan(4), storage)
+    (study.trial("hf", 2).path / "result.json").write_text("{")
+    jobs = run(study, plan(4), storage)
+    assert [(job.recipe.name, list(job.params)) for job in jobs] == [("hf", [2])]
+    assert sorted(completed(storage)) == [0, 1, 2, 3] and sorted(completed(storage, "adaptive_hf"))
+    run(study, plan(5), storage)
+    assert sorted(completed(storage)) == [0, 1, 2, 3, 4]
+
+
+def test_an_index_that_counts_a_slot_twice_is_made_anew(tmp_path: Path) -> None:
+    study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
+    run(study, plan(3), storage)
+    twice = optuna.load_study(study_name="hf", storage=storage)
+    twice.add_trial(twice.trials[1])
+    twice.enqueue_trial({})  # by another program, without a slot
+    assert run(study, plan(3), storage) == []
+    assert sorted(completed(storage)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "params",
+    ['{"params": {"lr": "big", "damping": 2}}', '{"params": {"lr": 1e9, "damping": 2}}', '{"params": [1]}',
+     "[]",
+     '{"params": {"lr": true, "damping": 2}}', '{"params": {"lr": null, "damping": 2}}', '{"param', "\xff"],
+)  # fmt: skip
+def test_odd_hyperparameters_in_a_folder_are_asked_anew(tmp_path: Path, params: str) -> None:
+    straight, study = Study(tmp_path, "straight"), Study(tmp_path, "s")
+    run(straight, plan(2))
+    folder = study.trial("hf", 0).path
+    folder.mkdir(parents=True)
+    (folder / "params.json").write_bytes(params.encode("latin-1"))
+    run(study, plan(2))
+    assert table(study, "hf") == table(straight, "hf")
 
 
 def test_more_trials_later_are_added_and_fewer_take_nothing_away(tmp_path: Path) -> None:
@@ -151,19 +207,75 @@ def test_recipes_with_equal_spaces_begin_with_equal_trials(tmp_path: Path) -> No
     assert [p for _, _, p in table(study, "hf")] == [p for _, _, p in table(study, "hf_published")]
 
 
-def test_a_dead_worker_is_tried_again_with_the_same_hyperparameters(tmp_path: Path) -> None:
-    study, deaths = Study(tmp_path, "s"), iter([BrokenProcessPool("killed")] * 2)
-    jobs = run(study, plan(2, workers=2), misbehave=lambda job: next(deaths, None))
+def test_a_failure_of_the_machine_is_tried_again_with_the_same_hyperparameters(tmp_path: Path) -> None:
+    study, deaths = Study(tmp_path, "s"), iter([DIED, DIED])
+    said: list[str] = []
+    jobs = run(study, plan(2, workers=2), misbehave=lambda job: next(deaths, None), on_remark=said.append)
     assert len(study.finished("hf")) == len(study.finished("adaptive_hf")) == 2
     params: dict[tuple[str, int], dict[str, float]] = {}
     for job in jobs:
         for slot, values in job.params.items():
             assert params.setdefault((job.recipe.name, slot), values) == values
+    assert said == [
+        "hf/000 is tried again (retry 1 of 3): worker process 1 was killed by SIGKILL",
+        "adaptive_hf/000 is tried again (retry 1 of 3): worker process 1 was killed by SIGKILL",
+    ]
+    attempts = [next(job.attempts[0] for job in reversed(jobs) if job.recipe.name == n and 0 in job.params)
+                for n in ("hf", "adaptive_hf")]  # fmt: skip
+    assert attempts == [2, 2]
 
 
-def test_a_worker_that_always_dies_ends_the_search_with_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(AhfError, match=r"the worker of trial hf/0 died 4 times"):
-        run(Study(tmp_path, "s"), plan(2), misbehave=lambda job: BrokenProcessPool("killed"))
+def test_three_failures_in_a_row_end_the_search_with_a_reason(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    with pytest.raises(AhfError, match=r"^3 failures in a row, and this search leaves: No space left on"):
+        full = Outcome([], error="No space left on device", infrastructure=True)
+        run(study, plan(2), misbehave=lambda job: full)
+    run(study, plan(2))  # the same command goes on
+    assert len(study.finished("hf")) == 2
+
+
+def test_a_trial_that_always_fails_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    study, storage, said = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db", list[str]()
+    own = plan(4, workers=2, names=("hf",))
+    with pytest.raises(AhfError, match=r"^failed 4 times each: hf/1; the same command tries again$"):
+        run(study, own, storage, lambda job: DIED if 1 in job.params else None, on_remark=said.append)
+    assert len(said) == 4 and "hf/001 is given up" in said[-1]
+    results = study.finished("hf")
+    assert [(r.slot, r.status, r.attempts) for r in results] == [
+        (0, "ok", 1), (1, "failed", 4), (2, "ok", 1), (3, "ok", 1),
+    ]  # fmt: skip
+    (job,) = run(study, own, storage)
+    assert job.params.keys() == {1} and [r.status for r in study.finished("hf")] == ["ok"] * 4
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, said, full = Study(tmp_path, "s"), list[str](), iter([True, True, False, True])
+    write = TrialFolder.write_params
+
+    def sometimes(folder: TrialFolder, params: Mapping[str, object]) -> None:
+        if next(full, False):
+            raise OSError(28, "No space left on device", "params.json")
+        write(folder, params)
+
+    monkeypatch.setattr(TrialFolder, "write_params", sometimes)
+    run(study, plan(2), on_remark=said.append)
+    assert len(study.finished("hf")) == 2 and len(said) == 3 and "No space left on device" in said[0]
+
+
+def test_what_a_worker_committed_before_it_died_is_counted_and_told(tmp_path: Path) -> None:
+    study, seen = Study(tmp_path, "s"), list[TrialResult]()
+
+    jobs = run(study, plan(4, 1, 2, ("hf",)), misbehave=lambda job: (
+        None if job.params.keys() != {2, 3} or study.trial("hf", 2).result() else commit(study, job)
+    ), on_result=seen.append)  # fmt: skip
+    assert [r.slot for r in seen] == [0, 1, 2, 3] and [list(job.params) for job in jobs][-1] == [3]
+
+
+def commit(study: Study, job: Job) -> Outcome:
+    study.trial("hf", 2).finish(result_of(job, 2), [], [])
+    return DIED
 
 
 def test_a_bug_stops_the_search_and_names_the_trial(tmp_path: Path) -> None:
@@ -179,8 +291,8 @@ def test_a_bug_stops_the_search_and_names_the_trial(tmp_path: Path) -> None:
 
 def test_stopped_jobs_stay_unfinished(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
-    pool = FakePool(study, lambda job: Outcome([], stopped=True))
-    stops = iter([False, False, False, True, True, True, True])
+    pool = FakePool(study, lambda job: Outcome([], stopped=True), 1)
+    stops = iter([False, False, False, True])
     search = Search(plan(2), study)
     assert search.run(lambda: pool, Hooks(should_stop=lambda: next(stops, True))) is False
     assert pool.stopped and len(search.unfinished) == 4 and study.finished("hf") == []
@@ -196,9 +308,8 @@ def test_diverged_trials_count_and_are_told_as_chance(tmp_path: Path) -> None:
         return Outcome(results)
 
     run(study, plan(3, names=("hf",)), storage, misbehave=lost)
-    index = optuna.load_study(study_name="hf", storage=storage)
-    assert [t.state.name for t in index.trials] == ["COMPLETE"] * 3
-    assert {t.user_attrs["status"] for t in index.trials} == {"diverged"}
+    assert [t.state.name for t in index_of(storage)] == ["COMPLETE"] * 3
+    assert {t.user_attrs["status"] for t in index_of(storage)} == {"diverged"}
 
 
 def test_sampler_seeds_differ_by_slot_and_stream_only() -> None:

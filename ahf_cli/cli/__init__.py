@@ -12,8 +12,21 @@ import typer
 from typer.core import TyperGroup
 
 import ahf_cli
-from ahf_cli.cli import compare, config, data, prerun, reproduce, search, train, verify
+from ahf_cli.cli import (
+    compare,
+    config,
+    data,
+    prerun,
+    reproduce,
+    search,
+    status,
+    studies,
+    train,
+    verify,
+    worker,
+)
 from ahf_cli.errors import AhfError, InterruptedRunError
+from ahf_cli.interruption import resume_line, scrub
 
 EPILOG = (
     "Exit codes: [bold]0[/bold] done, [bold]1[/bold] error, [bold]2[/bold] usage or bad input, "
@@ -25,8 +38,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prerun": prerun.prerun,
     "search": search.search,
     "reproduce": reproduce.reproduce,
+    "worker": worker.worker,
+    "status": status.status,
     "train": train.train,
     "verify": verify.verify,
+    "ls": studies.ls,
+    "rm": studies.rm,
+    "export": studies.export,
+    "repair": studies.repair,
 }
 GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}
 
@@ -38,7 +57,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise InterruptedRunError("interrupted") from None
+            raise InterruptedRunError(resume_line()) from None
 
 
 app = typer.Typer(
@@ -85,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except AhfError as error:
         return _fail(error.lines, error.exit_code)
     except KeyboardInterrupt:
-        return _fail(["interrupted"], InterruptedRunError.exit_code)
+        return _fail([resume_line()], InterruptedRunError.exit_code)
     except BrokenPipeError:  # the reader has gone, which is no error of ours: `ahf … | head`
         _discard_output()
         return 1
@@ -111,7 +130,7 @@ def _exit_code(args: Sequence[str] | None) -> int:
 def _fail(lines: Sequence[str], exit_code: int) -> int:
     for line in lines:
         # Names from files are printed as they are, so a line break or an escape code may hide in them.
-        printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in scrub(line))
         print(f"ahf: {printable}", file=sys.stderr)
     return exit_code
 

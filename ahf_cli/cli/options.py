@@ -71,6 +71,15 @@ Device = Annotated[
 Results = Annotated[
     Path, typer.Option("--results", metavar="DIR", help="Folder of all studies.", show_default=True)
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Keep the index in a database: postgresql+psycopg://user@host/database. The URL may also "
+        "stand in AHF_STORAGE, and with a password only there. Default: a SQLite file of the study.",
+    ),
+]
 DEFAULT_RESULTS = Path("results")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]

@@ -98,6 +98,13 @@ class Display:
         if bar is not None:
             self._bars.remove_task(bar)
 
+    def remark(self, text: str) -> None:
+        """Print what went wrong and is tried again."""
+        if self._bars is None:
+            log(text, self.quiet)
+        else:
+            self._bars.console.print(text, highlight=False, markup=False)
+
     def _line(self, text: str) -> None:
         now = time.monotonic()
         if now - self._last_line >= _EVERY:

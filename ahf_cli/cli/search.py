@@ -19,6 +19,7 @@ from ahf_cli.cli.options import (
     Quiet,
     Recipe,
     Results,
+    Storage,
     Study,
     Trials,
     emit_json,
@@ -49,6 +50,7 @@ def search(
     override: Override = None,
     study: Study = None,
     results: Results = DEFAULT_RESULTS,
+    storage: Storage = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -71,7 +73,8 @@ def search(
             for line in dry.lines(estimate):
                 say(line)
         return
-    summary = session.run_search(resolved, StudyFolder(results, resolved.study), quiet, "search")
+    folder = StudyFolder(results, resolved.study)
+    summary = session.run_search(resolved, folder, quiet, "search", storage=storage)
     if as_json:
         emit_json(summary)
         return

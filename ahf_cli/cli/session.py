@@ -2,62 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli.options import log
-from ahf_cli.errors import InterruptedRunError
+from ahf_cli.errors import InputError, InterruptedRunError
+from ahf_cli.interruption import Interruption, command_line, resume_line
+
+__all__ = ["Interruption"]
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.records import TrialRecords
+    from ahf_cli.experiment.search import SearchPlan
+    from ahf_cli.experiment.storage import Storage
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
     from ahf_cli.report.store import Study
 
 
-class Interruption:
-    """Notes the first Ctrl-C or SIGTERM; a second one ends the process as usual."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        """Tell whether a signal has come."""
-        return self.asked
-
-    @contextmanager
-    def watched(self, quiet: bool) -> Iterator[Interruption]:
-        """Watch for signals within the context."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.asked = True
-            log("stopping: finishing the step and saving a checkpoint (again: stop at once)", quiet)
-            for other in before:
-                signal.signal(other, signal.default_int_handler if other == signal.SIGINT else signal.SIG_DFL)
-
-        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def command_line() -> str:
-    """Return the command as typed."""
-    return shlex.join(["ahf", *sys.argv[1:]])
-
-
 def interrupted() -> InterruptedRunError:
     """Return the error that says how to go on."""
-    return InterruptedRunError(f"interrupted; this resumes it: {command_line()}")
+    return InterruptedRunError(resume_line())
 
 
 def task_spec(config: Config) -> TaskSpec:
@@ -123,54 +92,139 @@ def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
     }
 
 
-def run_search(config: Config, study: Study, quiet: bool, title: str, stream: int = 0) -> dict[str, Any]:
+def storage_url(option: str | None, config: Config | None) -> str | None:
+    """Return the URL of the storage: of the option, the environment or the configuration, in this order.
+
+    Raises:
+        InputError: it is no such URL, or the option holds a password, which would be seen by everybody.
+    """
+    from ahf_cli.experiment.storage import has_password, parse_url
+
+    if option is not None and has_password(option):
+        raise InputError(
+            "--storage: holds a password, which everybody on this machine could read in the list of "
+            "processes; give the URL in the environment variable AHF_STORAGE"
+        )
+    url = option or os.environ.get("AHF_STORAGE") or (config.storage if config is not None else None)
+    if url is not None:
+        parse_url(url)
+    return url
+
+
+def run_search(
+    config: Config, study: Study, quiet: bool, title: str, stream: int = 0, storage: str | None = None
+) -> dict[str, Any]:
     """Run or resume the search of a configuration in a study's folder, and return a summary.
 
     Raises:
         InterruptedRunError: stopped by a signal; the same command resumes.
     """
-    from ahf_cli.cli.progress import Display
-    from ahf_cli.experiment.search import Hooks, Search, SearchPlan
-    from ahf_cli.experiment.worker import ProcessPool
+    from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
 
+    started = time.monotonic()
+    # All that can be wrong is found before anything is written.
+    url = storage_url(storage, config)
     spec, plan = task_spec(config), plan_of(config)
     workers, batch = workers_and_batch(config, spec.device)
-    started = time.monotonic()
-    study.open_for_writing(config.to_yaml(), config.identity(), manifest(config, spec, workers))
+    if not study.exists():
+        spec.load()
+    if url is None:
+        refuse_network_file_system(study.folder)
+    opened = open_storage(url) if url is not None else None
+    about = manifest(config, spec, workers)
+    _say_fewer(study, config, quiet)
+    study.open_for_writing(config.to_yaml(), config.identity(), about)
     with study:
-        total = config.search.trials * len(config.searched)
-        search = Search(
-            SearchPlan(
-                {name: config.recipe(name) for name in config.searched},
-                {name: config.space(name) for name in config.searched},
-                config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
-                _prefix(config, stream),
-            ),
-            study,
-            config.storage or f"sqlite:///{study.index()}",
+        search = search_plan(config, workers, batch, stream, study.manifest()["created"] if opened else "")
+        done = conduct(
+            search, study.trials, opened or open_storage(f"sqlite:///{study.index()}"),
+            Training(spec, plan, workers, title, str(study.folder)), quiet,
         )  # fmt: skip
-        left = len(search.unfinished)
-        log(_plan_line(title, study.folder, total, left, plan.steps, workers, spec.device), quiet)
-        workers = max(1, min(workers, left))
-        threads = 1 if spec.device == "cpu" else 4
-        stop = Interruption()
-        with stop.watched(quiet), Display(title, total - left, total, quiet) as display:
-            done = search.run(
-                lambda: ProcessPool(spec, plan, study.trials, workers, threads),
-                Hooks(display.result, display.progress, stop),
-            )
         study.write_derived()
         if not done:
             raise interrupted()
     return _summary(study, config, time.monotonic() - started)
 
 
-def _prefix(config: Config, stream: int) -> str:
-    """Name Optuna's studies by recipe in a study's own file, and fully in a storage that may hold others."""
-    return f"{config.study}/{'prerun' if stream else 'search'}/" if config.storage else ""
+def search_plan(
+    config: Config, workers: int = 1, batch: int = 1, stream: int = 0, created: str = "", guest: bool = False
+) -> SearchPlan:
+    """Return what the search of a configuration does.
+
+    Optuna's studies are named by recipe in a study's own file, and in full in a storage that may hold others;
+    `created`, a study's time of birth, says that it is such a one.
+    """
+    from ahf_cli.experiment.search import SearchPlan
+
+    about = {
+        "config": config.to_yaml(),
+        "identity": config.identity(),
+        "trials": config.search.trials,
+        "created": created,
+    }
+    return SearchPlan(
+        {name: config.recipe(name) for name in config.searched},
+        {name: config.space(name) for name in config.searched},
+        config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
+        prefix(config.study, stream) if created else "", about, guest,
+    )  # fmt: skip
 
 
-def _plan_line(title: str, folder: Path, total: int, left: int, steps: int, workers: int, device: str) -> str:
+@dataclass(frozen=True)
+class Training:
+    """What the workers of a search do, and what it is called."""
+
+    spec: TaskSpec
+    plan: Plan
+    workers: int
+    title: str
+    where: str
+
+
+def conduct(
+    plan: SearchPlan, records: TrialRecords, storage: Storage, training: Training, quiet: bool
+) -> bool:
+    """Run a search on a storage until all is done, and return True, or until a signal comes."""
+    from ahf_cli.cli.progress import Display
+    from ahf_cli.experiment.search import Hooks, Search
+    from ahf_cli.experiment.storage import answering
+    from ahf_cli.experiment.worker import process_pool
+
+    spec, title = training.spec, training.title
+    stop = Interruption()
+    with closing(storage), answering(storage), stop.watched(quiet):
+        search = Search(plan, records, storage)
+        total = plan.trials * len(plan.recipes)
+        left = len(search.unfinished)
+        steps = training.plan.steps
+        log(_plan_line(title, training.where, total, left, steps, training.workers, spec.device), quiet)
+        workers = max(1, min(training.workers, left))
+        threads = 1 if spec.device == "cpu" else 4
+        with Display(title, total - left, total, quiet) as display:
+            return search.run(
+                lambda: process_pool(spec, training.plan, records, workers, threads),
+                Hooks(display.result, display.progress, display.remark, stop),
+            )
+
+
+def prefix(study: str, stream: int = 0) -> str:
+    """Return what the names of a study's Optuna studies begin with in a storage that may hold others."""
+    return f"{study}/{'prerun' if stream else 'search'}/"
+
+
+def _say_fewer(study: Study, config: Config, quiet: bool) -> None:
+    """Say that trials are only added, where fewer are asked for than planned before."""
+    planned = study.planned() if study.exists() else {}
+    more = max((planned.get(name, 0) for name in config.searched), default=0)
+    if more > config.search.trials:
+        log(
+            f"study {study.name!r} plans {more} trials of a recipe, and trials are only added: this goes on "
+            f"to {config.search.trials} and keeps the others; --trials {more} finishes them",
+            quiet,
+        )
+
+
+def _plan_line(title: str, folder: str, total: int, left: int, steps: int, workers: int, device: str) -> str:
     if not left:
         return f"{title}: all {total} trials are done in {folder}"
     done = f", {total - left} of them done" if left < total else ""

@@ -133,6 +133,14 @@ class TrialRecord(Protocol):
         """Return how the trial ended, None while it has not."""
         ...
 
+    def pack(self) -> dict[str, bytes]:
+        """Return the files of a finished trial, to be sent to another machine."""
+        ...
+
+    def unpack(self, files: Mapping[str, bytes]) -> bool:
+        """Commit a trial that another machine has finished; False where the files are not whole."""
+        ...
+
 
 class TrialRecords(Protocol):
     """The trials of a study."""
@@ -154,3 +162,44 @@ class Progress:
     """last batch loss"""
     row: CurveRow | None = None
     """the last evaluation, where this step was one"""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that is being trained."""
+
+    slot: int
+    host: str
+    seconds: float
+    """since it began, or went on"""
+
+
+@dataclass(frozen=True)
+class RecipeStatus:
+    """How far a search is with one recipe."""
+
+    recipe: str
+    planned: int
+    ok: int
+    diverged: int
+    failed: int
+    running: tuple[Running, ...]
+    best_value: float | None
+    """the lowest value of the trials that did not diverge"""
+    trial_seconds: float | None
+    """mean time of a finished trial, evaluation included"""
+
+    @property
+    def waiting(self) -> int:
+        """Trials that have not begun, or wait for being tried again."""
+        return max(0, self.planned - self.ok - self.diverged - self.failed - len(self.running))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until all are done, if as many run all the time as now; None where that is not known."""
+        if not self.waiting and not self.running:
+            return 0.0
+        if self.trial_seconds is None or not self.running:
+            return None
+        begun = sum(min(r.seconds, self.trial_seconds) for r in self.running)
+        return ((self.waiting + len(self.running)) * self.trial_seconds - begun) / len(self.running)

@@ -46,8 +46,11 @@ Bound = Annotated[
     Field(description="a finite number, or null"),
 ]
 Storage = Annotated[
-    Annotated[str, Field(pattern="^sqlite:///.")] | None,
-    Field(description="null or a URL that starts with sqlite:/// (PostgreSQL is not supported yet)"),
+    Annotated[str, Field(pattern=r"^(sqlite:///.+|postgresql(\+psycopg)?://([^:/@?]+@)?[^@?]+)$")] | None,
+    Field(
+        description="null, sqlite:/// and a path, or postgresql+psycopg://user@host/database without a "
+        "password, which belongs into the environment variable AHF_STORAGE"
+    ),
 ]
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
+import math
+import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
-
-import optuna
-from optuna.trial import TrialState, create_trial
+from typing import Any
 
 from ahf_cli.errors import AhfError
-from ahf_cli.experiment.records import Progress, TrialRecords, TrialResult
-from ahf_cli.experiment.space import distributions, sampler, suggest
+from ahf_cli.experiment.deposit import Deposit
+from ahf_cli.experiment.pool import Ended, Job, Outcome, WorkerPool, describe
+from ahf_cli.experiment.records import CHANCE_LOSS, Progress, TrialRecords, TrialResult
+from ahf_cli.experiment.slots import MAX_RETRIES, STOPPED, Slots
+from ahf_cli.experiment.space import fits, propose, sampler
+from ahf_cli.experiment.storage import Storage, in_memory
 from ahf_cli.hyperparameters import Range, Recipe
 
-MAX_ATTEMPTS = 3
-"""Times that a trial is tried again after its worker process died."""
+__all__ = ["Hooks", "Job", "Outcome", "Search", "SearchPlan", "WorkerPool"]
+
+HOST = socket.gethostname()
+BREAKER = 3
+"""Such failures one after the other, without a success between, after which this process gives up."""
 
 
 @dataclass(frozen=True)
@@ -38,47 +43,10 @@ class SearchPlan:
     """sampler's stream: 0 for a search, 1 for a pre-run"""
     prefix: str = ""
     """what the names of Optuna studies begin with, so that one storage can hold several of ours"""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Trials of one recipe that one worker trains side by side."""
-
-    recipe: Recipe
-    params: dict[int, dict[str, float]]
-    """free hyperparameters by slot"""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a worker says of a job."""
-
-    results: list[TrialResult]
-    stopped: bool = False
-    """asked to stop; unfinished trials are in their checkpoints"""
-    error: str = ""
-    """a bug in the training code, in one line"""
-
-
-class WorkerPool(Protocol):
-    """Processes, or whatever else, that run jobs."""
-
-    def submit(self, job: Job) -> Future[Outcome]:
-        """Hand in a job."""
-        ...
-
-    def progress(self) -> Iterable[Progress]:
-        """Return what running trials have said since the last call."""
-        ...
-
-    def stop(self) -> None:
-        """Ask all workers to checkpoint and stop."""
-        ...
-
-    def __enter__(self) -> WorkerPool: ...
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Wait for running jobs and end the workers."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """what other processes must know to join: kept with each Optuna study of a shared storage"""
+    guest: bool = False
+    """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
 
 
 @dataclass(frozen=True)
@@ -87,6 +55,8 @@ class Hooks:
 
     on_result: Callable[[TrialResult], None] = lambda result: None
     on_progress: Callable[[Progress], None] = lambda progress: None
+    on_remark: Callable[[str], None] = lambda line: None
+    """hears of what went wrong and is tried again, in one line"""
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -94,163 +64,270 @@ HOOKS = Hooks()
 
 
 class Search:
-    """One search over one storage.  The trial records are the truth; the storage is an index of them."""
+    """One search over one storage.  The trial records are the truth; the storage is an index of them.
 
-    def __init__(self, plan: SearchPlan, records: TrialRecords, storage: str | None = None):
-        self.plan, self.records = plan, records
-        backend = optuna.storages.RDBStorage(storage) if storage else optuna.storages.InMemoryStorage()
-        self.studies = {
-            name: optuna.create_study(storage=backend, study_name=plan.prefix + name, load_if_exists=True)
-            for name in plan.recipes
+    With a shared storage several processes run the same search, each with an object like this one.
+    """
+
+    def __init__(self, plan: SearchPlan, records: TrialRecords, storage: Storage | None = None):
+        self.plan, self.records, self.storage = plan, records, storage or in_memory()
+        self.deposit = Deposit(self.storage) if self.storage.shared else None
+        self.slots = {
+            name: Slots(self.storage, plan.prefix + name, plan.spaces[name]) for name in plan.recipes
         }
-        self.attempts: dict[tuple[str, int], int] = {}
-        self._asked: dict[tuple[str, int], optuna.Trial] = {}
-        self.unfinished: deque[tuple[str, int]] = deque()
-        for name in plan.recipes:
-            self._synchronise(name)
-        for slot in range(plan.trials):  # slot by slot, so that an unfinished search has some of each recipe
-            for name in plan.recipes:
-                if self._finished(name, slot) is None:
-                    self.unfinished.append((name, slot))
+        self._forgiven: dict[tuple[str, int], int] = {}
+        self._in_a_row = 0
+        self._looked = self._asked = -math.inf
+        self._here: set[tuple[str, int]] = set()
+        for name, slots in self.slots.items():
+            if self.storage.shared:
+                slots.join(plan.about)
+            else:
+                slots.reconcile(self._finished_of(name))
+            for slot in range(0 if plan.guest else plan.trials):
+                # Whoever starts a search again wants what was given up to be tried again.
+                self._forgiven[name, slot] = slots.failures(slot)
+        self.collect()
+
+    @property
+    def unfinished(self) -> list[tuple[str, int]]:
+        """Slots without a finished trial, in the order of training: some of each recipe first."""
+        complete = {name: slots.complete() for name, slots in self.slots.items()}
+        return [(n, s) for s in range(self.plan.trials) for n in self.plan.recipes if s not in complete[n]]
 
     def run(self, make_pool: Callable[[], WorkerPool], hooks: Hooks = HOOKS) -> bool:
         """Train everything that is unfinished; return whether all is done, False where it was stopped.
 
         Raises:
-            AhfError: a bug in the training code, or a trial whose worker died too often.
+            AhfError: a bug in the training code, or trials that failed too often.
         """
-        while self.unfinished and not hooks.should_stop():
-            with make_pool() as pool:
-                try:
-                    self._drain(pool, hooks)
-                except BaseException:
-                    pool.stop()
-                    raise
+        if not self.unfinished or hooks.should_stop():
+            return not self.unfinished
+        with make_pool() as pool:
+            try:
+                self._work(pool, hooks)
+            except BaseException:
+                pool.stop()
+                raise
+        self.collect()
+        lost = [f"{n}/{s}" for n, s in self.unfinished if self._given_up(n, s)]
+        if lost and not hooks.should_stop():
+            raise AhfError(
+                f"failed {MAX_RETRIES + 1} times each: {', '.join(lost)}; the same command tries again"
+            )
         return not self.unfinished
 
-    def _drain(self, pool: WorkerPool, hooks: Hooks) -> None:
-        """Keep the pool busy until nothing is left, a stop, or a dead worker."""
-        running: dict[Future[Outcome], Job] = {}
+    def rebuild(self) -> int:
+        """Make the index anew from the records; return the number of finished trials.
+
+        Raises:
+            AhfError: other processes are running trials of it.
+        """
+        for name, slots in self.slots.items():
+            slots.live()
+            slots.refresh()
+            if slots.running():
+                raise AhfError(
+                    f"{len(slots.running())} trials of {name} are running; stop their processes first, or "
+                    f"wait until {self.storage.grace} s have passed since they ended"
+                )
+        count = 0
+        for name, slots in self.slots.items():
+            finished = self._finished_of(name)
+            count += len(finished)
+            slots.rebuild(finished.values())
+            if self.deposit:
+                self.deposit.remove(slots.name)
+                for slot, trial in slots.complete().items():
+                    self.deposit.put(slots.name, trial._trial_id, self.records.trial(name, slot).pack())
+        return count
+
+    def collect(self) -> list[TrialResult]:
+        """Fetch trials that other machines have finished into the records here."""
+        fetched: list[TrialResult] = []
+        if self.deposit is None or self.plan.guest:
+            return fetched
+        for name, slots in self.slots.items():
+            for slot, trial in sorted(slots.complete().items()):
+                if (name, slot) in self._here:
+                    continue
+                self._here.add((name, slot))
+                if self._finished(name, slot) is None:
+                    record = self.records.trial(name, slot)
+                    files = self.deposit.get(slots.name, trial._trial_id)
+                    if files and record.unpack(files) and (result := record.result()) is not None:
+                        fetched.append(result)
+        return fetched
+
+    def _work(self, pool: WorkerPool, hooks: Hooks) -> None:
+        """Keep the pool busy until nothing is left or a stop."""
+        running: list[Job] = []
         stopping = False
-        while running or (self.unfinished and not stopping):
+        while True:
             if not stopping and hooks.should_stop():
                 stopping = True
                 pool.stop()
-            while self.unfinished and len(running) < self.plan.workers and not stopping:
-                job = self._next_job()
-                try:
-                    running[pool.submit(job)] = job
-                except BrokenProcessPool:
-                    return self._retry([job, *running.values()])
-            finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            for progress in pool.progress():
-                hooks.on_progress(progress)
-            for future in finished:
-                job = running.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:  # this pool is lost, with every job on it
-                    return self._retry([job, *running.values()])
-                self._settle(job, outcome, hooks.on_result)
+            self._look_around(hooks)
+            while not stopping and pool.free() and (job := self._next_job(hooks)) is not None:
+                pool.submit(job)
+                running.append(job)
+            if not running and (stopping or not self._others_run()):
+                return
+            for event in pool.events(0.2):
+                if isinstance(event, Ended):
+                    running.remove(event.job)
+                    self._settle(event.job, event.outcome, hooks)
+                else:
+                    hooks.on_progress(event)
 
-    def _next_job(self) -> Job:
-        """Take the next slots of one recipe, up to the size of a batch, and ask for their hyperparameters."""
-        name, slot = self.unfinished.popleft()
-        slots = [slot]
-        for other in list(self.unfinished):
-            if len(slots) < self.plan.batch and other[0] == name:
-                self.unfinished.remove(other)
-                slots.append(other[1])
-        return Job(self.plan.recipes[name], {s: self._ask(name, s) for s in slots})
+    def _look_around(self, hooks: Hooks) -> None:
+        """In a shared storage: give signs of life, and read what others have done."""
+        now = time.monotonic()
+        if not self.storage.shared or now - self._looked < min(1.0, self.storage.grace / 8):
+            return
+        self._looked = now
+        for slots in self.slots.values():
+            slots.live()
+            slots.refresh()
+        for result in self.collect():
+            hooks.on_result(result)
 
-    def _ask(self, name: str, slot: int) -> dict[str, float]:
-        """Return the hyperparameters of a slot: those it had when it was interrupted, or new ones."""
-        study, space = self.studies[name], self.plan.spaces[name]
-        record = self.records.trial(name, slot)
-        before = (record.read_params() or {}).get("params", {})
-        parallel = self.plan.workers * self.plan.batch > 1
-        study.sampler = sampler(self.plan.sampler, self.plan.seed, self.plan.stream, slot, parallel)
-        known = before.keys() == space.keys()
-        study.enqueue_trial(before if known else {}, user_attrs={"slot": slot})
-        trial = study.ask()
-        params = suggest(trial, space)
-        self._asked[name, slot] = trial
-        record.write_params({"recipe": name, "slot": slot, "params": params, "started": _now()})
+    def _others_run(self) -> bool:
+        """Tell whether other processes have slots that may yet come back to us."""
+        if not self.storage.shared:
+            return False
+        return any(not self._given_up(name, slot) for name, slot in self.unfinished)
+
+    def _next_job(self, hooks: Hooks) -> Job | None:
+        """Take the next free slots of one recipe, up to the size of a batch; None where there is none."""
+        if self.storage.shared and time.monotonic() - self._asked < 1:
+            return None  # there was nothing a moment ago
+        with self.storage.turn(self.plan.prefix):
+            if self.storage.shared:
+                for slots in self.slots.values():
+                    slots.refresh()
+            free = [(s, k, n) for k, n in enumerate(self.slots) for s in self._free(n)]
+            for _, _, name in sorted(free):
+                params: dict[int, dict[str, float]] = {}
+                for slot in self._free(name):
+                    if len(params) < self.plan.batch and (asked := self._take(name, slot, hooks)) is not None:
+                        params[slot] = asked
+                if params:
+                    attempts = {slot: self.slots[name].failures(slot) + 1 for slot in params}
+                    return Job(self.plan.recipes[name], params, attempts)
+        self._asked = time.monotonic()
+        return None
+
+    def _free(self, name: str) -> list[int]:
+        return [slot for slot in self.slots[name].free(self.plan.trials) if not self._given_up(name, slot)]
+
+    def _given_up(self, name: str, slot: int) -> bool:
+        return self.slots[name].failures(slot) - self._forgiven.get((name, slot), 0) > MAX_RETRIES
+
+    def _take(self, name: str, slot: int, hooks: Hooks) -> dict[str, float] | None:
+        """Claim a slot and return its hyperparameters, those of before or new ones; None where it is lost."""
+        finished = self._finished(name, slot)
+        params = self._params(name, slot, finished)
+        if not self.slots[name].claim(slot, params):
+            return None
+        if finished:  # trained before, by a process that could not tell
+            self._tell(finished, hooks)
+            return None
+        note = {"recipe": name, "slot": slot, "params": params, "started": _now(), "host": HOST}
+        try:
+            self.records.trial(name, slot).write_params(note)
+        except OSError as error:
+            self._failed(self.plan.recipes[name], [slot], describe(error), hooks)
+            return None
         return params
 
-    def _settle(self, job: Job, outcome: Outcome, on_result: Callable[[TrialResult], None]) -> None:
-        for result in outcome.results:
-            self._tell(result)
-            on_result(result)
-        done = {result.slot for result in outcome.results}
+    def _params(self, name: str, slot: int, finished: TrialResult | None) -> dict[str, float]:
+        """Return a slot's hyperparameters: as trained, as asked before, or new ones of the sampler."""
+        space, note = self.plan.spaces[name], self.records.trial(name, slot).read_params() or {}
+        before: object = {key: finished.params.get(key) for key in space} if finished else note.get("params")
+        if fits(before, space):
+            return dict(before)
+        return self.slots[name].params(slot) or self._propose(name, slot)
+
+    def _propose(self, name: str, slot: int) -> dict[str, float]:
+        parallel = self.storage.shared or self.plan.workers * self.plan.batch > 1
+        own = sampler(self.plan.sampler, self.plan.seed, self.plan.stream, slot, parallel)
+        return propose(self.plan.spaces[name], own, self.slots[name].known())
+
+    def _settle(self, job: Job, outcome: Outcome, hooks: Hooks) -> None:
+        """Count what a job has done, and give back what it has not."""
+        name = job.recipe.name
+        done = {result.slot: result for result in outcome.results}
+        for slot in job.params:  # what a worker committed before it died counts as well
+            if (committed := self._finished(name, slot)) is not None:
+                done[slot] = committed
+        for slot in sorted(done):
+            self._tell(done[slot], hooks)
         left = [slot for slot in job.params if slot not in done]
-        if outcome.error:
+        if not outcome.error:
+            self._in_a_row = self._in_a_row if outcome.stopped else 0
             for slot in left:
-                self._tell_failed(job.recipe.name, slot)
-            first = f"{job.recipe.name}/{left[0]}" if left else job.recipe.name
-            raise AhfError(f"trial {first} failed, and the search stops: {outcome.error}")
-        for slot in reversed(left):
-            self._tell_failed(job.recipe.name, slot)
-            self.unfinished.appendleft((job.recipe.name, slot))
+                self.slots[name].fail(slot, STOPPED)
+            return
+        if outcome.infrastructure:
+            self._failed(job.recipe, left, outcome.error, hooks)
+            return
+        for slot in left:
+            self.slots[name].fail(slot, outcome.error)
+        first = f"{name}/{left[0]}" if left else name
+        raise AhfError(f"trial {first} failed, and the search stops: {outcome.error}")
 
-    def _retry(self, jobs: list[Job]) -> None:
-        """Queue the trials of dead workers again with the same hyperparameters."""
-        for job in jobs:
-            name = job.recipe.name
-            for slot in job.params:
-                committed = self._finished(name, slot)
-                if committed is not None:
-                    self._tell(committed)
-                    continue
-                self.attempts[name, slot] = self.attempts.get((name, slot), 0) + 1
-                self._tell_failed(name, slot)
-                self.unfinished.appendleft((name, slot))
-                if self.attempts[name, slot] > MAX_ATTEMPTS:
-                    raise AhfError(
-                        f"the worker of trial {name}/{slot} died {MAX_ATTEMPTS + 1} times (out of memory?); "
-                        "the same command tries again"
-                    )
+    def _failed(self, recipe: Recipe, left: Iterable[int], error: str, hooks: Hooks) -> None:
+        """Give back the trials of a job that its machine failed, and leave where that goes on and on."""
+        slots = self.slots[recipe.name]
+        for slot in left:
+            slots.fail(slot, error)
+            again = MAX_RETRIES + 1 - slots.failures(slot) + self._forgiven.get((recipe.name, slot), 0)
+            tries = "is given up" if again < 1 else f"is tried again (retry {MAX_RETRIES + 1 - again} of 3)"
+            hooks.on_remark(f"{recipe.name}/{slot:03d} {tries}: {error}")
+            if again < 1:
+                with contextlib.suppress(OSError):
+                    self.records.trial(recipe.name, slot).finish(self._lost(recipe, slot, error), [], [])
+        self._in_a_row += 1
+        if self._in_a_row >= BREAKER:
+            raise AhfError(
+                f"{BREAKER} failures in a row, and this search leaves: {error}; "
+                "the same command goes on from here"
+            )
 
-    def _tell(self, result: TrialResult) -> None:
-        trial = self._asked.pop((result.recipe, result.slot))
-        for key, value in _attributes(result).items():
-            trial.set_user_attr(key, value)
-        self.studies[result.recipe].tell(trial, result.value)
+    def _lost(self, recipe: Recipe, slot: int, error: str) -> TrialResult:
+        """Return the record of a trial that was given up."""
+        params = recipe.complete(self.slots[recipe.name].params(slot) or {})
+        nan = math.nan
+        return TrialResult(
+            recipe.name, slot, "failed", 0, 0, CHANCE_LOSS, "", params, self.plan.seed,
+            nan, nan, nan, nan, nan, 0.0, attempts=self.slots[recipe.name].failures(slot), error=error,
+        )  # fmt: skip
 
-    def _tell_failed(self, name: str, slot: int) -> None:
-        self.studies[name].tell(self._asked.pop((name, slot)), state=TrialState.FAIL)
+    def _tell(self, result: TrialResult, hooks: Hooks) -> None:
+        """Complete a slot in the index."""
+        slots = self.slots[result.recipe]
+        self._here.add((result.recipe, result.slot))
+        if self.deposit:
+            files = self.records.trial(result.recipe, result.slot).pack()
+            for name in self.deposit.put(slots.name, slots.claims[result.slot].trial_id, files):
+                hooks.on_remark(f"{result.recipe}/{result.slot:03d}: {name} is too long for the storage")
+        if slots.tell(result):
+            hooks.on_result(result)
+        else:
+            hooks.on_remark(
+                f"{result.recipe}/{result.slot:03d}: another process has taken this trial over; not counted"
+            )
 
     def _finished(self, name: str, slot: int) -> TrialResult | None:
         result = self.records.trial(name, slot).result()
         return None if result is None or result.status == "failed" else result
 
-    def _synchronise(self, name: str) -> None:
-        """Make the index agree with the records: finished slots complete, stale trials failed."""
-        study = self.studies[name]
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state == TrialState.RUNNING:
-                study.tell(trial.number, state=TrialState.FAIL)
-            elif trial.state == TrialState.WAITING:
-                study.tell(study.ask(), state=TrialState.FAIL)
-        told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        complete = {trial.user_attrs.get("slot") for trial in told}
-        space = self.plan.spaces[name]
-        for slot in range(self.plan.trials):
-            result = self._finished(name, slot)
-            if result is None or slot in complete:
-                continue
-            study.add_trial(
-                create_trial(
-                    value=result.value,
-                    params={key: result.params[key] for key in space},
-                    distributions=dict(distributions(space)),
-                    user_attrs=_attributes(result),
-                )
-            )
-
-
-def _attributes(result: TrialResult) -> dict[str, Any]:
-    return {"slot": result.slot, "status": result.status, "test_accuracy": result.test_accuracy}
+    def _finished_of(self, name: str) -> dict[int, TrialResult]:
+        """Return the finished records of a recipe, also those beyond the number of trials asked for."""
+        last = max([self.plan.trials - 1, *self.slots[name].complete()])
+        found = {slot: self._finished(name, slot) for slot in range(last + 1)}
+        return {slot: result for slot, result in found.items() if result is not None}
 
 
 def _now() -> str:

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from ahf_cli.hyperparameters import Range
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a sampler may know of one slot: its hyperparameters, and its value once it has ended."""
+
+    slot: int
+    params: Mapping[str, float]
+    value: float | None = None
 
 
 def sampler(name: str, seed: int, stream: int, slot: int, parallel: bool) -> optuna.samplers.BaseSampler:
@@ -30,9 +42,53 @@ def sampler(name: str, seed: int, stream: int, slot: int, parallel: bool) -> opt
         return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=parallel)
 
 
+def propose(
+    space: Mapping[str, Range], own: optuna.samplers.BaseSampler, known: Iterable[Known]
+) -> dict[str, float]:
+    """Ask a slot's sampler for hyperparameters: a function of the sampler and what is known, and no more.
+
+    Args:
+        space: the search ranges.
+        own: the sampler of the slot.
+        known: other slots, ended or running.  They are shown to the sampler in the order of their slots,
+            whatever the order in which they were trained, so that a resumed search asks what an uninterrupted
+            one does.
+    """
+    study = optuna.create_study(sampler=own)
+    if not isinstance(own, optuna.samplers.RandomSampler):  # which looks at nothing
+        for other in sorted(known, key=lambda k: k.slot):
+            study.add_trial(frozen(space, other.params, other.value))
+    return suggest(study.ask(), space)
+
+
+def frozen(
+    space: Mapping[str, Range],
+    params: Mapping[str, float],
+    value: float | None = None,
+    state: TrialState = TrialState.RUNNING,
+    attributes: Mapping[str, object] | None = None,
+) -> optuna.trial.FrozenTrial:
+    """Write a slot as a trial of Optuna's: complete where it has a value, else in the given state."""
+    return create_trial(
+        state=state if value is None else TrialState.COMPLETE,
+        value=value,
+        params={name: params[name] for name in space},
+        distributions=dict(distributions(space)),
+        user_attrs=dict(attributes or {}),
+    )
+
+
 def distributions(space: Mapping[str, Range]) -> dict[str, FloatDistribution]:
     """Return the search space in Optuna's terms."""
     return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
+
+
+def fits(params: object, space: Mapping[str, Range]) -> TypeGuard[Mapping[str, float]]:
+    """Tell whether these are hyperparameters of a space: all of them, and each a number in its range."""
+    if not isinstance(params, Mapping) or params.keys() != space.keys():
+        return False
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in params.values())
+    return numbers and all(space[name].low <= params[name] <= space[name].high for name in space)
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, float]:

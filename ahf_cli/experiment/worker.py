@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-import signal
 import socket
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Empty, Full
-from typing import Any
 
 import torch
-import torch.multiprocessing
+import torch.multiprocessing  # from here on, processes hand tensors over by reference
 
-from ahf_cli.experiment.records import Progress, TrialRecords, TrialResult
-from ahf_cli.experiment.search import Job, Outcome
+from ahf_cli.experiment.pool import (
+    Job,
+    Outcome,
+    ProcessPool,
+    Report,
+    ShouldStop,
+    describe,
+    is_infrastructure,
+)
+from ahf_cli.experiment.records import CurveRow, Progress, TrialRecords, TrialResult
 from ahf_cli.experiment.train import Batch, Plan, StoppedError, begin, restore, train
 from ahf_cli.tasks.data import Split, SplitName, load
 from ahf_cli.tasks.task import Task
@@ -72,6 +73,8 @@ class Worker:
     ):
         self.task, self.plan, self.records = task, plan, records
         self.on_progress, self.should_stop = on_progress, should_stop
+        self._first: dict[int, CurveRow] = {}
+        """the evaluation at step 0, by the number of trials side by side, which may move its last bits"""
 
     def run(self, job: Job) -> Outcome:
         """Train a job's trials and commit each; what was checkpointed before goes on from there."""
@@ -84,11 +87,9 @@ class Worker:
         except StoppedError:
             return Outcome(results, stopped=True)
         except Exception as error:
-            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-                os._exit(1)  # as if the system had killed this process: its trials are tried again
             if os.environ.get("AHF_DEBUG"):
                 traceback.print_exc()
-            return Outcome(results, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            return Outcome(results, False, describe(error), is_infrastructure(error))
         return Outcome(results)
 
     def _batches(self, job: Job) -> list[Batch]:
@@ -116,6 +117,10 @@ class Worker:
     def _train(self, job: Job, batch: Batch) -> list[TrialResult]:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         name = job.recipe.name
+        rows = len(batch.trials)
+        if batch.step == 0 and rows in self._first:  # every trial of a study begins at the same parameters
+            for trial in batch.trials:
+                trial.curve.append(self._first[rows])
         done = train(
             self.task,
             batch,
@@ -123,99 +128,46 @@ class Worker:
             on_checkpoint=lambda slot, data, step: self.records.trial(name, slot).save_checkpoint(data, step),
             should_stop=self.should_stop,
         )
-        results = [replace(result, started=started, host=socket.gethostname()) for result in done]
+        self._first.setdefault(rows, batch.trials[0].curve[0])
+        host = socket.gethostname()
+        results = [
+            replace(result, started=started, host=host, attempts=job.attempts.get(result.slot, 1))
+            for result in done
+        ]
         for result, trial in zip(results, batch.trials, strict=True):
             self.records.trial(name, result.slot).finish(result, trial.curve, trial.steps)
         return results
 
 
-class ProcessPool:
-    """Spawned worker processes with one task each, a queue for their progress, and a word to stop them."""
+@dataclass(frozen=True)
+class Trainer:
+    """What a worker process needs to train; called there, it loads the data and returns what runs jobs."""
 
-    def __init__(self, spec: TaskSpec, plan: Plan, records: TrialRecords, workers: int, threads: int):
-        context = torch.multiprocessing.get_context("spawn")  # hands tensors over by reference
-        data = spec.shared() if workers > 1 else None
-        self._queue: Any = context.Queue(maxsize=1000)
-        self._stop = context.Event()
-        self._pool = ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=_start,
-            initargs=(spec, data, plan, records, self._queue, self._stop, threads),
-        )
+    spec: TaskSpec
+    data: Split | None
+    """in memory that processes share; None to load them in each"""
+    plan: Plan
+    records: TrialRecords
+    threads: int
 
-    def submit(self, job: Job) -> Future[Outcome]:
-        """Hand in a job."""
-        # A job may start a process, which takes over that Ctrl-C is blocked: even while it imports.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return self._pool.submit(_run, job)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
+        """Prepare this process."""
+        torch.set_num_threads(self.threads)
+        last: dict[tuple[str, int], float] = {}
 
-    def progress(self) -> Iterator[Progress]:
-        """Yield what running trials have said since the last call."""
-        while True:
-            try:
-                yield self._queue.get_nowait()
-            except Empty:
-                return
+        def seldom(progress: Progress) -> None:
+            now, key = time.monotonic(), (progress.recipe, progress.slot)
+            if progress.row is not None or now - last.get(key, 0) >= 0.5:
+                last[key] = now
+                report(progress)
 
-    def stop(self) -> None:
-        """Ask all workers to finish their step, checkpoint and stop."""
-        self._stop.set()
-
-    def __enter__(self) -> ProcessPool:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._queue.close()
-        self._queue.cancel_join_thread()
+        task = self.spec.load() if self.data is None else self.spec.on(self.data)
+        return Worker(task, self.plan, self.records, seldom, should_stop).run
 
 
-_worker: Worker | None = None
-
-
-def _start(
-    spec: TaskSpec,
-    data: Split | None,
-    plan: Plan,
-    records: TrialRecords,
-    queue: Any,
-    stop: Any,
-    threads: int,
-) -> None:
-    """Prepare a spawned process."""
-    global _worker
-    torch.set_num_threads(threads)
-    # A terminal sends Ctrl-C to every process; here the parent alone decides, by `stop`.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # SIGTERM keeps its default: a pool that lost a worker ends the others so, and checkpoints are atomic.
-    last: dict[tuple[str, int], float] = {}
-
-    def report(progress: Progress) -> None:
-        now, key = time.monotonic(), (progress.recipe, progress.slot)
-        if progress.row is None and now - last.get(key, 0) < 0.5:
-            return
-        last[key] = now
-        with contextlib.suppress(Full):  # progress is for the eye: a full queue loses some of it
-            queue.put_nowait(progress)
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    task = spec.load() if data is None else spec.on(data)
-    _worker = Worker(task, plan, records, report, stop.is_set)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent is gone, or it would go on beside the search that replaces its own."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _run(job: Job) -> Outcome:
-    if _worker is None:
-        raise RuntimeError("the process was not prepared")
-    return _worker.run(job)
+def process_pool(
+    spec: TaskSpec, plan: Plan, records: TrialRecords, workers: int, threads: int
+) -> ProcessPool:
+    """Make the processes that train."""
+    data = spec.shared() if workers > 1 else None
+    return ProcessPool(Trainer(spec, data, plan, records, threads), workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
@@ -10,9 +11,12 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from ahf_cli.errors import InputError
+
+if TYPE_CHECKING:  # slow to import, and workers need it not
+    import pandas as pd
 
 log = logging.getLogger("ahf")
 
@@ -51,6 +55,18 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
     atomic_write(path, csv_bytes(frame))
 
 
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically, as CSV or Parquet by the ending of its name."""
+    if path.suffix != ".parquet":
+        return write_csv(path, frame)
+    buffer = io.BytesIO()
+    try:
+        frame.to_parquet(buffer, index=False)
+    except ImportError:
+        raise InputError("--format parquet needs: pip install 'ahf-cli[parquet]'") from None
+    atomic_write(path, buffer.getvalue())
+
+
 def csv_bytes(frame: pd.DataFrame) -> bytes:
     """Return a table as CSV; NaN is an empty field."""
     return frame.to_csv(index=False, lineterminator="\n").encode()
@@ -77,7 +93,7 @@ def set_aside(file: Path, why: str) -> None:
 
 def strict(value: object) -> object:
     """Return a value with plain numbers for NumPy's, and None for every number that is not finite."""
-    if isinstance(value, np.generic):
+    if hasattr(value, "dtype") and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -10,31 +10,33 @@ import fcntl
 import json
 import os
 import re
+import secrets
+import shutil
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import pandas as pd
-
 from ahf_cli.errors import AhfError, InputError
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
+from ahf_cli.experiment.records import TrialResult
 from ahf_cli.hyperparameters import nearest
 from ahf_cli.report.files import (
     atomic_write,
     csv_bytes,
     make_folder,
     set_aside,
-    strict,
     write_csv,
     write_json,
+    write_table,
 )
-from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders, rows_frame
+from ahf_cli.report.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.report.manifest import first, following, plain, refuse_other
+from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders
 
 __all__ = [
     "Study",
@@ -50,11 +52,10 @@ __all__ = [
     "trials_frame",
     "write_csv",
     "write_json",
+    "write_table",
 ]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SESSION_KEYS = ("command", "commit", "dirty", "versions", "device", "threads", "host")
-"""What may change from one session of a study to the next, and is kept for each."""
 
 
 def check_name(name: str, what: str = "study") -> str:
@@ -140,7 +141,7 @@ class Study:
             make_folder(self.folder)
             self._acquire()
             try:
-                content = self._next_manifest(_plain(identity), _plain(manifest))
+                content = self._next_manifest(plain(identity), plain(manifest))
                 for stale in self.folder.rglob(".*.tmp"):
                     stale.unlink(missing_ok=True)
                 atomic_write(self.folder / "config.yaml", config_yaml.encode())
@@ -150,6 +151,10 @@ class Study:
                 raise
         except OSError as error:
             raise InputError(f"cannot write results to {self.folder}: {error.strerror or error}") from error
+
+    def lock(self) -> None:
+        """Keep other processes from writing, as `open_for_writing` does, whatever the manifest says."""
+        self._acquire()
 
     def close(self) -> None:
         """Release the lock."""
@@ -175,22 +180,34 @@ class Study:
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError) as error:
-            raise InputError(f"{file} is damaged ({error}); restore it, or use another study name") from error
+            raise InputError(f"{file} is damaged ({error}): {self._repair}") from error
         if content["schema"] > SCHEMA:
             raise InputError(
                 f"{file} has schema {content['schema']}, and this version of ahf reads up to {SCHEMA}"
             )
         return content
 
+    @property
+    def _repair(self) -> str:
+        name, results = self.name, self.results
+        if name == "prerun":  # a part of the study that it lies in
+            name, results = results.name, results.parent
+        return f"`ahf repair {name} --results {results}` makes it anew from config.yaml and the trials"
+
     def planned(self) -> dict[str, int]:
         """Return how many trials each recipe is to have."""
-        return dict(self.manifest().get("plan", {}))
+        plan = self.manifest().get("plan")
+        found = plan.items() if isinstance(plan, dict) else ()
+        return {recipe: n for recipe, n in found if isinstance(n, int) and NAME.fullmatch(recipe)}
 
     def recipes(self) -> list[str]:
         """Return the recipes found on disk: planned ones in the order of the plan, then others by name."""
-        found = [p.name for p in _folders(self.trials_folder) if NAME.fullmatch(p.name)]
-        plan = list(self.planned())
+        found, plan = self.recipes_on_disk(), list(self.planned())
         return [r for r in plan if r in found] + sorted(r for r in found if r not in plan)
+
+    def recipes_on_disk(self) -> list[str]:
+        """Return the recipes found on disk by name, whatever the manifest says."""
+        return sorted(p.name for p in _folders(self.trials_folder) if NAME.fullmatch(p.name))
 
     def trial(self, recipe: str, slot: int) -> TrialFolder:
         """Return the folder of one trial, which need not exist yet."""
@@ -218,9 +235,29 @@ class Study:
             except sqlite3.DatabaseError as error:
                 said = str(error)
             if said != "ok":
-                for part in (file, file.with_name("study.db-journal"), file.with_name("study.db-wal")):
+                for part in (file, *(file.with_name(f"study.db-{end}") for end in ("journal", "wal", "shm"))):
                     set_aside(part, said)
         return file.absolute()
+
+    def holder(self) -> str | None:
+        """Return the process that has the study open for writing, as "PID on HOST"; None where none has."""
+        try:
+            with open(self.folder / ".lock", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return file.read().strip() or "unknown"
+        except OSError:
+            return None
+        return None
+
+    def remove(self) -> None:
+        """Delete the study's folder; raises AhfError where a process has it open."""
+        self._acquire()
+        gone = self.folder.with_name(f".{self.name}.{secrets.token_hex(4)}.removed")
+        os.replace(self.folder, gone)  # at once, so that half a study is never seen
+        self.close()
+        shutil.rmtree(gone)
 
     def write_derived(self) -> None:
         """Write `trials.csv` and `curves.csv`, all finished trials in one table each."""
@@ -231,13 +268,17 @@ class Study:
         """Take the advisory lock on `.lock`, which the system drops when this process ends."""
         self.close()
         file = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  # held open until close()
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise AhfError(f"study {self.name!r} is in use by process {holder}") from error
+        for attempt in range(5):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    file.seek(0)
+                    holder = file.read().strip() or "unknown"
+                    file.close()
+                    raise AhfError(f"study {self.name!r} is in use by process {holder}") from None
+                time.sleep(0.1)  # somebody may only be asking, as `holder` does
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -245,93 +286,22 @@ class Study:
 
     def _next_manifest(self, identity: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest to write, or raise InputError if what is on disk is another study."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        session = {"started": now, **{k: given[k] for k in SESSION_KEYS if k in given}}
         before = self.manifest()
         if not before:
             if any(_folders(self.trials_folder)):
-                raise InputError(f"{self.folder} holds trials but no manifest.json; use another study name")
-            head = {"schema": SCHEMA, "name": self.name, "created": now, "identity": identity, "plan": {}}
-            return {**head, **given, "sessions": [session]}
-        different = _differences(before.get("identity", {}), identity)
-        if different:
-            raise InputError(
-                [f"study {self.name!r} exists with other settings; use another name:", *different]
-            )
-        plan = {**before.get("plan", {})}
-        for recipe, n in given.get("plan", {}).items():
-            plan[recipe] = max(n, plan.get(recipe, 0))
-        return {**before, "plan": plan, "sessions": [*before.get("sessions", []), session]}
+                raise InputError(f"{self.folder} holds trials but no manifest.json: {self._repair}")
+            return self.first_manifest(identity, given)
+        refuse_other(self.name, before.get("identity", {}), identity)
+        return following(before, _now(), given)
+
+    def first_manifest(self, identity: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the manifest of a new study."""
+        return first(self.name, SCHEMA, _now(), identity, given)
 
 
-def trials_frame(study: Study) -> pd.DataFrame:
-    """One row per finished trial: the fields of `TrialResult`, with `params.*` and `extra.*` spread."""
-    rows = []
-    for result in (r for recipe in study.recipes() for r in study.finished(recipe)):
-        row = {"recipe": result.recipe, "trial": result.slot, **asdict(result)}
-        del row["slot"]
-        for key in ("params", "extra"):
-            row |= {f"{key}.{k}": v for k, v in row.pop(key).items()}
-        rows.append(row)
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["recipe", "trial", "status"])
-
-
-def curves_frame(study: Study) -> pd.DataFrame:
-    """One row per finished trial and evaluation: recipe, trial, status and the columns of `CurveRow`."""
-    frames = []
-    for result in (r for recipe in study.recipes() for r in study.finished(recipe)):
-        frames.append(_labelled(study.trial(result.recipe, result.slot).curve(), result))
-    return _joined(frames, CurveRow)
-
-
-def steps_frame(study: Study, recipe: str) -> pd.DataFrame:
-    """One row per finished trial and step: recipe, trial, status and the columns of `StepRow`."""
-    frames = [_labelled(study.trial(recipe, r.slot).steps(), r) for r in study.finished(recipe)]
-    return _joined(frames, StepRow)
-
-
-def _labelled(frame: pd.DataFrame, result: TrialResult) -> pd.DataFrame:
-    frame.insert(0, "recipe", result.recipe)
-    frame.insert(1, "trial", result.slot)
-    frame.insert(2, "status", result.status)
-    return frame
-
-
-def _joined(frames: list[pd.DataFrame], row: type[CurveRow] | type[StepRow]) -> pd.DataFrame:
-    frames = [frame for frame in frames if len(frame)]
-    if frames:
-        return pd.concat(frames, ignore_index=True)
-    empty = rows_frame([], row)
-    return empty.assign(recipe="", trial=0, status="")[["recipe", "trial", "status", *empty.columns]]
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _folders(path: Path) -> Iterator[Path]:
     return (p for p in path.iterdir() if p.is_dir()) if path.is_dir() else iter(())
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mapping reads as after a way through JSON."""
-    return dict(json.loads(json.dumps(strict(value))))
-
-
-def _flatten(value: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(value, Mapping) or (prefix and not value):
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for key, inner in value.items():
-        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _differences(on_disk: Mapping[str, object], asked: Mapping[str, object]) -> list[str]:
-    """One line per key that differs, as `key: on disk X, asked for Y`."""
-    old, new = _flatten(on_disk), _flatten(asked)
-
-    def said(flat: Mapping[str, object], key: str) -> str:
-        return json.dumps(flat[key], ensure_ascii=False) if key in flat else "nothing"
-
-    return [
-        f"{key}: on disk {said(old, key)}, asked for {said(new, key)}"
-        for key in dict.fromkeys([*old, *new])
-        if key not in old or key not in new or old[key] != new[key]
-    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import logging
 import math
@@ -11,18 +13,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pydantic import TypeAdapter
 
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.report.files import atomic_write, csv_bytes, make_folder, set_aside, sha256, write_json
+from ahf_cli.report.files import atomic_write, make_folder, set_aside, sha256, write_json
+
+if TYPE_CHECKING:  # slow to import, and workers need it not
+    import pandas as pd
 
 SCHEMA = 1
 """Version of the layout on disk."""
 
 log = logging.getLogger("ahf")
+_FILES = ("params.json", "curve.csv", "steps.csv.gz", "result.json")
+"""what is left of a finished trial, in the order in which it is written"""
 _RESULT: TypeAdapter[TrialResult] = TypeAdapter(TrialResult)
 _FLOATS = [f.name for f in fields(TrialResult) if f.type == "float"]
 _CHECKPOINT = re.compile(rb"ahf-checkpoint 1 step=(\d+) sha256=([0-9a-f]{64})\n")
@@ -80,8 +86,8 @@ class TrialFolder:
         result_file = self.path / "result.json"
         result_file.unlink(missing_ok=True)  # a result must never stand beside another trial's tables
         files = {
-            "curve.csv": csv_bytes(rows_frame(curve, CurveRow)),
-            "steps.csv.gz": gzip.compress(csv_bytes(rows_frame(steps, StepRow)), mtime=0),
+            "curve.csv": rows_bytes(curve, CurveRow),
+            "steps.csv.gz": gzip.compress(rows_bytes(steps, StepRow), mtime=0),
         }
         for name, data in files.items():
             atomic_write(self.path / name, data)
@@ -107,12 +113,32 @@ class TrialFolder:
                 return None
         return None
 
+    def pack(self) -> dict[str, bytes]:
+        """Return the files of a finished trial by name."""
+        return {name: data for name in _FILES if (data := _read(self.path / name)) is not None}
+
+    def unpack(self, files: Mapping[str, bytes]) -> bool:
+        """Write the files of a trial that another machine has finished; False where they are no whole trial.
+
+        Raises nothing for odd content: it came through a database.
+        """
+        if not {"result.json", "curve.csv"} <= files.keys() or self.result() is not None:
+            return False
+        for name in _FILES:  # the result last: it is the commit
+            if name in files:
+                atomic_write(self.path / name, files[name])
+        return self.result() is not None
+
     def curve(self) -> pd.DataFrame:
         """Return `curve.csv`: one row per evaluation, columns as in `CurveRow`."""
+        import pandas as pd
+
         return pd.read_csv(self.path / "curve.csv")
 
     def steps(self) -> pd.DataFrame:
         """Return `steps.csv.gz`: one row per step, columns as in `StepRow`; empty where it was left out."""
+        import pandas as pd
+
         file = self.path / "steps.csv.gz"
         if not file.exists():
             return rows_frame([], StepRow)
@@ -187,9 +213,23 @@ def _read_checkpoint(file: Path) -> bytes | None:
     return None
 
 
+def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: type[CurveRow] | type[StepRow]) -> bytes:
+    """Return records of one kind as CSV, with all digits of their numbers; NaN is an empty field."""
+    names = [f.name for f in fields(row)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for values in rows:
+        cells = (getattr(values, name) for name in names)
+        writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in cells)
+    return text.getvalue().encode()
+
+
 def rows_frame(
     rows: Sequence[CurveRow] | Sequence[StepRow], row: type[CurveRow] | type[StepRow]
 ) -> pd.DataFrame:
     """Return records of one kind as a table; its columns are there even without rows."""
+    import pandas as pd
+
     names = [f.name for f in fields(row)]
     return pd.DataFrame([[getattr(r, name) for name in names] for r in rows], columns=names)

@@ -1,0 +1,125 @@
+"""`ahf status`: how far studies are."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_json, say
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.records import RecipeStatus
+
+Name = Annotated[
+    str | None, typer.Option("--study", metavar="NAME", help="Study; default: all in the results folder.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until all is done.")]
+_EVERY = 2.0
+
+
+def status(
+    study: Name = None,
+    results: Results = DEFAULT_RESULTS,
+    storage: Storage = None,
+    watch: Watch = False,
+    as_json: Json = False,
+) -> None:
+    """Show how far a search is: trials waiting, running, ok, diverged, failed, and the time left.
+
+    With a storage, of the machines that share it; else of the results folder.
+    """
+    url = session.storage_url(storage, None)
+    while True:
+        documents = list(_in_storage(url, study) if url else _in_folder(results, study))
+        if as_json:
+            emit_json(documents)
+        else:
+            if watch and sys.stdout.isatty():
+                say("\x1b[2J\x1b[H" + time.strftime("%H:%M:%S"))
+            for line in (line for document in documents for line in lines(document)):
+                say(line)
+            if not documents:
+                say(f"no studies in {results}")
+        if not watch or all(document["complete"] for document in documents):
+            return
+        sys.stdout.flush()
+        time.sleep(_EVERY)
+
+
+def _in_folder(results: Path, name: str | None) -> Iterator[dict[str, Any]]:
+    from ahf_cli.report.status import survey
+    from ahf_cli.report.store import find_study, study_names
+
+    for study in [find_study(results, n) for n in ([name] if name else study_names(results))]:
+        for part, stage in ((study.prerun, "prerun"), (study, "search")):
+            if part.exists() and part.planned():
+                yield document(study.name, stage, str(part.folder), part.holder(), survey(part))
+
+
+def _in_storage(url: str, name: str | None) -> Iterator[dict[str, Any]]:
+    from ahf_cli.experiment.storage import answering, open_storage
+    from ahf_cli.experiment.survey import searches, survey
+
+    storage = open_storage(url)
+    with closing(storage), answering(storage):
+        for study in [name] if name else searches(storage):
+            yield document(study, "search", storage.where, None, survey(storage, study))
+
+
+def document(
+    study: str, stage: str, where: str, holder: str | None, found: list[RecipeStatus]
+) -> dict[str, Any]:
+    """Return a study's status as plain data."""
+    recipes = {
+        r.recipe: {
+            **asdict(r), "waiting": r.waiting, "running": [asdict(t) for t in r.running],
+            "seconds_left": r.seconds_left,
+        }
+        for r in found
+    }  # fmt: skip
+    left = [r.seconds_left for r in found]
+    return {
+        "study": study,
+        "stage": stage,
+        "where": where,
+        "in_use_by": holder,
+        "complete": not any(r.waiting or r.running for r in found),
+        "seconds_left": None if None in left else sum(filter(None, left)),
+        "recipes": recipes,
+    }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return a study's status as lines for a person."""
+    holder = f", in use by process {found['in_use_by']}" if found["in_use_by"] else ""
+    said = [f"{found['study']} ({found['stage']}) in {found['where']}{holder}"]
+    width = max(map(len, found["recipes"]), default=0)
+    for name, r in found["recipes"].items():
+        counts = (
+            f"{r['ok']} ok, {r['diverged']} diverged, {r['failed']} failed, {len(r['running'])} running, "
+        )
+        best = "" if r["best_value"] is None else f"; best value {r['best_value']:.4f}"
+        said.append(f"  {name:{width}}  {counts}{r['waiting']} waiting, of {r['planned']}{best}")
+        said += [
+            f"  {'':{width}}    trial {t['slot']}: for {_time(t['seconds'])} on {t['host']}"
+            for t in r["running"]
+        ]
+    if found["complete"]:
+        said.append("  all is done")
+    elif found["seconds_left"] is not None:
+        said.append(f"  about {_time(found['seconds_left'])} left")
+    return said
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

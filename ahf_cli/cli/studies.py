@@ -1,0 +1,176 @@
+"""`ahf ls`, `rm`, `export` and `repair`: studies as a whole."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Quiet, Results, Storage, emit_json, log, say
+from ahf_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from ahf_cli.report.store import Study
+
+Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Format = Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Format of the tables.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder; default: export/ in the study's.")
+]
+
+
+def ls(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
+    """List the studies of a results folder."""
+    from ahf_cli.report.store import Study, study_names
+
+    found = [_entry(Study(results, name)) for name in study_names(results)]
+    if as_json:
+        emit_json(found)
+        return
+    if not found:
+        say(f"no studies in {results}")
+    width = max((len(e["study"]) for e in found), default=0)
+    for e in found:
+        holder = f"  in use by process {e['in_use_by']}" if e["in_use_by"] else ""
+        say(
+            f"{e['study']:{width}}  {e['trials']} of {e['planned']} trials of {', '.join(e['recipes'])}"
+            f"  {e['megabytes']:.1f} MB  {e['changed'][:16].replace('T', ' ')}{e['problem']}{holder}"
+        )
+
+
+def _entry(study: Study) -> dict[str, Any]:
+    files = [path.stat() for path in study.folder.rglob("*") if path.is_file()]
+    changed = max((stat.st_mtime for stat in files), default=study.folder.stat().st_mtime)
+    try:
+        plan, problem = study.planned(), ""
+    except InputError:
+        plan, problem = {}, "  manifest.json is damaged: ahf repair"
+    found = list(study.trials_folder.glob("*/*/result.json"))
+    return {
+        "study": study.name,
+        "recipes": list(plan) or sorted({file.parents[1].name for file in found}),
+        "trials": len(found),
+        "planned": sum(plan.values()),
+        "megabytes": sum(stat.st_size for stat in files) / 1e6,
+        "changed": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
+        "in_use_by": study.holder(),
+        "problem": problem,
+    }
+
+
+def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None, yes: Yes = False) -> None:
+    """Delete a study: its folder, and with a storage what that holds of it."""
+    from ahf_cli.report.store import find_study
+
+    url = session.storage_url(storage, None)
+    folder = find_study(results, study)
+    entry = _entry(folder)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(
+                f"ahf rm asks before it deletes study {study!r}: give --yes where nobody can answer"
+            )
+        question = f"delete study {study!r} with {entry['trials']} trials ({entry['megabytes']:.1f} MB)?"
+        typer.confirm(question, abort=True)
+    if url:
+        _remove_from_storage(url, study)
+    folder.remove()
+    say(f"deleted {folder.folder}")
+
+
+def _remove_from_storage(url: str, study: str) -> None:
+    from ahf_cli.experiment.storage import answering, open_storage
+    from ahf_cli.experiment.survey import remove
+
+    storage = open_storage(url)
+    with closing(storage), answering(storage):
+        remove(storage, study)
+
+
+def export(
+    study: Name,
+    format_: Format = "csv",
+    out: Out = None,
+    results: Results = DEFAULT_RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Write a study's trials, curves and steps as tables."""
+    from ahf_cli.report.store import curves_frame, find_study, steps_frame, trials_frame, write_table
+
+    found = find_study(results, study)
+    folder = out or found.folder / "export"
+    tables = {"trials": trials_frame(found), "curves": curves_frame(found)}
+    tables |= {f"steps-{name}": steps_frame(found, name) for name in found.recipes()}
+    files = [folder / f"{name}.{format_}" for name in tables]
+    for file, table in zip(files, tables.values(), strict=True):
+        write_table(file, table)
+    if as_json:
+        emit_json({"study": study, "files": [str(file) for file in files]})
+        return
+    for file in files:
+        say(str(file))
+
+
+def repair(
+    study: Name,
+    results: Results = DEFAULT_RESULTS,
+    storage: Storage = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check every file of a study and make anew what can be: manifest, database and tables.
+
+    Damaged files are set aside under another name; their trials count as unfinished, and `ahf search` does
+    them again.  The trial folders are the truth: the database is an index of them.
+    """
+    from ahf_cli.report.repair import repair_folder
+    from ahf_cli.report.store import find_study
+
+    url = session.storage_url(storage, None)
+    found = find_study(results, study)
+    documents = []
+    for part, stream in ((found.prerun, 1), (found, 0)):
+        if part.exists() and any((part.folder / name).exists() for name in ("manifest.json", "trials")):
+            document = repair_folder(part)
+            with part:
+                document["indexed"] = _index(part, url, stream, quiet)
+            documents.append({"study": study, "stage": "prerun" if stream else "search", **document})
+    if as_json:
+        emit_json(documents)
+        return
+    for d in documents:
+        say(
+            f"{d['study']} ({d['stage']}): {d['finished']} finished trials, {len(d['set_aside'])} files set "
+            f"aside, manifest {d['manifest']}, {d['indexed']} trials indexed"
+        )
+        for line in d["set_aside"]:
+            say(f"  {line}")
+
+
+def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
+    """Make the database of a study anew from its trials; return how many it holds."""
+    from ahf_cli.experiment.config import load
+    from ahf_cli.experiment.search import Search
+    from ahf_cli.experiment.storage import answering, open_storage
+
+    file = part.folder / "config.yaml"
+    if not file.exists() or (part.results / part.name).name.startswith("train-"):
+        return 0
+    config = load(file=file)
+    trials = max([config.search.trials, *part.planned().values()])
+    config = load(file=file, overrides=[f"search.trials={trials}"])
+    created = part.manifest()["created"] if url else ""
+    if url is None:
+        for name in ("study.db", "study.db-journal", "study.db-wal", "study.db-shm"):
+            (part.folder / name).unlink(missing_ok=True)
+    store = open_storage(url or f"sqlite:///{(part.folder / 'study.db').absolute()}")
+    with closing(store), answering(store):
+        search = Search(session.search_plan(config, stream=stream, created=created), part.trials, store)
+        log(f"making the index anew in {store.where}", quiet)
+        return search.rebuild()

@@ -1,0 +1,77 @@
+"""`ahf worker`: join a search from another process or machine."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ahf_cli.cli import session
+from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Quiet, Results, Storage, log
+from ahf_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from ahf_cli.report.store import TrialFolders
+
+Name = Annotated[str, typer.Option("--study", metavar="NAME", help="Study to join.", show_default=False)]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", help="Processes; default: one a core.")
+]
+
+
+def worker(
+    study: Name,
+    storage: Storage = None,
+    results: Results = DEFAULT_RESULTS,
+    workers: Workers = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Join a search that `ahf search` has begun in a PostgreSQL storage, and train until all is done.
+
+    Where the results folder is that of the search, trials are written there; else they are sent through the
+    storage, and the next `ahf search` or `ahf repair` on the other machine fetches them.
+    """
+    from ahf_cli.experiment.config import parse, parse_yaml
+    from ahf_cli.experiment.storage import open_storage
+    from ahf_cli.experiment.survey import about
+    from ahf_cli.report.store import check_name
+
+    check_name(study)
+    url = session.storage_url(storage, None)
+    if url is None:
+        raise InputError("ahf worker needs a storage: AHF_STORAGE=postgresql+psycopg://…, or --storage")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be ≥ 1, got {workers}")
+    opened = open_storage(url)
+    if not opened.shared:
+        raise InputError("ahf worker needs a PostgreSQL storage: a SQLite file belongs to one process")
+    said = about(opened, study)
+    source = f"study {study} in {opened.where}"
+    data: dict[str, Any] = parse_yaml(str(said["config"]), source)
+    run = {key: value for key, value in (("device", device), ("workers", workers)) if value is not None}
+    data["run"] = {**data.get("run", {}), **run}
+    data["search"] = {**data.get("search", {}), "trials": said["trials"]}
+    config = parse(data, source)
+    spec, plan = session.task_spec(config), session.plan_of(config)
+    processes, batch = session.workers_and_batch(config, spec.device)
+    records, where = _records(results, study, str(said["created"]))
+    log(f"joining {source}; {where}", quiet)
+    own = session.search_plan(config, processes, batch, 0, str(said["created"]), guest=True)
+    training = session.Training(spec, plan, processes, "worker", where)
+    if not session.conduct(own, records, opened, training, quiet):
+        raise session.interrupted()
+
+
+def _records(results: Path, study: str, created: str) -> tuple[TrialFolders, str]:
+    """Return where trials are written: the study's own folder, or one that is sent through the storage."""
+    from ahf_cli.report.store import Study, TrialFolders
+
+    folder = Study(results, study)
+    if folder.exists() and folder.manifest().get("created") == created:
+        return folder.trials, f"trials in {folder.folder}"
+    key = hashlib.sha256(created.encode()).hexdigest()[:8]
+    own = results / f".worker-{study}-{key}"
+    return TrialFolders(own / "trials"), f"trials are sent through the storage (copies in {own})"

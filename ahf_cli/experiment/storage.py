@@ -1,0 +1,208 @@
+"""Where the index of a search is kept: memory, a SQLite file, or a PostgreSQL database."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+
+from ahf_cli.errors import AhfError, InputError
+
+GRACE = 120
+"""Seconds without a sign of life after which a running trial counts as lost."""
+FAILURES = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+"""What a storage raises that does not answer."""
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs",
+    "pvfs2", "panfs", "orangefs", "ocfs2", "fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An open storage."""
+
+    backend: BaseStorage
+    shared: bool = False
+    """several processes use it: PostgreSQL"""
+    where: str = "memory"
+    """its address without the password"""
+    grace: int = GRACE
+    engine: Engine | None = None
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Let one process at a time choose a slot, where there are several.
+
+        This spares them from choosing the same one.  Nothing depends on it: a process that stops within its
+        turn loses it after ten seconds.
+        """
+        if not self.shared or self.engine is None:
+            yield
+            return
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+                    {"name": name},
+                )
+                yield
+        except OperationalError as error:
+            if "idle-in-transaction" not in str(error):
+                raise
+
+    def close(self) -> None:
+        """Close its connections."""
+        if self.engine is not None:
+            self.engine.dispose()
+
+
+def in_memory() -> Storage:
+    """Return a storage that ends with this process."""
+    return Storage(InMemoryStorage())
+
+
+def grace_period() -> int:
+    """Return the seconds of `AHF_GRACE`, or `GRACE`; raises InputError where that is no whole number ≥ 1."""
+    text = os.environ.get("AHF_GRACE", str(GRACE))
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 86_400:
+        raise InputError(f"AHF_GRACE must be a number of seconds from 1 to 86400, got {text!r}")
+    return int(text)
+
+
+def open_storage(url: str) -> Storage:
+    """Open a storage by its URL.
+
+    Raises:
+        InputError: it cannot be opened; the message is one line and holds no password.
+    """
+    parsed, grace = parse_url(url), grace_period()
+    shared = parsed.get_backend_name() == "postgresql"
+    options: Mapping[str, Any] = {"connect_args": {"timeout": 60}}
+    beat: dict[str, Any] = {}
+    if shared:
+        options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+        beat = {"heartbeat_interval": max(1, grace // 4), "grace_period": grace}
+    elif parsed.database:
+        refuse_network_file_system(Path(parsed.database))
+    try:
+        with quiet():
+            # A URL's braces are a template of Optuna's.
+            plain = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+            backend = RDBStorage(plain, dict(options), **beat)
+            if not shared:
+                event.listen(backend.engine, "connect", _relax)
+                backend.engine.dispose()
+            cached = optuna.storages.get_storage(backend)
+    except ImportError:
+        raise InputError("a PostgreSQL storage needs: pip install 'ahf-cli[postgres]'") from None
+    except FAILURES as error:
+        raise InputError(f"storage {safe_url(url)} cannot be opened: {reason(error)}") from None
+    except RuntimeError as error:  # of another version of Optuna
+        raise InputError(f"storage {safe_url(url)} cannot be used: {reason(error)}") from None
+    return Storage(cached, shared, safe_url(url), grace, backend.engine)
+
+
+def _relax(connection: Any, record: object) -> None:
+    """Let readers look at a SQLite file while it is written, and spare it the wait for the disk.
+
+    After a power cut it may be damaged; it is an index, and is then made anew.
+    """
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+def parse_url(url: str) -> URL:
+    """Parse the URL of a storage, or raise InputError that does not repeat it."""
+    try:
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+    except (ArgumentError, ValueError):
+        raise InputError("storage: must be a URL such as postgresql+psycopg://user@host/database") from None
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise InputError(
+            f"storage: must begin with postgresql+psycopg:// or sqlite:///, got {parsed.drivername}://"
+        )
+    if parsed.drivername == "sqlite" and not parsed.database:
+        raise InputError("storage: sqlite:/// must be followed by the path of a file")
+    return parsed
+
+
+def has_password(url: str) -> bool:
+    """Tell whether a URL carries a password."""
+    parsed = parse_url(url)
+    return parsed.password is not None or "password" in parsed.query
+
+
+def safe_url(url: str) -> str:
+    """Return a URL without its password."""
+    parsed = parse_url(url)
+    return parsed.difference_update_query(["password"]).render_as_string(hide_password=True)
+
+
+def reason(error: Exception) -> str:
+    """Return what a database's driver says, in one line."""
+    cause: BaseException = error
+    while isinstance(cause, optuna.exceptions.StorageInternalError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    cause = getattr(cause, "orig", None) or cause
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(cause).__name__
+
+
+@contextmanager
+def answering(storage: Storage) -> Iterator[None]:
+    """Turn what a storage raises that has gone away into one line."""
+    try:
+        yield
+    except FAILURES as error:
+        raise AhfError(
+            f"storage {storage.where} does not answer: {reason(error)}; the same command goes on from here"
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out Optuna's remarks that its heartbeats are experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def refuse_network_file_system(file: Path) -> None:
+    """Raise InputError where a SQLite file would lie on a network file system, whose locks do not hold."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return
+    kind = file_system(file, mounts)
+    if kind in _NETWORK:
+        raise InputError(
+            f"{file} would be a SQLite database on a network file system ({kind}), where its locks do not "
+            "hold: use a PostgreSQL storage (AHF_STORAGE=postgresql+psycopg://…), or a --results folder on a "
+            "local disk"
+        )
+
+
+def file_system(file: Path, mounts: str) -> str:
+    """Return the type of the file system that a path lies on, given the content of `/proc/mounts`."""
+    path, found, kind = str(file.resolve()), "", ""
+    for line in mounts.splitlines():
+        _, place, name, *_ = [*line.split(" "), "", "", ""]
+        place = place.encode().decode("unicode_escape")  # a space in a path is \040
+        inside = path == place or path.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(found):
+            found, kind = place, name
+    return kind

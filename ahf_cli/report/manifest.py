@@ -1,0 +1,69 @@
+"""What `manifest.json` says, and how two of them differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ahf_cli.errors import InputError
+from ahf_cli.report.files import strict
+
+SESSION_KEYS = ("command", "commit", "dirty", "versions", "device", "threads", "host")
+"""What may change from one session of a study to the next, and is kept for each."""
+
+
+def first(
+    name: str, schema: int, now: str, identity: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the manifest of a new study."""
+    head = {"schema": schema, "name": name, "created": now, "identity": identity, "plan": {}}
+    return {**head, **given, "sessions": [session(now, given)]}
+
+
+def following(before: Mapping[str, Any], now: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a study that is resumed: its plan only grows, and a session is added."""
+    plan = {**before.get("plan", {})}
+    for recipe, n in given.get("plan", {}).items():
+        plan[recipe] = max(n, plan.get(recipe, 0))
+    return {**before, "plan": plan, "sessions": [*before.get("sessions", []), session(now, given)]}
+
+
+def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of one session."""
+    return {"started": now, **{k: given[k] for k in SESSION_KEYS if k in given}}
+
+
+def refuse_other(name: str, on_disk: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    """Raise InputError where two identities differ, with one line for each difference."""
+    different = _differences(on_disk, asked)
+    if different:
+        raise InputError([f"study {name!r} exists with other settings; use another name:", *different])
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mapping reads as after a way through JSON."""
+    return dict(json.loads(json.dumps(strict(value))))
+
+
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, Mapping) or (prefix and not value):
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _differences(on_disk: Mapping[str, object], asked: Mapping[str, object]) -> list[str]:
+    """One line per key that differs, as `key: on disk X, asked for Y`."""
+    old, new = _flatten(on_disk), _flatten(asked)
+
+    def said(flat: Mapping[str, object], key: str) -> str:
+        return json.dumps(flat[key], ensure_ascii=False) if key in flat else "nothing"
+
+    return [
+        f"{key}: on disk {said(old, key)}, asked for {said(new, key)}"
+        for key in dict.fromkeys([*old, *new])
+        if key not in old or key not in new or old[key] != new[key]
+    ]

@@ -1,0 +1,83 @@
+"""Check every file of a study, set aside what is damaged, and make anew what can be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ahf_cli.errors import InputError
+from ahf_cli.experiment.config import Config, load
+from ahf_cli.report.files import set_aside, write_json
+from ahf_cli.report.store import NAME, Study
+
+
+def repair_folder(study: Study) -> dict[str, Any]:
+    """Repair a study's folder, leave it open for writing, and return what was found as plain data.
+
+    Raises:
+        InputError: neither manifest nor configuration can be read.
+        AhfError: a process has the study open.
+    """
+    study.lock()
+    for stale in study.folder.rglob(".*.tmp"):
+        stale.unlink(missing_ok=True)
+    before = _aside(study)
+    finished = {recipe: study.finished(recipe) for recipe in study.recipes_on_disk()}
+    for folder in study.trials_folder.glob("*/*"):
+        if folder.name.isdecimal() and NAME.fullmatch(folder.parent.name):
+            trial = study.trial(folder.parent.name, int(folder.name))
+            trial.read_params()
+            trial.load_checkpoints()
+    manifest = _repair_manifest(study, {r: len(found) for r, found in finished.items()})
+    study.write_derived()
+    return {
+        "finished": sum(len(found) for found in finished.values()),
+        "manifest": manifest,
+        "set_aside": sorted(_aside(study) - before),
+    }
+
+
+def _aside(study: Study) -> set[str]:
+    return {str(path) for path in study.folder.rglob("*.corrupt-*")}
+
+
+def _repair_manifest(study: Study, finished: dict[str, int]) -> str:
+    """Make a damaged or missing manifest anew from the configuration and the trials; say what was done."""
+    file = study.folder / "manifest.json"
+    try:
+        if study.manifest():
+            return "is whole"
+    except InputError as error:
+        if "schema" in str(error) and "reads up to" in str(error):
+            raise
+        config = _config(study)
+        set_aside(file, str(error))
+    else:
+        config = _config(study)
+    plan = {name: max(config.search.trials, finished.get(name, 0)) for name in config.searched}
+    identity = config.identity()
+    if study.name.startswith("train-"):
+        identity, plan = _identity_of_train(study, config)
+    write_json(file, study.first_manifest(identity, {"plan": plan, "repaired": True}))
+    return "was made anew from config.yaml"
+
+
+def _config(study: Study) -> Config:
+    file = study.folder / "config.yaml"
+    try:
+        return load(file=file)
+    except InputError as error:
+        raise InputError(
+            [f"{study.folder} cannot be repaired without its configuration:", *error.lines]
+        ) from None
+
+
+def _identity_of_train(study: Study, config: Config) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return identity and plan of a study of `ahf train`, whose hyperparameters stand in its one trial."""
+    for recipe in study.recipes_on_disk():
+        for result in study.finished(recipe):
+            identity = {**config.for_recipe(recipe).identity(), "params": result.params}
+            return json.loads(json.dumps(identity)), {recipe: 1}
+    raise InputError(
+        f"{study.folder} cannot be repaired: it has no finished trial; delete it: ahf rm {study.name}"
+    )

@@ -1,0 +1,78 @@
+"""`ahf search` and `ahf worker` with trials of a few milliseconds: the same parts, and no torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+from ahf_cli.errors import AhfError
+from ahf_cli.experiment.pool import ProcessPool
+from ahf_cli.experiment.search import Hooks, Search
+from ahf_cli.experiment.storage import answering, open_storage
+from ahf_cli.interruption import Interruption
+from ahf_cli.report.store import Study, TrialFolders
+from benchmarks.reliability.toy import Toy, plan
+
+
+def main() -> int:
+    """Run or resume a search, or join one."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--recipes", default="hf,adaptive_hf")
+    parser.add_argument("--join", action="store_true", help="as `ahf worker` in the search's results folder")
+    parser.add_argument(
+        "--apart", action="store_true", help="as `ahf worker` on a machine without that folder"
+    )
+    parser.add_argument("--after", type=Path, help="begin when this file is there")
+    words = parser.parse_args()
+    try:
+        return _run(words)
+    except AhfError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return error.exit_code
+
+
+def _run(words: argparse.Namespace) -> int:
+    study, url, joins = Study(words.results, "toy"), os.environ.get("AHF_STORAGE"), words.join or words.apart
+    if not joins:
+        study.open_for_writing(
+            "study: toy\n", {"seed": 0}, {"plan": dict.fromkeys(words.recipes.split(","), words.trials)}
+        )
+    records: TrialFolders = study.trials
+    if words.apart:
+        records = TrialFolders(words.results / f".worker-{os.getpid()}" / "trials")
+    own = plan(
+        words.trials, words.workers, tuple(words.recipes.split(",")), words.sampler,
+        prefix="toy/search/" if url else "", guest=joins,
+        about={"config": "study: toy\n", "identity": {"seed": 0}, "trials": words.trials, "created": "now"},
+    )  # fmt: skip
+    storage = open_storage(url or f"sqlite:///{study.index()}")
+    stop = Interruption()
+    with study, closing(storage), answering(storage), stop.watched(quiet=True):
+        search = Search(own, records, storage)
+        print("ready", flush=True)
+        while words.after and not words.after.exists():
+            time.sleep(0.01)
+        hooks = Hooks(
+            on_result=lambda r: print("done", r.recipe, r.slot, flush=True),
+            on_remark=lambda line: print("remark", line, flush=True),
+            should_stop=stop,
+        )
+        toy = Toy(records, words.seconds, words.steps)
+        done = search.run(lambda: ProcessPool(toy, words.workers), hooks)
+        if not joins:
+            study.write_derived()
+    return 0 if done else 75
+
+
+if __name__ == "__main__":  # worker processes import this module again
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Searches that several processes share through a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ahf_cli.errors import InputError
+from ahf_cli.experiment.pool import Job
+from ahf_cli.experiment.search import Hooks, Search
+from ahf_cli.experiment.storage import open_storage
+from ahf_cli.report.store import Study
+from benchmarks.reliability import machines
+from benchmarks.reliability.postgres import PASSWORD, Cluster, cluster, database, programs
+from benchmarks.reliability.toy import plan, toy_curve, toy_result
+from tests.test_search import DIED, FakePool, completed, index_of
+
+if programs() is None and not os.environ.get("AHF_REQUIRE_POSTGRES"):
+    pytest.skip("no PostgreSQL here: install Debian's package postgresql", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def url(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> str:
+    found = database(server)
+    monkeypatch.setenv("AHF_GRACE", "2")
+    return found
+
+
+def shared(trials: int, guest: bool = False, names: tuple[str, ...] = ("hf",)) -> object:
+    return plan(
+        trials, names=names, prefix="toy/search/", guest=guest, about={"identity": {}, "trials": trials}
+    )
+
+
+def test_a_slot_that_two_processes_choose_is_trained_once(tmp_path: Path, url: str) -> None:
+    one, two = (Search(shared(2), Study(tmp_path, n), open_storage(url)) for n in "ab")  # type: ignore[arg-type]
+    slots, others = one.slots["hf"], two.slots["hf"]
+    params = {"lr": 0.1, "damping": 5.0}
+    # Both have read the storage before either has chosen.
+    assert slots.claim(0, params) and not others.claim(0, params)
+    assert others.claim(1, params) and not slots.claim(1, params)
+    job = Job(one.plan.recipes["hf"], {0: params})
+    assert slots.tell(toy_result(job, 0))
+    others.refresh()
+    assert others.free(2) == [] and sorted(others.complete()) == [0]
+    assert completed(url, "toy/search/hf") == [0]
+
+
+def test_what_a_killed_process_had_is_taken_over_with_the_same_hyperparameters(
+    tmp_path: Path, url: str
+) -> None:
+    lost = Search(shared(1), Study(tmp_path, "a"), open_storage(url))  # type: ignore[arg-type]
+    job = lost._next_job(Hooks())
+    assert job is not None
+    other = Search(shared(1, guest=True), Study(tmp_path, "b"), open_storage(url))  # type: ignore[arg-type]
+    assert other._next_job(Hooks()) is None
+    pool, began = FakePool(Study(tmp_path, "b"), lambda job: None, 1), time.monotonic()
+    assert other.run(lambda: pool, Hooks())
+    assert 1.5 < time.monotonic() - began < 20
+    assert [j.params for j in pool.jobs] == [job.params] and pool.jobs[0].attempts == {0: 2}
+    # The first process wakes up and has its result: it does not count, and says so.
+    said: list[str] = []
+    result = toy_result(job, 0)
+    lost.records.trial("hf", 0).finish(result, toy_curve(result.value), [])
+    lost._tell(result, Hooks(on_remark=said.append))
+    assert said == ["hf/000: another process has taken this trial over; not counted"]
+    assert completed(url, "toy/search/hf") == [0]
+
+
+def test_a_process_killed_between_creating_and_beginning_a_trial_blocks_nothing(
+    tmp_path: Path, url: str
+) -> None:
+    search = Search(shared(2), Study(tmp_path, "a"), open_storage(url))  # type: ignore[arg-type]
+    study = search.slots["hf"].study
+    study.enqueue_trial({}, user_attrs={"slot": 0})  # waits, and whoever made it is gone
+    assert search.run(lambda: FakePool(Study(tmp_path, "a"), lambda job: None, 1), Hooks())
+    assert sorted(completed(url, "toy/search/hf")) == [0, 1]
+
+
+def test_results_of_a_machine_without_the_folder_are_fetched(tmp_path: Path, url: str) -> None:
+    apart, home = Study(tmp_path, "apart"), Study(tmp_path, "home")
+    worker = Search(shared(2), apart, open_storage(url))  # type: ignore[arg-type]
+    assert worker.run(lambda: FakePool(apart, lambda job: None, 1), Hooks())
+    assert Search(shared(2), home, open_storage(url)).unfinished == []  # type: ignore[arg-type]
+    assert [r.params for r in home.finished("hf")] == [r.params for r in apart.finished("hf")]
+    for name in ("curve.csv", "steps.csv.gz", "result.json"):
+        assert (home.trial("hf", 1).path / name).read_bytes() == (
+            apart.trial("hf", 1).path / name
+        ).read_bytes()
+    # A record that is damaged afterwards comes back from the storage.
+    (home.trial("hf", 0).path / "curve.csv").write_text("")
+    Search(shared(2), home, open_storage(url))  # type: ignore[arg-type]
+    assert len(home.finished("hf")) == 2
+
+
+def test_more_trials_later_and_another_identity(tmp_path: Path, url: str) -> None:
+    study = Study(tmp_path, "a")
+    for trials in (2, 1, 4):
+        search = Search(shared(trials), study, open_storage(url))  # type: ignore[arg-type]
+        assert search.run(lambda: FakePool(study, lambda job: None, 1), Hooks())
+    assert sorted(completed(url, "toy/search/hf")) == [0, 1, 2, 3]
+    assert search.slots["hf"].study.user_attrs["trials"] == 4
+    other = plan(4, names=("hf",), prefix="toy/search/", about={"identity": {"seed": 1}})
+    with pytest.raises(InputError, match="has a study 'toy/search/hf' with other settings"):
+        Search(other, study, open_storage(url))
+
+
+def test_a_trial_that_always_fails_is_given_up_by_all_and_tried_again_by_a_new_search(
+    tmp_path: Path, url: str
+) -> None:
+    study = Study(tmp_path, "a")
+
+    def die(job: Job) -> object:
+        return DIED if 1 in job.params else None
+
+    def run(trials: int, guest: bool, misbehave: object = lambda job: None) -> list[Job]:
+        pool = FakePool(study, misbehave, 1)  # type: ignore[arg-type]
+        search = Search(shared(trials, guest), study, open_storage(url))  # type: ignore[arg-type]
+        search._in_a_row = -10
+        assert search.run(lambda: pool, Hooks())
+        return pool.jobs
+
+    with pytest.raises(Exception, match="failed 4 times each: hf/1"):
+        run(2, False, die)
+    with pytest.raises(Exception, match="failed 4 times each: hf/1"):
+        assert run(2, True) == []
+    assert [job.params.keys() for job in run(2, False)] == [{1}]
+    assert len([t for t in index_of(url, "toy/search/hf") if t.state.name == "FAIL"]) == 4
+
+
+def test_workers_that_are_killed_lose_nothing(tmp_path: Path, url: str) -> None:
+    found = machines.workers_killed(tmp_path, url, 8)
+    assert found["trials"] == found["planned"] == 16
+    assert found["complete"] == {"trials": 16, "slots": 16}
+
+
+@pytest.mark.long
+def test_many_workers_that_are_killed_lose_nothing(tmp_path: Path, server: Cluster) -> None:
+    for seed in range(5):
+        found = machines.workers_killed(tmp_path / str(seed), database(server), 40, seed)
+        assert found["trials"] == found["planned"] == 80
+        assert found["complete"] == {"trials": 80, "slots": 80}
+
+
+@pytest.mark.long
+def test_the_late_result_of_a_worker_that_was_paused_is_refused_in_peace(tmp_path: Path, url: str) -> None:
+    found = machines.worker_paused(tmp_path, url)
+    assert found["code"] == 0 and found["error"] == "" and len(found["refused"]) == 1
+    assert not found["changed"] and found["complete"] == {"trials": 4, "slots": 4}
+
+
+TINY = [
+    "--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64", "-o", "train.steps=2",
+    "-o", "train.eval_every=2", "--recipe", "hf",
+]  # fmt: skip
+
+
+def ahf(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ahf_cli", *words], capture_output=True, text=True, env={**os.environ, **env}
+    )
+
+
+def test_a_real_search_and_worker_leave_the_password_nowhere(tmp_path: Path, url: str) -> None:
+    env = {"AHF_STORAGE": url, "AHF_DEBUG": "1", "TMPDIR": str(tmp_path)}
+    results = ("--results", str(tmp_path / "r"))
+    words = ["search", *TINY, "--trials", "3", "-o", "run.workers=1", *results]
+    search = subprocess.Popen(
+        [sys.executable, "-m", "ahf_cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    said, titles = list[str](), list[str]()
+    while search.poll() is None and not list((tmp_path / "r").rglob("result.json")):
+        time.sleep(0.05)
+    titles.append(subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout)
+    search.send_signal(signal.SIGTERM)
+    said += search.communicate()
+    assert search.returncode in (0, 75), said
+    worker = ahf(env, "worker", "--study", "smoke", "--results", str(tmp_path / "elsewhere"))
+    assert worker.returncode == 0 and "sent through the storage" in worker.stderr, worker.stderr
+    again = ahf(env, *words)
+    assert again.returncode == 0, again.stderr
+    assert len(Study(tmp_path / "r", "smoke").finished("hf")) == 3
+    status = ahf(env, "status", "--study", "smoke")
+    assert "3 ok" in status.stdout and "all is done" in status.stdout
+    repaired = ahf(env, "repair", "smoke", *results)
+    assert "3 finished trials" in repaired.stdout and "3 trials indexed" in repaired.stdout, repaired
+    wrong = ahf({"AHF_STORAGE": url.replace(":marked", ":xmarked")}, *words)
+    assert (
+        wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot be opened" in wrong.stderr
+    )
+    shown = ahf({}, *words, "--storage", url)
+    assert shown.returncode == 2 and "--storage: holds a password" in shown.stderr
+    kept = ahf({}, *words, "-o", f"storage={url}")
+    assert kept.returncode == 2 and "storage" in kept.stderr
+    for done in (worker, again, status, repaired, wrong, shown, kept):
+        said += [done.stdout, done.stderr]
+    assert sorted(completed(url, "smoke/search/hf")) == [0, 1, 2]
+    removed = ahf(env, "rm", "smoke", "--yes", *results)
+    assert removed.returncode == 0 and "deleted" in removed.stdout
+    assert "no search 'smoke'" in ahf(env, "status", "--study", "smoke").stderr
+    secret = re.compile(re.escape(PASSWORD))
+    assert not [text for text in (*said, *titles) if secret.search(text)]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
