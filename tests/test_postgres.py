@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ahf_cli.errors import InputError
+from ahf_cli.errors import AhfError, InputError
+from ahf_cli.experiment import search as module
 from ahf_cli.experiment.pool import Job
 from ahf_cli.experiment.search import Hooks, Search
-from ahf_cli.experiment.storage import open_storage
+from ahf_cli.experiment.storage import Storage, open_storage
 from ahf_cli.report.store import Study
-from benchmarks.reliability import machines
+from benchmarks.reliability import kills, machines
 from benchmarks.reliability.postgres import PASSWORD, Cluster, cluster, database, programs
 from benchmarks.reliability.toy import plan, toy_curve, toy_result
 from tests.test_search import DIED, FakePool, completed, index_of
@@ -34,20 +34,33 @@ def server() -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def joined(url: str) -> Iterator[Callable[..., Search]]:
+    """Makes a search as one more process would."""
+    opened: list[Storage] = []
+
+    def join(trials: int, study: Study, guest: bool = False, **about: object) -> Search:
+        opened.append(open_storage(url))
+        about = {"identity": {}, "trials": trials, **about}
+        own = plan(trials, names=("hf",), prefix="toy/search/", guest=guest, about=about)
+        return Search(own, study, opened[-1])
+
+    yield join
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
 def url(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> str:
     found = database(server)
     monkeypatch.setenv("AHF_GRACE", "2")
     return found
 
 
-def shared(trials: int, guest: bool = False, names: tuple[str, ...] = ("hf",)) -> object:
-    return plan(
-        trials, names=names, prefix="toy/search/", guest=guest, about={"identity": {}, "trials": trials}
-    )
+Join = Callable[..., Search]
 
 
-def test_a_slot_that_two_processes_choose_is_trained_once(tmp_path: Path, url: str) -> None:
-    one, two = (Search(shared(2), Study(tmp_path, n), open_storage(url)) for n in "ab")  # type: ignore[arg-type]
+def test_a_slot_that_two_processes_choose_is_trained_once(tmp_path: Path, url: str, joined: Join) -> None:
+    one, two = (joined(2, Study(tmp_path, name)) for name in "ab")
     slots, others = one.slots["hf"], two.slots["hf"]
     params = {"lr": 0.1, "damping": 5.0}
     # Both have read the storage before either has chosen.
@@ -61,12 +74,12 @@ def test_a_slot_that_two_processes_choose_is_trained_once(tmp_path: Path, url: s
 
 
 def test_what_a_killed_process_had_is_taken_over_with_the_same_hyperparameters(
-    tmp_path: Path, url: str
+    tmp_path: Path, url: str, joined: Join
 ) -> None:
-    lost = Search(shared(1), Study(tmp_path, "a"), open_storage(url))  # type: ignore[arg-type]
+    lost = joined(1, Study(tmp_path, "a"))
     job = lost._next_job(Hooks())
     assert job is not None
-    other = Search(shared(1, guest=True), Study(tmp_path, "b"), open_storage(url))  # type: ignore[arg-type]
+    other = joined(1, Study(tmp_path, "b"), guest=True)
     assert other._next_job(Hooks()) is None
     pool, began = FakePool(Study(tmp_path, "b"), lambda job: None, 1), time.monotonic()
     assert other.run(lambda: pool, Hooks())
@@ -82,20 +95,20 @@ def test_what_a_killed_process_had_is_taken_over_with_the_same_hyperparameters(
 
 
 def test_a_process_killed_between_creating_and_beginning_a_trial_blocks_nothing(
-    tmp_path: Path, url: str
+    tmp_path: Path, url: str, joined: Join
 ) -> None:
-    search = Search(shared(2), Study(tmp_path, "a"), open_storage(url))  # type: ignore[arg-type]
+    search = joined(2, Study(tmp_path, "a"))
     study = search.slots["hf"].study
     study.enqueue_trial({}, user_attrs={"slot": 0})  # waits, and whoever made it is gone
     assert search.run(lambda: FakePool(Study(tmp_path, "a"), lambda job: None, 1), Hooks())
     assert sorted(completed(url, "toy/search/hf")) == [0, 1]
 
 
-def test_results_of_a_machine_without_the_folder_are_fetched(tmp_path: Path, url: str) -> None:
+def test_results_of_a_machine_without_the_folder_are_fetched(tmp_path: Path, url: str, joined: Join) -> None:
     apart, home = Study(tmp_path, "apart"), Study(tmp_path, "home")
-    worker = Search(shared(2), apart, open_storage(url))  # type: ignore[arg-type]
+    worker = joined(2, apart)
     assert worker.run(lambda: FakePool(apart, lambda job: None, 1), Hooks())
-    assert Search(shared(2), home, open_storage(url)).unfinished == []  # type: ignore[arg-type]
+    assert joined(2, home).unfinished == []
     assert [r.params for r in home.finished("hf")] == [r.params for r in apart.finished("hf")]
     for name in ("curve.csv", "steps.csv.gz", "result.json"):
         assert (home.trial("hf", 1).path / name).read_bytes() == (
@@ -103,40 +116,39 @@ def test_results_of_a_machine_without_the_folder_are_fetched(tmp_path: Path, url
         ).read_bytes()
     # A record that is damaged afterwards comes back from the storage.
     (home.trial("hf", 0).path / "curve.csv").write_text("")
-    Search(shared(2), home, open_storage(url))  # type: ignore[arg-type]
+    joined(2, home)
     assert len(home.finished("hf")) == 2
 
 
-def test_more_trials_later_and_another_identity(tmp_path: Path, url: str) -> None:
+def test_more_trials_later_and_another_identity(tmp_path: Path, url: str, joined: Join) -> None:
     study = Study(tmp_path, "a")
     for trials in (2, 1, 4):
-        search = Search(shared(trials), study, open_storage(url))  # type: ignore[arg-type]
+        search = joined(trials, study)
         assert search.run(lambda: FakePool(study, lambda job: None, 1), Hooks())
     assert sorted(completed(url, "toy/search/hf")) == [0, 1, 2, 3]
     assert search.slots["hf"].study.user_attrs["trials"] == 4
-    other = plan(4, names=("hf",), prefix="toy/search/", about={"identity": {"seed": 1}})
     with pytest.raises(InputError, match="has a study 'toy/search/hf' with other settings"):
-        Search(other, study, open_storage(url))
+        joined(4, study, identity={"seed": 1})
 
 
 def test_a_trial_that_always_fails_is_given_up_by_all_and_tried_again_by_a_new_search(
-    tmp_path: Path, url: str
+    tmp_path: Path, url: str, joined: Join, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = Study(tmp_path, "a")
+    monkeypatch.setattr(module, "BREAKER", 99)
 
     def die(job: Job) -> object:
         return DIED if 1 in job.params else None
 
     def run(trials: int, guest: bool, misbehave: object = lambda job: None) -> list[Job]:
         pool = FakePool(study, misbehave, 1)  # type: ignore[arg-type]
-        search = Search(shared(trials, guest), study, open_storage(url))  # type: ignore[arg-type]
-        search._in_a_row = -10
+        search = joined(trials, study, guest)
         assert search.run(lambda: pool, Hooks())
         return pool.jobs
 
-    with pytest.raises(Exception, match="failed 4 times each: hf/1"):
+    with pytest.raises(AhfError, match="failed 4 times each: hf/1"):
         run(2, False, die)
-    with pytest.raises(Exception, match="failed 4 times each: hf/1"):
+    with pytest.raises(AhfError, match="failed 4 times each: hf/1"):
         assert run(2, True) == []
     assert [job.params.keys() for job in run(2, False)] == [{1}]
     assert len([t for t in index_of(url, "toy/search/hf") if t.state.name == "FAIL"]) == 4
@@ -175,6 +187,35 @@ def ahf(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def nowhere(folder: Path, said: list[str]) -> None:
+    """The password stands in no output and in no file."""
+    assert not [text for text in said if PASSWORD in text]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
+
+
+def test_the_password_is_said_and_written_nowhere(tmp_path: Path, url: str) -> None:
+    env = {"AHF_STORAGE": url, "AHF_DEBUG": "1"}
+    search = kills.start(kills.command(tmp_path, "--trials", 2), env)
+    titles = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
+    said = [titles, *search.communicate()]
+    assert search.returncode == 0
+    status = ahf(env, "status", "--json")
+    assert status.returncode == 0 and '"ok": 2' in status.stdout and ":***@" in status.stdout
+    wrong = ahf({"AHF_STORAGE": url.replace(":marked", ":xmarked")}, "status")
+    assert (
+        wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot be opened" in wrong.stderr
+    )
+    shown = ahf({}, "status", "--storage", url)
+    assert shown.returncode == 2 and "--storage: holds a password" in shown.stderr
+    kept = ahf({}, "config", "show", "-o", f"storage={url}")
+    assert kept.returncode == 2 and "belongs into the environment variable AHF_STORAGE" in kept.stderr
+    for done in (status, wrong, shown, kept):
+        said += [done.stdout, done.stderr]
+    nowhere(tmp_path, said)
+
+
+@pytest.mark.long
 def test_a_real_search_and_worker_leave_the_password_nowhere(tmp_path: Path, url: str) -> None:
     env = {"AHF_STORAGE": url, "AHF_DEBUG": "1", "TMPDIR": str(tmp_path)}
     results = ("--results", str(tmp_path / "r"))
@@ -203,17 +244,10 @@ def test_a_real_search_and_worker_leave_the_password_nowhere(tmp_path: Path, url
     assert (
         wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot be opened" in wrong.stderr
     )
-    shown = ahf({}, *words, "--storage", url)
-    assert shown.returncode == 2 and "--storage: holds a password" in shown.stderr
-    kept = ahf({}, *words, "-o", f"storage={url}")
-    assert kept.returncode == 2 and "storage" in kept.stderr
-    for done in (worker, again, status, repaired, wrong, shown, kept):
+    for done in (worker, again, status, repaired, wrong):
         said += [done.stdout, done.stderr]
     assert sorted(completed(url, "smoke/search/hf")) == [0, 1, 2]
     removed = ahf(env, "rm", "smoke", "--yes", *results)
     assert removed.returncode == 0 and "deleted" in removed.stdout
     assert "no search 'smoke'" in ahf(env, "status", "--study", "smoke").stderr
-    secret = re.compile(re.escape(PASSWORD))
-    assert not [text for text in (*said, *titles) if secret.search(text)]
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
+    nowhere(tmp_path, [*said, *titles])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -138,7 +139,9 @@ def test_the_storage_is_an_index_that_is_rebuilt(tmp_path: Path) -> None:
 
 
 def index_of(url: str, name: str = "hf") -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=name, storage=url).trials
+    storage = open_storage(url)
+    with closing(storage):
+        return optuna.load_study(study_name=name, storage=storage.backend).trials
 
 
 def completed(url: str, name: str = "hf") -> list[int]:

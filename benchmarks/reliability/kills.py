@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ahf_cli.experiment.storage import open_storage
 from ahf_cli.report.store import Study
 
 RECIPES = ("hf", "adaptive_hf")
@@ -99,12 +101,14 @@ def completed(url: str, prefix: str = "") -> dict[str, int]:
     """Count complete trials and distinct slots among them in an index."""
     import optuna
 
-    slots = [
-        (name, trial.user_attrs["slot"])
-        for name in RECIPES
-        for trial in optuna.load_study(study_name=prefix + name, storage=url).get_trials(deepcopy=False)
-        if trial.state == optuna.trial.TrialState.COMPLETE
-    ]
+    storage = open_storage(url)
+    with closing(storage):
+        slots = [
+            (name, trial.user_attrs["slot"])
+            for name in RECIPES
+            for trial in optuna.load_study(study_name=prefix + name, storage=storage.backend).get_trials()
+            if trial.state == optuna.trial.TrialState.COMPLETE
+        ]
     return {"trials": len(slots), "slots": len(set(slots))}
 
 
