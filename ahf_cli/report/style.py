@@ -62,6 +62,11 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
     ("damping_rule", "constant"): "the damping is constant",
 }
 """What a structural choice means for training; choices that need no words are left out."""
+OTHER_VECTOR = (
+    "the reduction ratio divides the change at the update, whose size does not follow the direction's, by "
+    "the model at the direction"
+)
+"""What the published reduction ratio means where the update is no multiple of the direction."""
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
@@ -93,8 +98,11 @@ def explain(name: str, structure: Structure) -> str:
     """Say in one sentence what a recipe is, from its structural choices."""
     chosen = {key: getattr(structure, key) for key in CHOICES}
     parts = [EXPLANATIONS[pair] for pair in chosen.items() if pair in EXPLANATIONS]
-    if structure.moments == "published":  # its step size is said with the moments
+    if (
+        structure.moments == "published"
+    ):  # its step size is said with the moments, and never scales the update
         parts.remove(EXPLANATIONS["step_size", structure.step_size])
+        parts = [OTHER_VECTOR if p == EXPLANATIONS["reduction_ratio", "published"] else p for p in parts]
     origin = "" if name in RECIPES else f"{_origin(structure)}: "
     return f"{origin}{'; '.join(parts)}."
 

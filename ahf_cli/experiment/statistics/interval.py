@@ -112,7 +112,7 @@ def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
 
 
 def rate_difference(x_a: int, n_a: int, x_b: int, n_b: int, level: float = LEVEL) -> Interval:
-    """p̂_A − p̂_B with the hybrid score interval: Wilson's ends, squared and added (Newcombe 1998, method 10)."""
+    """p̂_A − p̂_B with the hybrid score interval, Wilson's ends squared and added (Newcombe 1998)."""
     a, b = wilson_interval(x_a, n_a, level), wilson_interval(x_b, n_b, level)
     difference = a.estimate - b.estimate
     return Interval(

@@ -1,0 +1,160 @@
+"""From a drawing to files: themes, captions, formats."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import pandas as pd
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from ahf_cli.errors import InputError
+from ahf_cli.report.files import atomic_write, csv_bytes
+
+Format = Literal["png", "pdf", "svg", "pgf"]
+ThemeName = Literal["screen", "paper"]
+DPI = 150
+CHARACTERS_PER_INCH = 130.0
+"""of text one point high"""
+TEX = ("xelatex", "lualatex", "pdflatex")
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}, "pgf": {}
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Sizes in inches and points."""
+
+    name: ThemeName
+    panel: tuple[float, float]
+    """width and height of a panel; side by side there is room for more than one"""
+    width: float
+    """of a whole figure"""
+    font: float
+    caption: bool
+    """write the caption below the panels; else into a file of its own, for an article's \\caption"""
+    rc: Any = field(default_factory=dict)
+    """Matplotlib's settings"""
+
+    def columns(self, panels: int, across: int) -> int:
+        """Panels side by side: all in one column in an article."""
+        return min(panels, across) if self.caption else 1
+
+
+_COMMON = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.92",
+    "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+    "svg.hashsalt": "ahf", "svg.fonttype": "path", "axes.formatter.useoffset": False,
+    "path.simplify_threshold": 0.3,
+}  # fmt: skip
+THEMES: dict[ThemeName, Theme] = {
+    "screen": Theme("screen", (4.8, 3.7), 10, 10, True, {**_COMMON, "font.size": 10}),
+    "paper": Theme(
+        "paper", (3.35, 2.3), 3.35, 8, False,
+        {**_COMMON, "pdf.fonttype": 42, "font.size": 8, "font.family": ["STIXGeneral", "DejaVu Serif"],
+         "mathtext.fontset": "stix", "lines.markersize": 3, "legend.fontsize": 7, "axes.labelsize": 8,
+         "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+         "xtick.labelsize": 7, "ytick.labelsize": 7},
+    ),
+}  # fmt: skip
+"""`screen` for files of their own; `paper` for one column of a two-column article."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is drawn: its table, what is said below it, and how to draw it from the table."""
+
+    name: str
+    """of its files"""
+    title: str
+    table: pd.DataFrame
+    caption: Sequence[str]
+    draw: Callable[[Figure, Theme], None]
+    """fills an empty figure, from the table alone"""
+    panels: int = 1
+    height: float = 1.0
+    """of a panel, in multiples of the theme's"""
+    across: int = 2
+    """panels side by side where the theme has room"""
+
+
+def check_formats(formats: Sequence[Format]) -> None:
+    """Raise InputError where a format needs a program that is not there."""
+    if "pgf" in formats and not any(map(shutil.which, TEX)):
+        raise InputError(
+            f"--format pgf measures its text with {', '.join(TEX[:-1])} or {TEX[-1]}: none is installed"
+        )
+
+
+def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Figure:
+    """Draw a figure; the caption and the stamp never cover a panel."""
+    with matplotlib.rc_context(theme.rc):
+        columns = theme.columns(drawing.panels, drawing.across)
+        rows = -(-drawing.panels // columns)
+        width = theme.width if columns > 1 or theme.name == "paper" else 0.75 * theme.width
+        size = 0.8 * theme.font
+        words = _wrapped(drawing.caption, width * CHARACTERS_PER_INCH / size) if theme.caption else []
+        below = len(words) * size * 1.32 / 72 + 0.15 if words else 0.02
+        above = 0.22 if stamp else 0.0
+        height = rows * theme.panel[1] * drawing.height + below + above
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.text(
+            0.1 / width, 0.08 / height, "\n".join(words), fontsize=size, va="bottom", linespacing=1.3,
+            parse_math=False,
+        )  # fmt: skip
+        if stamp:
+            figure.text(
+                0.5, 1 - 0.06 / height, stamp, fontsize=size, va="top", ha="center", color="#B00020",
+                weight="bold", parse_math=False,
+            )  # fmt: skip
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        rect = (0, below / height, 1, 1 - (below + above) / height)
+        engine.set(rect=rect)  # type: ignore[call-arg]  # constrained layout has it
+        drawing.draw(figure, theme)
+    return figure
+
+
+def save(
+    drawing: Drawing,
+    out: Path,
+    theme: Theme | None = None,
+    formats: Sequence[Format] = ("png", "pdf"),
+    stamp: str = "",
+) -> list[Path]:
+    """Save `data/<name>.csv` and `figures/<name>.<format>` under `out`, and return their paths.
+
+    The bytes depend on nothing but the drawing.  The paper theme writes the caption beside the figure.
+    """
+    theme = theme or THEMES["screen"]
+    paths = [out / "data" / f"{drawing.name}.csv"]
+    atomic_write(paths[0], csv_bytes(drawing.table))
+    figure = make(drawing, theme, stamp)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all formats
+    tex: Any = {"pgf.texsystem": next(filter(shutil.which, TEX), TEX[0]), "pgf.rcfonts": False}
+    for kind in dict.fromkeys(formats):
+        content = io.BytesIO()
+        with matplotlib.rc_context({**theme.rc, **tex}):
+            figure.savefig(content, format=kind, dpi=DPI, metadata=_UNDATED[kind])
+        paths.append(out / "figures" / f"{drawing.name}.{kind}")
+        atomic_write(paths[-1], content.getvalue())
+    if not theme.caption:
+        paths.append(out / "figures" / f"{drawing.name}.caption.txt")
+        atomic_write(paths[-1], (" ".join([*drawing.caption, *([stamp] if stamp else [])]) + "\n").encode())
+    return paths
+
+
+def _wrapped(texts: Sequence[str], characters: float) -> list[str]:
+    return [
+        line for text in texts for line in textwrap.wrap(text, int(characters), subsequent_indent=" " * 4)
+    ]
