@@ -13,7 +13,6 @@ import pytest
 from matplotlib.image import imread
 
 from ahf_cli.cli import compare
-from ahf_cli.cli.options import DEFAULT_RESULTS
 from ahf_cli.hyperparameters import RECIPES
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
@@ -148,7 +147,9 @@ def test_compare_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_options_after_the_sub_command_win(tmp_path: Path) -> None:
-    before = compare._Request(("a",), tmp_path, "sd", "quick", None, ("x=1",), True, False)
-    after = compare._Request((), DEFAULT_RESULTS, "iqr", None, None, ("y=2",), False, True)
-    both = after.after(before)
-    assert both == compare._Request(("a",), tmp_path, "iqr", "quick", None, ("x=1", "y=2"), True, True)
+    before = compare.Request(("a",), tmp_path, "sd", preset="quick", overrides=("x=1",), as_json=True)
+    after = compare.Request(band="iqr", overrides=("y=2",), quiet=True)
+    both = compare.Request(
+        ("a",), tmp_path, "iqr", preset="quick", overrides=("x=1", "y=2"), as_json=True, quiet=True
+    )
+    assert after.after(before) == both

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import matplotlib
 import pandas as pd
@@ -16,6 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ahf_cli.errors import InputError
+from ahf_cli.hyperparameters import nearest
 from ahf_cli.report.files import atomic_write, csv_bytes
 
 Format = Literal["png", "pdf", "svg", "pgf"]
@@ -86,12 +87,19 @@ class Drawing:
     """panels side by side where the theme has room"""
 
 
-def check_formats(formats: Sequence[Format]) -> None:
-    """Raise InputError where a format needs a program that is not there."""
+def check_formats(formats: Sequence[str]) -> tuple[Format, ...]:
+    """Return the formats, or raise InputError for one that is unknown or needs a program that is missing."""
+    known: dict[str, Format] = {name: name for name in get_args(Format)}
+    for name in formats:
+        if name not in known:
+            raise InputError(
+                f"--format must be one of {', '.join(known)}, got {name!r}{nearest(name, known)}"
+            )
     if "pgf" in formats and not any(map(shutil.which, TEX)):
         raise InputError(
-            f"--format pgf measures its text with {', '.join(TEX[:-1])} or {TEX[-1]}: none is installed"
+            f"--format pgf needs one of {', '.join(TEX)} to measure its text, and none is installed"
         )
+    return tuple(known[name] for name in formats)
 
 
 def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Figure:

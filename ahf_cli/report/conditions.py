@@ -67,7 +67,8 @@ def _settings(data: StudyData) -> list[str]:
     lines = []
     for key in ("seed", "task", "train", "search"):
         said = {
-            name: json.dumps(m.get("identity", {}).get(key), sort_keys=True) for name, m in data.manifests.items()
+            name: json.dumps(m.get("identity", {}).get(key), sort_keys=True)
+            for name, m in data.manifests.items()
         }
         if len(set(said.values())) > 1:
             lines.append(f"{key} differs: {'; '.join(f'{name} {value}' for name, value in said.items())}")

@@ -12,6 +12,7 @@ from ahf_cli.experiment.statistics import mean_interval
 from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.target import PLURAL
 from ahf_cli.report.tables.text import Table
 
 ENOUGH_TRIALS = 20
@@ -87,8 +88,8 @@ def _why_no_claim(data: StudyData, few: list[str]) -> str:
         return f"This describes what was seen and supports no claim: {'; '.join(few)}."
     if data.design != "fair":
         return (
-            "This describes what was seen and supports no claim: the trials of a Bayesian search depend on each "
-            "other, and the recipes differ in how many hyperparameters they have (design fair is made for it)."
+            "This describes what was seen and supports no claim: the trials of a Bayesian search depend on "
+            "each other, and recipes differ in how many hyperparameters they have: search with design fair."
         )
     return "This describes what was seen and supports no claim: there are no re-runs with new seeds."
 
@@ -120,7 +121,7 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
     metric = METRICS["test_accuracy"]
     done = data.trials[data.trials["status"] != "failed"]
     found = {
-        name: mean_interval(at_chance(own, metric))
+        name: mean_interval(at_chance(own, metric)).clipped(0, metric.top)
         for name in names
         if len(own := done[done["recipe"] == name])
     }
@@ -130,11 +131,7 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
         _, low, high = found[name]
         band = f" (95 % {low:.2f} to {high:.2f})" if np.isfinite(low) else " (one value, no interval)"
         said.append(f"{name} {found[name].estimate:.3f}{band}")
-    apart = [
-        f"{a} from {b}"
-        for a, b in combinations(ordered, 2)
-        if found[a].low > found[b].high
-    ]
+    apart = [f"{a} from {b}" for a, b in combinations(ordered, 2) if found[a].low > found[b].high]
     overlap = f"Intervals lie apart for {', '.join(apart)}." if apart else "All intervals overlap."
     return [f"Mean final test accuracy over all trials: {', '.join(said)}.", overlap], ordered[0]
 
@@ -144,12 +141,13 @@ def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:
     table = equal_cost.numbers
     if leader is None or not len(table):
         return []
-    ahead = {}
+    ahead: dict[str, str] = {}
     for cost, own in table.groupby("cost", sort=False):
-        ahead[cost] = str(own.loc[own["test_accuracy"].idxmax(), "recipe"]) if len(own) else ""
+        best = own.sort_values("test_accuracy", ascending=False)
+        ahead[PLURAL.get(str(cost), str(cost))] = str(best["recipe"].iloc[0])
     others = {cost: name for cost, name in ahead.items() if name != leader}
     if not others:
-        return [f"Over the trials of the search it also leads at equal {' and equal '.join(map(str, ahead))}."]
+        return [f"Over the trials of the search it also leads at equal {', '.join(ahead)}."]
     said = "; ".join(f"{name} at equal {cost}" for cost, name in others.items())
     return [f"At equal cost others lead over the trials of the search: {said}."]
 

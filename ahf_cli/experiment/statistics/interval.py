@@ -15,6 +15,8 @@ from ahf_cli.experiment.statistics.student import student_quantile
 
 LEVEL = 0.95
 RESAMPLES = 2000
+FEWEST = 10
+"""values that a bootstrap interval needs"""
 
 
 class Interval(NamedTuple):
@@ -27,6 +29,10 @@ class Interval(NamedTuple):
     def excludes(self, value: float) -> bool:
         """Tell whether a value lies outside; False where there is no interval."""
         return self.low > value or self.high < value
+
+    def clipped(self, low: float, high: float) -> Interval:
+        """Return the interval with its ends within what is possible, such as [0, 1]."""
+        return Interval(self.estimate, _clip(self.low, low, high), _clip(self.high, low, high))
 
 
 def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
@@ -78,11 +84,12 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap (Efron 1979) of a statistic that maps (n, resamples) to (resamples,).
 
-    Resamples the values (n,) with replacement; no interval for n < 2 or without spread.
+    Resamples the values (n,) with replacement; no interval for n < 10, where it covers too little, or without
+    spread.
     """
     x = _present(values)
     centre = float(statistic(x[:, None])[0]) if len(x) else math.nan
-    if len(x) < 2 or np.ptp(x) == 0:
+    if len(x) < FEWEST or np.ptp(x) == 0:
         return Interval(centre, math.nan, math.nan)
     drawn = statistic(x[rng.integers(len(x), size=(len(x), resamples))])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
@@ -120,6 +127,10 @@ def rate_difference(x_a: int, n_a: int, x_b: int, n_b: int, level: float = LEVEL
         difference - math.hypot(a.estimate - a.low, b.high - b.estimate),
         difference + math.hypot(a.high - a.estimate, b.estimate - b.low),
     )
+
+
+def _clip(value: float, low: float, high: float) -> float:
+    return value if math.isnan(value) else min(max(value, low), high)
 
 
 def _present(values: ArrayLike) -> Array:

@@ -84,7 +84,8 @@ def distribution(trials: pd.DataFrame, names: list[str]) -> Drawing:
     looks = styles(names)
     caption = [
         "Share of the trials whose final training loss is at most the value below (further left "
-        "and up is better), with the band that holds the whole true distribution with 95 % probability (Dvoretzky-Kiefer-Wolfowitz, "
+        "and up is better), with the band that holds the whole true distribution with 95 % probability "
+        "(Dvoretzky-Kiefer-Wolfowitz, "
         f"trials taken as independent; drawn from n = {marks.FEW} on). n: {marks.counts(trials, names)}."
         f"{marks.diverged_words(trials)}"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -37,7 +38,7 @@ def expected_best_table(trials: pd.DataFrame, names: list[str], design: str) -> 
         if design == "fair":
             rng = np.random.default_rng(0)
             for k in budgets(len(values)):
-                found = expected_best_interval(values, k, rng)
+                found = expected_best_interval(values, k, rng).clipped(0, math.inf)
                 rows.append(
                     {"recipe": name, "n": len(values), "k": k, "how": "expected"}
                     | spread_interval("best", found)

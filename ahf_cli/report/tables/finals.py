@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ahf_cli.experiment.statistics import iqm_interval, mean_interval, summarize, wilson_interval
-from ahf_cli.report.tables.metrics import METRICS, at_chance, recipe_names
+from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, recipe_names
 from ahf_cli.report.tables.text import NOTHING, number, spread_interval, within
 
 AT_CHANCE, LEFT_OUT = "at chance", "left out"
@@ -41,15 +41,17 @@ def final_table(trials: pd.DataFrame, planned: Mapping[str, int]) -> pd.DataFram
                     if chance is not None
                     else own[metric.column][own["status"] == "ok"]
                 )
-                rows.append({**head, **counts, **summary, **_intervals(used.to_numpy(float), own["status"])})
+                rows.append(
+                    {**head, **counts, **summary, **_intervals(used.to_numpy(float), own["status"], metric)}
+                )
     return pd.DataFrame(rows)
 
 
-def _intervals(values: ArrayLike, status: pd.Series[str]) -> dict[str, float]:
+def _intervals(values: ArrayLike, status: pd.Series[str], metric: Metric) -> dict[str, float]:
     """Return the 95 % intervals of a row; each recipe is resampled from the same seed."""
     rate = wilson_interval(int((status == "diverged").sum()), int((status != "failed").sum()))
     return {
-        **spread_interval("mean", mean_interval(values)),
+        **spread_interval("mean", mean_interval(values).clipped(0, metric.top)),
         **spread_interval("iqm", iqm_interval(values, np.random.default_rng(0))),
         **spread_interval("divergence_rate", rate),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,12 +23,16 @@ class Metric:
     unit: str
     short: str
     """of the unit"""
+    top: float = 1.0
+    """largest possible value; the least is 0"""
 
 
 METRICS = {
     m.column: m
     for m in (
-        Metric("train_loss", "training loss", "lower", CHANCE_LOSS, "mean cross-entropy, nats", "nats"),
+        Metric(
+            "train_loss", "training loss", "lower", CHANCE_LOSS, "mean cross-entropy, nats", "nats", math.inf
+        ),
         Metric("test_accuracy", "test accuracy", "higher", CHANCE_ACCURACY, "fraction correct", "fraction"),
     )
 }

@@ -39,7 +39,7 @@ def rerun_table(trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], ob
         for column in dict.fromkeys([objective, *METRICS]):
             values = at_chance(own, _metric(column)).to_numpy(float)
             searched = float(best[column].get(name, np.nan))
-            row |= spread_interval(column, mean_interval(values))
+            row |= spread_interval(column, mean_interval(values).clipped(0, _metric(column).top))
             row |= {f"{column}_search": searched, f"{column}_luck": searched - float(np.mean(values))}
         rows.append(row)
     numbers = pd.DataFrame(rows)
@@ -102,5 +102,5 @@ def _metric(column: str) -> Metric:
     """Return a metric, or one for a loss that is not compared otherwise."""
     known = METRICS["train_loss"]
     return METRICS.get(column) or Metric(
-        column, column.replace("_", " "), "lower", known.chance, known.unit, known.short
+        column, column.replace("_", " "), "lower", known.chance, known.unit, known.short, known.top
     )

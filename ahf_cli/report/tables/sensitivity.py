@@ -35,7 +35,8 @@ def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: str) ->
     ]
     numbers = pd.DataFrame(rows, columns=["recipe", "hyperparameter", "n", "rank_correlation"])
     text = numbers.assign(
-        n=numbers["n"].astype(str), rank_correlation=numbers["rank_correlation"].map(lambda v: number(v, 2))
+        n=numbers["n"].astype(str),
+        rank_correlation=numbers["rank_correlation"].map(lambda v: number(v, 2, fixed=True)),
     )
     title = f"Rank correlation of hyperparameter and {objective_words(objective)}"
     return Table(

@@ -22,6 +22,7 @@ COSTS = {
     "seconds": "training time (s, evaluation excluded)",
 }
 """Columns of a curve that something is spent in, and their labels."""
+PLURAL = {"step": "steps"}
 
 
 def crossing_table(curves: pd.DataFrame, names: list[str], target: float) -> pd.DataFrame:
@@ -88,7 +89,7 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str]) -> Table:
     for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
         own = numbers[numbers["cost"] == cost] if len(numbers) else numbers
         if len(own):
-            label = f"{number(own['at'].iloc[0], digits)} {cost}"
+            label = f"{number(own['at'].iloc[0], digits)} {PLURAL.get(cost, cost)}"
             at = {row["recipe"]: row for row in own.to_dict("records")}
             text[f"at {label}"] = [within(at[name], "test_accuracy") if name in at else "–" for name in names]
     return Table("equal_cost", numbers, {"Test accuracy at equal cost, mean and 95 %": pd.DataFrame(text)})
@@ -104,7 +105,9 @@ def _at(own: pd.DataFrame, cost: str, spent: float) -> dict[str, float]:
         known = value_at_cost(_matrix(own, metric.column), costs, spent)
         last = np.where(diverged, metric.chance, ends[metric.column].to_numpy(float))
         values = np.where(np.isnan(known), last, known)
-        found |= {"n": len(values)} | spread_interval(metric.column, mean_interval(values))
+        found |= {"n": len(values)} | spread_interval(
+            metric.column, mean_interval(values).clipped(0, metric.top)
+        )
     return found
 
 

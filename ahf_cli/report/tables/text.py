@@ -36,17 +36,17 @@ def within(row: Mapping[Any, Any], name: str, digits: int = 4) -> str:
     values = [float(row[name + end]) for end in ("", "_low", "_high")]
     if math.isnan(values[0]):
         return NOTHING
-    centre, low, high = (number(v, digits) for v in values)
+    centre, low, high = (number(v, digits, fixed=True) for v in values)
     return centre if math.isnan(values[1]) else f"{centre} [{low}, {high}]"
 
 
-def number(value: float, digits: int = 4) -> str:
-    """Write a number with some decimals, or three digits where it is very small or large; a dash for none."""
+def number(value: float, digits: int = 4, *, fixed: bool = False) -> str:
+    """Write a number with some decimals; unless `fixed`, a small one with three digits; a dash for none."""
     if math.isnan(value):
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    small = 0 < abs(value) < 10**-digits * 10
+    small = not fixed and 0 < abs(value) < 10**-digits * 10
     return f"{value:.3g}" if small or abs(value) >= 1e4 else f"{value:.{digits}f}"
 
 
