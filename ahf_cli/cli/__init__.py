@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 import ahf_cli
-from ahf_cli.cli import compare, config, data, prerun, reproduce, search, train, verify
+from ahf_cli.cli import compare, config, data, prerun, reproduce, search, show, train, verify
 from ahf_cli.errors import AhfError, InterruptedRunError
 
 EPILOG = (
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "prerun": prerun.prerun,
     "search": search.search,
     "reproduce": reproduce.reproduce,
+    "show": show.show,
     "train": train.train,
     "verify": verify.verify,
 }

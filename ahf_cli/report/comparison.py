@@ -124,7 +124,9 @@ class Comparison:
                 row[metric.label] = _plus_minus(found["mean"], found["standard_error"])
                 line = curves[metric.column]
                 low, high = sorted((metric.chance, 0.0 if metric.better == "lower" else 1.0))
-                row[f"{metric.label} "] = sparkline(line[line["recipe"] == name]["centre"], low, high)
+                row[f"{metric.label.split()[1]} curve"] = sparkline(
+                    line[line["recipe"] == name]["centre"], low, high
+                )
             rows.append(row)
         return pd.DataFrame(rows)
 
