@@ -102,16 +102,16 @@ def ahf(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
-def test_compare_prints_the_table_and_the_files_without_importing_torch(tmp_path: Path) -> None:
+def test_compare_prints_one_screen_and_writes_everything_without_importing_torch(tmp_path: Path) -> None:
     study = write_study(tmp_path, "paper", PLAN, FINALS)
     done = ahf("--results", tmp_path)
     assert done.returncode == 0, done.stderr
-    files = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
-    assert sorted(p.name for p in map(Path, files)) == [
-        "figure2.csv", "figure2.pdf", "figure2.png", "final_values.csv", "final_values.txt",
-    ]  # fmt: skip
-    assert all(Path(file).stat().st_size for file in files)
-    assert "Final training loss (lower is better)" in done.stdout
+    report = study.folder / "report"
+    for name in ("data/figure2.csv", "figures/figure2.png", "figures/damping.pdf", "tables/final_values.tex",
+                 "tables/equal_cost.csv", "verdict.txt", "report.html"):  # fmt: skip
+        assert (report / name).stat().st_size, name
+    assert len(done.stdout.splitlines()) <= 24 and "█" in done.stdout and "Condition:" in done.stdout
+    assert "not drawn: reruns" in done.stdout
     assert (study.folder / "trials.csv").exists() and (study.folder / "curves.csv").exists()
 
 

@@ -21,7 +21,7 @@ class Style:
 
 
 # Okabe and Ito's palette, distinct in the common kinds of colour blindness, without its pale yellow.
-_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#000000")
+_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#666666")
 _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     "-",
     (0, (6, 2)),

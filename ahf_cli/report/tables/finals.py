@@ -28,23 +28,22 @@ def final_table(trials: pd.DataFrame, planned: Mapping[str, int]) -> pd.DataFram
         for recipe in recipe_names(trials, planned):
             own = trials[trials["recipe"] == recipe]
             for how in (AT_CHANCE, LEFT_OUT):
-                values = own[metric.column].to_numpy(float) if len(own) else np.empty(0)
-                chance = metric.chance if how == AT_CHANCE else None
-                summary = asdict(summarize(values, list(own["status"]), metric.better, chance))
-                head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
-                counts = {"n": summary.pop("n"), "planned": planned.get(recipe, len(own))}
-                for key in ("ok", "diverged", "failed"):
-                    counts[key] = summary.pop(key)
-                counts["stalled"] = int(own["stalled"].sum()) if len(own) else 0
-                used = (
-                    at_chance(own, metric)
-                    if chance is not None
-                    else own[metric.column][own["status"] == "ok"]
-                )
-                rows.append(
-                    {**head, **counts, **summary, **_intervals(used.to_numpy(float), own["status"], metric)}
-                )
+                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how))
     return pd.DataFrame(rows)
+
+
+def _row(own: pd.DataFrame, metric: Metric, recipe: str, planned: int, how: str) -> dict[str, object]:
+    """Sum up one metric of one recipe's trials."""
+    head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
+    final = own[metric.column].astype(float) if len(own) else pd.Series(dtype=float)
+    chance = metric.chance if how == AT_CHANCE else None
+    summary = asdict(summarize(final.to_numpy(), list(own["status"]), metric.better, chance))
+    counts = {"n": summary.pop("n"), "planned": planned}
+    counts |= {key: summary.pop(key) for key in ("ok", "diverged", "failed")}
+    counts["stalled"] = int(own["stalled"].sum()) if len(own) else 0
+    if len(own):
+        final = at_chance(own, metric) if how == AT_CHANCE else final[own["status"] == "ok"]
+    return {**head, **counts, **summary, **_intervals(final.to_numpy(), own["status"], metric)}
 
 
 def _intervals(values: ArrayLike, status: pd.Series[str], metric: Metric) -> dict[str, float]:
