@@ -71,6 +71,12 @@ ThemeOption = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Give a verdict although recipes differ, and stamp the figures.")
 ]
+Attribute = Annotated[
+    bool,
+    typer.Option(
+        "--attribute", help="Show what each single choice does, between recipes that differ in one."
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Write here; default: the folder report of the first study."),
@@ -88,6 +94,7 @@ class Request:
     formats: tuple[str, ...] = ()
     theme: Theme = "screen"
     force: bool = False
+    attribute: bool = False
     out: Path | None = None
     preset: str | None = None
     config: Path | None = None
@@ -120,6 +127,7 @@ def _command(run: Callable[[typer.Context, Request], None], words: str) -> Calla
         formats: Formats = None,
         theme: ThemeOption = "screen",
         force: Force = False,
+        attribute: Attribute = False,
         out: Out = None,
         preset: Preset = None,
         config: ConfigFile = None,
@@ -130,8 +138,8 @@ def _command(run: Callable[[typer.Context, Request], None], words: str) -> Calla
     ) -> None:
         del device  # taken by every command; nothing is computed on it here
         request = Request(
-            tuple(study or ()), results, band, target, tuple(formats or ()), theme, force, out, preset,
-            config, tuple(override or ()), as_json, quiet,
+            tuple(study or ()), results, band, target, tuple(formats or ()), theme, force, attribute, out,
+            preset, config, tuple(override or ()), as_json, quiet,
         )  # fmt: skip
         run(context, request)
 
@@ -211,6 +219,8 @@ class Made:
             return
         if self.parts:
             print_tables({", ".join(found.data.names): found.overview()})
+            if found.choices.attribute:
+                print_tables(dict(found.tables["attribution"].texts))
         else:
             for table in found.tables.values():
                 print_tables(dict(table.texts))
@@ -266,6 +276,10 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
         if "figures" in parts:
             log(f"drawing {len(data.trials)} trials of {', '.join(data.names)}", request.quiet)
             files += found.save_figures(out, request.theme, formats)
+        if "report" in parts:
+            from ahf_cli.report.page import save_page
+
+            files.append(save_page(found, out))
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot write to {out}: {reason}; choose another folder with --out") from error
@@ -287,7 +301,8 @@ def _comparison(request: Request) -> Comparison:
     target = config.compare.target if request.target is None else request.target
     if not 0 < target < 1:
         raise InputError(f"--target must be in (0, 1), got {target:g}")
-    return Comparison(pool(studies), Choices(request.band or config.compare.band, target), request.force)
+    choices = Choices(request.band or config.compare.band, target, request.attribute)
+    return Comparison(pool(studies), choices, request.force)
 
 
 def _settings_of(file: Path, overrides: tuple[str, ...]) -> Any:

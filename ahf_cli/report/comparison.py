@@ -16,6 +16,7 @@ from ahf_cli.report.files import atomic_write, write_csv
 from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables import METRICS, curve_table, final_table, readable
+from ahf_cli.report.tables.attribution import attribution_table
 from ahf_cli.report.tables.budget import beats_table, budget_table
 from ahf_cli.report.tables.reruns import pairs_table, rerun_table
 from ahf_cli.report.tables.robustness import robustness_table
@@ -42,17 +43,19 @@ class Comparison:
             Table("final_values", finals, readable(finals)),
             target_table(data.curves, names, self.choices.target),
             equal_cost_table(data.curves, names),
-            budget_table(data.trials, names, data.design, data.objective),
+            budget_table(data.trials, names, data.objective, independent=data.independent),
             robustness_table(data.trials, data.curves, names),
             sensitivity_table(data.trials, names, data.objective),
         ]
-        if data.design == "fair":
+        if data.independent:
             made.append(beats_table(data.trials, names))
         if len(data.reruns):
             made += [
                 rerun_table(data.trials, data.reruns, names, data.objective),
                 pairs_table(data.reruns, names),
             ]
+        if self.choices.attribute:
+            made = [attribution_table(data.trials, data.described, names), *made]
         return {table.name: table for table in made}
 
     @cached_property

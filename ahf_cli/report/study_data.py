@@ -23,6 +23,8 @@ from ahf_cli.hyperparameters import nearest
 from ahf_cli.report.store import Study, curves_frame, steps_frame, study_names, trials_frame
 from ahf_cli.report.style import explanations
 
+INDEPENDENT = {"random", "qmc"}
+"""Samplers whose trials do not depend on each other."""
 _CURVE_COLUMNS = [f.name for f in fields(CurveRow)]
 _STEP_COLUMNS = [f.name for f in fields(StepRow)]
 
@@ -92,9 +94,25 @@ class StudyData:
         return "fair" if found == {"fair"} else "paper"
 
     @property
+    def independent(self) -> bool:
+        """True where no trial was chosen by the results of others: random and quasi-random samplers."""
+        searches = [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
+        found = {str(s.get("sampler", "tpe")).lower().removesuffix("sampler") for s in searches}
+        return found <= INDEPENDENT
+
+    @property
     def objective(self) -> str:
         """What the search minimized."""
         return str(self.identity.get("search", {}).get("objective", "train_loss"))
+
+    @property
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Structure and fixed hyperparameters of each recipe."""
+        return {
+            prefix + name: dict(found)
+            for (prefix, _), manifest in zip(self.sources, self.manifests.values(), strict=True)
+            for name, found in manifest.get("identity", {}).get("recipes", {}).items()
+        }
 
     @property
     def explanations(self) -> dict[str, str]:

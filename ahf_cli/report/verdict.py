@@ -86,11 +86,13 @@ def _few(data: StudyData) -> list[str]:
 def _why_no_claim(data: StudyData, few: list[str]) -> str:
     if few:
         return f"This describes what was seen and supports no claim: {'; '.join(few)}."
-    if data.design != "fair":
+    if not data.independent:
         return (
             "This describes what was seen and supports no claim: the trials of a Bayesian search depend on "
             "each other, and recipes differ in how many hyperparameters they have: search with design fair."
         )
+    if data.design != "fair":
+        return "This describes what was seen and supports no claim: the design is not fair."
     return "This describes what was seen and supports no claim: there are no re-runs with new seeds."
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, save
+from ahf_cli.report.figures.attribution import attribution
 from ahf_cli.report.figures.budget import expected_best
 from ahf_cli.report.figures.curves import curves
 from ahf_cli.report.figures.finals import distribution, final_values
@@ -20,6 +21,7 @@ from ahf_cli.report.figures.steps import cost, damping
 from ahf_cli.report.figures.target import time_to_target
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import explanations as built_in
+from ahf_cli.report.tables.attribution import attribution_table
 
 __all__ = ["FIGURES", "NORMS", "Choices", "drawings", "figure_2", "prerun_figures"]
 
@@ -30,13 +32,15 @@ class Choices:
 
     band: Band = "se"
     target: float = 0.80
+    attribute: bool = False
+    """show what each single choice does"""
 
 
 FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
     "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.explanations),
     "final_values": lambda d, c: final_values(d.trials, d.recipes),
     "distribution": lambda d, c: distribution(d.trials, d.recipes),
-    "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.design, d.objective),
+    "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.objective, independent=d.independent),
     "time_to_target": lambda d, c: time_to_target(d.curves, d.recipes, c.target),
     "sensitivity": lambda d, c: sensitivity(d.trials, d.recipes, d.objective),
     "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes),
@@ -49,6 +53,9 @@ FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
 def drawings(data: StudyData, choices: Choices) -> tuple[list[Drawing], dict[str, str]]:
     """Return what can be drawn of a study, and why the rest cannot."""
     made = {name: figure(data, choices) for name, figure in FIGURES.items()}
+    if choices.attribute:
+        table = attribution_table(data.trials, data.described, data.recipes)
+        made = {"attribution": attribution(table.numbers), **made}
     return (
         [found for found in made.values() if isinstance(found, Drawing)],
         {name: found for name, found in made.items() if isinstance(found, str)},

@@ -12,15 +12,15 @@ from ahf_cli.report.tables.budget import beating_table, expected_best_table
 from ahf_cli.report.tables.metrics import objective_words
 
 
-def expected_best(trials: pd.DataFrame, names: list[str], design: str, objective: str) -> Drawing:
-    """Draw the expected best of k trials (design fair), or the best so far, and P(beats the first recipe)."""
-    best = expected_best_table(trials, names, design)
+def expected_best(trials: pd.DataFrame, names: list[str], objective: str, *, independent: bool) -> Drawing:
+    """Draw the expected best of k trials of independent trials, or the best so far, and P(beats)."""
+    best = expected_best_table(trials, names, independent=independent)
     reference = next(name for name in names if (best["recipe"] == name).any())
-    beats = _against(beating_table(trials, names), reference) if design == "fair" else pd.DataFrame()
+    beats = _against(beating_table(trials, names), reference) if independent else pd.DataFrame()
     looks = styles(names)
     table = pd.concat([best, beats], ignore_index=True)
     label = objective_words(objective)
-    if design == "fair":
+    if independent:
         caption = [
             f"First panel: expected best {label} of k random trials, unbiased, with its 95 % interval "
             "(bootstrap-t) up to k = n/2, where it can be given; second: probability that the best of k "

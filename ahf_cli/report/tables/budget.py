@@ -22,20 +22,23 @@ LISTED = (1, 2, 5, 10, 20, 50)
 
 def budgets(n: int) -> list[int]:
     """Return about 20 budgets from 1 to n, dense at the start."""
-    return sorted({*range(1, min(n, 6) + 1), *(int(v) for v in np.geomspace(1, n, 16)), n}) if n else []
+    if not n:
+        return []
+    spaced = {int(v) for v in np.geomspace(1, n, 16)}
+    return sorted({*range(1, min(n, 6) + 1), *spaced, *(k for k in LISTED if k <= n), n})
 
 
-def expected_best_table(trials: pd.DataFrame, names: list[str], design: str) -> pd.DataFrame:
+def expected_best_table(trials: pd.DataFrame, names: list[str], *, independent: bool) -> pd.DataFrame:
     """Best loss after k trials: columns recipe, n, k, how, best, best_low, best_high.
 
-    `how` is `expected` where trials are independent (design fair), else `so far`, in the order of the search.
+    `how` is `expected` where trials are independent, else `so far`, in the order of the search.
     """
     rows = []
     done = ranked(trials)
     for name in names:
         own = done[done["recipe"] == name].sort_values("trial")
         values = own["value"].to_numpy(float)
-        if design == "fair":
+        if independent:
             rng = np.random.default_rng(0)
             for k in budgets(len(values)):
                 found = expected_best_interval(values, k, rng).clipped(0, math.inf)
@@ -63,17 +66,17 @@ def beating_table(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["a", "b", "k", "p", "p_low", "p_high"])
 
 
-def budget_table(trials: pd.DataFrame, names: list[str], design: str, objective: str) -> Table:
+def budget_table(trials: pd.DataFrame, names: list[str], objective: str, *, independent: bool) -> Table:
     """Return the table of the best loss after some budgets."""
-    numbers = expected_best_table(trials, names, design)
+    numbers = expected_best_table(trials, names, independent=independent)
     largest = int(numbers["k"].max()) if len(numbers) else 0
     listed = [k for k in LISTED if k < largest] + ([largest] if largest else [])
     text = {"recipe": names}
     for k in listed:
         at = {row["recipe"]: row for row in numbers[numbers["k"] == k].to_dict("records")}
         text[f"k = {k}"] = [within(at[name], "best", 3) if name in at else NOTHING for name in names]
-    what = "Expected best" if design == "fair" else "Best so far"
-    note = "" if design == "fair" else "Trials of a Bayesian search depend on each other: no interval."
+    what = "Expected best" if independent else "Best so far"
+    note = "" if independent else "Trials of a Bayesian search depend on each other: no interval."
     return Table(
         "best_of_k", numbers, {f"{what} {objective_words(objective)} of k trials": pd.DataFrame(text)}, note
     )

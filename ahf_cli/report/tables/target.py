@@ -89,7 +89,7 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str]) -> Table:
     for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
         own = numbers[numbers["cost"] == cost] if len(numbers) else numbers
         if len(own):
-            label = f"{number(own['at'].iloc[0], digits)} {PLURAL.get(cost, cost)}"
+            label = f"{number(own['at'].iloc[0], digits, fixed=True)} {PLURAL.get(cost, cost)}"
             at = {row["recipe"]: row for row in own.to_dict("records")}
             text[f"at {label}"] = [within(at[name], "test_accuracy") if name in at else "–" for name in names]
     return Table("equal_cost", numbers, {"Test accuracy at equal cost, mean and 95 %": pd.DataFrame(text)})

@@ -47,7 +47,8 @@ def number(value: float, digits: int = 4, *, fixed: bool = False) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     small = not fixed and 0 < abs(value) < 10**-digits * 10
-    return f"{value:.3g}" if small or abs(value) >= 1e4 else f"{value:.{digits}f}"
+    large = abs(value) >= (1e7 if fixed else 1e4)
+    return f"{value:.3g}" if small or large else f"{value:.{digits}f}"
 
 
 def is_words(column: pd.Series[str]) -> bool:
