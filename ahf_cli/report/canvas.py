@@ -108,28 +108,45 @@ def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Figure:
         columns = theme.columns(drawing.panels, drawing.across)
         rows = -(-drawing.panels // columns)
         width = theme.width if columns > 1 or theme.name == "paper" else 0.75 * theme.width
-        size = 0.8 * theme.font
-        words = _wrapped(drawing.caption, width * CHARACTERS_PER_INCH / size) if theme.caption else []
-        below = len(words) * size * 1.32 / 72 + 0.15 if words else 0.02
-        above = 0.22 if stamp else 0.0
-        height = rows * theme.panel[1] * drawing.height + below + above
-        figure = Figure(figsize=(width, height), layout="constrained")
+        panels = rows * theme.panel[1] * drawing.height
+        figure = Figure(figsize=(width, panels), layout="constrained")
         FigureCanvasSVG(figure)
-        figure.text(
-            0.1 / width, 0.08 / height, "\n".join(words), fontsize=size, va="bottom", linespacing=1.3,
-            parse_math=False,
-        )  # fmt: skip
-        if stamp:
-            figure.text(
-                0.5, 1 - 0.06 / height, stamp, fontsize=size, va="top", ha="center", color="#B00020",
-                weight="bold", parse_math=False,
-            )  # fmt: skip
-        engine = figure.get_layout_engine()
-        assert engine is not None
-        rect = (0, below / height, 1, 1 - (below + above) / height)
-        engine.set(rect=rect)  # type: ignore[call-arg]  # constrained layout has it
         drawing.draw(figure, theme)
+        _frame(
+            figure, panels + _legend_height(figure, theme), drawing.caption if theme.caption else (), stamp
+        )
     return figure
+
+
+def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str) -> None:
+    """Make room below the panels, whose height is given in inches, for the stamp and the caption."""
+    width, size = figure.get_figwidth(), 0.8 * float(matplotlib.rcParams["font.size"])
+    texts = [
+        _wrapped(part, width * CHARACTERS_PER_INCH / size) for part in ([stamp] if stamp else [], caption)
+    ]
+    heights = [len(words) * size * 1.32 / 72 for words in texts]
+    below = sum(heights) + 0.15 if any(texts) else 0.02
+    height = panels + below
+    figure.set_size_inches(width, height)
+    for words, bottom, color in zip(texts, (heights[1], 0), ("#B00020", "black"), strict=True):
+        figure.text(
+            0.1 / width, (0.08 + bottom) / height, "\n".join(words), fontsize=size, va="bottom",
+            linespacing=1.3, parse_math=False, color=color,
+        )  # fmt: skip
+    if stamp:
+        figure.text(
+            0.5, (below + panels / 2) / height, "FORCED", fontsize=16 * panels, rotation=25, alpha=0.12,
+            ha="center", va="center", color="#B00020", weight="bold", zorder=10,
+        )  # fmt: skip
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0, below / height, 1, 1 - below / height))  # type: ignore[call-arg]  # it has it
+
+
+def _legend_height(figure: Figure, theme: Theme) -> float:
+    """Inches that a legend takes beyond two rows, for which the panels have room."""
+    rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in figure.legends)  # type: ignore[attr-defined]
+    return max(0, rows - 2) * theme.font * 1.65 / 72
 
 
 def save(

@@ -98,10 +98,12 @@ def explain(name: str, structure: Structure) -> str:
     """Say in one sentence what a recipe is, from its structural choices."""
     chosen = {key: getattr(structure, key) for key in CHOICES}
     parts = [EXPLANATIONS[pair] for pair in chosen.items() if pair in EXPLANATIONS]
-    if (
-        structure.moments == "published"
-    ):  # its step size is said with the moments, and never scales the update
-        parts.remove(EXPLANATIONS["step_size", structure.step_size])
+    if structure.moments == "published":
+        if structure.step_size == "constant":  # said with the moments, and never scales the update
+            parts.remove(EXPLANATIONS["step_size", "constant"])
+        else:
+            parts[parts.index(EXPLANATIONS["moments", "published"])] = "the released code's moments"
+    if structure.moments != "none":
         parts = [OTHER_VECTOR if p == EXPLANATIONS["reduction_ratio", "published"] else p for p in parts]
     origin = "" if name in RECIPES else f"{_origin(structure)}: "
     return f"{origin}{'; '.join(parts)}."

@@ -44,5 +44,5 @@ def attribution(table: pd.DataFrame) -> Drawing | str:
             better = "right" if metric.better == "higher" else "left"
             axes.set_xlabel(f"change of {metric.label} ({better} is better)")
 
-    size = max(0.5, 0.14 * len(drawn) + 0.25)
+    size = max(0.5, 0.1 * len(drawn) + 0.3)
     return Drawing("attribution", "What each single choice does", table, caption, draw, panels=2, height=size)

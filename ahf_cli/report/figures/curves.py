@@ -16,6 +16,9 @@ from ahf_cli.report.figures import marks
 from ahf_cli.report.style import observed, styles
 from ahf_cli.report.tables import METRICS, curve_table, recipe_names
 
+EXPLAINED = 6
+"""Most recipes that the caption explains; of more it says what was seen."""
+
 
 def curves(
     trials: pd.DataFrame,
@@ -32,7 +35,7 @@ def curves(
     n = {name: marks.n_of(own[name], planned.get(name, len(own[name]))) for name in names}
     caption = [_band_sentence(table, trials, band), *_cut_off(table)]
     for name in names:
-        said = explanations.get(name, "")
+        said = explanations.get(name, "") if len(names) <= EXPLAINED else ""
         caption.append(f"{name} ({n[name]}): {f'{said} ' if said else ''}{observed(own[name])}")
 
     def draw(figure: Figure, theme: Theme) -> None:

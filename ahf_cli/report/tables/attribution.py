@@ -93,8 +93,8 @@ def attribution_table(
         }
     )
     note = (
-        "Mean difference, after − before, over trials with the same hyperparameters and training seed; diverged "
-        "trials and losses above it at chance; Student's interval over pairs."
+        "Mean difference, after − before, over trials with the same hyperparameters and training seed; "
+        "diverged trials and losses above it at chance; Student's interval over pairs."
     )
     return Table("attribution", numbers, {"What each single choice does": text}, note)
 
@@ -122,10 +122,8 @@ def _values(pairs: pd.DataFrame, side: str, metric: Metric) -> pd.Series[float]:
 
 
 def _count(pairs: pd.DataFrame, side: str, what: str) -> int:
-    flags = (
-        pairs[f"status{side}"] == "diverged" if what == "diverged" else pairs[f"stalled{side}"].astype(bool)
-    )
-    return int(flags.sum())
+    diverged = pairs[f"status{side}"] == "diverged"
+    return int(diverged.sum() if what == "diverged" else pairs[f"stalled{side}"].astype(bool).sum())
 
 
 def _signed(row: Mapping[str, Any], name: str) -> str:
