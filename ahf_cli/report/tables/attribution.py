@@ -101,8 +101,10 @@ def attribution_table(
 
 def _pairs(done: pd.DataFrame, change: Change) -> tuple[pd.DataFrame, int]:
     """Return the trials of both side by side, one row a slot with equal settings, and the slots of both."""
-    sides = [done[done["recipe"] == name].set_index("trial") for name in (change.before, change.after)]
-    both = sides[0].join(sides[1], how="inner", lsuffix="_before", rsuffix="_after")
+    before, after = (
+        done[done["recipe"] == name].set_index("trial") for name in (change.before, change.after)
+    )
+    both = before.add_suffix("_before").join(after.add_suffix("_after"), how="inner")
     equal = both["seed_before"] == both["seed_after"]
     for key in (c for c in done.columns if c.startswith("params.") and c != f"params.{change.key}"):
         old, new = both[f"{key}_before"], both[f"{key}_after"]
