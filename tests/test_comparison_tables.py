@@ -112,7 +112,7 @@ def test_robustness_shows_that_the_winner_depends_on_the_mean() -> None:
 
 
 def test_sensitivity_leaves_out_what_does_not_vary() -> None:
-    found = trials(**{"value": [0.1, 0.2, 0.3, 0.4], "params.lr": [4, 3, 2, 1], "params.damping": [1] * 4})
+    found = trials(value=[0.1, 0.2, 0.3, 0.4], **{"params.lr": [4, 3, 2, 1], "params.damping": [1] * 4})
     numbers = sensitivity_table(found, ["a"], "train_loss").numbers
     assert numbers["hyperparameter"].tolist() == ["lr"] and numbers["rank_correlation"].tolist() == [-1]
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import matplotlib
+import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ahf_cli.errors import InputError
 from ahf_cli.hyperparameters import nearest
@@ -26,7 +28,7 @@ CHARACTERS_PER_INCH = 130.0
 """of text one point high"""
 TEX = ("xelatex", "lualatex", "pdflatex")
 _UNDATED: dict[str, dict[str, None]] = {
-    "png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}, "pgf": {}
+    "pdf": {"CreationDate": None}, "svg": {"Date": None}, "pgf": {}
 }  # fmt: skip
 
 
@@ -102,24 +104,80 @@ def check_formats(formats: Sequence[str]) -> tuple[Format, ...]:
     return tuple(known[name] for name in formats)
 
 
-def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Figure:
-    """Draw a figure; the caption and the stamp never cover a panel."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is drawn and laid out, and can be written in any format."""
+
+    drawing: Drawing
+    theme: Theme
+    figure: Figure
+    stamp: str
+    below: float
+    """inches under the panels, for the stamp and the caption"""
+    image: Image.Image
+    """its pixels"""
+
+    def written(self, kind: Format) -> bytes:
+        """Return the figure in a format; the bytes depend on nothing but the drawing."""
+        content = io.BytesIO()
+        if kind == "png":
+            self.image.save(content, "png", dpi=(DPI, DPI))
+            return content.getvalue()
+        tex: Any = {"pgf.texsystem": next(filter(shutil.which, TEX), TEX[0]), "pgf.rcfonts": False}
+        with matplotlib.rc_context({**self.theme.rc, **tex}):
+            self.figure.savefig(content, format=kind, dpi=DPI, metadata=_UNDATED[kind])
+        return content.getvalue()
+
+    def panels(self) -> bytes:
+        """Return the panels alone as a small PNG of 256 colours."""
+        width, height = self.image.size
+        content = io.BytesIO()
+        alone = self.image.crop((0, 0, width, height - round(self.below * DPI)))
+        alone.quantize(256, dither=Image.Dither.NONE).save(content, "png", dpi=(DPI, DPI))
+        return content.getvalue()
+
+    def save(self, out: Path, formats: Sequence[Format]) -> list[Path]:
+        """Write `data/<name>.csv` and `figures/<name>.<format>` under `out`, and return their paths.
+
+        The paper theme writes the caption beside the figure.
+        """
+        paths = [out / "data" / f"{self.drawing.name}.csv"]
+        atomic_write(paths[0], csv_bytes(self.drawing.table))
+        for kind in dict.fromkeys(formats):
+            paths.append(out / "figures" / f"{self.drawing.name}.{kind}")
+            atomic_write(paths[-1], self.written(kind))
+        if not self.theme.caption:
+            paths.append(out / "figures" / f"{self.drawing.name}.caption.txt")
+            text = " ".join([*self.drawing.caption, *([self.stamp] if self.stamp else [])])
+            atomic_write(paths[-1], f"{text}\n".encode())
+        return paths
+
+
+def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Picture:
+    """Draw a figure and lay it out once for all formats; caption and stamp never cover a panel."""
     with matplotlib.rc_context(theme.rc):
         columns = theme.columns(drawing.panels, drawing.across)
         rows = -(-drawing.panels // columns)
         width = theme.width if columns > 1 or theme.name == "paper" else 0.75 * theme.width
         panels = rows * theme.panel[1] * drawing.height
-        figure = Figure(figsize=(width, panels), layout="constrained")
-        FigureCanvasSVG(figure)
+        figure = Figure(figsize=(width, panels), dpi=DPI, layout="constrained")
         drawing.draw(figure, theme)
-        _frame(
-            figure, panels + _legend_height(figure, theme), drawing.caption if theme.caption else (), stamp
-        )
-    return figure
+        caption = drawing.caption if theme.caption else ()
+        below = _frame(figure, panels + _legend_height(figure, theme), caption, stamp)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        figure.set_layout_engine("none")  # laid out once for all formats
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return Picture(drawing, theme, figure, stamp, below, Image.fromarray(pixels).convert("RGB"))
 
 
-def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str) -> None:
-    """Make room below the panels, whose height is given in inches, for the stamp and the caption."""
+def save(drawing: Drawing, out: Path) -> list[Path]:
+    """Save a drawing for the screen, as PNG and PDF with its table as CSV, and return the paths."""
+    return make(drawing, THEMES["screen"]).save(out, ("png", "pdf"))
+
+
+def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str) -> float:
+    """Make room below the panels for stamp and caption, and return it; all heights are in inches."""
     width, size = figure.get_figwidth(), 0.8 * float(matplotlib.rcParams["font.size"])
     texts = [
         _wrapped(part, width * CHARACTERS_PER_INCH / size) for part in ([stamp] if stamp else [], caption)
@@ -141,42 +199,13 @@ def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str) ->
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, below / height, 1, 1 - below / height))  # type: ignore[call-arg]  # it has it
+    return below
 
 
 def _legend_height(figure: Figure, theme: Theme) -> float:
     """Inches that a legend takes beyond two rows, for which the panels have room."""
     rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in figure.legends)  # type: ignore[attr-defined]
     return max(0, rows - 2) * theme.font * 1.65 / 72
-
-
-def save(
-    drawing: Drawing,
-    out: Path,
-    theme: Theme | None = None,
-    formats: Sequence[Format] = ("png", "pdf"),
-    stamp: str = "",
-) -> list[Path]:
-    """Save `data/<name>.csv` and `figures/<name>.<format>` under `out`, and return their paths.
-
-    The bytes depend on nothing but the drawing.  The paper theme writes the caption beside the figure.
-    """
-    theme = theme or THEMES["screen"]
-    paths = [out / "data" / f"{drawing.name}.csv"]
-    atomic_write(paths[0], csv_bytes(drawing.table))
-    figure = make(drawing, theme, stamp)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once for all formats
-    tex: Any = {"pgf.texsystem": next(filter(shutil.which, TEX), TEX[0]), "pgf.rcfonts": False}
-    for kind in dict.fromkeys(formats):
-        content = io.BytesIO()
-        with matplotlib.rc_context({**theme.rc, **tex}):
-            figure.savefig(content, format=kind, dpi=DPI, metadata=_UNDATED[kind])
-        paths.append(out / "figures" / f"{drawing.name}.{kind}")
-        atomic_write(paths[-1], content.getvalue())
-    if not theme.caption:
-        paths.append(out / "figures" / f"{drawing.name}.caption.txt")
-        atomic_write(paths[-1], (" ".join([*drawing.caption, *([stamp] if stamp else [])]) + "\n").encode())
-    return paths
 
 
 def _wrapped(texts: Sequence[str], characters: float) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.report.canvas import THEMES, Drawing, Format, ThemeName, save
+from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, make
 from ahf_cli.report.figures import Choices, drawings
 from ahf_cli.report.files import atomic_write, write_csv
 from ahf_cli.report.sparkline import sparkline
@@ -103,11 +103,18 @@ class Comparison:
         atomic_write(paths[-1], ("\n".join(self.verdict.lines()) + "\n").encode())
         return paths
 
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """All figures, drawn for the screen."""
+        return [make(drawing, THEMES["screen"], self.verdict.stamp) for drawing in self.drawn[0]]
+
     def save_figures(self, out: Path, theme: ThemeName, formats: Sequence[Format]) -> list[Path]:
         """Write each figure with its table under `out`."""
-        made, _ = self.drawn
-        stamp = self.verdict.stamp
-        return [path for drawing in made for path in save(drawing, out, THEMES[theme], formats, stamp)]
+        if theme == "screen":
+            made = self.pictures
+        else:
+            made = [make(drawing, THEMES[theme], self.verdict.stamp) for drawing in self.drawn[0]]
+        return [path for picture in made for path in picture.save(out, formats)]
 
     def overview(self) -> pd.DataFrame:
         """Return the table that fits on one screen: counts, final values and curves as sparklines."""

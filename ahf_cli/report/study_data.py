@@ -75,6 +75,16 @@ class StudyData:
         ]
         return _joined(frames, ["recipe", "trial", "status", *_STEP_COLUMNS])
 
+    @cached_property
+    def prerun(self) -> tuple[pd.DataFrame, str]:
+        """Steps of the first study's pre-run, and the norm in its step size; no rows where it has none."""
+        study = self.sources[0][1].prerun
+        names = study.recipes()
+        if not names:
+            return pd.DataFrame(columns=["trial", *_STEP_COLUMNS]), "l2"
+        described = study.manifest().get("identity", {}).get("recipes", {}).get(names[0], {})
+        return steps_frame(study, names[0]), str(described.get("structure", {}).get("norm", "l2"))
+
     @property
     def recipes(self) -> list[str]:
         """Names of the planned recipes, then of others that have trials."""
@@ -188,17 +198,15 @@ def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     for column in _CURVE_COLUMNS:
         if column not in curves:
             curves[column] = np.nan
-    for (recipe, number), own in curves.groupby(["recipe", "trial"], sort=False):
-        row = trials[(trials["recipe"] == recipe) & (trials["trial"] == number)]
-        fault = _fault(own, row.iloc[0]) if len(row) else ""
+    results = {(row["recipe"], row["trial"]): row for row in trials.to_dict("records")}
+    read = {key: own for key, own in curves.groupby(["recipe", "trial"], sort=False) if key in results}
+    for (recipe, number), result in results.items():
+        fault = _fault(read[recipe, number], result) if (recipe, number) in read else "has no rows"
         problems += [f"{what} {recipe}/{number:03d}: curve.csv {fault}"] if fault else []
-    for recipe, number in zip(trials["recipe"], trials["trial"], strict=True):
-        if not ((curves["recipe"] == recipe) & (curves["trial"] == number)).any():
-            problems.append(f"{what} {recipe}/{number:03d}: curve.csv has no rows")
     return trials, curves, problems
 
 
-def _fault(curve: pd.DataFrame, result: pd.Series[Any]) -> str:
+def _fault(curve: pd.DataFrame, result: Mapping[Any, Any]) -> str:
     """Say what is wrong with a trial's curve, or nothing."""
     ended = result["status"] == "ok"
     if ended and curve[["train_loss", "test_accuracy"]].isna().any(axis=None):

@@ -36,7 +36,13 @@ class Choices:
     """show what each single choice does"""
 
 
+def _figure_1(data: StudyData) -> Drawing | str:
+    steps, norm = data.prerun
+    return prerun_steps(steps, norm) if len(steps) else "the study has no pre-run, or not its steps"
+
+
 FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
+    "prerun_steps": lambda d, c: _figure_1(d),
     "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.explanations),
     "final_values": lambda d, c: final_values(d.trials, d.recipes),
     "distribution": lambda d, c: distribution(d.trials, d.recipes),

@@ -47,6 +47,7 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: str) -> Drawi
             axes.set(xlabel=f"{declared.help} {declared.symbol}", xscale="log" if log else "linear")
             axes.set_ylabel(f"{label} (nats)" if at % columns == 0 else "")
             axes.set_ylim(0, 2.45)
+            axes.minorticks_off()
         marks.legend(figure, theme, points=True)
 
     return Drawing("sensitivity", "Sensitivity", table, caption, draw, panels=len(keys), height=0.8, across=3)

@@ -60,6 +60,7 @@ def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Draw
                 axes.set_ylim(-1, 2)
             else:
                 axes.set_yscale("log", nonpositive="mask")
+                axes.minorticks_off()
         marks.legend(figure, theme)
 
     return Drawing(

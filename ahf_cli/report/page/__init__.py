@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -18,7 +17,7 @@ from markupsafe import Markup
 
 import ahf_cli
 from ahf_cli.hyperparameters import HYPERPARAMETERS
-from ahf_cli.report.canvas import THEMES, Drawing, make
+from ahf_cli.report.canvas import Picture
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions
 from ahf_cli.report.files import atomic_write
@@ -26,7 +25,6 @@ from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables.text import number
 
-IMAGE_DPI = 110
 PARTLY = ("damping",)
 """static figures that show more than their interactive form, and stay beside it"""
 _UNIQUE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -42,7 +40,6 @@ def save_page(comparison: Comparison, out: Path) -> Path:
 def page(comparison: Comparison) -> str:
     """Return the page; every text from a study is escaped."""
     data, verdict = comparison.data, comparison.verdict
-    drawn, not_drawn = comparison.drawn
     live = {name: plots for name, plots in figures(data, comparison.choices.band).items() if plots}
     script, divs = components([plot for plots in live.values() for plot in plots])
     script, divs = _renamed(script, divs)
@@ -56,8 +53,8 @@ def page(comparison: Comparison) -> str:
         title=f"{', '.join(data.names)}: comparison of {len(data.recipes)} recipes",
         condition=conditions(data), verdict=verdict.lines(), forced=bool(verdict.stamp),
         missing=data.missing, problems=data.problems, explanations=_explanations(data),
-        overview=comparison.overview(), not_drawn=not_drawn, tables=comparison.tables.values(),
-        figures=[_figure(drawing, by_name.get(drawing.name, []), verdict.stamp) for drawing in drawn],
+        overview=comparison.overview(), not_drawn=comparison.drawn[1], tables=comparison.tables.values(),
+        figures=[_figure(p, by_name.get(p.drawing.name, [])) for p in comparison.pictures],
         trials=_trials(data), space=_space(data), environment=_environment(data),
         commands=_commands(data), version=ahf_cli.__version__, partly=PARTLY,
         css=Markup(_resource("page.css")), js=Markup(_resource("page.js")),
@@ -79,20 +76,13 @@ def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _figure(drawing: Drawing, divs: list[Markup], stamp: str) -> dict[str, Any]:
-    image = io.BytesIO()
-    # The page has the caption as text, which a reader can select and a screen reader can read.
-    bare = Drawing(
-        drawing.name, drawing.title, drawing.table, (), drawing.draw, drawing.panels, drawing.height,
-        drawing.across,
-    )  # fmt: skip
-    made = make(bare, THEMES["screen"], stamp)
-    metadata: Any = {"Software": None}
-    made.savefig(image, format="png", dpi=IMAGE_DPI, metadata=metadata, pil_kwargs={"optimize": True})
-    encoded = base64.b64encode(image.getvalue()).decode()
+def _figure(picture: Picture, divs: list[Markup]) -> dict[str, Any]:
+    """Return a figure's parts; its caption is text, which can be selected and read aloud."""
+    drawing = picture.drawing
+    image = base64.b64encode(picture.panels()).decode()
     return {
-        "name": drawing.name, "title": drawing.title, "divs": divs,
-        "image": f"data:image/png;base64,{encoded}", "caption": "\n".join(drawing.caption),
+        "name": drawing.name, "title": drawing.title, "divs": divs, "caption": "\n".join(drawing.caption),
+        "image": f"data:image/png;base64,{image}",
     }  # fmt: skip
 
 
