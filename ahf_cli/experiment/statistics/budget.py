@@ -40,7 +40,7 @@ def expected_best(values: ArrayLike, k: int) -> float:
 
 
 def expected_best_interval(
-    values: ArrayLike, k: int, rng: np.random.Generator, level: float = LEVEL, resamples: int = 999
+    values: ArrayLike, k: int, rng: np.random.Generator, level: float = LEVEL, resamples: int = 499
 ) -> Interval:
     """E_k with the bootstrap-t interval (Efron 1981), studentized by the jackknife of the U-statistic.
 
