@@ -151,7 +151,7 @@ def test_labels_json_and_intervals(results: Path, capsys: pytest.CaptureFixture[
     assert document["studies"] == ["now", "before"] and document["band"] == "ci"
     row = next(r for r in document["final_values"] if r["recipe"] == "before/hf")
     assert row["mean"] == pytest.approx(0.5) and row["mean_low"] < 0.5 < row["mean_high"]
-    assert document["verdict"]["refused"] and document["attribution"] == []
+    assert document["verdict"]["refused"] == [] and document["attribution"] == []
 
 
 def test_one_trial_has_no_band_and_says_so(tmp_path: Path) -> None:
