@@ -13,7 +13,6 @@ import pytest
 from matplotlib.image import imread
 
 from ahf_cli.cli import compare
-from ahf_cli.cli.options import DEFAULT_RESULTS
 from ahf_cli.hyperparameters import RECIPES
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
@@ -103,23 +102,25 @@ def ahf(*args: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
-def test_compare_prints_the_table_and_the_files_without_importing_torch(tmp_path: Path) -> None:
+def test_compare_prints_one_screen_and_writes_everything_without_importing_torch(tmp_path: Path) -> None:
     study = write_study(tmp_path, "paper", PLAN, FINALS)
     done = ahf("--results", tmp_path)
     assert done.returncode == 0, done.stderr
-    files = [line for line in done.stdout.splitlines() if line.startswith(str(tmp_path))]
-    assert sorted(p.name for p in map(Path, files)) == [
-        "figure2.csv", "figure2.pdf", "figure2.png", "final_values.csv", "final_values.txt",
-    ]  # fmt: skip
-    assert all(Path(file).stat().st_size for file in files)
-    assert "Final training loss (lower is better)" in done.stdout
+    report = study.folder / "report"
+    for name in ("data/figure2.csv", "figures/figure2.png", "figures/damping.pdf", "tables/final_values.tex",
+                 "tables/equal_cost.csv", "verdict.txt", "report.html"):  # fmt: skip
+        assert (report / name).stat().st_size, name
+    assert len(done.stdout.splitlines()) <= 24 and "▇" in done.stdout
+    assert "No verdict" in done.stdout and "trials differ: hf 3, adaptive_hf 2" in done.stdout
+    assert "not drawn: reruns" in done.stdout
     assert (study.folder / "trials.csv").exists() and (study.folder / "curves.csv").exists()
 
 
 def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -> None:
     write_study(tmp_path, "one", {"hf": 4, "adaptive_hf": 2}, FINALS)
     write_study(tmp_path, "two", {"hf": 1}, {"hf": [0.4]})
-    done = ahf("--study", "one", "plots", "--study", "one", "--study", "two", "--results", tmp_path, "--json")
+    done = ahf("--study", "one", "plots", "--study", "one", "--study", "two", "--results", tmp_path, "--json",
+               "--format", "svg")  # fmt: skip
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; shown as far as it is"
     document = json.loads(done.stdout)
@@ -148,7 +149,9 @@ def test_compare_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_options_after_the_sub_command_win(tmp_path: Path) -> None:
-    before = compare._Request(("a",), tmp_path, "sd", "quick", None, ("x=1",), True, False)
-    after = compare._Request((), DEFAULT_RESULTS, "iqr", None, None, ("y=2",), False, True)
-    both = after.after(before)
-    assert both == compare._Request(("a",), tmp_path, "iqr", "quick", None, ("x=1", "y=2"), True, True)
+    before = compare.Request(("a",), tmp_path, "sd", preset="quick", overrides=("x=1",), as_json=True)
+    after = compare.Request(band="iqr", overrides=("y=2",), quiet=True)
+    both = compare.Request(
+        ("a",), tmp_path, "iqr", preset="quick", overrides=("x=1", "y=2"), as_json=True, quiet=True
+    )
+    assert after.after(before) == both

@@ -70,7 +70,7 @@ def test_text_is_aligned_and_names_a_treatment_only_where_trials_diverged(
 ) -> None:
     blocks = tables.as_text(tables.readable(tables.final_table(frames[0], PLAN))).split("\n\n")
     assert len(blocks) == 3
-    assert blocks[0].splitlines()[2].split() == ["hf", "3", "2", "0", "1", "0"]
+    assert blocks[0].splitlines()[2].split() == ["hf", "3", "2", "0", "1", "0", "0.33", "[0.06,", "0.79]"]
     loss = blocks[1].splitlines()
     assert loss[0] == "Final training loss (lower is better)" and len({len(line) for line in loss[1:]}) == 1
     assert [" ".join(line.split()[:3]) for line in loss[2:]] == [

@@ -1,9 +1,10 @@
-"""`ahf compare`: tables and figures of finished trials, drawn as far as a study has come."""
+"""`ahf compare`: tables, figures, report and verdict of finished trials, as far as a study has come."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, replace
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ import typer
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
+    Device,
     Json,
     Override,
     Preset,
@@ -22,270 +24,311 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
-from ahf_cli.errors import IncompleteError
+from ahf_cli.cli.ruled import print_tables
+from ahf_cli.errors import AhfError, IncompleteError, InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from ahf_cli.report.comparison import Comparison
 
-    from ahf_cli.report.store import Study
+app = typer.Typer(help="Compare the finished trials of a study: verdict, tables, figures and report.")
 
-app = typer.Typer(help="Compare the finished trials of a study: tables and figures.")
+Band = Literal["se", "sd", "ci", "iqr"]
+Theme = Literal["screen", "paper"]
+Part = Literal["tables", "figures", "report"]
+EVERYTHING: tuple[Part, ...] = ("tables", "figures", "report")
+WIDTH = 100
 
 Studies = Annotated[
     list[str] | None,
     typer.Option(
-        "--study", metavar="NAME", help="Study to compare; repeatable. Default: that of the preset."
+        "--study",
+        metavar="[LABEL=]NAME",
+        help="Study to compare, under a label of your choice; repeatable. Default: that of the preset.",
     ),
 ]
 BandOption = Annotated[
-    Literal["se", "sd", "iqr"] | None,
-    typer.Option("--band", help="Standard error, standard deviation or quartiles; default: compare.band."),
+    Band | None,
+    typer.Option(
+        "--band",
+        help="Standard error, standard deviation, 95 % interval or quartiles; default: compare.band.",
+    ),
+]
+Target = Annotated[
+    float | None,
+    typer.Option("--target", metavar="X", help="Test accuracy to be met; default: compare.target."),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="png|pdf|svg|pgf",
+        help="Formats of the figures, repeatable; default: png and pdf.",
+    ),
+]
+ThemeOption = Annotated[
+    Theme, typer.Option("--theme", help="Sizes and fonts for the screen, or for a two-column article.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Give a verdict although recipes differ, and stamp the figures.")
+]
+Attribute = Annotated[
+    bool,
+    typer.Option(
+        "--attribute", help="Show what each single choice does, between recipes that differ in one."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Write here; default: the folder report of the first study."),
 ]
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """The options, given before or after the name of the sub-command."""
 
-    studies: tuple[str, ...]
-    results: Path
-    band: Literal["se", "sd", "iqr"] | None
-    preset: str | None
-    config: Path | None
-    overrides: tuple[str, ...]
-    as_json: bool
-    quiet: bool
+    studies: tuple[str, ...] = ()
+    results: Path = DEFAULT_RESULTS
+    band: Band | None = None
+    target: float | None = None
+    formats: tuple[str, ...] = ()
+    theme: Theme = "screen"
+    force: bool = False
+    attribute: bool = False
+    out: Path | None = None
+    preset: str | None = None
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    as_json: bool = False
+    quiet: bool = False
 
-    def after(self, before: _Request | None) -> _Request:
-        """Return both together; what is given after the name wins."""
+    def after(self, before: Request | None) -> Request:
+        """Return both together; what is given after the name wins, and overrides add up."""
         if before is None:
             return self
-        return replace(
-            self,
-            studies=self.studies or before.studies,
-            results=before.results if self.results == DEFAULT_RESULTS else self.results,
-            band=self.band or before.band,
-            preset=self.preset or before.preset,
-            config=self.config or before.config,
-            overrides=(*before.overrides, *self.overrides),
-            as_json=self.as_json or before.as_json,
-            quiet=self.quiet or before.quiet,
-        )
+        default = Request()
+        given = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(default, f.name)
+        }
+        return replace(before, **{**given, "overrides": (*before.overrides, *self.overrides)})
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What is finished in the studies, with recipes labelled study/recipe where there are several."""
+def _command(run: Callable[[typer.Context, Request], None], words: str) -> Callable[..., None]:
+    """Make a command with the options that all of this group take."""
 
-    trials: pd.DataFrame
-    curves: pd.DataFrame
-    planned: dict[str, int]
-    explanations: dict[str, str]
+    def command(
+        context: typer.Context,
+        study: Studies = None,
+        results: Results = DEFAULT_RESULTS,
+        band: BandOption = None,
+        target: Target = None,
+        formats: Formats = None,
+        theme: ThemeOption = "screen",
+        force: Force = False,
+        attribute: Attribute = False,
+        out: Out = None,
+        preset: Preset = None,
+        config: ConfigFile = None,
+        override: Override = None,
+        device: Device = None,
+        as_json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        del device  # taken by every command; nothing is computed on it here
+        request = Request(
+            tuple(study or ()), results, band, target, tuple(formats or ()), theme, force, attribute, out,
+            preset, config, tuple(override or ()), as_json, quiet,
+        )  # fmt: skip
+        run(context, request)
+
+    command.__doc__ = words
+    return command
 
 
-@app.callback(invoke_without_command=True)
-def compare(
-    context: typer.Context,
-    study: Studies = None,
-    results: Results = DEFAULT_RESULTS,
-    band: BandOption = None,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    override: Override = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Compare the finished trials of a study: print tables, write them and the figures.
-
-    A study that is not finished is drawn as far as it is, and the exit code is 3.
-    """
-    overrides = tuple(override or ())
-    request = _Request(tuple(study or ()), results, band, preset, config, overrides, as_json, quiet)
+def _all(context: typer.Context, request: Request) -> None:
     context.obj = request
     if context.invoked_subcommand is None:
-        _run(request, tables=True, figures=True, save_tables=True)
+        _run(request, EVERYTHING)
 
 
-@app.command()
-def plots(
-    context: typer.Context,
-    study: Studies = None,
-    results: Results = DEFAULT_RESULTS,
-    band: BandOption = None,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    override: Override = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Write the figures only, each with the table that it is drawn from."""
-    overrides = tuple(override or ())
-    request = _Request(tuple(study or ()), results, band, preset, config, overrides, as_json, quiet)
-    _run(request.after(context.obj), figures=True)
+app.callback(invoke_without_command=True)(
+    _command(
+        _all,
+        "Compare the finished trials of a study: print a table and a verdict, write tables, figures and a "
+        "report.\n\nA study that is not finished is drawn as far as it is, and the exit code is 3.",
+    )
+)
+app.command("plots")(
+    _command(
+        lambda context, request: _run(request.after(context.obj), ("figures",)),
+        "Write the figures only, each with the table that it is drawn from.",
+    )
+)
+app.command("tables")(
+    _command(
+        lambda context, request: _run(request.after(context.obj), ()),
+        "Print all tables and the verdict; nothing is written.",
+    )
+)
+app.command("report")(
+    _command(
+        lambda context, request: _run(request.after(context.obj), ("report",)),
+        "Write report.html only: one file with everything, for a browser.",
+    )
+)
 
 
-@app.command()
-def tables(
-    context: typer.Context,
-    study: Studies = None,
-    results: Results = DEFAULT_RESULTS,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    override: Override = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Print the tables only; nothing is written."""
-    overrides = tuple(override or ())
-    request = _Request(tuple(study or ()), results, None, preset, config, overrides, as_json, quiet)
-    _run(request.after(context.obj), tables=True)
-
-
-def _run(
-    request: _Request, *, tables: bool = False, figures: bool = False, save_tables: bool = False
-) -> None:
+def _run(request: Request, parts: tuple[Part, ...]) -> None:
     """Make and print what is asked for, and end with exit code 3 where trials are missing."""
-    comparison = _make(request, tables, figures, save_tables)
+    made = make(request, parts)
     if request.as_json:
-        emit_json(comparison.document)
+        emit_json(made.document)
     else:
-        comparison.show()
-    if comparison.missing:
-        raise IncompleteError(f"not finished: {'; '.join(comparison.missing)}; shown as far as it is")
+        made.show()
+    if made.missing:
+        raise IncompleteError(f"not finished: {'; '.join(made.missing)}; shown as far as it is")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Tables and figures of studies, as made."""
+class Made:
+    """A comparison, and the files that were written of it."""
 
-    document: dict[str, Any]
-    table: pd.DataFrame | None
+    comparison: Comparison
+    parts: tuple[Part, ...]
     files: list[Path]
-    missing: list[str]
+    out: Path
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Every number with its interval, and the files."""
+        return {**self.comparison.document, "files": [str(file) for file in self.files]}
+
+    @property
+    def missing(self) -> list[str]:
+        """Recipes that are not finished."""
+        return self.comparison.data.missing
 
     def show(self) -> None:
-        """Print the table and the paths of the files."""
-        if self.table is not None:
-            _print_tables(self.table)
-        for file in self.files:
-            say(str(file))
+        """Print the overview and the verdict, or all tables; then what was written."""
+        found = self.comparison
+        if self.parts == ("figures",):
+            for file in self.files:
+                say(str(file))
+            return
+        if self.parts:
+            print_tables({", ".join(found.data.names): found.overview()})
+            if found.choices.attribute:
+                print_tables(dict(found.tables["attribution"].texts))
+        else:
+            for table in found.tables.values():
+                print_tables(dict(table.texts))
+                say(f"{table.note}\n" if table.note else "")
+        for line in found.verdict.lines():
+            say(textwrap.fill(line, WIDTH, subsequent_indent="  "))
+        for problem in found.data.problems:
+            say(f"damaged: {problem}")
+        if self.files:
+            say(f"\nwritten to {self.out}: {_kinds(self.files)}")
+        for name, why in found.drawn[1].items() if "figures" in self.parts else ():
+            say(f"not drawn: {name}: {why}")
 
 
-def compare_study(name: str, results: Path, band: Literal["se", "sd", "iqr"], quiet: bool) -> Comparison:
-    """Make all tables and figures of one study."""
-    request = _Request((name,), results, band, None, None, (), False, quiet)
-    return _make(request, tables=True, figures=True, save_tables=True)
-
-
-def _make(request: _Request, tables: bool, figures: bool, save_tables: bool) -> Comparison:
-    from ahf_cli.report.store import find_study
-    from ahf_cli.report.tables import final_table
-
-    config = resolve(request.preset, request.config, None, request.overrides)
-    names = tuple(dict.fromkeys(request.studies)) or (config.study,)
-    studies = [find_study(request.results, name) for name in names]
-    own = studies[0].folder / "config.yaml"
-    if request.preset is None and request.config is None and own.exists():
-        config = resolve(None, own, None, request.overrides)
-    band = request.band or config.compare.band
-    data = _read(studies)
-    missing = _missing(data)
-    if not len(data.trials) or (data.trials["status"] == "failed").all():
-        raise IncompleteError(
-            f"no trial of {', '.join(names)} is finished yet: {'; '.join(missing) or 'none planned'}"
-        )
-    out = studies[0].report_folder
-    if len(names) > 1:
-        out = out / f"with-{'-'.join(names[1:])}"
-    table = final_table(data.trials, data.planned)
-    files: list[Path] = []
-    if save_tables:
-        files += _save_tables(studies, table, out)
-    if figures:
-        log(f"drawing {len(data.trials)} trials of {', '.join(names)}", request.quiet)
-        from ahf_cli.report.figures import figure_2
-
-        files += figure_2(data.trials, data.curves, data.planned, band, out, data.explanations)
-    document: dict[str, Any] = {
-        "studies": names,
-        "band": band,
-        "complete": not missing,
-        "missing": missing,
-        "files": [str(file) for file in files],
-    }
-    if tables:
-        document["final_values"] = table.to_dict("records")
-    return Comparison(document, table if tables else None, files, missing)
-
-
-def _read(studies: list[Study]) -> _Data:
-    """Read the finished trials of all studies."""
-    import pandas as pd
-
-    from ahf_cli.report.store import curves_frame, trials_frame
-    from ahf_cli.report.style import explanations
-
-    trials: list[pd.DataFrame] = []
-    curves: list[pd.DataFrame] = []
-    planned: dict[str, int] = {}
-    said: dict[str, str] = {}
-    for study in studies:
-        prefix = f"{study.name}/" if len(studies) > 1 else ""
-        for frame, frames in ((trials_frame(study), trials), (curves_frame(study), curves)):
-            if len(frame):
-                frames.append(frame.assign(recipe=prefix + frame["recipe"].astype(str)))
-        manifest = study.manifest()
-        planned |= {prefix + name: n for name, n in manifest.get("plan", {}).items()}
-        said |= {prefix + k: v for k, v in explanations(manifest.get("identity", {})).items()}
-    empty = pd.DataFrame(columns=["recipe", "trial", "status", "step"])
-    return _Data(
-        pd.concat(trials, ignore_index=True) if trials else empty,
-        pd.concat(curves, ignore_index=True) if curves else empty,
-        planned,
-        said,
+def _kinds(files: list[Path]) -> str:
+    """Count figures and tables among files, and name the rest."""
+    figures = len({file.stem for file in files if file.parent.name == "data"})
+    tables = len({file.stem for file in files if file.parent.name == "tables"})
+    counted = [f"{n} {what}" for n, what in ((figures, "figures"), (tables, "tables")) if n]
+    return ", ".join(
+        [*counted, *(f.name for f in files if f.parent.name not in ("data", "figures", "tables"))]
     )
 
 
-def _missing(data: _Data) -> list[str]:
-    """Say of each recipe that has fewer trials than planned how many it has."""
-    done = data.trials[data.trials["status"] != "failed"]["recipe"].value_counts()
-    counts = {name: int(done.get(name, 0)) for name in data.planned}
-    return [f"{name} {counts[name]} of {n}" for name, n in data.planned.items() if counts[name] < n]
+def compare_study(name: str, results: Path, band: Band, quiet: bool) -> Made:
+    """Make all tables and figures of one study."""
+    return make(Request((name,), results, band, quiet=quiet), EVERYTHING)
 
 
-def _save_tables(studies: list[Study], table: pd.DataFrame, out: Path) -> list[Path]:
-    from ahf_cli.report.store import atomic_write, write_csv
-    from ahf_cli.report.tables import as_text, readable
+def make(request: Request, parts: tuple[Part, ...]) -> Made:
+    """Sum up, draw and write what is asked for.
 
-    for study in studies:
-        study.write_derived()
-    numbers, text = out / "tables" / "final_values.csv", out / "tables" / "final_values.txt"
-    write_csv(numbers, table)
-    atomic_write(text, (as_text(readable(table)) + "\n").encode())
-    return [numbers, text]
+    Raises IncompleteError where no trial is finished, InputError where the folder cannot be written.
+    """
+    from ahf_cli.report.canvas import check_formats
+
+    formats = check_formats(request.formats or ("png", "pdf"))
+    found = _comparison(request)
+    data = found.data
+    if not len(data.trials) or (data.trials["status"] == "failed").all():
+        planned = "; ".join(data.missing) or "none planned"
+        raise IncompleteError(f"no trial of {', '.join(data.names)} is finished yet: {planned}")
+    out = request.out or data.folder / "report"
+    if request.out is None and len(data.names) > 1:
+        out = out / f"with-{'-'.join(data.names[1:])}"
+    files: list[Path] = []
+    try:
+        if "tables" in parts:
+            if request.out is None:
+                for _, study in data.sources:
+                    study.write_derived()
+            files += found.save_tables(out)
+        if "figures" in parts:
+            log(f"drawing {len(data.trials)} trials of {', '.join(data.names)}", request.quiet)
+            files += found.save_figures(out, request.theme, formats)
+        if "report" in parts:
+            from ahf_cli.report.page import save_page
+
+            files.append(save_page(found, out))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write to {out}: {reason}; choose another folder with --out") from error
+    return Made(found, parts, files, out)
 
 
-def _print_tables(table: pd.DataFrame) -> None:
-    """Print ruled tables on a terminal that is wide enough, aligned text elsewhere."""
-    from ahf_cli.report.tables import as_text, is_words, readable
+def _comparison(request: Request) -> Comparison:
+    """Read the studies that are asked for."""
+    from ahf_cli.report.comparison import Comparison
+    from ahf_cli.report.figures import Choices
+    from ahf_cli.report.study_data import load_study, pool
 
-    texts = readable(table)
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
+    config = resolve(request.preset, request.config, None, request.overrides)
+    names = _labels(request.studies) or {config.study: config.study}
+    studies = {label: load_study(request.results / _checked(name)) for label, name in names.items()}
+    own = next(iter(studies.values())).folder / "config.yaml"
+    if request.preset is None and request.config is None and own.exists():
+        config = _settings_of(own, request.overrides) or config
+    target = config.compare.target if request.target is None else request.target
+    if not 0 < target < 1:
+        raise InputError(f"--target must be in (0, 1), got {target:g}")
+    choices = Choices(request.band or config.compare.band, target, request.attribute)
+    return Comparison(pool(studies), choices, request.force)
 
-        console, all_ruled = Console(), []
-        for title, rows in texts.items():
-            ruled = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-            for name in rows.columns:
-                ruled.add_column(name, justify="left" if is_words(rows[name]) else "right", no_wrap=True)
-            for row in rows.itertuples(index=False):
-                ruled.add_row(*row)
-            all_ruled.append(ruled)
-        # In a narrow terminal, rich would cut digits off.
-        unbounded = console.options.update(width=10_000)
-        if all(console.measure(r, options=unbounded).maximum <= console.width for r in all_ruled):
-            console.print(*all_ruled)
-            return
-    say(as_text(texts) + "\n")
+
+def _settings_of(file: Path, overrides: tuple[str, ...]) -> Any:
+    """Return a study's own configuration; None where this version cannot read it, which is said."""
+    try:
+        return resolve(None, file, None, overrides)
+    except AhfError as error:
+        if overrides:
+            raise
+        log(f"{file} is not read ({error.lines[0]}); defaults for band and target")
+        return None
+
+
+def _checked(name: str) -> str:
+    from ahf_cli.report.store import check_name
+
+    return check_name(name)
+
+
+def _labels(studies: tuple[str, ...]) -> dict[str, str]:
+    """Return names by label, from `NAME` or `LABEL=NAME`."""
+    found: dict[str, str] = {}
+    for text in studies:
+        label, equals, name = text.partition("=")
+        name = name if equals else label
+        if found.get(_checked(label), name) != name:
+            raise InputError(f"--study: labels must differ, got {label!r} twice")
+        found[label] = name
+    return found

@@ -21,7 +21,7 @@ class Style:
 
 
 # Okabe and Ito's palette, distinct in the common kinds of colour blindness, without its pale yellow.
-_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#000000")
+_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#666666")
 _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     "-",
     (0, (6, 2)),
@@ -62,6 +62,11 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
     ("damping_rule", "constant"): "the damping is constant",
 }
 """What a structural choice means for training; choices that need no words are left out."""
+OTHER_VECTOR = (
+    "the reduction ratio divides the change at the update, whose size does not follow the direction's, by "
+    "the model at the direction"
+)
+"""What the published reduction ratio means where the update is no multiple of the direction."""
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
@@ -93,8 +98,13 @@ def explain(name: str, structure: Structure) -> str:
     """Say in one sentence what a recipe is, from its structural choices."""
     chosen = {key: getattr(structure, key) for key in CHOICES}
     parts = [EXPLANATIONS[pair] for pair in chosen.items() if pair in EXPLANATIONS]
-    if structure.moments == "published":  # its step size is said with the moments
-        parts.remove(EXPLANATIONS["step_size", structure.step_size])
+    if structure.moments == "published":
+        if structure.step_size == "constant":  # said with the moments, and never scales the update
+            parts.remove(EXPLANATIONS["step_size", "constant"])
+        else:
+            parts[parts.index(EXPLANATIONS["moments", "published"])] = "the released code's moments"
+    if structure.moments != "none":
+        parts = [OTHER_VECTOR if p == EXPLANATIONS["reduction_ratio", "published"] else p for p in parts]
     origin = "" if name in RECIPES else f"{_origin(structure)}: "
     return f"{origin}{'; '.join(parts)}."
 

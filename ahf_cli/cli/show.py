@@ -1,0 +1,127 @@
+"""`ahf show`: why a trial ended as it did."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, say
+from ahf_cli.cli.ruled import print_tables
+from ahf_cli.errors import IncompleteError, InputError
+from ahf_cli.hyperparameters import nearest
+
+if TYPE_CHECKING:
+    from ahf_cli.report.store import Study
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+TrialName = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE/SLOT]", help="One trial, such as hf/003; default: all of them."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Write the figure here; default: the study's folder report."),
+]
+Prerun = Annotated[bool, typer.Option("--prerun", help="Look at the trials of the study's pre-run.")]
+
+
+def show(
+    study: StudyName,
+    trial: TrialName = None,
+    results: Results = DEFAULT_RESULTS,
+    prerun: Prerun = False,
+    out: Out = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say why a trial ended as it did, in words and one figure; without RECIPE/SLOT, list all trials."""
+    del device, quiet  # taken by every command
+    from ahf_cli.report.store import find_study
+
+    found = find_study(results, study)
+    found = found.prerun if prerun else found
+    if trial is None:
+        _list(found, as_json)
+    else:
+        _one(found, trial, out, as_json)
+
+
+def _list(study: Study, as_json: bool) -> None:
+    """Print one line a trial: how it ended, and the first thing that its steps show."""
+    import pandas as pd
+
+    from ahf_cli.report.diagnosis import diagnose
+
+    rows = []
+    for recipe in study.recipes():
+        for result in study.finished(recipe):
+            found = diagnose(result, study.trial(recipe, result.slot).steps())
+            first = found.findings[0].split(":")[0] if result.status == "diverged" or result.stalled else ""
+            rows.append({"trial": f"{recipe}/{result.slot:03d}", "outcome": found.outcome, "first": first})
+    if as_json:
+        emit_json({"study": study.name, "trials": rows})
+    elif rows:
+        print_tables({f"{study.name}: {len(rows)} trials": pd.DataFrame(rows)[["trial", "outcome"]]})
+        say(f"why one of them ended so: ahf show {study.name} {rows[0]['trial']}")
+    if not rows:
+        raise IncompleteError(f"no trial of {study.name} is finished yet")
+
+
+def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
+    from ahf_cli.report.canvas import save
+    from ahf_cli.report.diagnosis import diagnose, trial_drawing
+
+    recipe, slot = _parsed(study, trial)
+    folder = study.trial(recipe, slot)
+    result = folder.result()
+    if result is None:
+        raise IncompleteError(f"trial {recipe}/{slot:03d} of {study.name} is not finished")
+    steps = folder.steps()
+    found = diagnose(result, steps, _max_iterations(study, recipe))
+    drawing = trial_drawing(result, steps)
+    target = out or study.report_folder
+    try:
+        files = [] if isinstance(drawing, str) else save(drawing, target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write to {target}: {reason}; choose another folder with --out") from error
+    if as_json:
+        document: dict[str, Any] = {"study": study.name, **asdict(result), **asdict(found)}
+        emit_json({**document, "files": [str(file) for file in files]})
+        return
+    say(textwrap.fill(f"{recipe}/{slot:03d} {found.outcome}", 100, subsequent_indent="  "))
+    for line in found.findings:
+        say(textwrap.fill(f"- {line}", 100, subsequent_indent="  "))
+    for file in files:
+        say(str(file))
+
+
+def _parsed(study: Study, trial: str) -> tuple[str, int]:
+    """Return recipe and slot of `recipe/slot`, or raise InputError with the nearest that there is."""
+    recipe, slash, slot = trial.rpartition("/")
+    known = study.recipes()
+    if not slash or not slot.isdecimal():
+        raise InputError(
+            f"trial must be RECIPE/SLOT, such as {known[0] if known else 'hf'}/000, got {trial!r}"
+        )
+    if recipe not in known:
+        raise InputError(f"{study.name} has no recipe {recipe!r}{nearest(recipe, known) if known else ''}")
+    if not (study.trials_folder / recipe / f"{int(slot):03d}").is_dir():
+        slots = sorted(p.name for p in (study.trials_folder / recipe).iterdir() if p.name.isdecimal())
+        raise InputError(
+            f"{recipe} has no slot {int(slot):03d}; it has {slots[0]} to {slots[-1]}"
+            if slots
+            else f"{recipe} has no trials"
+        )
+    return recipe, int(slot)
+
+
+def _max_iterations(study: Study, recipe: str) -> int | None:
+    described = study.manifest().get("identity", {}).get("recipes", {}).get(recipe, {})
+    found = described.get("structure", {}).get("max_iterations")
+    return int(found) if found else None

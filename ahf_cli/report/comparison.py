@@ -1,0 +1,147 @@
+"""Everything that a comparison consists of: tables, figures, verdict, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, make
+from ahf_cli.report.figures import Choices, drawings
+from ahf_cli.report.files import atomic_write, write_csv
+from ahf_cli.report.sparkline import sparkline
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.tables import METRICS, curve_table, final_table, readable
+from ahf_cli.report.tables.attribution import attribution_table
+from ahf_cli.report.tables.budget import beats_table, budget_table
+from ahf_cli.report.tables.reruns import pairs_table, rerun_table
+from ahf_cli.report.tables.robustness import robustness_table
+from ahf_cli.report.tables.sensitivity import sensitivity_table
+from ahf_cli.report.tables.target import equal_cost_table, target_table
+from ahf_cli.report.tables.text import Table, as_latex, as_text
+from ahf_cli.report.verdict import Verdict, verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study's trials, summed up on demand; nothing is written before it is asked for."""
+
+    data: StudyData
+    choices: Choices = Choices()
+    force: bool = False
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """All tables by name; without reruns those of reruns are left out."""
+        data, names = self.data, self.data.recipes
+        finals = final_table(data.trials, data.planned)
+        made = [
+            Table("final_values", finals, readable(finals)),
+            target_table(data.curves, names, self.choices.target),
+            equal_cost_table(data.curves, names),
+            budget_table(data.trials, names, data.objective, independent=data.independent),
+            robustness_table(data.trials, data.curves, names),
+            sensitivity_table(data.trials, names, data.objective),
+        ]
+        if data.independent:
+            made.append(beats_table(data.trials, names))
+        if len(data.reruns):
+            made += [
+                rerun_table(data.trials, data.reruns, names, data.objective),
+                pairs_table(data.reruns, names),
+            ]
+        if self.choices.attribute:
+            made = [attribution_table(data.trials, data.described, names), *made]
+        return {table.name: table for table in made}
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verdict in words."""
+        pairs = self.tables.get("rerun_pairs") or pairs_table(self.data.reruns, self.data.recipes)
+        equal_cost, robustness = self.tables["equal_cost"], self.tables["robustness"]
+        return verdict(self.data, pairs, equal_cost, robustness, force=self.force)
+
+    @cached_property
+    def drawn(self) -> tuple[list[Drawing], dict[str, str]]:
+        """All figures, and why some cannot be drawn."""
+        return drawings(self.data, self.choices)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Every number with its interval, as plain data."""
+        verdict = self.verdict
+        return {
+            "studies": list(self.data.names),
+            "band": self.choices.band,
+            "target": self.choices.target,
+            "complete": not self.data.missing,
+            "missing": self.data.missing,
+            "problems": list(self.data.problems),
+            "verdict": {
+                "claim": verdict.claim, "leader": verdict.leader, "refused": list(verdict.refused),
+                "forced": verdict.forced, "condition": verdict.condition, "text": verdict.lines(),
+            },
+            **{name: table.numbers.to_dict("records") for name, table in self.tables.items()},
+        }  # fmt: skip
+
+    def save_tables(self, out: Path) -> list[Path]:
+        """Write each table as CSV, aligned text and LaTeX (booktabs) under `out`/tables, and the verdict."""
+        paths = []
+        for table in self.tables.values():
+            file = out / "tables" / table.name
+            paths += [file.with_suffix(end) for end in (".csv", ".txt", ".tex")]
+            write_csv(paths[-3], table.numbers)
+            note = f"\n{table.note}" if table.note else ""
+            atomic_write(paths[-2], f"{as_text(table.texts)}{note}\n".encode())
+            latex = "\n".join(as_latex(part, title) for title, part in table.texts.items())
+            atomic_write(paths[-1], latex.encode())
+        paths.append(out / "verdict.txt")
+        atomic_write(paths[-1], ("\n".join(self.verdict.lines()) + "\n").encode())
+        return paths
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """All figures, drawn for the screen."""
+        return [make(drawing, THEMES["screen"], self.verdict.stamp) for drawing in self.drawn[0]]
+
+    def save_figures(self, out: Path, theme: ThemeName, formats: Sequence[Format]) -> list[Path]:
+        """Write each figure with its table under `out`."""
+        if theme == "screen":
+            made = self.pictures
+        else:
+            made = [make(drawing, THEMES[theme], self.verdict.stamp) for drawing in self.drawn[0]]
+        return [path for picture in made for path in picture.save(out, formats)]
+
+    def overview(self) -> pd.DataFrame:
+        """Return the table that fits on one screen: counts, final values and curves as sparklines."""
+        finals = self.tables["final_values"].numbers
+        finals = finals[finals["diverged_trials"] == "at chance"]
+        curves = {m: curve_table(self.data.curves, m, "se") for m in METRICS}
+        rows = []
+        for name in self.data.recipes:
+            own: Mapping[str, Any] = {
+                row["metric"]: row for row in finals[finals["recipe"] == name].to_dict("records")
+            }
+            first = next(iter(own.values()))
+            row = {"recipe": name, "n": f"{first['n']}/{first['planned']}"}
+            row["stalled"], row["diverged"] = str(first["stalled"]), str(first["diverged"])
+            for metric in METRICS.values():
+                found = own[metric.label]
+                row[metric.label] = _plus_minus(found["mean"], found["standard_error"])
+                line = curves[metric.column]
+                low, high = sorted((metric.chance, 0.0 if metric.better == "lower" else 1.0))
+                row[f"{metric.label.split()[1]} curve"] = sparkline(
+                    line[line["recipe"] == name]["centre"], low, high
+                )
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def _plus_minus(mean: float, error: float) -> str:
+    if pd.isna(mean):
+        return "–"
+    return f"{mean:.3f} ± {error:.3f}" if pd.notna(error) else f"{mean:.3f} (n = 1)"

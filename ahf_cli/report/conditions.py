@@ -1,0 +1,93 @@
+"""Under which conditions recipes were run: what must be equal before one may be called better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ahf_cli.report.study_data import StudyData
+
+
+def differences(data: StudyData) -> list[str]:
+    """Say what differs between the recipes that a verdict needs equal: N, spaces, task, versions, commits."""
+    return [
+        *_numbers(data),
+        *_spaces(data),
+        *_settings(data),
+        *_code(data),
+    ]
+
+
+def conditions(data: StudyData) -> str:
+    """Say in one clause under what conditions the numbers hold: design, N, steps, task, objective."""
+    identity = data.identity
+    search, task, train = (identity.get(key, {}) for key in ("search", "task", "train"))
+    n = sorted({int((data.trials["recipe"] == name).sum()) for name in data.recipes})
+    trials = f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
+    steps = f"{train['steps']} steps" if train.get("steps") else f"{train.get('epochs', '?')} epochs"
+    samplers = {"tpe": "Bayesian (TPE)", "random": "random"}
+    sampler = samplers.get(search.get("sampler", ""), search.get("sampler", "unknown"))
+    objective = data.objective.replace("_", " ")
+    return (
+        f"design {data.design}, {trials} {sampler} trials a recipe of {steps}, objective {objective}, "
+        f"{task.get('model', 'unknown model')} on {task.get('data', 'unknown data')}, split "
+        f"{task.get('split', '?')}, batch {task.get('batch_size', '?')}"
+    )
+
+
+def _numbers(data: StudyData) -> list[str]:
+    done = data.trials[data.trials["status"] != "failed"]["recipe"].value_counts()
+    counts = {name: int(done.get(name, 0)) for name in data.recipes}
+    if len(set(counts.values())) <= 1:
+        return []
+    return [f"trials differ: {', '.join(f'{name} {n}' for name, n in counts.items())}"]
+
+
+def _spaces(data: StudyData) -> list[str]:
+    """Compare the ranges of each hyperparameter between the recipes that search it."""
+    ranges: dict[str, dict[str, str]] = {}
+    for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True):
+        for recipe, space in manifest.get("identity", {}).get("spaces", {}).items():
+            for key, found in space.items():
+                ranges.setdefault(key, {})[prefix + recipe] = _range(found)
+    return [
+        f"the range of {key} differs: {', '.join(f'{name} {said}' for name, said in found.items())}"
+        for key, found in ranges.items()
+        if len(set(found.values())) > 1
+    ]
+
+
+def _range(found: Mapping[str, Any]) -> str:
+    return f"[{found.get('low'):g}, {found.get('high'):g}]{' log' if found.get('log') else ''}"
+
+
+def _settings(data: StudyData) -> list[str]:
+    """Compare task, training, design and seed between studies."""
+    lines = []
+    for key in ("seed", "task", "train", "search"):
+        said = {
+            name: json.dumps(m.get("identity", {}).get(key), sort_keys=True)
+            for name, m in data.manifests.items()
+        }
+        if len(set(said.values())) > 1:
+            lines.append(f"{key} differs: {'; '.join(f'{name} {value}' for name, value in said.items())}")
+    return lines
+
+
+def _code(data: StudyData) -> list[str]:
+    """Compare commits and package versions between all sessions of all studies."""
+    sessions = [s for m in data.manifests.values() for s in m.get("sessions", [])]
+    lines = []
+    commits = _distinct(str(s["commit"])[:10] for s in sessions if s.get("commit"))
+    if len(commits) > 1:
+        lines.append(f"commits differ: {', '.join(commits)}")
+    for package in _distinct(name for s in sessions for name in s.get("versions", {})):
+        versions = _distinct(s["versions"][package] for s in sessions if package in s.get("versions", {}))
+        if len(versions) > 1:
+            lines.append(f"versions of {package} differ: {', '.join(versions)}")
+    return lines
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))

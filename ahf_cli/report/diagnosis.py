@@ -1,0 +1,208 @@
+"""Why a trial ended as it did, from its steps: in words, and as one figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ahf_cli.experiment.records import TrialResult
+from ahf_cli.experiment.statistics import Array
+from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.figures import marks
+
+RUNAWAY = 1e3
+"""λ has run away where it ends at this multiple of its start, or of its lowest value"""
+SPIKE = 2.0
+"""a batch loss of this multiple of the first one is a spike"""
+TINY = 1e-4
+"""updates below this share of the direction hardly move"""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One line each: how the trial ended, and what its steps show."""
+
+    outcome: str
+    findings: tuple[str, ...]
+
+
+def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | None = None) -> Diagnosis:
+    """Say how a trial ended and what in its steps explains it; `steps` may be empty."""
+    if not len(steps):
+        return Diagnosis(
+            _outcome(result), ("Its steps are not on disk (steps.csv.gz), so no more can be said.",)
+        )
+    findings = [
+        *_non_finite(result, steps),
+        *_damping(steps),
+        *_reduction_ratio(steps),
+        *_step_sizes(result, steps),
+        *_conjugate_gradient(steps, max_iterations),
+        *_loss(steps),
+    ]
+    return Diagnosis(_outcome(result), tuple(findings))
+
+
+def _outcome(result: TrialResult) -> str:
+    settings = ", ".join(
+        f"{HYPERPARAMETERS[key].symbol} = {value:.4g}" if key in HYPERPARAMETERS else f"{key} = {value:.4g}"
+        for key, value in result.params.items()
+    )
+    if result.status == "failed":
+        return f"failed: {result.error or 'no reason on record'} ({settings})"
+    if result.status == "diverged":
+        how = f"diverged at step {result.steps} of {result.planned_steps}"
+    else:
+        how = "stood still" if result.stalled else "trained"
+        how += f" for {result.steps} steps, to training loss {result.train_loss:.4f}"
+        how += f" and test accuracy {result.test_accuracy:.4f}"
+    return f"{how} ({settings})"
+
+
+def _non_finite(result: TrialResult, steps: pd.DataFrame) -> list[str]:
+    """Name the first step with something that is not finite."""
+    columns = ["loss", "direction_l2", "update_l2", "loss_after", "damping", "reduction_ratio"]
+    infinite = ~np.isfinite(steps[columns].to_numpy(float))
+    rows = np.flatnonzero(infinite[:, :4].any(axis=1))
+    if not len(rows):
+        if result.status != "diverged":
+            return []
+        return [
+            f"Nothing on record before step {result.steps} is other than finite: the step itself was lost."
+        ]
+    first = int(rows[0])
+    names = [c.replace("_", " ") for c, bad in zip(columns, infinite[first], strict=True) if bad]
+    return [f"First value that is not finite: {', '.join(names)} at step {int(steps['step'].iloc[first])}."]
+
+
+def _damping(steps: pd.DataFrame) -> list[str]:
+    values = steps["damping"].to_numpy(float)
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2:
+        return []
+    grew, fell = float(np.mean(np.diff(finite) > 0)), float(np.mean(np.diff(finite) < 0))
+    course = f"λ went from {finite[0]:.3g} to {finite[-1]:.3g}, rising at {grew:.0%} of the steps"
+    course += f" and falling at {fell:.0%}"
+    ratio = finite[-1] / max(finite.min(), 1e-300)
+    if ratio >= RUNAWAY and grew > 0.5:
+        size = steps["direction_l2"].to_numpy(float)
+        size = size[np.isfinite(size)]
+        went = "shrank" if len(size) and size[-1] < size[0] else "grew"
+        length = f"; the direction {went} from {size[0]:.3g} to {size[-1]:.3g}" if len(size) else ""
+        return [f"Damping runaway: {course}{length}."]
+    if np.all(finite == finite[0]):
+        return [f"λ stayed at {finite[0]:.3g}."]
+    return [f"Damping: {course}."]
+
+
+def _reduction_ratio(steps: pd.DataFrame) -> list[str]:
+    ratio = steps["reduction_ratio"].to_numpy(float)
+    finite = ratio[np.isfinite(ratio)]
+    if not len(finite):
+        return ["The reduction ratio was never finite."]
+    low, high = float(np.mean(finite < 0.25)), float(np.mean(finite > 0.75))
+    text = f"Reduction ratio: median {np.median(finite):.3g}, below ¼ at {low:.0%} of the steps"
+    text += f", above ¾ at {high:.0%}"
+    lost = len(ratio) - len(finite)
+    return [text + (f", not finite at {lost} steps." if lost else ".")]
+
+
+def _step_sizes(result: TrialResult, steps: pd.DataFrame) -> list[str]:
+    lines = []
+    if result.zero_steps:
+        share = result.zero_steps / max(len(steps), 1)
+        lines.append(
+            f"Zero steps: at {result.zero_steps} of {len(steps)} steps ({share:.0%}) Eq. 3 was negative, so "
+            "nothing moved."
+        )
+    size = steps["step_size"].to_numpy(float)
+    moved = steps["update_l2"].to_numpy(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share_moved = _median(moved / steps["direction_l2"].to_numpy(float))
+    if np.isfinite(size).any():
+        lines.append(
+            f"Step size: median {_median(size):.3g}; the updates add up to a path of length "
+            f"{np.nansum(moved[np.isfinite(moved)]):.3g}."
+        )
+    if share_moved < TINY:
+        lines.append(f"An update is {share_moved:.1g} of the direction's length: the weights hardly move.")
+    return lines
+
+
+def _conjugate_gradient(steps: pd.DataFrame, max_iterations: int | None) -> list[str]:
+    reasons = steps["stop"].astype(str).value_counts()
+    named = [f"{str(k).replace('_', ' ') or 'unknown'} {n / len(steps):.0%}" for k, n in reasons.items()]
+    iterations = steps["cg_iterations"].to_numpy(float)
+    text = f"CG: {np.mean(iterations):.1f} iterations a step (most {iterations.max():.0f}"
+    text += f" of {max_iterations})" if max_iterations else ")"
+    return [f"{text}; it stopped by {', '.join(named)}."]
+
+
+def _loss(steps: pd.DataFrame) -> list[str]:
+    loss = steps["loss"].to_numpy(float)
+    finite = np.where(np.isfinite(loss), loss, np.nan)
+    if np.isnan(finite).all():
+        return []
+    worst = int(np.nanargmax(finite))
+    if finite[worst] > SPIKE * finite[0]:
+        return [
+            f"Batch loss: a spike to {finite[worst]:.4g} at step {int(steps['step'].iloc[worst])}, from "
+            f"{finite[0]:.4g} at the start."
+        ]
+    return [f"Batch loss: from {finite[0]:.4g} to {finite[~np.isnan(finite)][-1]:.4g}."]
+
+
+def _median(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
+
+
+def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
+    """Draw one trial over its steps: loss, damping, reduction ratio, lengths, step size, CG."""
+    if not len(steps):
+        return "its steps are not on disk (steps.csv.gz)"
+    name = f"{result.recipe}/{result.slot:03d}"
+    caption = [
+        f"Trial {name}, one value a step: {_outcome(result)}. Dotted: ρ = ¼ and ¾; its panel is cut off "
+        "at −1 and 2. Colours of the last panel: why CG stopped."
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = marks.grid(figure, theme, 6, 3)
+        t = steps["step"]
+        single: dict[str, Any] = {"color": "#0072B2", "linewidth": 1.2}
+        for axes, (column, label, log) in zip(panels, _PANELS, strict=False):
+            values = steps[column].replace([np.inf, -np.inf], np.nan)
+            axes.plot(t, values, **single)
+            axes.set(ylabel=label, xlabel=marks.STEP_LABEL)
+            if log and (values > 0).any():
+                axes.set_yscale("log", nonpositive="mask")
+        panels[2].set_ylim(-1, 2)
+        for level in (0.25, 0.75):
+            panels[2].axhline(level, color="0.45", linewidth=0.8, linestyle=(0, (1, 3)))
+        panels[3].plot(t, steps["update_l2"], color="#D55E00", linestyle=(0, (4, 1.5)), linewidth=1.2)
+        panels[3].set_ylabel(r"$\|\delta\|_2$ (solid), $\|u\|_2$ (dashed)")
+        for (reason, own), (color, sign) in zip(steps.groupby("stop"), _STOPS * 2, strict=False):
+            panels[5].scatter(
+                own["step"], own["cg_iterations"], s=12, color=color, marker=sign, linewidths=0,
+                label=str(reason).replace("_", " ") or "unknown",
+            )  # fmt: skip
+        panels[5].set(ylabel="CG iterations", xlabel=marks.STEP_LABEL)
+        panels[5].set_ylim(bottom=0)
+        marks.legend(figure, theme, points=True)
+
+    file = f"trial_{result.recipe}_{result.slot:03d}"
+    return Drawing(file, f"Trial {name}", steps, caption, draw, panels=6, height=0.75, across=3)
+
+
+_PANELS = [
+    ("loss", "batch loss (nats)", True), ("damping", r"damping $\lambda$", True),
+    ("reduction_ratio", r"reduction ratio $\rho$", False), ("direction_l2", r"$\|\delta\|_2$", True),
+    ("step_size", r"step size $\alpha_t$", True),
+]  # fmt: skip
+_STOPS = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v")]

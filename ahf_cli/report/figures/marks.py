@@ -1,0 +1,139 @@
+"""The marks that figures share: a line with its band, a strip of points, the level of chance, the legend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from ahf_cli.experiment.records import CHANCE_ACCURACY, CHANCE_LOSS
+from ahf_cli.experiment.statistics import BANDS, Band
+from ahf_cli.report.canvas import Theme
+from ahf_cli.report.style import STALLED, Style
+from ahf_cli.report.tables.metrics import Metric
+
+LOSS_TOP = 1.5 * CHANCE_LOSS
+"""Top of a panel of the loss: one runaway mean would flatten every other curve."""
+FEW = 10
+"""Fewer trials than this have a distribution band that covers most of the panel: it is in the table only."""
+STEP_LABEL = "step (one mini-batch each)"
+
+
+def grid(figure: Figure, theme: Theme, panels: int, across: int = 2) -> list[Axes]:
+    """Return the panels of a figure, side by side as far as the theme has room."""
+    columns = theme.columns(panels, across)
+    rows = -(-panels // columns)
+    return [figure.add_subplot(rows, columns, at + 1) for at in range(panels)]
+
+
+def line(
+    axes: Axes, table: pd.DataFrame, style: Style, label: str | None, x: str = "step", *, solid: bool = False
+) -> None:
+    """Draw a centre line with its band; where the band is missing (n = 1) there is none."""
+    along = table[x].to_numpy(dtype=float)
+    low, centre, high = (table[k].to_numpy(dtype=float) for k in ("low", "centre", "high"))
+    axes.fill_between(along, low, high, color=style.color, alpha=0.2, linewidth=0, zorder=2)
+    axes.plot(
+        along, centre, color=style.color, linestyle="-" if solid else style.line, linewidth=1.5, label=label,
+        marker=None if solid else style.marker, markersize=4, markevery=max(1, len(along) // 9), zorder=3,
+    )  # fmt: skip
+
+
+def stairs(
+    axes: Axes, table: pd.DataFrame, style: Style, label: str | None, start: float, end: float
+) -> None:
+    """Draw a distribution, from 0 at `start` to the right edge `end`, with its band."""
+    value = np.concatenate([[start], table["value"].to_numpy(float), [end]])
+    parts = {}
+    for name in ("share", "low", "high"):
+        known = table[name].to_numpy(float)
+        parts[name] = np.concatenate([[0], known, known[-1:] if len(known) else [0]])
+    if table["n"].min() >= FEW:
+        axes.fill_between(
+            value,
+            parts["low"],
+            parts["high"],
+            step="post",
+            color=style.color,
+            alpha=0.13,
+            linewidth=0,
+            zorder=2,
+        )
+    axes.plot(
+        value, parts["share"], drawstyle="steps-post", color=style.color, linestyle=style.line, linewidth=1.5,
+        marker=style.marker, markersize=4, markevery=(1, max(1, len(value) // 7)), label=label, zorder=3,
+    )  # fmt: skip
+
+
+def spread(numbers: ArrayLike, width: float = 0.3) -> NDArray[np.float64]:
+    """Spread points over [−width, width] by their number, the same way each time (golden ratio sequence)."""
+    return np.asarray((np.asarray(numbers, dtype=float) * 0.6180339887 % 1 - 0.5) * 2 * width)
+
+
+def chance(axes: Axes, value: float, *, upright: bool = False) -> None:
+    """Mark the value of guessing by a dotted line, named beyond the panel, where no curve can be."""
+    dotted = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (1, 3)), "zorder": 1}
+    if upright:
+        axes.axvline(value, **dotted)  # type: ignore[arg-type]
+        axes.annotate(
+            "chance", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), ha="center", va="bottom",
+            textcoords="offset points", fontsize="x-small", color="0.35", annotation_clip=False,
+        )  # fmt: skip
+    else:
+        axes.axhline(value, **dotted)  # type: ignore[arg-type]
+        axes.annotate(
+            "chance", (1, value), xycoords=("axes fraction", "data"), xytext=(3, 0), ha="left", va="center",
+            textcoords="offset points", fontsize="x-small", color="0.35", annotation_clip=False,
+        )  # fmt: skip
+
+
+def legend(figure: Figure, theme: Theme, *, points: bool = False) -> None:
+    """Put one legend above all panels, in as many columns as fit; `points` have no line before them."""
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    if not labels:
+        return
+    room = figure.get_figwidth() * 135 / theme.font  # characters
+    columns = max(1, min(len(labels), 4, int(room // (max(map(len, labels)) + (4 if points else 9)))))
+    figure.legend(loc="outside upper center", ncols=columns, handlelength=1 if points else 3.5)
+
+
+def labelled(metric: Metric, theme: Theme) -> str:
+    """Name a metric and its unit, in short where a panel is small."""
+    return f"{metric.label} ({metric.unit if theme.caption else metric.short})"
+
+
+def n_of(trials: pd.DataFrame, planned: int) -> str:
+    """Write the number of trials drawn, and of how many where some are missing."""
+    n = int((trials["status"] != "failed").sum())
+    return f"n = {n}" if n == planned else f"n = {n} of {planned}"
+
+
+def counts(trials: pd.DataFrame, names: Iterable[str]) -> str:
+    """Write `hf 70, adaptive_hf 70`."""
+    done = trials[trials["status"] != "failed"]["recipe"].value_counts()
+    return ", ".join(f"{name} {done.get(name, 0)}" for name in names)
+
+
+def band_words(band: Band, alone: bool) -> str:
+    """Say what a band is."""
+    words = BANDS[band][0].upper() + BANDS[band][1:]
+    return f"One trial, which has no band ({BANDS[band]} needs two)" if alone else words
+
+
+def diverged_words(trials: pd.DataFrame) -> str:
+    """Say how diverged trials are treated, where there are any."""
+    if not (trials["status"] == "diverged").any():
+        return ""
+    level = f"loss {CHANCE_LOSS:.3f}, accuracy {CHANCE_ACCURACY:g}"
+    return f" Diverged trials are carried forward at chance ({level})."
+
+
+def stalled_words(trials: pd.DataFrame) -> str:
+    """Say what it means to stand still, where a trial does."""
+    if not len(trials) or not trials["stalled"].any():
+        return ""
+    return f" Stood still: final training loss above {STALLED:g} of the initial one."

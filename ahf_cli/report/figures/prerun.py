@@ -1,0 +1,89 @@
+"""F0, the paper's Figure 1: norm of the direction and step size of the pre-run; and its smoothness."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.figures import marks
+from ahf_cli.report.style import styles
+from ahf_cli.report.tables import step_table
+
+NORMS = {
+    "l2": ("direction_l2", r"$\|g_t\|_2$"),
+    "l1": ("direction_l1", r"$\|g_t\|_1$"),
+    "sum_l2": ("direction_sum_l2", r"$\sum_l \|g_{t,l}\|_2$"),
+}
+"""The norms of the direction: column, and symbol with the paper's name g for it."""
+
+
+def prerun_steps(steps: pd.DataFrame, norm: str) -> Drawing:
+    """Draw ‖g_t‖ and the step size, mean ± SE over the trials of a pre-run; `norm` is a key of `NORMS`."""
+    column, symbol = NORMS[norm]
+    table = step_table(steps, [column, "step_size"], "se")
+    n = steps["trial"].nunique()
+    fewer = (
+        " at the start, fewer where trials have ended (column n of the table)" if table["n"].min() < n else ""
+    )
+    caption = [
+        f"{marks.band_words('se', n == 1)}, n = {n}{fewer}. First panel: norm of the CG direction g_t; "
+        "second: step size as used, 0 where Eq. 3 is negative."
+    ]
+    labels = {column: f"norm of the direction {symbol}", "step_size": r"step size $\alpha_t$"}
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for axes, (quantity, label) in zip(marks.grid(figure, theme, 2), labels.items(), strict=True):
+            own = table[table["quantity"] == quantity]
+            marks.line(axes, own, styles(["adaptive_hf"])["adaptive_hf"], None, solid=True)
+            axes.set(xlabel=marks.STEP_LABEL, ylabel=f"{label} (dimensionless)")
+            positive = own["centre"][own["centre"] > 0]
+            if len(positive) and positive.max() > 50 * positive.min():
+                axes.set_yscale("log", nonpositive="clip")
+                axes.set_ylim(positive.min() / 2, own[["centre", "high"]].max().max() * 1.5)
+            else:
+                axes.set_ylim(bottom=0)
+
+    return Drawing("prerun_steps", "Direction and step size in the pre-run", table, caption, draw, panels=2)
+
+
+def prerun_smoothness(steps: pd.DataFrame) -> Drawing:
+    """Draw the smoothness of Eq. 2 against the size of the update, one point a step."""
+    columns = {
+        "smoothness_gradient": (r"$g = \nabla h$", "#0072B2", "o"),
+        "smoothness_direction": (r"$g = -\delta$ (the proof's sign)", "#D55E00", "^"),
+    }
+    table = steps[["trial", "step", "update_l2", *columns]]
+    caption = [
+        f"Conjugate smoothness of Eq. 2 along each update, n = {steps['trial'].nunique()} trials, one point "
+        "a step, with g the gradient of the batch loss and with g = −δ, δ the CG direction; the axis is "
+        "linear between −1 and 1 (grey) and logarithmic beyond."
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        for column, (label, color, marker) in columns.items():
+            keep = table[np.isfinite(table[column]) & (table["update_l2"] > 0)]
+            negative = int((keep[column] < 0).sum())
+            axes.scatter(
+                keep["update_l2"], keep[column], s=7, marker=marker, color=color, alpha=0.35, linewidths=0,
+                rasterized=True, label=f"{label}: {len(keep) - negative} positive, {negative} negative",
+            )  # fmt: skip
+        axes.axhspan(-1, 1, color="0.92", zorder=0)
+        axes.axhline(0, color="0.45", linewidth=0.8)
+        axes.set_yscale("symlog", linthresh=1)
+        if (table["update_l2"] > 0).any():
+            axes.set_xscale("log")
+        axes.set(
+            xlabel=r"length of the update $\|y - x\|_2$ (dimensionless)",
+            ylabel=r"smoothness $\hat{L}$ (loss per squared length)",
+        )
+        found = figure.legend(loc="outside upper center", ncols=1, markerscale=2)
+        for handle in found.legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)
+
+    return Drawing(
+        "prerun_smoothness", "Smoothness of Eq. 2 in the pre-run", table, caption, draw, height=1.2
+    )

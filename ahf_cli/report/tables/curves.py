@@ -1,0 +1,55 @@
+"""Centre and band at each evaluation or step: the data of a line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ahf_cli.experiment.statistics import Band, band, carry_forward, count
+from ahf_cli.report.tables.metrics import METRICS
+
+
+def curve_table(curves: pd.DataFrame, metric: str, kind: Band) -> pd.DataFrame:
+    """Centre and band of one metric at each evaluation of each recipe: the data of a line with its band.
+
+    `curves` is as of `curves_frame`; diverged trials are carried forward at chance, failed ones left out.
+    Columns: metric, recipe, step, n, centre, low, high.
+    """
+    frames = []
+    curves = curves[curves["status"] != "failed"]
+    for recipe, own in curves.groupby("recipe", sort=False):
+        # With every trial diverged, the recipe's own evaluations end too early.
+        whole = own if (own["status"] == "ok").any() else curves
+        steps = np.sort(whole["step"].unique())
+        values = own.pivot_table(index="trial", columns="step", values=metric, dropna=False)
+        values = values.reindex(columns=steps)
+        diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
+        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), METRICS[metric].chance)
+        centre, low, high = band(filled, kind)
+        frames.append(
+            pd.DataFrame(
+                {"metric": metric, "recipe": recipe, "step": steps, "n": count(filled)}
+                | {"centre": centre, "low": low, "high": high}
+            )
+        )
+    columns = ["metric", "recipe", "step", "n", "centre", "low", "high"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def step_table(steps: pd.DataFrame, columns: list[str], kind: Band) -> pd.DataFrame:
+    """Centre and band of some columns of `steps.csv.gz` at each step, over the trials that reached it.
+
+    Columns: quantity, step, n, centre, low, high.
+    """
+    frames = []
+    for column in columns:
+        values = steps.pivot_table(index="trial", columns="step", values=column, dropna=False)
+        x = values.replace([np.inf, -np.inf], np.nan).to_numpy()
+        centre, low, high = band(x, kind)
+        frames.append(
+            pd.DataFrame(
+                {"quantity": column, "step": values.columns, "n": count(x)}
+                | {"centre": centre, "low": low, "high": high}
+            )
+        )
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,118 @@
+"""Time to a target, and values at equal cost: by steps, curvature products and seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ahf_cli.experiment.statistics import (
+    Array,
+    first_crossing,
+    mean_interval,
+    median_interval,
+    value_at_cost,
+    wilson_interval,
+)
+from ahf_cli.report.tables.metrics import METRICS
+from ahf_cli.report.tables.text import Table, number, spread_interval, within
+
+COSTS = {
+    "step": "steps (one mini-batch each)",
+    "products": "curvature products",
+    "seconds": "training time (s, evaluation excluded)",
+}
+"""Columns of a curve that something is spent in, and their labels."""
+PLURAL = {"step": "steps"}
+
+
+def crossing_table(curves: pd.DataFrame, names: list[str], target: float) -> pd.DataFrame:
+    """Cost at which each trial first met the target test accuracy: recipe, trial, and one column a cost.
+
+    ∞ where it never did.  A crossing counts when it is evaluated, also in a trial that diverged later.
+    """
+    frames = []
+    for name in names:
+        own = curves[(curves["recipe"] == name) & (curves["status"] != "failed")]
+        if not len(own):
+            continue
+        accuracy = _matrix(own, "test_accuracy")
+        met = {cost: first_crossing(accuracy, _matrix(own, cost), target) for cost in COSTS}
+        frames.append(pd.DataFrame({"recipe": name, "trial": np.sort(own["trial"].unique()), **met}))
+    return (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["recipe", "trial", *COSTS])
+    )
+
+
+def target_table(curves: pd.DataFrame, names: list[str], target: float) -> Table:
+    """Return how many trials met the target, and the median cost over all trials (∞: most never did)."""
+    crossings = crossing_table(curves, names, target)
+    rows = []
+    for name in names:
+        own = crossings[crossings["recipe"] == name]
+        met = int(np.isfinite(own["step"].to_numpy(float)).sum())
+        row = {"recipe": name, "n": len(own), "met": met} | spread_interval(
+            "share", wilson_interval(met, len(own))
+        )
+        for cost in COSTS:
+            row |= spread_interval(cost, median_interval(own[cost].to_numpy(float)))
+        rows.append(row)
+    numbers = pd.DataFrame(rows)
+    text = {"recipe": numbers["recipe"], "met": [f"{r.met} of {r.n}" for r in numbers.itertuples()]}
+    text["share, 95 %"] = [within(row, "share", 2) for row in numbers.to_dict("records")]
+    for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
+        text[f"median {cost}, 95 %"] = [within(row, cost, digits) for row in numbers.to_dict("records")]
+    title = f"Time to test accuracy {target:g} (∞: never)"
+    return Table("time_to_target", numbers, {title: pd.DataFrame(text)})
+
+
+def equal_cost_table(curves: pd.DataFrame, names: list[str]) -> Table:
+    """Test accuracy and training loss when every recipe has spent the same, in each cost.
+
+    The cost is the least over the recipes of the median total: half the trials of each have spent that much.
+    A trial that stopped training before counts with its last value, a diverged one at chance.
+    """
+    done = curves[curves["status"] != "failed"]
+    rows = []
+    for cost in COSTS:
+        totals = done.groupby(["recipe", "trial"])[cost].max().groupby("recipe").median()
+        spent = totals[totals > 0]
+        if not len(spent):
+            continue
+        for name in names:
+            own = done[done["recipe"] == name]
+            if len(own):
+                rows.append(
+                    {"cost": cost, "at": float(spent.min()), "recipe": name, **_at(own, cost, spent.min())}
+                )
+    numbers = pd.DataFrame(rows)
+    text = {"recipe": names}
+    for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
+        own = numbers[numbers["cost"] == cost] if len(numbers) else numbers
+        if len(own):
+            label = f"{number(own['at'].iloc[0], digits, fixed=True)} {PLURAL.get(cost, cost)}"
+            at = {row["recipe"]: row for row in own.to_dict("records")}
+            text[f"at {label}"] = [within(at[name], "test_accuracy") if name in at else "–" for name in names]
+    return Table("equal_cost", numbers, {"Test accuracy at equal cost, mean and 95 %": pd.DataFrame(text)})
+
+
+def _at(own: pd.DataFrame, cost: str, spent: float) -> dict[str, float]:
+    """Mean of each metric over the trials of one recipe when a cost is spent."""
+    found: dict[str, float] = {}
+    ends = own.sort_values("step").groupby("trial").last()
+    diverged = (ends["status"] == "diverged").to_numpy()
+    costs = _matrix(own, cost)
+    for metric in METRICS.values():
+        known = value_at_cost(_matrix(own, metric.column), costs, spent)
+        last = np.where(diverged, metric.chance, ends[metric.column].to_numpy(float))
+        values = np.where(np.isnan(known), last, known)
+        found |= {"n": len(values)} | spread_interval(
+            metric.column, mean_interval(values).clipped(0, metric.top)
+        )
+    return found
+
+
+def _matrix(own: pd.DataFrame, column: str) -> Array:
+    """Return a column as (trials, evaluations), NaN after a trial's end."""
+    valued = own.assign(spent=own[column])  # the column may be the step itself
+    wide = valued.pivot_table(index="trial", columns="step", values="spent", dropna=False)
+    return wide.sort_index(axis=1).to_numpy(float)

@@ -1,0 +1,91 @@
+"""Tables as text and as LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ahf_cli.experiment.statistics import Interval
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be saved and printed: its numbers, and the same for reading, in parts by title."""
+
+    name: str
+    """of its files"""
+    numbers: pd.DataFrame
+    texts: Mapping[str, pd.DataFrame]
+    note: str = ""
+    """what must be known to read it"""
+
+
+def spread_interval(name: str, found: Interval) -> dict[str, float]:
+    """Return an interval as the columns `name`, `name_low` and `name_high`."""
+    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def within(row: Mapping[Any, Any], name: str, digits: int = 4) -> str:
+    """Write the interval of a row's columns as `0.5 [0.4, 0.6]`."""
+    values = [float(row[name + end]) for end in ("", "_low", "_high")]
+    if math.isnan(values[0]):
+        return NOTHING
+    centre, low, high = (number(v, digits, fixed=True) for v in values)
+    return centre if math.isnan(values[1]) else f"{centre} [{low}, {high}]"
+
+
+def number(value: float, digits: int = 4, *, fixed: bool = False) -> str:
+    """Write a number with some decimals; unless `fixed`, a small one with three digits; a dash for none."""
+    if math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    small = not fixed and 0 < abs(value) < 10**-digits * 10
+    large = abs(value) >= (1e7 if fixed else 1e4)
+    return f"{value:.3g}" if small or large else f"{value:.{digits}f}"
+
+
+def is_words(column: pd.Series[str]) -> bool:
+    """Tell whether a column of text is to be aligned to the left."""
+    return any(cell[:1].isalpha() for cell in column)
+
+
+def as_text(texts: Mapping[str, pd.DataFrame]) -> str:
+    """Lay out tables of text in aligned columns, each under its title."""
+    return "\n\n".join(f"{title}\n{_aligned(table)}" for title, table in texts.items())
+
+
+def _aligned(texts: pd.DataFrame) -> str:
+    columns = [[name, *texts[name]] for name in texts.columns]
+    laid = []
+    for cells in columns:
+        width = max(len(cell) for cell in cells)
+        words = is_words(pd.Series(cells[1:]))
+        laid.append([cell.ljust(width) if words else cell.rjust(width) for cell in cells])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*laid, strict=True))
+
+
+LATEX = {
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "−": "$-$",
+    "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "–": "--",
+    "×": r"$\times$",
+}
+
+
+def as_latex(table: pd.DataFrame, title: str) -> str:
+    """Write a table of text for LaTeX with booktabs; names are escaped."""
+    layout = "".join("l" if is_words(table[name]) else "r" for name in table.columns)
+    escaped = table.to_latex(index=False, escape=True, column_format=layout)
+    for sign, command in LATEX.items():
+        escaped = escaped.replace(sign, command)
+    return f"% {title}\n{escaped}"

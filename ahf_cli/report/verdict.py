@@ -1,0 +1,167 @@
+"""The verdict in words: who is ahead, by how much, under what conditions; or why none can be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from ahf_cli.experiment.statistics import mean_interval
+from ahf_cli.report.conditions import conditions, differences
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.target import PLURAL
+from ahf_cli.report.tables.text import Table
+
+ENOUGH_TRIALS = 20
+"""trials a recipe below which nothing is claimed of a search"""
+ENOUGH_SEEDS = 5
+"""new seeds below which nothing is claimed of re-runs"""
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said; `claim` is False where it describes what was seen and supports no more."""
+
+    sentences: tuple[str, ...]
+    claim: bool
+    condition: str
+    refused: tuple[str, ...] = ()
+    """what differs between the recipes"""
+    forced: bool = False
+    leader: str | None = None
+    caveats: tuple[str, ...] = field(default=())
+
+    @property
+    def stamp(self) -> str:
+        """What is printed across figures that were forced."""
+        return f"FORCED: {'; '.join(self.refused)}" if self.forced and self.refused else ""
+
+    def lines(self) -> list[str]:
+        """Return the verdict as paragraphs."""
+        if self.refused and not self.forced:
+            return ["No verdict, since what must be equal is not:", *(f"- {line}" for line in self.refused)]
+        head = [f"{self.stamp}."] if self.stamp else []
+        return [*head, *self.sentences, *self.caveats, f"Condition: {self.condition}."]
+
+
+def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table, *, force: bool) -> Verdict:
+    """Judge the recipes of a study by their re-runs where there are any, else describe the search.
+
+    A claim needs the design `fair`, at least `ENOUGH_TRIALS` trials a recipe and `ENOUGH_SEEDS` new seeds.
+    """
+    refused = tuple(differences(data))
+    names = [name for name in data.recipes if (data.trials["recipe"] == name).any()]
+    known = len(data.reruns) and data.design == "fair"
+    if len(names) < 2:
+        sentences, leader = [f"{names[0] if names else 'Nothing'} alone: there is nothing to compare."], None
+        return Verdict(tuple(sentences), False, conditions(data), refused, force)
+    few = [] if not known else _few(data)
+    if known and not few:
+        sentences, leader = _from_reruns(data, pairs)
+    else:
+        sentences, leader = _from_trials(data, names)
+        sentences.append(_why_no_claim(data, few))
+    caveats = [*_cost_caveat(equal_cost, leader), *_robustness_caveat(robustness, leader)]
+    claim = bool(known and not few and not refused)
+    return Verdict(tuple(sentences), claim, conditions(data), refused, force, leader, tuple(caveats))
+
+
+def _few(data: StudyData) -> list[str]:
+    """Say which numbers are too small for a claim."""
+    done = data.trials[data.trials["status"] != "failed"]["recipe"].value_counts()
+    seeds = data.reruns["recipe"].value_counts()
+    lines = []
+    for name in data.recipes:
+        if done.get(name, 0) < ENOUGH_TRIALS:
+            lines.append(f"{name} has {done.get(name, 0)} trials of the {ENOUGH_TRIALS} that a claim needs")
+        if seeds.get(name, 0) < ENOUGH_SEEDS:
+            lines.append(f"{name} has {seeds.get(name, 0)} re-runs of the {ENOUGH_SEEDS} that a claim needs")
+    return lines
+
+
+def _why_no_claim(data: StudyData, few: list[str]) -> str:
+    if few:
+        return f"This describes what was seen and supports no claim: {'; '.join(few)}."
+    if not data.independent:
+        return (
+            "This describes what was seen and supports no claim: the trials of a Bayesian search depend on "
+            "each other, and recipes differ in how many hyperparameters they have: search with design fair."
+        )
+    if data.design != "fair":
+        return "This describes what was seen and supports no claim: the design is not fair."
+    return "This describes what was seen and supports no claim: there are no re-runs with new seeds."
+
+
+def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
+    """Compare the leader by mean test accuracy with each other recipe, on the same seeds."""
+    metric = METRICS["test_accuracy"]
+    valued = data.reruns.assign(value=at_chance(data.reruns, metric))
+    means = valued.groupby("recipe")["value"].mean().sort_values(ascending=False)
+    leader = str(means.index[0])
+    rows = pairs.numbers[pairs.numbers["metric"] == metric.column]
+    sentences = []
+    for other in means.index[1:]:
+        row = rows[rows["a"].isin([leader, other]) & rows["b"].isin([leader, other])].iloc[0]
+        sign = 1 if row["a"] == leader else -1
+        ends = sorted(sign * row[f"difference{end}"] for end in ("_low", "_high"))
+        size = f"{sign * row['difference']:.3f} (95 % {ends[0]:.3f} to {ends[1]:.3f})"
+        sure = row["p_holm"] < SIGNIFICANT and ends[0] > 0
+        word = "is better than" if sure else "is not shown to be better than"
+        sentences.append(
+            f"{leader} {word} {other}: test accuracy higher by {size} over {row['pairs']} paired seeds, "
+            f"p = {row['p_holm']:.2g} after Holm's correction."
+        )
+    return sentences, leader
+
+
+def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | None]:
+    """Describe who is ahead in mean final accuracy over the trials of the search."""
+    metric = METRICS["test_accuracy"]
+    done = data.trials[data.trials["status"] != "failed"]
+    found = {
+        name: mean_interval(at_chance(own, metric)).clipped(0, metric.top)
+        for name in names
+        if len(own := done[done["recipe"] == name])
+    }
+    ordered = sorted(found, key=lambda name: -found[name].estimate)
+    said = []
+    for name in ordered:
+        _, low, high = found[name]
+        band = f" (95 % {low:.2f} to {high:.2f})" if np.isfinite(low) else " (one value, no interval)"
+        said.append(f"{name} {found[name].estimate:.3f}{band}")
+    apart = [f"{a} from {b}" for a, b in combinations(ordered, 2) if found[a].low > found[b].high]
+    overlap = f"Intervals lie apart for {', '.join(apart)}." if apart else "All intervals overlap."
+    return [f"Mean final test accuracy over all trials: {', '.join(said)}.", overlap], ordered[0]
+
+
+def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:
+    """Say whether the leader also leads when all recipes have spent the same."""
+    table = equal_cost.numbers
+    if leader is None or not len(table):
+        return []
+    ahead: dict[str, str] = {}
+    for cost, own in table.groupby("cost", sort=False):
+        best = own.sort_values("test_accuracy", ascending=False)
+        ahead[PLURAL.get(str(cost), str(cost))] = str(best["recipe"].iloc[0])
+    others = {cost: name for cost, name in ahead.items() if name != leader}
+    if not others:
+        return [f"Over the trials of the search it also leads at equal {', '.join(ahead)}."]
+    said = "; ".join(f"{name} at equal {cost}" for cost, name in others.items())
+    return [f"At equal cost others lead over the trials of the search: {said}."]
+
+
+def _robustness_caveat(robustness: Table, leader: str | None) -> list[str]:
+    """Say under which ways of summing up somebody else is ahead in test accuracy."""
+    table: pd.DataFrame = robustness.numbers
+    if leader is None or not len(table):
+        return []
+    own = table[table["metric"] == METRICS["test_accuracy"].label]
+    others = own[own["winner"] != leader]
+    if not len(others):
+        return ["Over the trials, no way of summing up test accuracy changes who is ahead."]
+    said = ", ".join(f"{row.winner} by {row.way}" for row in others.itertuples())
+    return [f"Who is ahead depends on how trials are summed up: {said}."]

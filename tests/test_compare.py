@@ -1,0 +1,197 @@
+"""`ahf compare`: options, bad input, and speed."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ahf_cli.cli import main
+from ahf_cli.report.canvas import TEX, THEMES, check_formats, make
+from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.figures import Choices, drawings
+from ahf_cli.report.study_data import load_study
+from tests.made_up import NAN, write_study
+from tests.plausible import write
+from tests.test_figures import ahf
+
+PLAN = {"hf": 2, "adaptive_hf": 2}
+FINALS = {"hf": [0.5, NAN], "adaptive_hf": [2.25, 1.9]}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    write_study(tmp_path, "paper", PLAN, FINALS)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--format", "jpg"], "--format must be one of png, pdf, svg, pgf, got 'jpg'"),
+        (["--target", "1.2"], "--target must be in (0, 1), got 1.2"),
+        (["--study", "a=paper", "--study", "a=other"], "--study: labels must differ, got 'a' twice"),
+        (["--study", "a/b=paper"], "study name must be 1 to 64 letters"),
+        (["--study", "=paper"], "study name must be 1 to 64 letters"),
+        (["--study", "x=papr"], "did you mean 'paper'?"),
+        (["--study", "../paper"], "study name must be 1 to 64 letters"),
+        (["--study", "<b>"], "study name must be 1 to 64 letters"),
+    ],
+)
+def test_bad_options_are_one_clear_line(
+    results: Path, words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(results.rglob("*"))
+    assert main(["compare", *words, "--results", str(results)]) == 2
+    captured = capsys.readouterr()
+    assert error in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert sorted(results.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_another_can_be_chosen(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / "paper" / "report").write_text("a file where the folder should be")
+    assert main(["compare", "plots", "--results", str(results), "-q"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.count("\n") == 1
+        and "cannot write to" in error
+        and "with --out" in error
+        and ".tmp" not in error
+    )
+    out = tmp_path / "elsewhere"
+    assert (
+        main(["compare", "plots", "--results", str(results), "-q", "--format", "svg", "--out", str(out)]) == 0
+    )
+    assert (out / "figures" / "figure2.svg").read_text().startswith("<?xml")
+    assert not (results / "paper" / "trials.csv").exists()
+
+
+def test_formats_that_need_a_missing_program_are_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ahf_cli.report.canvas.TEX", ("no-such-tex",))
+    with pytest.raises(Exception, match="--format pgf needs one of no-such-tex"):
+        check_formats(["png", "pgf"])
+    assert check_formats(["svg"]) == ("svg",)
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, TEX)), reason="pgf measures its text with TeX, which is not here"
+)
+def test_pgf_is_written_where_there_is_tex(results: Path, tmp_path: Path) -> None:
+    drawing = drawings(load_study(results / "paper"), Choices())[0][0]
+    assert "pgfpicture" in make(drawing, THEMES["paper"]).written("pgf").decode()
+
+
+def test_the_paper_theme_is_one_column_wide_and_has_its_caption_beside(results: Path, tmp_path: Path) -> None:
+    made = drawings(load_study(results / "paper"), Choices())[0]
+    for drawing in made:
+        width, _ = make(drawing, THEMES["paper"]).figure.get_size_inches()
+        assert width == 3.35
+    paths = make(made[0], THEMES["paper"]).save(tmp_path, ("png",))
+    assert [p.name for p in paths] == ["figure2.csv", "figure2.png", "figure2.caption.txt"]
+    assert paths[-1].read_text().startswith("Mean ± 1 standard error over trials.")
+
+
+def test_no_text_of_a_figure_covers_another(results: Path) -> None:
+    """Axis labels, tick labels, titles, legends and captions keep apart, in both themes."""
+    data = load_study(write(results, "plausible", trials=6, points=12, reruns=5).folder)
+    for theme in THEMES.values():
+        for drawing in drawings(data, Choices())[0]:
+            picture = make(drawing, theme)
+            renderer = picture.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+            parts = [legend.get_window_extent(renderer) for legend in picture.figure.legends]
+            for axes in picture.figure.axes:
+                labels = [axis.label for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
+                parts += [axes.get_window_extent(renderer), *(t.get_window_extent(renderer) for t in labels)]
+                parts += [t.get_window_extent(renderer) for t in axes.texts]
+            pairs = [(a.shrunk(0.97, 0.97), b) for i, a in enumerate(parts) for b in parts[i + 1 :]]
+            assert not any(a.overlaps(b) for a, b in pairs), (theme.name, drawing.name)
+            whole = picture.figure.bbox
+            assert all(p.x0 >= -2 and p.x1 <= whole.x1 + 2 and p.y1 <= whole.y1 + 2 for p in parts), (
+                drawing.name
+            )
+
+
+def test_figures_can_be_told_apart_in_grey(results: Path) -> None:
+    from ahf_cli.hyperparameters import RECIPES
+    from ahf_cli.report.style import styles
+
+    looks = styles([*RECIPES, "one", "two", "three"])
+    grey = {
+        name: Image.new("RGB", (1, 1), look.color).convert("L").getpixel((0, 0))
+        for name, look in looks.items()
+    }
+    distinct = {(look.line, look.marker) for look in looks.values()}
+    assert len(distinct) == len(looks) and all(isinstance(v, int) and 40 < v < 190 for v in grey.values())
+
+
+def test_forced_figures_are_stamped_and_others_are_not(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {"hf": 2, "adaptive_hf": 1}, {"hf": [0.5, 0.6], "adaptive_hf": [0.7]})
+    data = load_study(study.folder)
+    for force in (False, True):
+        comparison = Comparison(data, force=force)
+        vars(comparison)["drawn"] = (comparison.drawn[0][:1], {})
+        texts = " ".join(text.get_text() for text in comparison.pictures[0].figure.texts)
+        assert ("FORCED: trials differ: hf 2, adaptive_hf 1" in texts) == force
+
+
+def test_labels_json_and_intervals(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(results, "other", {"hf": 2}, {"hf": [0.4, 0.6]})
+    words = ["--study", "now=paper", "--study", "before=other", "--device", "cpu", "--json", "--attribute"]
+    assert main(["compare", "tables", *words, "--band", "ci", "--results", str(results)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["studies"] == ["now", "before"] and document["band"] == "ci"
+    row = next(r for r in document["final_values"] if r["recipe"] == "before/hf")
+    assert row["mean"] == pytest.approx(0.5) and row["mean_low"] < 0.5 < row["mean_high"]
+    assert document["verdict"]["refused"] == [] and document["attribution"] == []
+
+
+def test_one_trial_has_no_band_and_says_so(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {"hf": 1}, {"hf": [0.5]})
+    comparison = Comparison(load_study(study.folder))
+    figure = next(d for d in comparison.drawn[0] if d.name == "figure2")
+    assert figure.caption[0].startswith("One trial, which has no band")
+    assert figure.table[["low", "high"]].isna().all(axis=None)
+    assert "(n = 1)" in comparison.overview()["training loss"].iloc[0]
+    numbers = comparison.tables["final_values"].numbers
+    assert numbers[["standard_error", "mean_low", "iqm_high"]].isna().all(axis=None)
+
+
+def test_every_figure_is_drawn_from_the_table_beside_it(results: Path) -> None:
+    data = load_study(
+        write(results, "plausible", trials=6, points=12, reruns=5, recipes=("hf", "adaptive_hf")).folder
+    )
+    made, missing = drawings(data, Choices())
+    assert [d.name for d in made] == [
+        "figure2", "final_values", "distribution", "expected_best", "time_to_target", "sensitivity", "reruns",
+        "cost", "damping",
+    ] or "time_to_target" in missing  # fmt: skip
+    for drawing in made:
+        assert len(drawing.table) and drawing.caption[0] and "n" in " ".join(drawing.caption)
+    damping = next(d for d in made if d.name == "damping").table
+    first = damping[(damping["recipe"] == "hf") & (damping["quantity"] == "damping")].iloc[0]
+    steps = data.steps[(data.steps["recipe"] == "hf") & (data.steps["step"] == first["step"])]
+    if len(steps):
+        assert first["centre"] == pytest.approx(steps["damping"].median())
+
+
+@pytest.mark.long
+def test_four_recipes_of_seventy_trials_take_less_than_twenty_seconds(tmp_path: Path) -> None:
+    write(tmp_path, "big")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = ahf("--study", "big", "--results", tmp_path)  # fails where torch is imported
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    # Time on a core, which neither waiting nor other processes lengthen.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
+    report = tmp_path / "big" / "report"
+    assert (report / "report.html").stat().st_size < 5e6
+    assert len(pd.read_csv(report / "data" / "figure2.csv")) == 2 * 4 * 144

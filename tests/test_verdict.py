@@ -1,0 +1,135 @@
+"""Verdicts and their conditions: claimed only where a claim is due, refused where recipes differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.conditions import conditions, differences
+from ahf_cli.report.sparkline import sparkline
+from ahf_cli.report.store import Study
+from ahf_cli.report.study_data import StudyData, load_study, pool
+from tests.made_up import write_study
+from tests.plausible import write
+
+TWO = ("hf", "adaptive_hf")
+
+
+@pytest.fixture(scope="module")
+def fair(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
+    folder = tmp_path_factory.mktemp("verdict")
+    return load_study(write(folder, "fair", trials=20, points=6, reruns=8, recipes=TWO).folder)
+
+
+def changed(study: Study, **changes: Any) -> StudyData:
+    file = study.folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for path, value in changes.items():
+        where = manifest
+        *keys, last = path.split("__")
+        for key in keys:
+            where = where[key]
+        where[last] = value
+    file.write_text(json.dumps(manifest))
+    return load_study(study.folder)
+
+
+def test_re_runs_of_a_fair_design_support_a_claim_with_its_numbers(fair: StudyData) -> None:
+    found = Comparison(fair).verdict
+    assert found.claim and found.leader == "hf" and not found.refused and not found.stamp
+    pair = Comparison(fair).tables["rerun_pairs"].numbers.set_index("metric").loc["test_accuracy"]
+    text = found.sentences[0]
+    assert text.startswith("hf is better than adaptive_hf: test accuracy higher by")
+    assert f"{pair['difference']:.3f} (95 % {pair['difference_low']:.3f}" in text and "8 paired seeds" in text
+    assert found.lines()[-1].startswith("Condition: design fair, 20 random trials a recipe of 1430 steps")
+
+
+def test_a_worse_recipe_named_first_is_turned_round(tmp_path: Path) -> None:
+    study = write(tmp_path, "s", trials=20, points=6, reruns=8, recipes=("adaptive_hf", "hf"))
+    assert (
+        Comparison(load_study(study.folder)).verdict.sentences[0].startswith("hf is better than adaptive_hf")
+    )
+
+
+def test_equal_recipes_are_not_shown_to_differ(tmp_path: Path) -> None:
+    one = load_study(write(tmp_path, "one", trials=20, points=6, reruns=8, recipes=("hf",)).folder)
+    two = load_study(write(tmp_path, "two", trials=20, points=6, reruns=8, recipes=("hf",), seed=1).folder)
+    assert "is not shown to be better than" in Comparison(pool({"a": one, "b": two})).verdict.sentences[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"trials": 20, "reruns": 0}, "there are no re-runs"),
+        ({"trials": 20, "reruns": 3}, "hf has 3 re-runs of the 5 that a claim needs"),
+        ({"trials": 6, "reruns": 8}, "hf has 6 trials of the 20 that a claim needs"),
+        ({"trials": 20, "reruns": 8, "design": "paper"}, "the design is not fair"),
+    ],
+)
+def test_what_is_too_little_for_a_claim_is_described_only(
+    tmp_path: Path, options: dict[str, Any], why: str
+) -> None:
+    found = Comparison(load_study(write(tmp_path, "s", points=4, recipes=TWO, **options).folder)).verdict
+    assert not found.claim and "supports no claim" in " ".join(found.sentences)
+    assert why in " ".join(found.sentences)
+
+
+def test_a_bayesian_search_is_described_only(tmp_path: Path) -> None:
+    study = write(tmp_path, "s", trials=20, points=4, reruns=0, recipes=TWO)
+    data = changed(study, identity__search__sampler="tpe", identity__search__design="paper")
+    found = Comparison(data).verdict
+    assert not found.claim and "trials of a Bayesian search depend on each other" in " ".join(found.sentences)
+    assert set(Comparison(data).tables["best_of_k"].numbers["how"]) == {"so far"}
+    assert "beats" not in Comparison(data).tables
+
+
+def test_different_numbers_of_trials_are_refused_unless_forced(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {"hf": 3, "adaptive_hf": 2}, {"hf": [0.5, 0.6], "adaptive_hf": [0.7]})
+    data = load_study(study.folder)
+    refused = Comparison(data).verdict
+    assert refused.lines() == [
+        "No verdict, since what must be equal is not:", "- trials differ: hf 2, adaptive_hf 1",
+    ]  # fmt: skip
+    forced = Comparison(data, force=True).verdict
+    assert forced.stamp == "FORCED: trials differ: hf 2, adaptive_hf 1" and not forced.claim
+    assert forced.lines()[0].startswith("FORCED") and "(one value, no interval)" in " ".join(forced.lines())
+
+
+def test_each_condition_that_differs_is_named(tmp_path: Path) -> None:
+    same = write(tmp_path, "a", trials=2, points=3, reruns=0, recipes=("hf",))
+    other = write(tmp_path, "b", trials=2, points=3, reruns=0, recipes=("hf",))
+    first = load_study(same.folder)
+    assert differences(pool({"a": first, "b": load_study(other.folder)})) == []
+    space = {"lr": {"low": 0.01, "high": 1, "log": True}, "damping": {"low": 1, "high": 30, "log": False}}
+    data = changed(
+        other, identity__spaces__hf=space, identity__train__steps=99, sessions=[
+            {"commit": "b" * 40, "versions": {"torch": "9"}}
+        ],
+    )  # fmt: skip
+    said = differences(pool({"a": first, "b": data}))
+    assert said[0] == "the range of lr differs: a/hf [0.001, 1] log, b/hf [0.01, 1] log"
+    assert [line.split(":")[0] for line in said[1:]] == [
+        "train differs", "commits differ", "versions of torch differ",
+    ]  # fmt: skip
+    assert "versions of torch differ: 2.14.1, 9" in said
+
+
+def test_a_single_recipe_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {"hf": 1}, {"hf": [0.5]})
+    found = Comparison(load_study(study.folder)).verdict
+    assert not found.claim and found.sentences == ("hf alone: there is nothing to compare.",)
+
+
+def test_conditions_of_a_study_without_a_manifest_are_said_to_be_unknown(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {"hf": 1}, {"hf": [0.5]})
+    (study.folder / "manifest.json").unlink()
+    assert "unknown model on unknown data" in conditions(load_study(study.folder))
+
+
+def test_a_sparkline_goes_from_low_to_high_and_leaves_gaps() -> None:
+    assert sparkline([0, 0.5, 1, 2, -1, float("nan")], 0, 1) == "▁▅█" + "█▁ "
+    assert len(sparkline(range(100), 0, 100)) == 16 and sparkline([], 0, 1) == "" == sparkline([1], 1, 1)
