@@ -28,8 +28,8 @@ def errors(text: str) -> list[str]:
 
 
 def test_presets_are_as_described() -> None:
-    assert list(presets()) == ["paper", "published", "quick", "smoke"]
-    paper, published, quick, smoke = (load(name) for name in presets())
+    assert list(presets()) == ["attribution", "paper", "published", "quick", "smoke"]
+    paper, published, quick, smoke = (load(name) for name in ("paper", "published", "quick", "smoke"))
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
     assert paper.total_steps(50_000) == 1170
     assert published.total_steps(60_000) == 1404 and published.task.split == "full"
