@@ -260,7 +260,7 @@ def test_an_interrupted_recording_leaves_nothing(number: signal.Signals, tmp_pat
             "--recipe: prerun.recipe: unknown recipe 'adaptive'; did you mean 'adaptive_hf'?",
         ),
         (["train", "hff"], "unknown recipe 'hff'; did you mean 'hf'?"),
-        (["train", "hf_ggn", "-o", "seed=1"], "unknown recipe 'hf_ggn'; the preset quick defines it"),
+        (["train", "hf_ggn", "-o", "seed=1"], "unknown recipe 'hf_ggn'; the preset attribution defines it"),
         (["train", "hf", "--threads", "0"], "--threads must be an integer in [1, 1024], got 0"),
         (["train", "hf", "-p", "lr=0"], "--param: lr must be in (0, inf), got 0.0"),
         (["train", "hf", "-p", "lr=x", "-p", "sigma=3"], "--param: hf has no hyperparameter 'sigma'"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ahf_cli.cli import main
-from ahf_cli.report.canvas import TEX, THEMES, check_formats, make
+from ahf_cli.report.canvas import THEMES, check_formats, make
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices, drawings
 from ahf_cli.report.study_data import load_study
@@ -80,14 +79,6 @@ def test_formats_that_need_a_missing_program_are_refused_before_any_work(
     with pytest.raises(Exception, match="--format pgf needs one of no-such-tex"):
         check_formats(["png", "pgf"])
     assert check_formats(["svg"]) == ("svg",)
-
-
-@pytest.mark.skipif(
-    not any(map(shutil.which, TEX)), reason="pgf measures its text with TeX, which is not here"
-)
-def test_pgf_is_written_where_there_is_tex(results: Path, tmp_path: Path) -> None:
-    drawing = drawings(load_study(results / "paper"), Choices())[0][0]
-    assert "pgfpicture" in make(drawing, THEMES["paper"]).written("pgf").decode()
 
 
 def test_the_paper_theme_is_one_column_wide_and_has_its_caption_beside(results: Path, tmp_path: Path) -> None:

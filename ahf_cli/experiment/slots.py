@@ -122,7 +122,11 @@ class Slots:
 
     def claim(self, slot: int, params: Mapping[str, float]) -> bool:
         """Take a free slot for this process; False where another one has it."""
-        waiting = [t._trial_id for t in self._trials.get(slot, ()) if t.state == TrialState.WAITING]
+        left = [t for t in self._trials.get(slot, ()) if t.state == TrialState.WAITING]
+        for trial in left:
+            if trial.params != params:  # what would be recorded under it is another configuration
+                self._fail(trial._trial_id, DUPLICATE)
+        waiting = [trial._trial_id for trial in left if trial.params == params]
         if waiting:  # left by a process that was killed, or will lose it to us, or we to it
             trial_id = waiting[0]
         else:
