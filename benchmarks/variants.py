@@ -109,6 +109,15 @@ def _plain(h: ModelObjective, theta: Tensor, model: nn.Module) -> Evaluation:
     return Evaluation(h.layout, leaves, losses, outputs, lambda: h.loss.hessian(outputs, h.targets))
 
 
+def _graphs_kept(h: ModelObjective, theta: Tensor, curvature: Curvature) -> list[Variant]:
+    """Return the way that is in use, and the same on PyTorch's own convolution."""
+    ways = {
+        "graph kept, convolution as three operations (in use on a CPU)": lambda: h.evaluate(theta),
+        "graph kept, PyTorch's convolution": lambda: _plain(h, theta, h.model),
+    }
+    return [Variant(curvature, way, 1, partial(_kept, make, curvature)) for way, make in ways.items()]
+
+
 def _of_one_trial(h: ModelObjective, theta: Tensor, quick: bool) -> list[Variant]:
     """Return ways for K = 1, the one in use first."""
     flat = theta[0]
@@ -142,16 +151,10 @@ def _of_one_trial(h: ModelObjective, theta: Tensor, quick: bool) -> list[Variant
         return lambda v: back(hessian(tangent(v[0])[None])[0])[0][None]
 
     variants = [
-        Variant("hessian", "graph kept, convolution as three operations (in use on a CPU)", 1,
-                lambda: _kept(lambda: h.evaluate(theta), "hessian")),
-        Variant("hessian", "graph kept, PyTorch's convolution", 1,
-                lambda: _kept(lambda: _plain(h, theta, h.model), "hessian")),
+        *_graphs_kept(h, theta, "hessian"),
         Variant("hessian", "forward over reverse, anew each time", 1, forward_over_reverse),
         Variant("hessian", "gradient linearized", 1, linearized_gradient),
-        Variant("ggn", "graph kept, convolution as three operations (in use on a CPU)", 1,
-                lambda: _kept(lambda: h.evaluate(theta), "ggn")),
-        Variant("ggn", "graph kept, PyTorch's convolution", 1,
-                lambda: _kept(lambda: _plain(h, theta, h.model), "ggn")),
+        *_graphs_kept(h, theta, "ggn"),
         Variant("ggn", "forward tangent anew each time, backward graph kept", 1, jvp_and_vjp),
         Variant("ggn", "outputs linearized, backward graph kept", 1, linearized_outputs),
     ]  # fmt: skip

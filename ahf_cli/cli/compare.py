@@ -23,6 +23,7 @@ from ahf_cli.cli.options import (
     log,
     resolve,
     say,
+    writing_to,
 )
 from ahf_cli.cli.ruled import print_tables
 from ahf_cli.errors import AhfError, IncompleteError, InputError
@@ -267,7 +268,7 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     if request.out is None and len(data.names) > 1:
         out = out / f"with-{'-'.join(data.names[1:])}"
     files: list[Path] = []
-    try:
+    with writing_to(out):
         if "tables" in parts:
             if request.out is None:
                 for _, study in data.sources:
@@ -280,9 +281,6 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
             from ahf_cli.report.page import save_page
 
             files.append(save_page(found, out))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot write to {out}: {reason}; choose another folder with --out") from error
     return Made(found, parts, files, out)
 
 

@@ -20,7 +20,7 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
 
     spec, plan = session.task_spec(config), session.plan_of(config)
     workers, batch = session.workers_and_batch(config, spec.device)
-    torch.set_num_threads(1 if spec.device == "cpu" else session.threads_of(spec.device))
+    torch.set_num_threads(session.threads_of(spec.device))
     task = spec.load()
     per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
     evaluations = e.evaluations(plan.steps, plan.eval_every)

@@ -70,10 +70,8 @@ def workers_and_batch(config: Config, device: str) -> tuple[int, int]:
 
 
 def threads_of(device: str) -> int:
-    """Threads of a single run: all cores on a CPU."""
-    from ahf_cli.experiment.environment import cores
-
-    return cores() if device == "cpu" else 4
+    """Threads of one training process: one on a CPU, where parallelism is processes."""
+    return 1 if device == "cpu" else 4
 
 
 def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
@@ -199,7 +197,7 @@ def conduct(
         steps = training.plan.steps
         log(_plan_line(title, training.where, total, left, steps, training.workers, spec.device), quiet)
         workers = max(1, min(training.workers, left))
-        threads = 1 if spec.device == "cpu" else 4
+        threads = threads_of(spec.device)
         with Display(title, total - left, total, quiet) as display:
             return search.run(
                 lambda: process_pool(spec, training.plan, records, workers, threads),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, say
+from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, say, writing_to
 from ahf_cli.cli.ruled import print_tables
 from ahf_cli.errors import IncompleteError, InputError
 from ahf_cli.hyperparameters import nearest
@@ -85,11 +85,8 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
     found = diagnose(result, steps, _max_iterations(study, recipe))
     drawing = trial_drawing(result, steps)
     target = out or study.report_folder
-    try:
+    with writing_to(target):
         files = [] if isinstance(drawing, str) else save(drawing, target)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"cannot write to {target}: {reason}; choose another folder with --out") from error
     if as_json:
         document: dict[str, Any] = {"study": study.name, **asdict(result), **asdict(found)}
         emit_json({**document, "files": [str(file) for file in files]})

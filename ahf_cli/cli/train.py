@@ -185,7 +185,7 @@ def _run(
     identity = {**config.for_recipe(recipe.name).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
     spec, plan = session.task_spec(config), session.plan_of(config)
-    count = threads or (1 if spec.device == "cpu" else session.threads_of(spec.device))
+    count = threads or session.threads_of(spec.device)
     own = session.manifest(config, spec, 1)
     folder.open_for_writing(config.to_yaml(), identity, {**own, "plan": {recipe.name: 1}, "threads": count})
     with folder:

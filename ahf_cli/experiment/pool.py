@@ -18,9 +18,7 @@ from typing import Protocol
 
 from ahf_cli.experiment.records import Progress, TrialResult
 from ahf_cli.hyperparameters import Recipe
-
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
-"""What asks a command to stop.  A terminal or a scheduler sends them to its workers as well."""
+from ahf_cli.interruption import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,8 @@ class _Worker:
         self.job: Job | None = None
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(target=_serve, args=(prepare, theirs), daemon=True)
-        # A process takes over which signals are blocked: it must not die of one while it imports.
+        # A terminal or a scheduler sends signals to workers as well.  A process takes over which of them are
+        # blocked: it must not die of one while it imports.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self.process.start()
