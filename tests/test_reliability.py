@@ -1,4 +1,4 @@
-"""Searches killed, damaged and starved, in short form and long; `benchmarks.reliability` gives numbers."""
+"""Searches killed, damaged and starved, in short form and long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What `ahf` survives: kills, damage, full disks, lost machines; `python -m benchmarks.reliability` tries it.
+"""What `ahf` survives: kills, damage, full disks, lost machines.
 
-The tests run the same experiments in short form.
+`make test` runs these experiments in short form, `make test-long` at length (`tests/test_reliability.py`,
+`tests/test_postgres.py`).
 """
