@@ -71,10 +71,14 @@ class Toy:
         return run
 
     def _meet_trouble(self) -> None:
-        if self.trouble is None or not self.trouble.exists():
+        if self.trouble is None:
             return
-        word = self.trouble.read_text()
-        self.trouble.unlink()
+        mine = self.trouble.with_name(f"{self.trouble.name}-{os.getpid()}")
+        try:
+            self.trouble.rename(mine)  # of two processes that see it, one has it
+        except FileNotFoundError:
+            return
+        word = mine.read_text()
         if word == "kill":
             os.kill(os.getpid(), 9)
         if word == "exit":
