@@ -31,9 +31,9 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
-# One thread: a torch process whose threads spin beside busy ones is many times slower.
+# One thread each: a torch process whose threads spin beside busy ones is many times slower.
 pytest: $(VENV)/installed-dev data
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-long: $(VENV)/installed-dev data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
