@@ -38,7 +38,11 @@ pytest: $(VENV)/installed-dev data
 test-long: $(VENV)/installed-dev data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
-bench: $(VENV)/installed-dev data
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+bench: $(VENV)/installed-bench data
 	$(BIN)/python -m benchmarks
 
 clean:

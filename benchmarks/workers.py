@@ -10,6 +10,8 @@ import sys
 import tempfile
 from typing import Any
 
+import torch
+
 from benchmarks.timing import Bench, spread
 
 STEPS, TRIALS, ROUNDS = 60, 4, 3
@@ -18,8 +20,8 @@ COUNTS = (1, 2)
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
     """Run the same short search with one worker and with two, in turn; then estimate the paper's."""
-    if bench.device.type != "cpu" or not importlib.util.find_spec("optuna"):
-        return []  # a GPU has one worker, and a bare machine no search
+    if bench.device.type != "cpu" or not importlib.util.find_spec("optuna") or torch.get_num_threads() > 1:
+        return []  # a GPU has one worker, a bare machine no search, and a worker one thread
     seconds: dict[int, list[float]] = {count: [] for count in COUNTS}
     trials, steps, rounds = (2, 3, 1) if bench.quick else (TRIALS, STEPS, ROUNDS)
     for _ in range(rounds):
