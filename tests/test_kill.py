@@ -43,7 +43,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     while time.monotonic() < deadline:
         process = start(tmp_path / "killed")
         try:
-            code = process.wait(timeout=chance.uniform(4, 14) if kills < 12 else None)
+            code = process.wait(timeout=chance.uniform(3, 8) if kills < 12 else None)
             assert code == 0
             break
         except subprocess.TimeoutExpired:
