@@ -45,9 +45,8 @@ def cut(folder: Path, name: str, positions: int | None = None) -> dict[str, Any]
     file = trial.path / name
     whole = file.read_bytes()
     others = _bytes(study, (0, 2))
-    length = len(
-        whole.rstrip() if name.endswith(".json") else whole
-    )  # without its newline, JSON is all there
+    # JSON that lacks nothing but its last newline is whole.
+    length = len(whole.rstrip() if name.endswith(".json") else whole)
     count = positions or length
     tried = sorted({i * length // count for i in range(count)})
     noticed = redone = 0
