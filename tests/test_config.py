@@ -29,7 +29,7 @@ def errors(text: str) -> list[str]:
 
 
 def test_presets_are_as_described() -> None:
-    assert list(presets()) == ["attribution", "paper", "published", "quick", "smoke"]
+    assert list(presets()) == ["attribution", "fair", "paper", "published", "quick", "smoke"]
     paper, published, quick, smoke = map(load, ("paper", "published", "quick", "smoke"))
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
     assert paper.total_steps(50_000) == 1170
@@ -89,7 +89,10 @@ def test_yaml_round_trip(name: str) -> None:
         ),
         ("search: {trials: 0}", "F: search.trials: must be an integer in [1, 10^5], got 0"),
         ("search: {trials: many}", "F: search.trials: must be an integer in [1, 10^5], got 'many'"),
-        ("search: {design: fair}", "F: search.design: must be one of paper, got 'fair'"),
+        (
+            "search: {design: far}",
+            "F: search.design: must be one of paper, fair, got 'far'; did you mean 'fair'?",
+        ),
         ("search: {recipes: []}", "F: search.recipes: must be a non-empty list of recipe names, got []"),
         ("search: {recipes: [hf, hf]}", "F: search.recipes: names must not repeat, got 'hf' twice"),
         ("search: {recipes: [hff]}", "F: search.recipes: unknown recipe 'hff'; did you mean 'hf'?"),

@@ -31,6 +31,7 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
         seconds = found.seconds_per_step * plan.steps + per_evaluation * evaluations
         recipes[name] = {
             "trials": config.search.trials,
+            "reruns": config.search.reruns if config.search.design == "fair" else 0,
             "space": {key: [r.low, r.high, r.log] for key, r in config.space(name).items()},
             "seconds_per_step": found.seconds_per_step,
             "cg_iterations": found.cg_iterations,
@@ -38,7 +39,7 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
             "seconds_per_trial": seconds,
             "bytes_per_trial": _bytes(found, plan.steps, evaluations),
         }
-    total = sum(r["trials"] * r["seconds_per_trial"] for r in recipes.values())
+    total = sum(_runs(r) * r["seconds_per_trial"] for r in recipes.values())
     return {
         "study": config.study,
         "steps": plan.steps,
@@ -48,9 +49,13 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
         "batch": batch,
         "device": spec.device,
         "hours": total / workers / 3600,
-        "megabytes": sum(r["trials"] * r["bytes_per_trial"] for r in recipes.values()) / 1e6,
+        "megabytes": sum(_runs(r) * r["bytes_per_trial"] for r in recipes.values()) / 1e6,
         "recipes": recipes,
     }
+
+
+def _runs(recipe: dict[str, Any]) -> int:
+    return int(recipe["trials"] + recipe["reruns"])
 
 
 def _bytes(found: Slice, steps: int, evaluations: int) -> float:
@@ -73,7 +78,8 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"{key} [{low:g}, {high:g}]{' log' if is_log else ''}"
             for key, (low, high, is_log) in r["space"].items()
         )
-        found.append(f"{name}: {r['trials']} trials over {space or 'nothing: all is fixed'}")
+        again = f", then {r['reruns']} re-runs of the best" if r["reruns"] else ""
+        found.append(f"{name}: {r['trials']} trials over {space or 'nothing: all is fixed'}{again}")
         found.append(
             f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
             f"{r['seconds_per_trial'] / 60:.1f} min a trial, {r['evaluation_share']:.0%} of it evaluation"

@@ -65,6 +65,15 @@ Trials = Annotated[
     int | None,
     typer.Option("--trials", metavar="N", help="Number of trials a recipe.", rich_help_panel=_CONFIGURATION),
 ]
+Design = Annotated[
+    Literal["paper", "fair"] | None,
+    typer.Option(
+        "--design",
+        help="paper: one Bayesian search a recipe on training loss. fair: random trials on validation loss, "
+        "then the best of each recipe again with 10 new seeds.",
+        rich_help_panel=_CONFIGURATION,
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
     typer.Option("--device", help="Where to compute.", rich_help_panel=_CONFIGURATION),
@@ -96,8 +105,11 @@ def resolve(
     device: str | None = None,
     default_preset: str = "paper",
     trials_key: str = "search.trials",
+    design: str | None = None,
 ) -> Config:
     """Return the configuration that the options select; the named options win over `--override`.
+
+    `--design` sets sampler and objective as well, where no override does.
 
     `trials_key` is the key that `--trials` sets.  Raises InputError with one line for each error.
     """
@@ -113,9 +125,19 @@ def resolve(
             "--recipe": ("search.recipes", list(recipes) if recipes else None),
             "--trials": (trials_key, trials),
             "--device": ("run.device", device),
+            "--design": ("search.design", design),
         }
     )
-    return load(preset, config, [*(overrides or ()), *named])
+    return load(preset, config, [*_implied(design), *(overrides or ()), *named])
+
+
+def _implied(design: str | None) -> list[Setting]:
+    """Return the settings that `--design` brings with it."""
+    from ahf_cli.experiment.config import Setting
+    from ahf_cli.experiment.schema import IMPLIED_BY_FAIR
+
+    found = IMPLIED_BY_FAIR if design == "fair" else {}
+    return [Setting("--design", ("search", key), value) for key, value in found.items()]
 
 
 def repeated(

@@ -9,6 +9,7 @@ from ahf_cli.cli import compare, prerun, session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
+    Design,
     Device,
     Json,
     Override,
@@ -26,6 +27,7 @@ from ahf_cli.cli.options import (
 
 
 def reproduce(
+    design: Design = None,
     preset: Preset = None,
     config: ConfigFile = None,
     trials: Trials = None,
@@ -44,7 +46,9 @@ def reproduce(
     """
     from ahf_cli.report.store import Study as StudyFolder
 
-    resolved = resolve(preset, config, study, override, recipe, trials, device, default_preset="quick")
+    resolved = resolve(
+        preset, config, study, override, recipe, trials, device, default_preset="quick", design=design
+    )
     started = time.monotonic()
     found = prerun.run(resolved, results, quiet)
     summary = session.run_search(resolved, StudyFolder(results, resolved.study), quiet, "search")

@@ -12,6 +12,7 @@ from ahf_cli.cli import session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
+    Design,
     Device,
     Json,
     Override,
@@ -45,6 +46,7 @@ def search(
     recipe: Recipe = None,
     ranges: Ranges = None,
     dry_run: DryRun = False,
+    design: Design = None,
     preset: Preset = None,
     config: ConfigFile = None,
     override: Override = None,
@@ -62,7 +64,7 @@ def search(
     from ahf_cli.experiment.config import read_yaml
     from ahf_cli.report.store import Study as StudyFolder
 
-    resolved = resolve(preset, config, study, override, recipe, trials, device)
+    resolved = resolve(preset, config, study, override, recipe, trials, device, design=design)
     if ranges is not None:
         resolved = resolved.with_ranges(read_yaml(ranges), str(ranges))
     if dry_run:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli.options import log
@@ -16,12 +18,11 @@ __all__ = ["Interruption"]
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.records import TrialRecords
-    from ahf_cli.experiment.search import SearchPlan
+    from ahf_cli.experiment.search import Search, SearchPlan
     from ahf_cli.experiment.storage import Storage
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
-    from ahf_cli.report.store import Study
+    from ahf_cli.report.store import Study, TrialFolders
 
 
 def interrupted() -> InterruptedRunError:
@@ -79,6 +80,7 @@ def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
     from ahf_cli.experiment.environment import describe
     from ahf_cli.tasks.data import digests
 
+    fair = config.search.design == "fair"
     return {
         "command": command_line(),
         **describe(spec.device),
@@ -87,6 +89,7 @@ def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
         "seeds": {"training": config.seed, "sampler": config.seed},
         "data": digests(spec.folder),
         "plan": dict.fromkeys(config.searched, config.search.trials),
+        **({"rerun_plan": dict.fromkeys(config.searched, config.search.reruns)} if fair else {}),
     }
 
 
@@ -137,6 +140,7 @@ def run_search(
         done = conduct(
             search, study.trials, opened or open_storage(f"sqlite:///{study.index()}"),
             Training(spec, plan, workers, title, str(study.folder)), quiet,
+            again_of(config, study.reruns.trials, search.prefix),
         )  # fmt: skip
         study.write_derived()
         if not done:
@@ -164,7 +168,7 @@ def search_plan(
         {name: config.recipe(name) for name in config.searched},
         {name: config.space(name) for name in config.searched},
         config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
-        prefix(config.study, stream) if created else "", about, guest,
+        prefix(config.study, "prerun" if stream else "search") if created else "", about, guest,
     )  # fmt: skip
 
 
@@ -179,35 +183,80 @@ class Training:
     where: str
 
 
-def conduct(
-    plan: SearchPlan, records: TrialRecords, storage: Storage, training: Training, quiet: bool
-) -> bool:
-    """Run a search on a storage until all is done, and return True, or until a signal comes."""
-    from ahf_cli.cli.progress import Display
-    from ahf_cli.experiment.search import Hooks, Search
-    from ahf_cli.experiment.storage import answering
-    from ahf_cli.experiment.worker import process_pool
+@dataclass(frozen=True)
+class Again:
+    """What follows a search of the fair design: re-runs of the best trials."""
 
-    spec, title = training.spec, training.title
+    count: int
+    """new seeds a recipe"""
+    records: TrialFolders
+    prefix: str
+    """what the names of their Optuna studies begin with"""
+
+
+def again_of(config: Config, records: TrialFolders, search_prefix: str = "") -> Again | None:
+    """Return what follows the search of a configuration; None where nothing does."""
+    if config.search.design != "fair":
+        return None
+    own = prefix(config.study, "rerun") if search_prefix else "rerun/"
+    return Again(config.search.reruns, records, own)
+
+
+def conduct(
+    plan: SearchPlan, records: TrialFolders, storage: Storage, training: Training, quiet: bool,
+    again: Again | None = None,
+) -> bool:  # fmt: skip
+    """Run a search on a storage until all is done, and return True, or until a signal comes."""
+    from ahf_cli.experiment.reruns import repeats, rerun_plan
+    from ahf_cli.experiment.search import Search
+    from ahf_cli.experiment.storage import answering
+
     stop = Interruption()
     with closing(storage), answering(storage), stop.watched(quiet):
         search = Search(plan, records, storage)
-        total = plan.trials * len(plan.recipes)
-        left = len(search.unfinished)
-        steps = training.plan.steps
-        log(_plan_line(title, training.where, total, left, steps, training.workers, spec.device), quiet)
-        workers = max(1, min(training.workers, left))
-        threads = threads_of(spec.device)
-        with Display(title, total - left, total, quiet) as display:
-            return search.run(
-                lambda: process_pool(spec, training.plan, records, workers, threads),
-                Hooks(display.result, display.progress, display.remark, stop),
-            )
+        if not _train(search, records, training, stop, quiet):
+            return False
+        if again is None:
+            return True
+        best = search.best()
+        for name in plan.recipes:
+            if name not in best:
+                log(f"{name}: all trials have diverged, and there is none to run again", quiet)
+                continue
+            if aside := again.records.retire(name, partial(repeats, best=best[name])):
+                log(f"{name} has a new best trial; re-runs of the one before are in {aside}", quiet)
+        own = rerun_plan(plan, best, again.count, again.prefix)
+        repeated = replace(training, title=f"{training.title}, re-runs")
+        return not best or _train(
+            Search(own, again.records, storage), again.records, repeated, stop, quiet
+        )  # fmt: skip
 
 
-def prefix(study: str, stream: int = 0) -> str:
+def _train(
+    search: Search, records: TrialFolders, training: Training, stop: Interruption, quiet: bool
+) -> bool:
+    """Train what is unfinished of a search; return whether all is done."""
+    from ahf_cli.cli.progress import Display
+    from ahf_cli.experiment.search import Hooks
+    from ahf_cli.experiment.worker import process_pool
+
+    spec, title, plan = training.spec, training.title, search.plan
+    total = plan.trials * len(plan.recipes)
+    left = len(search.unfinished)
+    steps = training.plan.steps
+    log(_plan_line(title, training.where, total, left, steps, training.workers, spec.device), quiet)
+    workers = max(1, min(training.workers, left))
+    threads = threads_of(spec.device)
+    with Display(title, total - left, total, quiet) as display:
+        return search.run(
+            lambda: process_pool(spec, training.plan, records, workers, threads),
+            Hooks(display.result, display.progress, display.remark, stop),
+        )
+
+
+def prefix(study: str, stage: str) -> str:
     """Return what the names of a study's Optuna studies begin with in a storage that may hold others."""
-    return f"{study}/{'prerun' if stream else 'search'}/"
+    return f"{study}/{stage}/"
 
 
 def _say_fewer(study: Study, config: Config, quiet: bool) -> None:
@@ -243,8 +292,23 @@ def _summary(study: Study, config: Config, seconds: float) -> dict[str, Any]:
             "best_value": best.value if best else None,
             "best_params": best.params if best else None,
             "best_test_accuracy": best.test_accuracy if best else None,
+            "reruns": _reruns(study, name),
         }
     return {"study": study.name, "folder": str(study.folder), "seconds": seconds, "recipes": recipes}
+
+
+def _reruns(study: Study, name: str) -> dict[str, Any] | None:
+    """Sum up the re-runs of a recipe; None where it has none."""
+    results = study.reruns.finished(name)
+    ok = [r for r in results if r.status == "ok"]
+    if not results:
+        return None
+    return {
+        "runs": len(results),
+        "diverged": sum(r.status == "diverged" for r in results),
+        "mean_value": fmean(r.value for r in results),
+        "mean_test_accuracy": fmean(r.test_accuracy for r in ok) if ok else None,
+    }
 
 
 def say_summary(summary: dict[str, Any]) -> list[str]:
@@ -259,4 +323,12 @@ def say_summary(summary: dict[str, Any]) -> list[str]:
             accuracy = found["best_test_accuracy"]
             counts += f"; best loss {found['best_value']:.4f}, test accuracy {accuracy:.4f} at {best}"
         lines.append(f"{name}: {counts}")
+        if again := found["reruns"]:
+            accuracy = again["mean_test_accuracy"]
+            tested = "" if accuracy is None else f", mean test accuracy {accuracy:.4f}"
+            tested += " of those that did not" if again["diverged"] and tested else ""
+            lines.append(
+                f"  its best again with {again['runs']} new seeds: {again['diverged']} diverged, "
+                f"mean loss {again['mean_value']:.4f}{tested}"
+            )
     return lines

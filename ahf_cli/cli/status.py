@@ -59,7 +59,7 @@ def _in_folder(results: Path, name: str | None) -> Iterator[dict[str, Any]]:
     from ahf_cli.report.store import find_study, study_names
 
     for study in [find_study(results, n) for n in ([name] if name else study_names(results))]:
-        for part, stage in ((study.prerun, "prerun"), (study, "search")):
+        for part, stage in ((study.prerun, "prerun"), (study, "search"), (study.reruns, "reruns")):
             if part.exists() and part.planned():
                 yield document(study.name, stage, str(part.folder), part.holder(), survey(part))
 
@@ -72,6 +72,8 @@ def _in_storage(url: str, name: str | None) -> Iterator[dict[str, Any]]:
     with closing(storage), answering(storage):
         for study in [name] if name else searches(storage):
             yield document(study, "search", storage.where, None, survey(storage, study))
+            if study in searches(storage, "rerun"):
+                yield document(study, "reruns", storage.where, None, survey(storage, study, "rerun"))
 
 
 def document(

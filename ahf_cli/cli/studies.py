@@ -145,17 +145,19 @@ def repair(
         emit_json(documents)
         return
     for d in documents:
+        again = f" and {d['reruns']} re-runs" if d["reruns"] else ""
         say(
-            f"{d['study']} ({d['stage']}): {d['finished']} finished trials, {len(d['set_aside'])} files set "
-            f"aside, manifest {d['manifest']}, {d['indexed']} trials indexed"
+            f"{d['study']} ({d['stage']}): {d['finished']} finished trials{again}, "
+            f"{len(d['set_aside'])} files set aside, manifest {d['manifest']}, {d['indexed']} trials indexed"
         )
         for line in d["set_aside"]:
             say(f"  {line}")
 
 
 def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
-    """Make the database of a study anew from its trials; return how many it holds."""
+    """Make the database of a study anew from its trials and re-runs; return how many it holds."""
     from ahf_cli.experiment.config import load
+    from ahf_cli.experiment.reruns import rerun_plan
     from ahf_cli.experiment.search import Search
     from ahf_cli.experiment.storage import answering, open_storage
 
@@ -171,6 +173,12 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
             (part.folder / name).unlink(missing_ok=True)
     store = open_storage(url or f"sqlite:///{(part.folder / 'study.db').absolute()}")
     with closing(store), answering(store):
-        search = Search(session.search_plan(config, stream=stream, created=created), part.trials, store)
         log(f"making the index anew in {store.where}", quiet)
-        return search.rebuild()
+        plan = session.search_plan(config, stream=stream, created=created)
+        search = Search(plan, part.trials, store)
+        indexed = search.rebuild()
+        again, best = session.again_of(config, part.reruns.trials, plan.prefix), search.best()
+        if again is not None and best:
+            repeated = rerun_plan(plan, best, again.count, again.prefix)
+            indexed += Search(repeated, again.records, store).rebuild()
+        return indexed

@@ -57,21 +57,23 @@ def worker(
     config = parse(data, source)
     spec, plan = session.task_spec(config), session.plan_of(config)
     processes, batch = session.workers_and_batch(config, spec.device)
-    records, where = _records(results, study, str(said["created"]))
+    records, reruns, where = _records(results, study, str(said["created"]))
     log(f"joining {source}; {where}", quiet)
     own = session.search_plan(config, processes, batch, 0, str(said["created"]), guest=True)
     training = session.Training(spec, plan, processes, "worker", where)
-    if not session.conduct(own, records, opened, training, quiet):
+    again = session.again_of(config, reruns, own.prefix)
+    if not session.conduct(own, records, opened, training, quiet, again):
         raise session.interrupted()
 
 
-def _records(results: Path, study: str, created: str) -> tuple[TrialFolders, str]:
+def _records(results: Path, study: str, created: str) -> tuple[TrialFolders, TrialFolders, str]:
     """Return where trials are written: the study's own folder, or one that is sent through the storage."""
     from ahf_cli.report.store import Study, TrialFolders
 
     folder = Study(results, study)
     if folder.exists() and folder.manifest().get("created") == created:
-        return folder.trials, f"trials in {folder.folder}"
+        return folder.trials, folder.reruns.trials, f"trials in {folder.folder}"
     key = hashlib.sha256(created.encode()).hexdigest()[:8]
     own = results / f".worker-{study}-{key}"
-    return TrialFolders(own / "trials"), f"trials are sent through the storage (copies in {own})"
+    said = f"trials are sent through the storage (copies in {own})"
+    return TrialFolders(own / "trials"), TrialFolders(own / "reruns"), said

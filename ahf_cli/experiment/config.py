@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.recipes import Resolved, resolve_recipes
+from ahf_cli.experiment.rules import cross_problems
 from ahf_cli.experiment.schema import KeyPath, Problem, Settings, schema_problems, show, without
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, Recipe, nearest
 
@@ -107,10 +108,11 @@ class Config(Settings):
         return "\n".join(lines) + "\n"
 
     def for_prerun(self) -> Config:
-        """Return the configuration of the pre-run: its one recipe and number of trials, on training loss."""
+        """Return the configuration of the pre-run: a Bayesian search of its one recipe on training loss."""
         return self._searching(
-            recipes=[self.prerun.recipe], trials=self.prerun.trials, objective="train_loss"
-        )
+            recipes=[self.prerun.recipe], trials=self.prerun.trials, objective="train_loss", design="paper",
+            sampler="tpe" if self.search.design == "fair" else self.search.sampler,
+        )  # fmt: skip
 
     def for_recipe(self, name: str) -> Config:
         """Return the configuration that searches this one recipe."""
@@ -183,7 +185,7 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
         problems = schema_problems(error)
         # Go on without what is wrong, so that the remaining rules are checked as well.
         config = Config.model_validate(without(data, (path[:3] for path, _ in problems)))
-    problems += _cross_problems(config, {path for path, _ in problems})
+    problems += cross_problems(config, {path for path, _ in problems})
     if problems:
         raise InputError(_line(path, message, source, settings) for path, message in problems)
     return config
@@ -257,30 +259,6 @@ def _parse(content: str | bytes, source: str) -> Any:
     if loader.problems:
         raise InputError(f"{source}:{line}: {message}" for line, message in sorted(loader.problems))
     return data
-
-
-def _cross_problems(config: Config, known: set[KeyPath]) -> list[Problem]:
-    """List what is wrong between keys; `known` are the paths whose problem is listed already."""
-    broken = {path[1] for path in known if path[0] == "recipes" and len(path) > 1}
-    resolved, problems = resolve_recipes(config.recipes, config.spaces, broken)
-    names: list[tuple[KeyPath, str]] = [(("search", "recipes"), name) for name in config.search.recipes]
-    for path, name in [*names, (("prerun", "recipe"), config.prerun.recipe)]:
-        if name not in resolved and ("recipes",) not in known:
-            problems.append((path, f"unknown recipe {show(name)}{nearest(name, resolved)}"))
-    for name in dict.fromkeys(config.search.recipes):
-        if config.search.recipes.count(name) > 1:
-            problems.append((("search", "recipes"), f"names must not repeat, got {show(name)} twice"))
-    if config.search.objective == "validation_loss" and config.task.split == "full":
-        rule = "must be train_loss where task.split is full, which has no validation set"
-        problems.append((("search", "objective"), f"{rule}, got 'validation_loss'"))
-    whole = 50_000 if config.task.split == "paper" else 60_000
-    if config.task.subset is not None and config.task.subset > whole:
-        rule = f"must be ≤ {whole}, the training images of task.split {config.task.split}"
-        problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
-    if config.task.subset is not None and config.task.subset < config.task.batch_size:
-        rule = f"must be ≥ task.batch_size ({config.task.batch_size})"
-        problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
-    return problems
 
 
 def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:

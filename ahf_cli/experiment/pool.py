@@ -30,6 +30,10 @@ class Job:
     """free hyperparameters by slot"""
     attempts: Mapping[int, int] = field(default_factory=dict)
     """which attempt this is, by slot; the first where it is not said"""
+    seed: int | None = None
+    """training seed; None: that of the plan"""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """what the results say beside their own numbers"""
 
 
 @dataclass(frozen=True)

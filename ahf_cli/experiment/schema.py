@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ahf_cli.hyperparameters import nearest
 
@@ -54,6 +54,10 @@ Storage = Annotated[
 ]
 
 
+IMPLIED_BY_FAIR = {"sampler": "random", "objective": "validation_loss"}
+"""What the fair design sets where nothing else is said."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,13 +86,25 @@ class Train(_Section):
 class Search(_Section):
     """How the hyperparameters of the searched recipes are chosen."""
 
-    design: Literal["paper"] = "paper"
+    design: Literal["paper", "fair"] = "paper"
+    """fair: independent trials on validation loss, and the best configuration again with new seeds"""
     trials: Trials = 70
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
+    """default of the fair design: random"""
     objective: Literal["train_loss", "validation_loss"] = "train_loss"
+    """default of the fair design: validation_loss"""
+    reruns: Trials = 10
+    """new seeds for the best configuration of each recipe; of the fair design"""
     recipes: Annotated[
         tuple[str, ...], Field(min_length=1, description="a non-empty list of recipe names")
     ] = ("hf", "adaptive_hf")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_design(cls, data: Any) -> Any:
+        """Fill in what the design implies where it is not said."""
+        fair = isinstance(data, Mapping) and data.get("design") == "fair"
+        return {**IMPLIED_BY_FAIR, **data} if fair else data
 
 
 class Bounds(_Section):
@@ -109,7 +125,7 @@ class Prerun(_Section):
 class Compare(_Section):
     """How results are summed up and drawn."""
 
-    band: Literal["se", "sd", "iqr"] = "se"
+    band: Literal["se", "sd", "ci", "iqr"] = "se"
     target: Fraction = 0.80
 
 

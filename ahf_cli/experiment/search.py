@@ -6,61 +6,25 @@ import contextlib
 import math
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 from ahf_cli.errors import AhfError
 from ahf_cli.experiment.deposit import Deposit
+from ahf_cli.experiment.plan import HOOKS, Hooks, SearchPlan
 from ahf_cli.experiment.pool import Ended, Job, Outcome, WorkerPool, describe
-from ahf_cli.experiment.records import CHANCE_LOSS, Progress, TrialRecords, TrialResult
+from ahf_cli.experiment.records import CHANCE_LOSS, TrialRecords, TrialResult
+from ahf_cli.experiment.reruns import SEARCH_SLOT, Best, best_of
 from ahf_cli.experiment.slots import MAX_RETRIES, STOPPED, Slots
-from ahf_cli.experiment.space import fits, propose, sampler
+from ahf_cli.experiment.space import fits, propose, sampler, sobol
 from ahf_cli.experiment.storage import Storage, in_memory
-from ahf_cli.hyperparameters import Range, Recipe
+from ahf_cli.hyperparameters import Recipe
 
 __all__ = ["Hooks", "Job", "Outcome", "Search", "SearchPlan", "WorkerPool"]
 
 HOST = socket.gethostname()
 BREAKER = 3
 """Such failures one after the other, without a success between, after which this process gives up."""
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """What a search does: recipes with their spaces, and how many trials of each."""
-
-    recipes: Mapping[str, Recipe]
-    spaces: Mapping[str, Mapping[str, Range]]
-    trials: int
-    seed: int
-    sampler: str
-    workers: int
-    batch: int = 1
-    """trials side by side in one job"""
-    stream: int = 0
-    """sampler's stream: 0 for a search, 1 for a pre-run"""
-    prefix: str = ""
-    """what the names of Optuna studies begin with, so that one storage can hold several of ours"""
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """what other processes must know to join: kept with each Optuna study of a shared storage"""
-    guest: bool = False
-    """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a search tells to whom it may concern."""
-
-    on_result: Callable[[TrialResult], None] = lambda result: None
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    on_remark: Callable[[str], None] = lambda line: None
-    """hears of what went wrong and is tried again, in one line"""
-    should_stop: Callable[[], bool] = lambda: False
-
-
-HOOKS = Hooks()
 
 
 class Search:
@@ -73,7 +37,7 @@ class Search:
         self.plan, self.records, self.storage = plan, records, storage or in_memory()
         self.deposit = Deposit(self.storage) if self.storage.shared else None
         self.slots = {
-            name: Slots(self.storage, plan.prefix + name, plan.spaces[name]) for name in plan.recipes
+            name: Slots(self.storage, plan.index_name(name), plan.spaces[name]) for name in plan.recipes
         }
         self._forgiven: dict[tuple[str, int], int] = {}
         self._in_a_row = 0
@@ -116,6 +80,11 @@ class Search:
                 f"failed {MAX_RETRIES + 1} times each: {', '.join(lost)}; the same command tries again"
             )
         return not self.unfinished
+
+    def best(self) -> dict[str, Best]:
+        """Return the best trial of each recipe; without those of which every trial has diverged."""
+        found = {name: best_of(slots) for name, slots in self.slots.items()}
+        return {name: best for name, best in found.items() if best is not None}
 
     def rebuild(self) -> int:
         """Make the index anew from the records; return the number of finished trials.
@@ -213,10 +182,15 @@ class Search:
                     if len(params) < self.plan.batch and (asked := self._take(name, slot, hooks)) is not None:
                         params[slot] = asked
                 if params:
-                    attempts = {slot: self.slots[name].failures(slot) + 1 for slot in params}
-                    return Job(self.plan.recipes[name], params, attempts)
+                    return self._job(name, params)
         self._asked = time.monotonic()
         return None
+
+    def _job(self, name: str, params: dict[int, dict[str, float]]) -> Job:
+        attempts = {slot: self.slots[name].failures(slot) + 1 for slot in params}
+        best = self.plan.again.get(name)
+        extra = {SEARCH_SLOT: float(best.slot)} if best else {}
+        return Job(self.plan.recipes[name], params, attempts, self.plan.seed_of(min(params)), extra)
 
     def _free(self, name: str) -> list[int]:
         return [slot for slot in self.slots[name].free(self.plan.trials) if not self._given_up(name, slot)]
@@ -243,6 +217,8 @@ class Search:
 
     def _params(self, name: str, slot: int, finished: TrialResult | None) -> dict[str, float]:
         """Return a slot's hyperparameters: as trained, as asked before, or new ones of the sampler."""
+        if name in self.plan.again:
+            return dict(self.plan.again[name].params)
         space, note = self.plan.spaces[name], self.records.trial(name, slot).read_params() or {}
         before: object = {key: finished.params.get(key) for key in space} if finished else note.get("params")
         if fits(before, space):
@@ -250,6 +226,8 @@ class Search:
         return self.slots[name].params(slot) or self._propose(name, slot)
 
     def _propose(self, name: str, slot: int) -> dict[str, float]:
+        if self.plan.sampler == "qmc":
+            return sobol(self.plan.spaces[name], self.plan.seed, self.plan.stream, slot)
         parallel = self.storage.shared or self.plan.workers * self.plan.batch > 1
         own = sampler(self.plan.sampler, self.plan.seed, self.plan.stream, slot, parallel)
         return propose(self.plan.spaces[name], own, self.slots[name].known())
@@ -300,7 +278,7 @@ class Search:
         params = recipe.complete(self.slots[recipe.name].params(slot) or {})
         nan = math.nan
         return TrialResult(
-            recipe.name, slot, "failed", 0, 0, CHANCE_LOSS, "", params, self.plan.seed,
+            recipe.name, slot, "failed", 0, 0, CHANCE_LOSS, "", params, self.plan.seed_of(slot),
             nan, nan, nan, nan, nan, 0.0, attempts=self.slots[recipe.name].failures(slot), error=error,
         )  # fmt: skip
 

@@ -28,7 +28,10 @@ class Known:
 
 
 def sampler(name: str, seed: int, stream: int, slot: int, parallel: bool) -> optuna.samplers.BaseSampler:
-    """Make the sampler of one slot.
+    """Make the sampler of one slot: "tpe", "gp" or "random".
+
+    Samplers that keep what they know outside of the trials, such as CMA-ES, cannot be made anew for each
+    slot, and a search with one could not go on after a kill as if there had been none.
 
     A sampler that lives on repeats itself after a restart and across workers; one made anew for each slot,
     seeded by (study seed, stream, slot), does not.  A pre-run and its search have streams of their own.  The
@@ -39,7 +42,34 @@ def sampler(name: str, seed: int, stream: int, slot: int, parallel: bool) -> opt
         return optuna.samplers.RandomSampler(seed=own)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=own, deterministic_objective=True)
         return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=parallel)
+
+
+def sobol(space: Mapping[str, Range], seed: int, stream: int, slot: int) -> dict[str, float]:
+    """Return a slot's point of a scrambled Sobol' sequence (Owen, 1998) over a search space.
+
+    The scrambling is seeded by (study seed, stream): recipes with as many free hyperparameters share the
+    points of the unit cube.
+    """
+    from scipy.stats import qmc
+
+    if not space:
+        return {}
+    sequence = qmc.Sobol(len(space), scramble=True, rng=np.random.default_rng([seed, stream]))
+    if slot:
+        sequence.fast_forward(slot)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one point has no balance to lose
+        point = sequence.random(1)[0]
+    return {name: _at(r, float(x)) for (name, r), x in zip(space.items(), point, strict=True)}
+
+
+def _at(r: Range, x: float) -> float:
+    """Return the point of a range at a fraction of its length, or of the length of its logarithm."""
+    value = r.low * (r.high / r.low) ** x if r.log else r.low + (r.high - r.low) * x
+    return min(max(value, r.low), r.high)
 
 
 def propose(

@@ -49,7 +49,7 @@ def remove(storage: Storage, study: str) -> None:
     """Delete what a storage holds of a study."""
     deposit = Deposit(storage) if storage.shared else None
     for name in names(storage):
-        if name.startswith((f"{study}/search/", f"{study}/prerun/")):
+        if name.startswith((f"{study}/search/", f"{study}/prerun/", f"{study}/rerun/")):
             Slots(storage, name, {}).remove()
             if deposit:
                 deposit.remove(name)

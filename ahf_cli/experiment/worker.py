@@ -73,8 +73,8 @@ class Worker:
     ):
         self.task, self.plan, self.records = task, plan, records
         self.on_progress, self.should_stop = on_progress, should_stop
-        self._first: dict[int, CurveRow] = {}
-        """the evaluation at step 0, by the number of trials side by side, which may move its last bits"""
+        self._first: dict[tuple[int, int], CurveRow] = {}
+        """the evaluation at step 0, by seed and number of trials side by side: that may move its last bits"""
 
     def run(self, job: Job) -> Outcome:
         """Train a job's trials and commit each; what was checkpointed before goes on from there."""
@@ -94,20 +94,21 @@ class Worker:
 
     def _batches(self, job: Job) -> list[Batch]:
         """Continue trials that have a checkpoint, each alone; begin the others side by side."""
+        plan = self.plan if job.seed is None else replace(self.plan, seed=job.seed)
         continued, fresh = [], {}
         for slot, params in job.params.items():
-            batch = self._restored(job, slot, params)
+            batch = self._restored(job, plan, slot, params)
             if batch is None:
                 fresh[slot] = params
             else:
                 continued.append(batch)
-        begun = [begin(self.task, job.recipe, self.plan, fresh)] if fresh else []
+        begun = [begin(self.task, job.recipe, plan, fresh)] if fresh else []
         return continued + begun
 
-    def _restored(self, job: Job, slot: int, params: dict[str, float]) -> Batch | None:
+    def _restored(self, job: Job, plan: Plan, slot: int, params: dict[str, float]) -> Batch | None:
         for checkpoint in self.records.trial(job.recipe.name, slot).load_checkpoints():
             try:
-                batch = restore(self.task, job.recipe, self.plan, checkpoint)
+                batch = restore(self.task, job.recipe, plan, checkpoint)
             except Exception:  # of another version: the older one, or from the start
                 continue
             if batch.trials[0].params == job.recipe.complete(params):
@@ -117,10 +118,10 @@ class Worker:
     def _train(self, job: Job, batch: Batch) -> list[TrialResult]:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         name = job.recipe.name
-        rows = len(batch.trials)
-        if batch.step == 0 and rows in self._first:  # every trial of a study begins at the same parameters
+        begins = (batch.plan.seed, len(batch.trials))
+        if batch.step == 0 and begins in self._first:  # trials of one seed begin at the same parameters
             for trial in batch.trials:
-                trial.curve.append(self._first[rows])
+                trial.curve.append(self._first[begins])
         done = train(
             self.task,
             batch,
@@ -128,12 +129,15 @@ class Worker:
             on_checkpoint=lambda slot, data, step: self.records.trial(name, slot).save_checkpoint(data, step),
             should_stop=self.should_stop,
         )
-        self._first.setdefault(rows, batch.trials[0].curve[0])
+        self._first.setdefault(begins, batch.trials[0].curve[0])
         host = socket.gethostname()
         results = [
-            replace(result, started=started, host=host, attempts=job.attempts.get(result.slot, 1))
+            replace(
+                result, started=started, host=host, attempts=job.attempts.get(result.slot, 1),
+                extra={**result.extra, **job.extra},
+            )
             for result in done
-        ]
+        ]  # fmt: skip
         for result, trial in zip(results, batch.trials, strict=True):
             self.records.trial(name, result.slot).finish(result, trial.curve, trial.steps)
         return results

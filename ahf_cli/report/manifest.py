@@ -23,10 +23,12 @@ def first(
 
 def following(before: Mapping[str, Any], now: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest of a study that is resumed: its plan only grows, and a session is added."""
-    plan = {**before.get("plan", {})}
-    for recipe, n in given.get("plan", {}).items():
-        plan[recipe] = max(n, plan.get(recipe, 0))
-    return {**before, "plan": plan, "sessions": [*before.get("sessions", []), session(now, given)]}
+    plans = {}
+    for key in ("plan", "rerun_plan"):
+        old, new = before.get(key, {}), given.get(key, {})
+        if old or new:
+            plans[key] = {**old, **{recipe: max(n, old.get(recipe, 0)) for recipe, n in new.items()}}
+    return {**before, **plans, "sessions": [*before.get("sessions", []), session(now, given)]}
 
 
 def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:

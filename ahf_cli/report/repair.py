@@ -22,19 +22,27 @@ def repair_folder(study: Study) -> dict[str, Any]:
     for stale in study.folder.rglob(".*.tmp"):
         stale.unlink(missing_ok=True)
     before = _aside(study)
-    finished = {recipe: study.finished(recipe) for recipe in study.recipes_on_disk()}
+    finished = _check_trials(study)
+    reruns = _check_trials(study.reruns)
+    manifest = _repair_manifest(study, finished)
+    study.write_derived()
+    return {
+        "finished": sum(finished.values()),
+        "reruns": sum(reruns.values()),
+        "manifest": manifest,
+        "set_aside": sorted(_aside(study) - before),
+    }
+
+
+def _check_trials(study: Study) -> dict[str, int]:
+    """Read every file of every trial, which sets damaged ones aside; return the finished ones by recipe."""
+    finished = {recipe: len(study.finished(recipe)) for recipe in study.recipes_on_disk()}
     for folder in study.trials_folder.glob("*/*"):
         if folder.name.isdecimal() and NAME.fullmatch(folder.parent.name):
             trial = study.trial(folder.parent.name, int(folder.name))
             trial.read_params()
             trial.load_checkpoints()
-    manifest = _repair_manifest(study, {r: len(found) for r, found in finished.items()})
-    study.write_derived()
-    return {
-        "finished": sum(len(found) for found in finished.values()),
-        "manifest": manifest,
-        "set_aside": sorted(_aside(study) - before),
-    }
+    return finished
 
 
 def _aside(study: Study) -> set[str]:
@@ -58,7 +66,9 @@ def _repair_manifest(study: Study, finished: dict[str, int]) -> str:
     identity = config.identity()
     if study.name.startswith("train-"):
         identity, plan = _identity_of_train(study, config)
-    write_json(file, study.first_manifest(identity, {"plan": plan, "repaired": True}))
+    again = dict.fromkeys(plan, config.search.reruns) if config.search.design == "fair" else {}
+    plans = {"plan": plan, **({"rerun_plan": again} if again else {})}
+    write_json(file, study.first_manifest(identity, {**plans, "repaired": True}))
     return "was made anew from config.yaml"
 
 

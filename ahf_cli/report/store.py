@@ -39,6 +39,7 @@ from ahf_cli.report.manifest import first, following, plain, refuse_other
 from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders
 
 __all__ = [
+    "Reruns",
     "Study",
     "TrialFolder",
     "TrialFolders",
@@ -124,6 +125,11 @@ class Study:
         """The study's pre-run: a study of its own in the folder `prerun`."""
         return Study(self.folder, "prerun")
 
+    @property
+    def reruns(self) -> Reruns:
+        """The re-runs of its best trials with new seeds."""
+        return Reruns(self.results, self.name)
+
     def exists(self) -> bool:
         """Tell whether there is anything of this study on disk."""
         return any((self.folder / part).exists() for part in ("manifest.json", "trials", "prerun"))
@@ -196,7 +202,10 @@ class Study:
 
     def planned(self) -> dict[str, int]:
         """Return how many trials each recipe is to have."""
-        plan = self.manifest().get("plan")
+        return self._plan("plan")
+
+    def _plan(self, key: str) -> dict[str, int]:
+        plan = self.manifest().get(key)
         found = plan.items() if isinstance(plan, dict) else ()
         return {recipe: n for recipe, n in found if isinstance(n, int) and NAME.fullmatch(recipe)}
 
@@ -260,9 +269,11 @@ class Study:
         shutil.rmtree(gone)
 
     def write_derived(self) -> None:
-        """Write `trials.csv` and `curves.csv`, all finished trials in one table each."""
+        """Write `trials.csv` and `curves.csv`, all finished trials in one table each, and `reruns.csv`."""
         write_csv(self.folder / "trials.csv", trials_frame(self))
         write_csv(self.folder / "curves.csv", curves_frame(self))
+        if self.reruns.recipes_on_disk():
+            self.reruns.write_derived()
 
     def _acquire(self) -> None:
         """Take the advisory lock on `.lock`, which the system drops when this process ends."""
@@ -297,6 +308,23 @@ class Study:
     def first_manifest(self, identity: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest of a new study."""
         return first(self.name, SCHEMA, _now(), identity, given)
+
+
+class Reruns(Study):
+    """The re-runs of a study: `reruns/<recipe>/<replicate>`, trial folders whose slot is the replicate."""
+
+    @property
+    def trials_folder(self) -> Path:
+        """The folder of the re-runs, one folder per recipe and replicate."""
+        return self.folder / "reruns"
+
+    def planned(self) -> dict[str, int]:
+        """Return how many re-runs each recipe is to have."""
+        return self._plan("rerun_plan")
+
+    def write_derived(self) -> None:
+        """Write `reruns.csv`, all finished re-runs in one table."""
+        write_csv(self.folder / "reruns.csv", trials_frame(self))
 
 
 def _now() -> str:

@@ -20,22 +20,13 @@ import pandas as pd
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.records import CurveRow, StepRow
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.store import Study, curves_frame, steps_frame, study_names, trials_frame
+from ahf_cli.report.store import Reruns, Study, curves_frame, steps_frame, study_names, trials_frame
 from ahf_cli.report.style import explanations
 
 INDEPENDENT = {"random", "qmc"}
 """Samplers whose trials do not depend on each other."""
 _CURVE_COLUMNS = [f.name for f in fields(CurveRow)]
 _STEP_COLUMNS = [f.name for f in fields(StepRow)]
-
-
-class Reruns(Study):
-    """The re-runs of a study: `reruns/<recipe>/<replicate>`, trial folders whose slot is the replicate."""
-
-    @property
-    def trials_folder(self) -> Path:
-        """The folder of the re-runs, one folder per recipe and replicate."""
-        return self.folder / "reruns"
 
 
 @dataclass(frozen=True)
@@ -133,6 +124,14 @@ class StudyData:
         return said
 
     @property
+    def _hopeless(self) -> set[str]:
+        """Recipes of which all trials are done and have diverged: there is none to run again."""
+        ended = self.trials[self.trials["status"] != "failed"]
+        ok = set(ended[ended["status"] == "ok"]["recipe"])
+        counts = ended["recipe"].value_counts()
+        return {k for k, n in self.planned.items() if counts.get(k, 0) >= n and k not in ok}
+
+    @property
     def missing(self) -> list[str]:
         """Say of each recipe that has fewer trials or re-runs than planned how many it has."""
         lines = []
@@ -140,7 +139,12 @@ class StudyData:
             (self.trials, self.planned, ""), (self.reruns, self.reruns_planned, " re-runs"),
         ):  # fmt: skip
             done = frame[frame["status"] != "failed"]["recipe"].value_counts()
-            lines += [f"{k} {done.get(k, 0)} of {n}{what}" for k, n in plan.items() if done.get(k, 0) < n]
+            hopeless = self._hopeless if what else ()
+            lines += [
+                f"{k} {done.get(k, 0)} of {n}{what}"
+                for k, n in plan.items()
+                if done.get(k, 0) < n and k not in hopeless
+            ]
         return lines
 
 

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +183,18 @@ class TrialFolders:
     def trial(self, recipe: str, slot: int) -> TrialFolder:
         """Return the folder of one trial, which need not exist yet."""
         return TrialFolder(self.path / recipe / f"{slot:03d}", recipe, slot)
+
+    def retire(self, recipe: str, belongs: Callable[[TrialResult], bool]) -> Path | None:
+        """Set a recipe's trials aside if a finished one does not belong here; return where they are then."""
+        folder = self.path / recipe
+        slots = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal()]
+        results = (self.trial(recipe, slot).result() for slot in slots)
+        if all(belongs(result) for result in results if result is not None):
+            return None
+        n = 1
+        while (target := folder.with_name(f".{recipe}-before-{n}")).exists():
+            n += 1
+        return folder.rename(target)
 
 
 def _parse(content: dict[str, Any]) -> TrialResult:

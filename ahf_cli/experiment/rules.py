@@ -1,0 +1,52 @@
+"""Rules of a configuration that concern more than one key."""
+
+from __future__ import annotations
+
+from ahf_cli.experiment.recipes import resolve_recipes
+from ahf_cli.experiment.schema import KeyPath, Problem, Settings, show
+from ahf_cli.hyperparameters import nearest
+
+
+def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
+    """List what is wrong between keys; `known` are the paths whose problem is listed already."""
+    broken = {path[1] for path in known if path[0] == "recipes" and len(path) > 1}
+    resolved, problems = resolve_recipes(config.recipes, config.spaces, broken)
+    names: list[tuple[KeyPath, str]] = [(("search", "recipes"), name) for name in config.search.recipes]
+    for path, name in [*names, (("prerun", "recipe"), config.prerun.recipe)]:
+        if name not in resolved and ("recipes",) not in known:
+            problems.append((path, f"unknown recipe {show(name)}{nearest(name, resolved)}"))
+    for name in dict.fromkeys(config.search.recipes):
+        if config.search.recipes.count(name) > 1:
+            problems.append((("search", "recipes"), f"names must not repeat, got {show(name)} twice"))
+    problems += _search_problems(config)
+    whole = 50_000 if config.task.split == "paper" else 60_000
+    if config.task.subset is not None and config.task.subset > whole:
+        rule = f"must be ≤ {whole}, the training images of task.split {config.task.split}"
+        problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
+    if config.task.subset is not None and config.task.subset < config.task.batch_size:
+        rule = f"must be ≥ task.batch_size ({config.task.batch_size})"
+        problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
+    return problems
+
+
+def _search_problems(config: Settings) -> list[Problem]:
+    """List what is wrong between the keys of the search and the split."""
+    search, full = config.search, config.task.split == "full"
+    if search.design == "fair":
+        if full:
+            rule = "must be paper where task.split is full, which has no validation set"
+            return [(("search", "design"), f"{rule}, got 'fair'")]
+        allowed = {"sampler": ("random", "qmc"), "objective": ("validation_loss",)}
+        given = {key: getattr(search, key) for key in allowed}
+        return [
+            (
+                ("search", key),
+                f"must be {' or '.join(allowed[key])} where search.design is fair, got {show(value)}",
+            )
+            for key, value in given.items()
+            if value not in allowed[key]
+        ]
+    if search.objective == "validation_loss" and full:
+        rule = "must be train_loss where task.split is full, which has no validation set"
+        return [(("search", "objective"), f"{rule}, got 'validation_loss'")]
+    return []

@@ -1,0 +1,178 @@
+"""The fair design: independent trials, and the best of each recipe again with new seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import qmc
+
+from ahf_cli.cli import main
+from ahf_cli.experiment.reruns import Best, repeats, rerun_plan, seed_of
+from ahf_cli.experiment.search import Search
+from ahf_cli.experiment.space import sobol
+from ahf_cli.experiment.storage import open_storage
+from ahf_cli.hyperparameters import Range
+from ahf_cli.report.store import Study
+from ahf_cli.report.study_data import load_study
+from tests.test_search import SPACES, FakePool, plan, result_of, run
+
+TINY = [
+    *["--preset", "smoke", "--design", "fair", "--recipe", "hf", "-o", "task.subset=400"],
+    *["-o", "task.batch_size=64", "-o", "train.steps=2", "-q"],
+]
+
+
+def test_sobol_points_are_those_of_scipy_whatever_the_order_in_which_slots_ask() -> None:
+    space = {"a": Range(1e-3, 1.0, log=True), "b": Range(10.0, 30.0)}
+    expected = qmc.Sobol(2, scramble=True, rng=np.random.default_rng([7, 0])).random(8)
+    for slot in (5, 0, 3, 7):
+        point = sobol(space, 7, 0, slot)
+        unit = [math.log(point["a"] / 1e-3) / math.log(1e3), (point["b"] - 10) / 20]
+        np.testing.assert_allclose(unit, expected[slot], atol=1e-12)
+    assert sobol({}, 7, 0, 0) == {}
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_independent_samplers_do_not_look_at_results_nor_at_names(tmp_path: Path, sampler: str) -> None:
+    """Whatever has been trained before, and under whatever name: a slot's hyperparameters are the same."""
+    spaces = {**SPACES, "hf_published": SPACES["hf"]}
+    asked = {}
+    for workers in (1, 3):
+        own = replace(plan(8, workers, names=("hf", "hf_published")), sampler=sampler, spaces=spaces)
+        run(study := Study(tmp_path, f"{sampler}{workers}"), own)
+        for name in ("hf", "hf_published"):
+            free = [{key: r.params[key] for key in SPACES["hf"]} for r in study.finished(name)]
+            asked[workers, name] = free
+    assert all(found == asked[1, "hf"] for found in asked.values())
+    assert len({p["lr"] for p in asked[1, "hf"]}) == 8
+
+
+def test_the_gaussian_process_sampler_asks_after_a_restart_what_it_had_asked(tmp_path: Path) -> None:
+    own = replace(plan(14, names=("hf",)), sampler="gp")
+    run(whole := Study(tmp_path, "whole"), own)
+    run(cut := Study(tmp_path, "cut"), replace(own, trials=9))
+    run(cut, own)
+    params = [[r.params for r in study.finished("hf")] for study in (whole, cut)]
+    assert params[0] == params[1] and len(params[0]) == 14
+
+
+def test_the_best_trial_is_repeated_with_seeds_of_its_own(tmp_path: Path) -> None:
+    study, url = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/study.db"
+    jobs = run(study, plan(6), url)
+    storage = open_storage(url)
+    search = Search(plan(6), study, storage)
+    best = search.best()
+    for name, found in best.items():
+        first = min(study.finished(name), key=lambda r: (r.value, r.slot))
+        assert found.slot == first.slot and found.params.items() <= first.params.items()
+    again = rerun_plan(plan(6, batch=4), best, 3, "rerun/")
+    pool = FakePool(study.reruns, lambda job: None, 1)
+    repeated = Search(again, study.reruns, storage)
+    assert repeated.run(lambda: pool)
+    assert [job.seed for job in jobs] == [0] * len(jobs)
+    assert sorted((job.recipe.name, *job.params) for job in pool.jobs) == [
+        (name, slot) for name in ("adaptive_hf", "hf") for slot in range(3)
+    ]
+    for job in pool.jobs:
+        (slot,) = job.params
+        assert (job.seed, job.params[slot]) == (1 + slot, best[job.recipe.name].params)
+        assert job.extra == {"search_slot": best[job.recipe.name].slot}
+    assert not Search(again, study.reruns, storage).unfinished
+    storage.close()
+
+
+def test_no_seed_of_a_rerun_is_that_of_the_search_or_too_large() -> None:
+    for study in (0, 5, 2**63 - 1):
+        seeds = [seed_of(study, k) for k in range(10)]
+        assert len({study, *seeds}) == 11 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_recipe_that_always_diverges_has_no_best(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    own = plan(3, names=("hf",))
+    run(study, own)
+    for slot in range(3):
+        trial = study.trial("hf", slot)
+        result = trial.result()
+        assert result is not None
+        (trial.path / "result.json").unlink()
+        trial.finish(replace(result, status="diverged", value=math.log(10)), [], [])
+    search = Search(own, study)
+    assert search.best() == {}
+
+
+def test_reruns_of_a_trial_that_is_no_longer_the_best_are_set_aside(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    job = run(study, plan(1, names=("hf",)))[0]
+    result = replace(result_of(job, 0), extra={"search_slot": 0.0})
+    study.reruns.trial("hf", 0).finish(result, [], [])
+    same, other = Best(0, job.params[0]), Best(4, job.params[0])
+    assert study.reruns.trials.retire("hf", lambda r: repeats(r, same)) is None
+    for n in (1, 2):
+        aside = study.reruns.trials.retire("hf", lambda r: repeats(r, other))
+        assert aside == tmp_path / "s" / "reruns" / f".hf-before-{n}"
+        assert (aside / "000" / "result.json").exists() and study.reruns.recipes_on_disk() == []
+        study.reruns.trial("hf", 0).finish(result, [], [])
+
+
+def test_a_fair_search_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TINY, "--results", str(tmp_path), "--study", "f", "-o", "search.reruns=2"]
+    assert main(["search", *words]) == 0
+    assert "its best again with 2 new seeds: 0 diverged" in capsys.readouterr().out
+    data = load_study(tmp_path / "f")
+    assert data.design == "fair" and data.missing == []
+    best = data.trials.sort_values("value").iloc[0]
+    assert sorted(data.reruns["seed"]) == [1, 2] and set(data.reruns["extra.search_slot"]) == {best["trial"]}
+    assert (data.reruns["params.lr"] == best["params.lr"]).all()
+    # Another seed: other weights, so another loss before the first step.
+    first = data.rerun_curves[data.rerun_curves["step"] == 0]["train_loss"]
+    assert first.nunique() == 2 and data.curves["train_loss"][0] not in set(first)
+
+    assert main(["status", "--results", str(tmp_path), "--study", "f", "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)
+    assert [(s["stage"], s["complete"], s["recipes"]["hf"]["ok"]) for s in stages] == [
+        ("search", True, 2), ("reruns", True, 2),
+    ]  # fmt: skip
+    # A damaged re-run is found, and done again; the others are kept.
+    (tmp_path / "f" / "reruns" / "hf" / "001" / "result.json").write_text("{")
+    kept = (tmp_path / "f" / "reruns" / "hf" / "000" / "result.json").stat().st_mtime_ns
+    assert main(["repair", "f", "--results", str(tmp_path), "--json", "-q"]) == 0
+    (repaired,) = json.loads(capsys.readouterr().out)
+    assert [repaired[key] for key in ("finished", "reruns", "indexed")] == [2, 1, 3]
+    assert len(repaired["set_aside"]) == 1
+    assert load_study(tmp_path / "f").missing == ["hf 1 of 2 re-runs"]
+    assert main(["search", *words]) == 0
+    assert load_study(tmp_path / "f").missing == []
+    assert (tmp_path / "f" / "reruns" / "hf" / "000" / "result.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["-o", "task.split=full"],
+            "search.design: must be paper where task.split is full, which has no validation set, got 'fair'",
+        ),
+        (
+            ["-o", "search.sampler=tpe"],
+            "--override: search.sampler: must be random or qmc where search.design is fair, got 'tpe'",
+        ),
+        (
+            ["-o", "search.objective=train_loss"],
+            "--override: search.objective: must be validation_loss where search.design is fair, "
+            "got 'train_loss'",
+        ),
+        (["-o", "search.reruns=0"], "--override: search.reruns: must be an integer in [1, 10^5], got 0"),
+    ],
+)
+def test_what_a_fair_design_cannot_be(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", *TINY, *words, "--results", str(tmp_path / "r")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
