@@ -8,7 +8,7 @@ from torch import Tensor
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.task import Task
 
-CHUNK = {"cpu": 500, "cuda": 10_000}
+CHUNK = {"cpu": 1_000, "cuda": 10_000}
 """Images at once: few enough for a CPU's caches, many enough to hide what each call costs."""
 
 
