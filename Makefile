@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install data test lint types pytest test-long bench clean
+.PHONY: run install data test lint types pytest test-long bench reliability clean
 
 run: $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
@@ -44,6 +44,9 @@ $(VENV)/installed-bench: $(VENV)/installed
 
 bench: $(VENV)/installed-bench data
 	$(BIN)/python -m benchmarks
+
+reliability: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.reliability
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

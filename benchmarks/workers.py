@@ -14,7 +14,9 @@ import torch
 
 from benchmarks.timing import Bench, spread
 
-STEPS, TRIALS, ROUNDS = 60, 4, 3
+STEPS, TRIALS, ROUNDS = 100, 8, 2
+RECIPE = "{base: hf, lr: 0.1, damping: 10}"
+"""Equal trials, as many as let the start of the processes and the last trials weigh little."""
 COUNTS = (1, 2)
 
 
@@ -44,11 +46,12 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 
 
 def _search(workers: int, trials: int, steps: int) -> float:
-    """Return the seconds of a search of `hf`, from the start of the command to its end."""
+    """Return the seconds of a search of equal trials, from the start of the command to its end."""
     with tempfile.TemporaryDirectory() as results:
         found = _ahf(
-            "search", "--recipe", "hf", "--trials", str(trials), "--results", results, "--study", "workers",
+            "search", "--recipe", "same", "-o", f"recipes.same={RECIPE}", "--trials", str(trials),
             "-o", f"train.steps={steps}", "-o", f"train.eval_every={steps}", "-o", f"run.workers={workers}",
+            "--results", results, "--study", "workers",
         )  # fmt: skip
     return float(found["seconds"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reliability import __main__ as page
 from benchmarks.reliability import damage, kills
 from benchmarks.reliability.toy import Toy, plan
 
@@ -108,3 +110,8 @@ def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None
         (count,) = connection.execute("SELECT COUNT(*) FROM trials WHERE state = 'COMPLETE'").fetchone()
     connection.close()
     assert count == 4
+
+
+def test_the_page_on_reliability_holds_the_numbers_that_are_kept() -> None:
+    text = page.render(json.loads(page.NUMBERS.read_text()))
+    assert text in page.PAGE.read_text() and "NOT EQUAL" not in text
