@@ -10,9 +10,9 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
-Curvature = Literal["hessian", "ggn"]
+Curvature = Literal["hessian", "ggn", "fisher"]
 CurvatureBatch = Literal["same", "independent"]
 ReductionRatio = Literal["direction", "update", "published"]
 StepSize = Literal["constant", "eq3", "eq3_repaired"]
@@ -21,6 +21,8 @@ Solver = Literal["cg", "dual"]
 CGRules = Literal["martens", "published"]
 DampingRule = Literal["levenberg_marquardt", "published", "constant"]
 Moments = Literal["none", "adam", "published"]
+Method = Literal["sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam"]
+Diagonal = Literal["adahessian"]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -85,6 +87,9 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("sigma", "σ", "bound on the direction's norm", 50.0, 0, True, search=Range(30, 100)),
         Hyperparameter("smoothness", "L", "conjugate smoothness", 100.0, 0, True, search=Range(50, 300)),
         Hyperparameter("mu", "μ", "added to the root of the second moment", 1e-8, 0, True),
+        Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
+        Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
+        Hyperparameter("hessian_power", "k", "power of the Hessian's diagonal", 1.0, 0, True, 1.0000001),
     )
 }
 
@@ -94,7 +99,7 @@ class Structure:
     """The structural choices of a recipe, equal for all trials that run side by side."""
 
     curvature: Curvature = "hessian"
-    """the matrix B: exact Hessian, or generalized Gauss-Newton"""
+    """the matrix B: exact Hessian, generalized Gauss-Newton, or Fisher of the model's distribution"""
     curvature_batch: CurvatureBatch = "independent"
     """batch of B: that of the gradient, or a second one of the same size"""
     reduction_ratio: ReductionRatio = "direction"
@@ -147,7 +152,53 @@ class Structure:
 CHOICES: dict[str, tuple[str, ...]] = {
     name: get_args(hint) for name, hint in get_type_hints(Structure).items()
 }
-"""Structural choices and their values; () for the two numeric ones."""
+"""Structural choices of Hessian-free optimization and their values; () for the two numeric ones."""
+
+_METHODS: dict[str, tuple[str, ...]] = {
+    "sgd_momentum": ("lr", "momentum"),
+    "nesterov": ("lr", "momentum"),
+    "adagrad": ("lr", "mu"),
+    "rmsprop": ("lr", "beta2", "mu"),
+    "adam": ("lr", "beta2", "mu", "beta1"),
+    "adahessian": ("lr", "beta2", "mu", "beta1", "hessian_power"),
+}
+"""Hyperparameters of the methods that solve no linear system, in the order of `HYPERPARAMETERS`."""
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """The structure of a first-order recipe: which optimizer of `torch.optim` it is."""
+
+    method: Method
+
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that it uses, in the order of `HYPERPARAMETERS`."""
+        return _METHODS[self.method]
+
+
+@dataclass(frozen=True)
+class DiagonalHessian:
+    """The structure of a recipe that uses the Hessian's diagonal."""
+
+    diagonal: Diagonal
+
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that it uses, in the order of `HYPERPARAMETERS`."""
+        return _METHODS[self.diagonal]
+
+
+AnyStructure = Structure | FirstOrder | DiagonalHessian
+
+
+def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
+    """Return the structure with these choices by name; raises TypeError or ValueError for any other."""
+    for kind in (FirstOrder, DiagonalHessian):
+        (key,) = (f.name for f in fields(kind))
+        if key in choices:
+            if choices[key] not in _METHODS:
+                raise ValueError(f"{key} must be one of {', '.join(_METHODS)}, got {choices[key]!r}")
+            return kind(**choices)
+    return Structure(**choices)
 
 
 @dataclass(frozen=True)
@@ -155,10 +206,26 @@ class Recipe:
     """A named optimizer: a structure, and the hyperparameters that it keeps fixed."""
 
     name: str
-    structure: Structure
+    structure: AnyStructure
     fixed: Mapping[str, float] = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
     """names of the recipes that this one is derived from, nearest first"""
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    """search ranges of its own, where those of `HYPERPARAMETERS` are not for it"""
+    source: str = ""
+    """where the update rule comes from"""
+
+    @property
+    def hessian_free(self) -> bool:
+        """Whether it is a recipe of Hessian-free optimization, made of structural choices."""
+        return isinstance(self.structure, Structure)
+
+    @property
+    def choices(self) -> Structure:
+        """Its structural choices; raises ValueError where it has none, being no Hessian-free recipe."""
+        if not isinstance(self.structure, Structure):
+            raise ValueError(f"recipe {self.name!r} is not Hessian-free: it solves no linear system")
+        return self.structure
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -191,27 +258,25 @@ class Recipe:
 
         Raises ValueError naming the first change that is unknown, invalid or without effect in the result.
         """
-        structure, fixed = {}, {}
+        structure: dict[str, Any] = {}
+        fixed: dict[str, float] = {}
+        choices = tuple(CHOICES) if self.hessian_free else ()
         for key, value in changes.items():
-            if key in CHOICES:
+            if key in choices:
                 structure[key] = value
             elif key in HYPERPARAMETERS:
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ValueError(f"{key} must be a number, got {value!r}")
                 fixed[key] = HYPERPARAMETERS[key].check(float(value))
             else:
-                raise ValueError(f"unknown choice {key!r}{nearest(key, [*CHOICES, *HYPERPARAMETERS])}")
-        result = Recipe(
-            name,
-            replace(self.structure, **structure),  # type: ignore[arg-type]  # checked by Structure
-            {},
-            (self.name, *self.lineage),
-        )
+                raise ValueError(f"unknown choice {key!r}{nearest(key, [*choices, *HYPERPARAMETERS])}")
+        own = replace(self.structure, **structure)
+        result = Recipe(name, own, {}, (self.name, *self.lineage), self.ranges, self.source)
         for key in fixed:
             if key not in result.hyperparameters:
                 raise ValueError(f"{key} has no effect in {name!r}{nearest(key, result.hyperparameters)}")
         kept = {k: v for k, v in {**self.fixed, **fixed}.items() if k in result.hyperparameters}
-        if "mu" in result.hyperparameters:
+        if self.hessian_free and "mu" in result.hyperparameters:
             kept.setdefault("mu", HYPERPARAMETERS["mu"].default)
         return replace(result, fixed=kept)
 
@@ -220,16 +285,53 @@ _PUBLISHED = Structure(
     curvature_batch="same", reduction_ratio="published", cg_rules="published", damping_rule="published"
 )
 
+_PAPER = "Motokawa and Tezuka 2020"
+_LR = {"lr": Range(1e-4, 1, log=True)}
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("hf", Structure()),
-        Recipe("adaptive_hf", Structure(step_size="eq3", moments="adam"), {"mu": 1e-8}),
-        Recipe("hf_published", _PUBLISHED),
-        Recipe("adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8}),
+        Recipe("hf", Structure(), source=_PAPER),
+        Recipe("adaptive_hf", Structure(step_size="eq3", moments="adam"), {"mu": 1e-8}, source=_PAPER),
+        Recipe("hf_published", _PUBLISHED, source=f"{_PAPER}, released code"),
+        Recipe(
+            "adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8},
+            source=f"{_PAPER}, released code",
+        ),
+        Recipe(
+            "natural_gradient",
+            Structure(curvature="fisher", curvature_batch="same", damping_rule="constant"),
+            ranges={"lr": Range(1e-3, 1, log=True), "damping": Range(1e-3, 10, log=True)},
+            source="Amari 1998",
+        ),
+        Recipe(
+            "sgd_momentum", FirstOrder("sgd_momentum"), ranges={**_LR, "momentum": Range(0.5, 0.99)},
+            source="Polyak 1964; torch.optim.SGD",
+        ),
+        Recipe(
+            "nesterov", FirstOrder("nesterov"), ranges={**_LR, "momentum": Range(0.5, 0.99)},
+            source="Nesterov 1983; torch.optim.SGD",
+        ),
+        Recipe(
+            "adagrad", FirstOrder("adagrad"), {"mu": 1e-10}, ranges=_LR,
+            source="Duchi et al. 2011; torch.optim.Adagrad",
+        ),
+        Recipe(
+            "rmsprop", FirstOrder("rmsprop"), {"beta2": 0.99, "mu": 1e-8},
+            ranges={"lr": Range(1e-5, 0.1, log=True)}, source="Tieleman and Hinton 2012; torch.optim.RMSprop",
+        ),
+        Recipe(
+            "adam", FirstOrder("adam"), {"beta1": 0.9, "beta2": 0.999, "mu": 1e-8},
+            ranges={"lr": Range(1e-5, 0.1, log=True)}, source="Kingma and Ba 2015; torch.optim.Adam",
+        ),
+        Recipe(
+            "adahessian", DiagonalHessian("adahessian"),
+            {"beta1": 0.9, "beta2": 0.999, "mu": 1e-4, "hessian_power": 1.0}, ranges=_LR,
+            source="Yao et al. 2021",
+        ),
     )
-}
-"""The built-in recipes; ALGORITHMS section 1 is their table."""
+}  # fmt: skip
+"""The built-in recipes."""
 
 
 def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
@@ -240,8 +342,8 @@ def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
 
 
 def search_range(recipe: Recipe, name: str) -> Range | None:
-    """Return the Appendix B search range of one of the recipe's hyperparameters; None where it is fixed."""
-    return None if name in recipe.fixed else HYPERPARAMETERS[name].search
+    """Return the search range of a hyperparameter: the recipe's own, else Appendix B's; None where fixed."""
+    return None if name in recipe.fixed else recipe.ranges.get(name) or HYPERPARAMETERS[name].search
 
 
 MILD = {"lr": 0.01, "damping": 30.0}
@@ -255,6 +357,14 @@ def single_run(recipe: Recipe) -> dict[str, float]:
     ends near or above the loss of chance, or diverges, for α ≥ 0.1 within 60 steps and for α = 0.03 within
     150; α = 0.01 with λ₀ = 30 had a loss of 1.57 after 300.
     """
-    s = recipe.structure
+    if not recipe.hessian_free or recipe.choices.damping_rule == "constant":
+        ranges = {name: found for name in recipe.free if (found := search_range(recipe, name))}
+        return recipe.complete({name: middle(found) for name, found in ranges.items()})
+    s = recipe.choices
     mild = s.curvature == "hessian" and s.curvature_batch == "independent" and "lr" in recipe.free
     return recipe.complete({k: v for k, v in MILD.items() if mild and k in recipe.free})
+
+
+def middle(found: Range) -> float:
+    """Return the middle of a range, the geometric one where the range is logarithmic."""
+    return math.sqrt(found.low * found.high) if found.log else (found.low + found.high) / 2

@@ -66,7 +66,7 @@ class EndlessRules(MartensRules):
 
 def fixed_length(recipe: str, curvature: Curvature, iterations: int, solver: Solver = "cg") -> Optimizer:
     """Compose a recipe whose steps take exactly so many CG iterations."""
-    structure = replace(find_recipe(recipe).structure, curvature=curvature, solver=solver)
+    structure = replace(find_recipe(recipe).choices, curvature=curvature, solver=solver)
     endless = SOLVER[solver](EndlessRules(), iterations, structure.warm_start_decay)
     return replace(compose(structure), solver=endless)
 

@@ -200,7 +200,7 @@ def test_derived_recipes_in_any_order() -> None:
     assert config.recipe_names[-2:] == ("c", "b")
     c = config.recipe("c")
     assert c.lineage == ("b", "adaptive_hf")
-    assert (c.structure.curvature, c.structure.norm) == ("ggn", "l1")
+    assert (c.choices.curvature, c.choices.norm) == ("ggn", "l1")
     assert c.fixed == {"epsilon": 1e-3, "mu": 1e-8}, "1e-3 is a string to YAML 1.1"
     assert list(config.space("c")) == ["damping", "beta2", "sigma", "smoothness"]
     with pytest.raises(InputError, match="unknown recipe 'd'"):
@@ -316,7 +316,7 @@ def test_overrides() -> None:
         ]
     )
     assert (config.train.epochs, config.study) == (0.2, "a")
-    assert config.recipe("my.hf").structure.curvature == "ggn"
+    assert config.recipe("my.hf").choices.curvature == "ggn"
     assert config.space("my.hf") == {"lr": Range(0.5, 1, log=True), "damping": Range(2, 30)}
 
 

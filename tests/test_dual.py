@@ -110,7 +110,7 @@ def test_float32_steps_stay_close_to_those_of_cg() -> None:
 
     def run_with(solver: str) -> Tensor:
         changes = {"curvature": "ggn", "curvature_batch": "same", "solver": solver}
-        optimizer: Optimizer = compose(RECIPES["hf"].derive(solver, changes).structure)
+        optimizer: Optimizer = compose(RECIPES["hf"].derive(solver, changes).choices)
         state = optimizer.init(theta, {"lr": 0.5, "damping": 1.0})
         for _ in range(5):
             state, _ = optimizer.step(state, objective)
@@ -125,7 +125,7 @@ def test_trials_of_one_batched_computation(name: str) -> None:
     for vectorized in (False, True):
         objective = problem(name, vectorized=vectorized)
         changes = {"curvature": "ggn", "curvature_batch": "same", "solver": "dual"}
-        optimizer = compose(RECIPES["hf"].derive("x", changes).structure)
+        optimizer = compose(RECIPES["hf"].derive("x", changes).choices)
         state = optimizer.init(rows(objective, 3), {"lr": torch.tensor([1.0, 0.5, 0.1]), "damping": 1.0})
         for _ in range(4):
             state, _ = optimizer.step(state, objective)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.hyperparameters import RECIPES, Recipe, Structure
-from ahf_cli.optim import ModelObjective, Optimizer, State, StepInfo, compose
+from ahf_cli.optim import AnyOptimizer, ModelObjective, State, StepInfo, compose
 from ahf_cli.optim.damping import ConstantDamping, LevenbergMarquardt
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
 from ahf_cli.optim.step_size import (
@@ -37,6 +37,7 @@ EVERY = {
 SPREAD = {
     "lr": [0.3, 1.0, 0.05], "damping": [3.0, 1.0, 20.0], "beta2": [1e-5, 0.1, 1e-9],
     "epsilon": [0.01, 0.05, 1e-3], "sigma": [30.0, 60.0, 90.0], "smoothness": [50.0, 200.0, 300.0],
+    "momentum": [0.5, 0.9, 0.99],
 }  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def trials(recipe: Recipe, which: list[int]) -> dict[str, Tensor]:
     }
 
 
-def batches(optimizer: Optimizer, step: int, vectorized: bool | None = None) -> list[ModelObjective]:
+def batches(optimizer: AnyOptimizer, step: int, vectorized: bool | None = None) -> list[ModelObjective]:
     seeds = [step, 100 + step] if optimizer.independent_batch else [step]
     return [problem("mlp", seed=seed, vectorized=vectorized) for seed in seeds]
 
@@ -219,7 +220,9 @@ def test_a_poisoned_trial_moves_no_other(name: str, vectorized: bool) -> None:
     for k in (0, 2):
         torch.testing.assert_close(after.parameters[k], clean.parameters[k], rtol=1e-12, atol=1e-14)
     assert after.diverged_at.tolist() == [0, 3, 0] and after.step.tolist() == [5, 2, 5]
-    assert optimizer.independent_batch == (EVERY[name].structure.curvature_batch == "independent")
+    recipe = EVERY[name]
+    independent = recipe.hessian_free and recipe.choices.curvature_batch == "independent"
+    assert optimizer.independent_batch == independent
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -275,7 +278,7 @@ def test_runaway_damping_overflows_in_float32_and_is_called_divergence() -> None
     # α < 0.134: the published ratio is below ¼ at every step, so λ ← 3/2 λ until it overflows.
     # (With large gradients λ‖r‖² overflows first; ρ is then not finite, and λ stays where it is.)
     matrix, b = 0.01 * spd(4).float(), torch.full((4,), 0.01)
-    optimizer = compose(RECIPES["hf_published"].structure)
+    optimizer = compose(RECIPES["hf_published"].choices)
     state = optimizer.init(torch.zeros(1, 4), {"lr": 0.05, "damping": 10.0})
     dampings = []
     for _ in range(230):
@@ -299,7 +302,7 @@ def test_counts_of_products_and_gradients() -> None:
 def test_a_missing_or_needless_curvature_batch_is_named() -> None:
     objective = problem("mlp")
     for name, extra, word in (("hf", [], "needs a curvature"), ("hf_published", [objective], "takes no")):
-        optimizer = compose(RECIPES[name].structure)
+        optimizer = compose(RECIPES[name].choices)
         state = optimizer.init(rows(objective, 1), RECIPES[name].complete({}))
         with pytest.raises(ValueError, match="needs a|needs" if not extra else word):
             optimizer.step(state, objective, *extra)

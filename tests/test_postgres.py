@@ -14,6 +14,7 @@ import pytest
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment import search as module
+from ahf_cli.experiment import storage
 from ahf_cli.experiment.pool import Job
 from ahf_cli.experiment.search import Hooks, Search
 from ahf_cli.experiment.storage import Storage, open_storage
@@ -45,8 +46,8 @@ def joined(url: str) -> Iterator[Callable[..., Search]]:
         return Search(own, study, opened[-1])
 
     yield join
-    for storage in opened:
-        storage.close()
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture
@@ -63,9 +64,11 @@ def test_a_slot_that_two_processes_choose_is_trained_once(tmp_path: Path, url: s
     one, two = (joined(2, Study(tmp_path, name)) for name in "ab")
     slots, others = one.slots["hf"], two.slots["hf"]
     params = {"lr": 0.1, "damping": 5.0}
-    # Both have read the storage before either has chosen.
-    assert slots.claim(0, params) and not others.claim(0, params)
-    assert others.claim(1, params) and not slots.claim(1, params)
+    # Both have read the storage before either has chosen, as where a process had lost its turn.
+    assert slots.claim(0, params) and others.claim(0, params)
+    assert not slots.withdraw(0) and others.withdraw(0) and 0 not in others.claims
+    assert others.claim(1, params) and slots.claim(1, params)
+    assert slots.withdraw(1) and not others.withdraw(1)
     job = Job(one.plan.recipes["hf"], {0: params})
     assert slots.tell(toy_result(job, 0))
     others.refresh()
@@ -251,3 +254,22 @@ def test_a_real_search_and_worker_leave_the_password_nowhere(tmp_path: Path, url
     assert removed.returncode == 0 and "deleted" in removed.stdout
     assert "no search 'smoke'" in ahf(env, "status", "--study", "smoke").stderr
     nowhere(tmp_path, [*said, *titles])
+
+
+def test_a_process_that_sleeps_through_its_turn_withdraws_what_another_has_taken(
+    tmp_path: Path, url: str, joined: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = joined(1, Study(tmp_path, "a")), joined(1, Study(tmp_path, "b"), guest=True)
+    choose, taken = slow._choose, list[Job | None]()
+
+    def asleep(hooks: Hooks) -> Job | None:
+        time.sleep(1.5)
+        taken.append(quick._next_job(Hooks()))
+        with monkeypatch.context() as patched:
+            patched.setattr(slow.slots["hf"], "refresh", lambda: None)  # it had looked before it slept
+            return choose(hooks)
+
+    monkeypatch.setattr(storage, "TURN", "1s")
+    monkeypatch.setattr(slow, "_choose", asleep)
+    assert slow._next_job(Hooks()) is None and slow.slots["hf"].claims == {}
+    assert taken[0] is not None and sorted(quick.slots["hf"].claims) == [0]

@@ -33,7 +33,7 @@ def test_the_configuration_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "ratio.yaml"
     file.write_text(block("yaml"))
     config = load(file=file)
-    assert config.recipe("hf_ggn_update").structure.reduction_ratio == "update"
+    assert config.recipe("hf_ggn_update").choices.reduction_ratio == "update"
     assert config.space("hf_ggn_update")["lr"].low == 0.01
 
 

@@ -100,7 +100,7 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
     used = [e for e in estimates if e.hyperparameter in own.space(name)]
     text = head + dump_yaml(ranges(name, used) if used else {name: {}})
     atomic_write(file, text.encode())
-    norm = own.recipe(name).structure.norm
+    norm = own.recipe(name).choices.norm
     steps = steps_frame(folder, name)
     figures = prerun_figures(steps, norm, folder.folder) if len(steps) else []
     return {
@@ -128,7 +128,7 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
 def _estimates(folder: StudyFolder, config: Config, name: str) -> list[Estimate]:
     from ahf_cli.experiment.prerun import estimate_sigma, estimate_smoothness
 
-    norm = config.recipe(name).structure.norm
+    norm = config.recipe(name).choices.norm
     finished = folder.finished(name)
     frames = [folder.trial(name, r.slot).steps() for r in finished if r.status == "ok"]
     norms = [frame[f"direction_{norm}"].to_numpy() for frame in frames]

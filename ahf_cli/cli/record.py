@@ -41,6 +41,8 @@ def record_trace(
 
     from ahf_cli.report.trace_file import write_trace
 
+    if not recipe.hessian_free:
+        raise InputError(f"--record: a trace records linear systems, and recipe {recipe.name!r} solves none")
     if config.run.device == "cuda":
         raise InputError("--record runs on the CPU: leave out run.device cuda")
     _check_target(file)
@@ -92,7 +94,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
     from ahf_cli.experiment.trace import run
     from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 
-    independent = recipe.structure.curvature_batch == "independent"
+    independent = recipe.choices.curvature_batch == "independent"
     streams = [GRADIENT_STREAM, CURVATURE_STREAM] if independent else [GRADIENT_STREAM]
     spec, steps = session.task_spec(config), session.plan_of(config).steps
     log(f"{recipe.name}: {steps} steps in float64", quiet)

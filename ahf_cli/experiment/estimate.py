@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from ahf_cli.experiment.evaluate import evaluate
 from ahf_cli.experiment.records import StepRow
 from ahf_cli.experiment.train import Plan, begin, train
-from ahf_cli.hyperparameters import Range, Recipe
+from ahf_cli.hyperparameters import Range, Recipe, middle
 from ahf_cli.tasks.task import Task
 
 WARM_UP, TIMED = 10, 15
@@ -32,14 +31,9 @@ class Slice:
     """records of the steps, to size files by"""
 
 
-def middle(space: Mapping[str, Range]) -> dict[str, float]:
-    """Return the middle of each range, the geometric one where the range is logarithmic."""
-    return {name: math.sqrt(r.low * r.high) if r.log else (r.low + r.high) / 2 for name, r in space.items()}
-
-
 def time_slice(task: Task, recipe: Recipe, space: Mapping[str, Range], seed: int) -> Slice:
     """Train one trial for a few steps without evaluating it, and time the later ones."""
-    params = middle(space)
+    params = {name: middle(found) for name, found in space.items()}
     total = WARM_UP + TIMED
     plan = Plan(steps=total, eval_every=total + 1, seed=seed, eval_subset=task.batch_size)
     batch = begin(task, recipe, plan, {0: params})

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ahf_cli.experiment.schema import NAME, Bounds, KeyPath, Problem, show
-from ahf_cli.hyperparameters import HYPERPARAMETERS, RECIPES, Hyperparameter, Range, Recipe, nearest
+from ahf_cli.hyperparameters import (
+    HYPERPARAMETERS,
+    RECIPES,
+    Hyperparameter,
+    Range,
+    Recipe,
+    nearest,
+    search_range,
+)
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,8 @@ class Resolved:
 
     @property
     def space(self) -> dict[str, Range]:
-        """Ranges of the free hyperparameters: the given one, else that of Appendix B."""
-        ranges = {name: self.given.get(name) or HYPERPARAMETERS[name].search for name in self.recipe.free}
+        """Ranges of the free hyperparameters: the given one, else the recipe's or that of Appendix B."""
+        ranges = {name: self.given.get(name) or search_range(self.recipe, name) for name in self.recipe.free}
         return {name: found for name, found in ranges.items() if found}
 
 
@@ -113,6 +121,7 @@ class _Resolver:
     def _with_space(self, resolved: Resolved, changes: Mapping[str, object]) -> Resolved:
         """Add the ranges that `spaces` gives to this very recipe."""
         recipe, given = resolved.recipe, dict(resolved.given)
+        inherited = {**{k: h.search for k, h in HYPERPARAMETERS.items()}, **recipe.ranges, **given}
         for name, bounds in self.spaces.get(recipe.name, {}).items():
             path = ("spaces", recipe.name, name)
             if name not in recipe.hyperparameters:
@@ -120,7 +129,7 @@ class _Resolver:
                 self.report(path, f"{recipe.name} has no such hyperparameter{hint}")
             elif name in changes:
                 self.report(path, f"is fixed at {show(changes[name])} by recipes.{recipe.name}: remove one")
-            elif found := self._range(path, bounds, HYPERPARAMETERS[name], given.get(name)):
+            elif found := self._range(path, bounds, HYPERPARAMETERS[name], inherited[name]):
                 given[name] = found
         fixed = {name: value for name, value in recipe.fixed.items() if name not in given}
         return Resolved(replace(recipe, fixed=fixed), given)
@@ -128,7 +137,6 @@ class _Resolver:
     def _range(
         self, path: KeyPath, bounds: Bounds, h: Hyperparameter, inherited: Range | None
     ) -> Range | None:
-        inherited = inherited or h.search
         low = bounds.low if bounds.low is not None or not inherited else inherited.low
         high = bounds.high if bounds.high is not None or not inherited else inherited.high
         log = bounds.log if bounds.log is not None else bool(inherited and inherited.log)

@@ -171,20 +171,32 @@ class Search:
         """Take the next free slots of one recipe, up to the size of a batch; None where there is none."""
         if self.storage.shared and time.monotonic() - self._asked < 1:
             return None  # there was nothing a moment ago
-        with self.storage.turn(self.plan.prefix):
-            if self.storage.shared:
-                for slots in self.slots.values():
-                    slots.refresh()
-            free = [(s, k, n) for k, n in enumerate(self.slots) for s in self._free(n)]
-            for _, _, name in sorted(free):
-                params: dict[int, dict[str, float]] = {}
-                for slot in self._free(name):
-                    if len(params) < self.plan.batch and (asked := self._take(name, slot, hooks)) is not None:
-                        params[slot] = asked
-                if params:
-                    return self._job(name, params)
-        self._asked = time.monotonic()
+        with self.storage.turn(self.plan.prefix) as turn:
+            job = self._choose(hooks)
+        if job is not None and turn.lost:
+            slots = self.slots[job.recipe.name]
+            left = {slot: params for slot, params in job.params.items() if not slots.withdraw(slot)}
+            job = self._job(job.recipe.name, left) if left else None
+        if job is None:
+            self._asked = time.monotonic()
+        return job
+
+    def _choose(self, hooks: Hooks) -> Job | None:
+        for name in self._by_turn():
+            if self.storage.shared:  # what is known may be a second old
+                self.slots[name].refresh()
+            params: dict[int, dict[str, float]] = {}
+            for slot in self._free(name):
+                if len(params) < self.plan.batch and (asked := self._take(name, slot, hooks)) is not None:
+                    params[slot] = asked
+            if params:
+                return self._job(name, params)
         return None
+
+    def _by_turn(self) -> list[str]:
+        """Return the recipes that have free slots, as far as is known, the one with the lowest first."""
+        free = [(self._free(name), k, name) for k, name in enumerate(self.slots)]
+        return [name for _, _, name in sorted((slots[0], k, name) for slots, k, name in free if slots)]
 
     def _job(self, name: str, params: dict[int, dict[str, float]]) -> Job:
         attempts = {slot: self.slots[name].failures(slot) + 1 for slot in params}

@@ -121,7 +121,10 @@ class Slots:
         return [slot for slot in range(count) if slot not in taken]
 
     def claim(self, slot: int, params: Mapping[str, float]) -> bool:
-        """Take a free slot for this process; False where another one has it."""
+        """Take a free slot for this process; False where another one has it.
+
+        Within its turn a process is alone; where it may not have been, it asks `withdraw` afterwards.
+        """
         left = [t for t in self._trials.get(slot, ()) if t.state == TrialState.WAITING]
         for trial in left:
             if trial.params != params:  # what would be recorded under it is another configuration
@@ -142,26 +145,34 @@ class Slots:
                 return False
             if waiting:
                 self._backend.set_trial_user_attr(trial_id, "by", _who())
-            self.refresh()
-            rivals = [t for t in self._trials[slot] if t.state != TrialState.FAIL and t._trial_id < trial_id]
-            if rivals:
-                self._fail(trial_id, DUPLICATE)
-                return False
         self.claims[slot] = Claim(trial_id, dict(params))
         return True
 
+    def withdraw(self, slot: int) -> bool:
+        """Give a claim back if another process has claimed the slot before; return whether it has."""
+        self.refresh()
+        trial_id = self.claims[slot].trial_id
+        rivals = [t for t in self._trials[slot] if t.state != TrialState.FAIL and t._trial_id < trial_id]
+        if rivals:
+            self.fail(slot, DUPLICATE)
+        return bool(rivals)
+
     def tell(self, result: TrialResult) -> bool:
         """Complete a slot; False where it had been taken from this process, and the result does not count."""
-        claim = self.claims.pop(result.slot)
-        value = result.value
+        claim, said = self.claims.pop(result.slot), attributes(result)
         try:
-            for key, said in attributes(result).items():
-                self._backend.set_trial_user_attr(claim.trial_id, key, said)
+            for key, value in said.items():
+                self._backend.set_trial_user_attr(claim.trial_id, key, value)
         except optuna.exceptions.UpdateFinishedTrialError:
             told = False
         else:
-            told = self._set(claim.trial_id, TrialState.COMPLETE, value)
-        self._note(result.slot, claim.trial_id)
+            told = self._set(claim.trial_id, TrialState.COMPLETE, result.value)
+        if told:  # what the storage says now need not be asked
+            trial = frozen(self.space, claim.params, result.value, attributes={"slot": result.slot, **said})
+            trial._trial_id = claim.trial_id
+            self._put(result.slot, trial)
+        else:
+            self._note(result.slot, claim.trial_id)
         return told
 
     def fail(self, slot: int, why: str) -> None:
@@ -257,8 +268,11 @@ class Slots:
 
     def _note(self, slot: int, trial_id: int) -> None:
         """Read one trial again, which is cheaper than all."""
-        trial = self._backend.get_trial(trial_id)
-        self._trials[slot] = [t for t in self._trials[slot] if t._trial_id != trial_id] + [trial]
+        self._put(slot, self._backend.get_trial(trial_id))
+
+    def _put(self, slot: int, trial: FrozenTrial) -> None:
+        others = [t for t in self._trials[slot] if t._trial_id != trial._trial_id]
+        self._trials[slot] = [*others, trial]
 
 
 def attributes(result: TrialResult) -> dict[str, Any]:

@@ -20,12 +20,22 @@ from ahf_cli.errors import AhfError, InputError
 
 GRACE = 120
 """Seconds without a sign of life after which a running trial counts as lost."""
+TURN = "10s"
+"""Longest turn of a process that chooses a slot, as PostgreSQL writes it."""
 FAILURES = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """What a storage raises that does not answer."""
 _NETWORK = {
     "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs",
     "pvfs2", "panfs", "orangefs", "ocfs2", "fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs",
 }  # fmt: skip
+
+
+@dataclass
+class Turn:
+    """A process's turn to choose a slot."""
+
+    lost: bool = False
+    """it took too long, and another process may have had its turn meanwhile; known when it is over"""
 
 
 @dataclass(frozen=True)
@@ -41,26 +51,27 @@ class Storage:
     engine: Engine | None = None
 
     @contextmanager
-    def turn(self, name: str) -> Iterator[None]:
+    def turn(self, name: str) -> Iterator[Turn]:
         """Let one process at a time choose a slot, where there are several.
 
-        This spares them from choosing the same one.  Nothing depends on it: a process that stops within its
-        turn loses it after ten seconds.
+        A process that stops within its turn loses it after `TURN`, and is told so afterwards.
         """
+        turn = Turn()
         if not self.shared or self.engine is None:
-            yield
+            yield turn
             return
         try:
             with self.engine.begin() as connection:
-                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
+                connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{TURN}'"))
                 connection.execute(
                     text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
                     {"name": name},
                 )
-                yield
+                yield turn
         except OperationalError as error:
             if "idle-in-transaction" not in str(error):
                 raise
+            turn.lost = True
 
     def close(self) -> None:
         """Close its connections."""

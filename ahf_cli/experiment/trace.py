@@ -76,13 +76,15 @@ def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
 def recipe_of(setup: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a trace: the named one, with the choices that the setup gives.
 
-    Raises ValueError for an unknown recipe or choice.
+    Raises ValueError for an unknown recipe or choice, or a recipe that solves no linear system.
     """
     name = setup.get("recipe")
     if not isinstance(name, str):
         raise ValueError(f"recipe must be the name of one, got {name!r}")
     choices = {key: setup[key] for key in CHOICES if key in setup}
-    return find_recipe(name).derive("trace", choices)
+    found = find_recipe(name)
+    _ = found.choices
+    return found.derive("trace", choices)
 
 
 def replay(trace: Trace) -> Trace:
@@ -106,7 +108,7 @@ def run(
     names = [name for name, _ in model.named_parameters()]
     theta = np.concatenate([np.asarray(init[name], dtype=np.float64).ravel() for name in names])
     values = {key: float(setup[key]) for key in recipe.hyperparameters if key in setup}
-    optimizer = compose(recipe.structure)
+    optimizer = compose(recipe.choices)
     state = optimizer.init(torch.from_numpy(theta)[None], recipe.complete(values))
     series: dict[str, list[Any]] = {name: [] for name in QUANTITIES}
     for step in range(setup["steps"]):
@@ -155,7 +157,7 @@ def _record_step(
     special: dict[str, Tensor] = {
         "loss_full_step": objectives[0].value(state.parameters + info.direction),
         # The released code logs Eq. 3 and never uses it; its traces hold what it logs.
-        "step_size": info.eq3_step_size if recipe.structure.moments == "published" else info.step_size,
+        "step_size": info.eq3_step_size if recipe.choices.moments == "published" else info.step_size,
     }
     for name in QUANTITIES:
         value = special[name] if name in special else getattr(info, name)

@@ -132,7 +132,7 @@ def _example_problems(trace: Trace, outputs: int) -> Iterator[str]:
     setup, x, y = trace.setup, trace.x, trace.y
     first = next(iter(trace.init.values()))
     item = _IMAGE if setup["kind"] == "lenet" else (first.shape[-1],)
-    streams = 2 if recipe_of(setup).structure.curvature_batch == "independent" else 1
+    streams = 2 if recipe_of(setup).choices.curvature_batch == "independent" else 1
     needed = streams * setup["steps"] * setup["batch"]
     yield from _array_problems("x", x, (len(x) if x.ndim else 0, *item), finite=True)
     if x.ndim and len(x) < needed:

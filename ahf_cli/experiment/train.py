@@ -14,7 +14,7 @@ import torch
 from ahf_cli.experiment.evaluate import evaluate
 from ahf_cli.experiment.records import CHANCE_LOSS, CurveRow, Progress, Status, StepRow, TrialResult
 from ahf_cli.hyperparameters import Recipe
-from ahf_cli.optim import Optimizer, State, StepInfo, Stop, compose
+from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 
 _INTEGERS = ("cg_iterations",)
@@ -151,7 +151,7 @@ def train(
     return [_result(batch, trial) for trial in batch.trials]
 
 
-def _step(task: Task, batch: Batch, optimizer: Optimizer) -> None:
+def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     seed, before = batch.plan.seed, time.perf_counter()
     objective = task.batch(seed, GRADIENT_STREAM, batch.step)
     curvature = task.batch(seed, CURVATURE_STREAM, batch.step) if optimizer.independent_batch else None

@@ -5,19 +5,27 @@ to run many trials at once, `compose` a recipe's structure and step a `State` of
 """
 
 from ahf_cli.optim.cg import CGResult, MartensRules, Stop, conjugate_gradient
-from ahf_cli.optim.curvature import Damped, GaussNewtonOperator, HessianOperator, QuadraticModel
+from ahf_cli.optim.curvature import (
+    Damped,
+    FisherOperator,
+    GaussNewtonOperator,
+    HessianOperator,
+    QuadraticModel,
+)
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.optim.objective import Evaluation, ModelObjective, Objective
-from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
+from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer, State, StepInfo
 from ahf_cli.optim.recipes import compose
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.torch_api import AdaptiveHessianFree, HessianFree
 
 __all__ = [
     "AdaptiveHessianFree",
+    "AnyOptimizer",
     "CGResult",
     "Damped",
     "Evaluation",
+    "FisherOperator",
     "GaussNewtonOperator",
     "HessianFree",
     "HessianOperator",

@@ -44,6 +44,27 @@ class GaussNewtonOperator:
 
 
 @dataclass(frozen=True)
+class FisherOperator:
+    """v ↦ F v, the Fisher matrix of the model's own distribution p_θ(y | x) (Amari 1998).
+
+    F = E_x E_{y∼p_θ} s sᵀ with the score s = ∇ log p_θ(y | x).  For softmax and cross-entropy it
+    is the Gauss-Newton matrix (Pascanu and Bengio 2014).
+    """
+
+    evaluation: Evaluation
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Multiply by F."""
+        return self.evaluation.fisher_product(vectors)
+
+    def prepare(self) -> None:
+        """Nothing to share with the gradient."""
+
+
+CurvatureOperator = HessianOperator | GaussNewtonOperator | FisherOperator
+
+
+@dataclass(frozen=True)
 class Damped:
     """v ↦ (B + λI) v."""
 

@@ -23,6 +23,10 @@ class OutputLoss(Protocol):
         """H_L = ∂²L/∂z² at these outputs, block-diagonal over trials."""
         ...
 
+    def fisher(self, outputs: Tensor) -> OutputOperator:
+        """F_z, the Fisher matrix of p(y | z) in z, averaged as L is, block-diagonal over trials."""
+        ...
+
     def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """S with H_L = S Sᵀ, block-diagonal over examples: column r of each block; → (K, R, N, C)."""
         ...
@@ -45,6 +49,18 @@ class SoftmaxCrossEntropy:
         def product(w: Tensor) -> Tensor:
             pw = p * w
             return (pw - p * pw.sum(dim=-1, keepdim=True)) * scale
+
+        return product
+
+    def fisher(self, outputs: Tensor) -> OutputOperator:
+        """F_z w = (1/N) Σ_c p_c s_c (s_cᵀ w), over classes c with their scores s_c = ∇ log p_c = e_c − p."""
+        p = torch.softmax(outputs.detach(), dim=-1)
+        scores = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device) - p.unsqueeze(-2)  # (…, c, z)
+        scale = 1 / outputs.shape[-2]
+
+        def product(w: Tensor) -> Tensor:
+            along = (scores * w.unsqueeze(-2)).sum(dim=-1)  # s_cᵀ w
+            return ((p * along).unsqueeze(-1) * scores).sum(dim=-2) * scale
 
         return product
 

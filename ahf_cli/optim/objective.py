@@ -32,6 +32,7 @@ class Evaluation:
         output_factor: makes S with H_L = S Sᵀ, for solvers in the space of the outputs.
         layer_calls: runs the forward pass of one row again, by itself; → its outputs and the linear maps that
             it applied, in one graph.
+        output_fisher: makes w ↦ F_z w at these outputs.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Evaluation:
         output_hessian: Callable[[], OutputOperator] | None = None,
         output_factor: Callable[[], Tensor] | None = None,
         layer_calls: Callable[[int], tuple[Tensor, Sequence[LayerCall]]] | None = None,
+        output_fisher: Callable[[], OutputOperator] | None = None,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
@@ -51,6 +53,7 @@ class Evaluation:
         self._make_output_hessian = output_hessian
         self.output_factor = output_factor
         self.layer_calls = layer_calls
+        self._make_output_fisher = output_fisher
 
     @property
     def loss(self) -> Tensor:
@@ -88,16 +91,23 @@ class Evaluation:
 
     def gauss_newton_product(self, vectors: Tensor) -> Tensor:
         """Jᵀ H_L J v for each row, J = ∂z/∂θ; (K, P) → (K, P)."""
+        return self._through_outputs(vectors, lambda: self._output_hessian)
+
+    def fisher_product(self, vectors: Tensor) -> Tensor:
+        """Jᵀ F_z J v for each row, F_z the Fisher matrix of p(y | z); (K, P) → (K, P).
+
+        Raises ValueError where the loss is not said to be that of a distribution.
+        """
+        return self._through_outputs(vectors, lambda: self._output_fisher)
+
+    def _through_outputs(self, vectors: Tensor, middle: Callable[[], OutputOperator]) -> Tensor:
         seed, pullback = self._pullback
+        operator = middle()
         (tangent,) = torch.autograd.grad(pullback, seed, self._split(vectors), retain_graph=True)
         assert self.outputs is not None  # or there were no pullback
         return self._join(
             torch.autograd.grad(
-                self.outputs,
-                self.leaves,
-                self._output_hessian(tangent),
-                retain_graph=True,
-                materialize_grads=True,
+                self.outputs, self.leaves, operator(tangent), retain_graph=True, materialize_grads=True
             )
         )
 
@@ -117,6 +127,15 @@ class Evaluation:
     def _output_hessian(self) -> OutputOperator:
         assert self._make_output_hessian is not None
         return self._make_output_hessian()
+
+    @cached_property
+    def _output_fisher(self) -> OutputOperator:
+        if self._make_output_fisher is None:
+            raise ValueError(
+                "curvature: fisher needs a loss that is the negative log-likelihood of a known distribution; "
+                "for softmax and cross-entropy ggn is the same matrix"
+            )
+        return self._make_output_fisher()
 
     def _split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         pieces = self.layout.split(vectors)
@@ -196,6 +215,7 @@ class ModelObjective:
             lambda: self.loss.hessian(outputs, self.targets),
             lambda: self.loss.factor(outputs, self.targets),
             lambda row: self._layer_calls([leaf[row].detach().requires_grad_() for leaf in leaves]),
+            lambda: self.loss.fisher(outputs),
         )
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ahf_cli.hyperparameters import Norm
 from ahf_cli.optim import rows
-from ahf_cli.optim.curvature import GaussNewtonOperator, HessianOperator, QuadraticModel
+from ahf_cli.optim.cg import Stop
+from ahf_cli.optim.curvature import CurvatureOperator, HessianOperator, QuadraticModel
 from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
 from ahf_cli.optim.descent import LinearSolver
 from ahf_cli.optim.objective import Evaluation, Objective
@@ -70,11 +71,84 @@ class StepInfo:
     finite: Tensor  # rows whose δ, u and new loss are finite, bool
 
 
+class AnyOptimizer(Protocol):
+    """Whatever steps the rows of a `State`: Hessian-free optimization or not."""
+
+    @property
+    def independent_batch(self) -> bool:
+        """Whether it takes the curvature on a second batch."""
+        ...
+
+    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
+        """Make the state of K trials before their first step."""
+        ...
+
+    def step(
+        self, state: State, objective: Objective, curvature_objective: Objective | None = None
+    ) -> tuple[State, StepInfo]:
+        """Take one step in every active row."""
+        ...
+
+
+def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], moments: Moments) -> State:
+    """Make the state of K trials before their first step.
+
+    Args:
+        parameters: θ₀, (K, P).
+        hyperparameters: by name, one number for all trials or (K,) of them; `damping` is λ₀.
+        moments: by name, (K, P).
+    """
+    count = parameters.shape[0]
+    values = {
+        name: torch.as_tensor(value, dtype=parameters.dtype, device=parameters.device).expand(count).clone()
+        for name, value in hyperparameters.items()
+    }
+    zeros = torch.zeros(count, dtype=torch.int64, device=parameters.device)
+    damping = values["damping"].clone() if "damping" in values else parameters.new_zeros(count)
+    return State(parameters, torch.zeros_like(parameters), damping, zeros, zeros.clone(), moments, values)
+
+
+def without_model(
+    state: State,
+    here: Evaluation,
+    *,
+    direction: Tensor,
+    update: Tensor,
+    loss_after: Tensor,
+    step_size: Tensor,
+    products: int = 0,
+) -> StepInfo:
+    """Describe a step that solves no linear system: what belongs to one is NaN or 0."""
+    norms = here.layout.norms(direction)
+    nan = torch.full_like(loss_after, torch.nan)
+    none = torch.zeros_like(state.step)
+    smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
+    return StepInfo(
+        loss=here.loss, loss_after=loss_after, direction=direction, update=update,
+        direction_l2=norms["l2"], direction_l1=norms["l1"], direction_sum_l2=norms["sum_l2"],
+        update_l2=rows.l2(update), step_size=step_size, eq3_step_size=nan, damping=nan, damping_next=nan,
+        reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
+        smoothness_gradient=smoothness(rows.dot(here.gradient, update)),
+        smoothness_direction=smoothness(-rows.dot(direction, update)),
+        products=none + products, gradients=1, active=state.active,
+        finite=rows.finite(direction) & rows.finite(update) & rows.finite(loss_after),
+    )  # fmt: skip
+
+
+def finish(
+    before: State, parameters: Tensor, direction: Tensor, damping: Tensor, moments: Moments, info: StepInfo
+) -> tuple[State, StepInfo]:
+    """Return the state after a step, in rows that are not finite the one before it, and the record."""
+    t = before.step + 1
+    moved = State(parameters, direction, damping, t, before.diverged_at, moments, before.hyperparameters)
+    return _freeze(before, moved, info.finite), info
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """A composition of parts; `compose` makes one from a recipe's structure."""
 
-    curvature: Callable[[Evaluation], HessianOperator | GaussNewtonOperator]
+    curvature: Callable[[Evaluation], CurvatureOperator]
     independent_batch: bool
     """whether B is taken on a second batch"""
     solver: LinearSolver
@@ -85,29 +159,8 @@ class Optimizer:
     damping_rule: DampingRule
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
-        """Make the state of K trials before their first step.
-
-        Args:
-            parameters: θ₀, (K, P).
-            hyperparameters: by name, one number for all trials or (K,) of them; `damping` is λ₀.
-        """
-        count = parameters.shape[0]
-        values = {
-            name: torch.as_tensor(value, dtype=parameters.dtype, device=parameters.device)
-            .expand(count)
-            .clone()
-            for name, value in hyperparameters.items()
-        }
-        zeros = torch.zeros(count, dtype=torch.int64, device=parameters.device)
-        return State(
-            parameters=parameters,
-            direction=torch.zeros_like(parameters),
-            damping=values["damping"].clone(),
-            step=zeros,
-            diverged_at=zeros.clone(),
-            moments=self.transform.init(parameters),
-            hyperparameters=values,
-        )
+        """Make the state of K trials before their first step; see `begin`."""
+        return begin(parameters, hyperparameters, self.transform.init(parameters))
 
     def step(
         self, state: State, objective: Objective, curvature_objective: Objective | None = None
@@ -151,7 +204,6 @@ class Optimizer:
 
         finite = rows.finite(direction) & rows.finite(update) & rows.finite(loss_after)
         smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
-        moved = State(theta + update, direction, damping, t, state.diverged_at, moments, values)
         info = StepInfo(
             loss=here.loss,
             loss_after=loss_after,
@@ -176,7 +228,7 @@ class Optimizer:
             active=state.active,
             finite=finite,
         )
-        return _freeze(state, moved, finite), info
+        return finish(state, theta + update, direction, damping, moments, info)
 
     def _curvature_evaluation(
         self, here: Evaluation, theta: Tensor, objective: Objective | None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import overload
 
-from ahf_cli.hyperparameters import Structure
+from ahf_cli.hyperparameters import AnyStructure, DiagonalHessian, FirstOrder, Structure
+from ahf_cli.optim.adahessian import AdaHessian
 from ahf_cli.optim.cg import MartensRules, Rules
-from ahf_cli.optim.curvature import GaussNewtonOperator, HessianOperator
+from ahf_cli.optim.curvature import CurvatureOperator, FisherOperator, GaussNewtonOperator, HessianOperator
 from ahf_cli.optim.damping import (
     ConstantDamping,
     DampingRule,
@@ -17,8 +19,9 @@ from ahf_cli.optim.damping import (
 )
 from ahf_cli.optim.descent import LinearSolver, TruncatedNewton
 from ahf_cli.optim.dual import DualNewton
+from ahf_cli.optim.first_order import FirstOrderOptimizer
 from ahf_cli.optim.objective import Evaluation
-from ahf_cli.optim.optimizer import Optimizer
+from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments, PublishedRatio, PublishedRules
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
@@ -28,9 +31,10 @@ from ahf_cli.optim.step_size import (
 )
 from ahf_cli.optim.transform import Identity, ScaleByAdam, Transform
 
-CURVATURE: Mapping[str, Callable[[Evaluation], HessianOperator | GaussNewtonOperator]] = {
+CURVATURE: Mapping[str, Callable[[Evaluation], CurvatureOperator]] = {
     "hessian": HessianOperator,
     "ggn": GaussNewtonOperator,
+    "fisher": FisherOperator,
 }
 CG_RULES: Mapping[str, Callable[[], Rules]] = {"martens": MartensRules, "published": PublishedRules}
 SOLVER: Mapping[str, Callable[[Rules, int, float], LinearSolver]] = {
@@ -59,8 +63,20 @@ DAMPING_RULE: Mapping[str, Callable[[], DampingRule]] = {
 }
 
 
-def compose(structure: Structure) -> Optimizer:
+@overload
+def compose(structure: Structure) -> Optimizer: ...
+
+
+@overload
+def compose(structure: AnyStructure) -> AnyOptimizer: ...
+
+
+def compose(structure: AnyStructure) -> AnyOptimizer:
     """Make the optimizer that the choices name: one part for each of its slots."""
+    if isinstance(structure, FirstOrder):
+        return FirstOrderOptimizer(structure.method)
+    if isinstance(structure, DiagonalHessian):
+        return AdaHessian()
     return Optimizer(
         curvature=CURVATURE[structure.curvature],
         independent_batch=structure.curvature_batch == "independent",

@@ -21,10 +21,10 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     """One row of the core, with the hyperparameters in `param_groups` and the state in `state`."""
 
     def __init__(self, params: Any, recipe: Recipe, values: Mapping[str, Any]):
-        if recipe.structure.solver == "dual":
+        if recipe.choices.solver == "dual":
             raise ValueError("solver: dual needs the layers of a ModelObjective; with a closure use cg")
         self._recipe = recipe
-        self._core: Optimizer = compose(recipe.structure)
+        self._core: Optimizer = compose(recipe.choices)
         self._first = True
         self.last_step: StepInfo | None = None
         """What the last step did: loss, damping, reduction ratio, CG iterations, …; tensors of one row."""
@@ -40,7 +40,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._core, self._first, self.last_step = compose(self._recipe.structure), True, None
+        self._core, self._first, self.last_step = compose(self._recipe.choices), True, None
 
     @property
     def damping(self) -> float:
@@ -136,13 +136,13 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             raise TypeError(f"{needs} {type(closure).__name__}")
         if not (curvature_closure is None or callable(curvature_closure)):
             raise TypeError(f"{needs} {type(curvature_closure).__name__} for the curvature")
-        structure = self._recipe.structure
+        structure = self._recipe.choices
         if structure.curvature_batch == "independent" and curvature_closure is None:
             raise ValueError(
                 "curvature_batch: independent needs a second closure, on the batch of the curvature: "
                 "step(closure, curvature_closure)"
             )
-        parameters, layout, ggn = self._parameters(), self._layout(), structure.curvature == "ggn"
+        parameters, layout, ggn = self._parameters(), self._layout(), structure.curvature != "hessian"
 
         def objective(closure: Closure, curved: bool) -> ClosureObjective:
             return ClosureObjective(
@@ -156,7 +156,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     def _optimizer(self, curvature: ClosureObjective | None) -> Optimizer:
         batch = "same" if curvature is None else "independent"
         if self._core.independent_batch != (curvature is not None):
-            self._core = compose(self._recipe.derive("own", {"curvature_batch": batch}).structure)
+            self._core = compose(self._recipe.derive("own", {"curvature_batch": batch}).choices)
         return self._core
 
     def _parameters(self) -> list[Tensor]:

@@ -8,7 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.hyperparameters import CHOICES, RECIPES, Recipe, Structure
+from ahf_cli.hyperparameters import (
+    CHOICES,
+    RECIPES,
+    AnyStructure,
+    DiagonalHessian,
+    Recipe,
+    Structure,
+    structure_of,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,15 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
     ("damping_rule", "constant"): "the damping is constant",
 }
 """What a structural choice means for training; choices that need no words are left out."""
+SENTENCES = {
+    "sgd_momentum": "gradient steps with heavy-ball momentum.",
+    "nesterov": "gradient steps with Nesterov's momentum.",
+    "adagrad": "gradient steps, each weight's divided by the root of its summed squares.",
+    "rmsprop": "gradient steps, each weight's divided by the root of a moving mean of its squares.",
+    "adam": "moving means of the gradient, divided by the roots of moving means of its squares.",
+    "adahessian": "Adam with randomly probed Hessian diagonals in place of the gradient's squares.",
+}
+"""What the recipes are that solve no linear system."""
 OTHER_VECTOR = (
     "the reduction ratio divides the change at the update, whose size does not follow the direction's, by "
     "the model at the direction"
@@ -94,8 +111,10 @@ def _style(index: int) -> Style:
     )
 
 
-def explain(name: str, structure: Structure) -> str:
+def explain(name: str, structure: AnyStructure) -> str:
     """Say in one sentence what a recipe is, from its structural choices."""
+    if not isinstance(structure, Structure):
+        return SENTENCES[structure.diagonal if isinstance(structure, DiagonalHessian) else structure.method]
     chosen = {key: getattr(structure, key) for key in CHOICES}
     parts = [EXPLANATIONS[pair] for pair in chosen.items() if pair in EXPLANATIONS]
     if structure.moments == "published":
@@ -114,18 +133,19 @@ def _origin(structure: Structure) -> str:
 
     def differences(recipe: Recipe) -> list[str]:
         pairs = ((key, getattr(structure, key)) for key in CHOICES)
-        return [f"{key} {value}" for key, value in pairs if getattr(recipe.structure, key) != value]
+        return [f"{key} {value}" for key, value in pairs if getattr(recipe.choices, key) != value]
 
-    nearest = min(RECIPES.values(), key=lambda recipe: len(differences(recipe)))
+    hessian_free = [recipe for recipe in RECIPES.values() if recipe.hessian_free]
+    nearest = min(hessian_free, key=lambda recipe: len(differences(recipe)))
     return f"{nearest.name} with {', '.join(differences(nearest)) or 'other fixed hyperparameters'}"
 
 
 def explanations(identity: Mapping[str, Any]) -> dict[str, str]:
     """Explain the built-in recipes, and those that a study's identity describes by their structure."""
-    structures = {name: recipe.structure for name, recipe in RECIPES.items()}
+    structures: dict[str, AnyStructure] = {name: recipe.structure for name, recipe in RECIPES.items()}
     for name, described in identity.get("recipes", {}).items():
         try:
-            structures[name] = Structure(**described["structure"])
+            structures[name] = structure_of(described["structure"])
         except (KeyError, TypeError, ValueError):  # written by a version with other choices
             continue
     return {name: explain(name, structure) for name, structure in structures.items()}

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.errors import AhfError
-from benchmarks.document import replace
 from benchmarks import record
+from benchmarks.document import replace
 from benchmarks.reliability import damage, kills, machines
 from benchmarks.reliability.postgres import cluster, database, programs
 
@@ -111,8 +111,8 @@ def _killed(rows: list[Row]) -> list[str]:
     return [
         "search killed with SIGKILL, and started again",
         f"{r['kills']} kills",
-        f"{r['trials']} of {r['planned']} trials, {r['complete']['slots']} slots complete once, tables {same} "
-        f"those of a search left alone, {r['damaged']} files damaged",
+        f"{r['trials']} of {r['planned']} trials, {r['complete']['slots']} slots complete once, tables "
+        f"{same} those of a search left alone, {r['damaged']} files damaged",
     ]
 
 
@@ -180,7 +180,7 @@ def _load(rows: list[Row]) -> list[str]:
     return [
         f"trials of no length, {r['workers']} workers, {where}",
         f"{r['trials']} trials",
-        f"{r['per_second']:.0f} a second, {r['milliseconds']:.1f} ms each",
+        f"{r['per_second']:.0f} a second with start and end, {r['milliseconds']:.1f} ms from one to the next",
     ]
 
 

@@ -6,11 +6,13 @@ import os
 import random
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ahf_cli.experiment.storage import open_storage
 from benchmarks.reliability.kills import RECIPES, command, completed, finish, kill, start, table
 
 GRACE = 2
@@ -77,7 +79,10 @@ def _wait_for_trial(folder: Path, pid: int) -> None:
 
 
 def load(folder: Path, url: str | None, trials: int, workers: int) -> dict[str, Any]:
-    """Run trials that take no time, and return how long each one takes in all."""
+    """Run trials that take no time: how many a second in all, and the time between two that end.
+
+    The latter leaves out how long the processes take to start and to leave.
+    """
     environment = {"AHF_STORAGE": url} if url else {}
     words = ("--trials", trials // len(RECIPES), "--sampler", "random", "--after", folder / "go")
     if url is None:
@@ -89,11 +94,24 @@ def load(folder: Path, url: str | None, trials: int, workers: int) -> dict[str, 
     began = time.monotonic()
     counted = sum(len(finish(process)) for process in processes)
     seconds = time.monotonic() - began
+    where, prefix = (url, "toy/search/") if url else (f"sqlite:///{folder}/toy/study.db", "")
+    ended = _ends(where, prefix)
     return {
         "workers": workers,
         "trials": counted,
         "planned": trials,
         "seconds": seconds,
         "per_second": counted / seconds,
-        "milliseconds": 1000 * seconds / counted,
+        "milliseconds": 1000 * (ended[-1] - ended[0]) / (len(ended) - 1),
     }
+
+
+def _ends(url: str, prefix: str) -> list[float]:
+    """Return when each trial of an index ended, in seconds, ascending."""
+    import optuna
+
+    storage = open_storage(url)
+    with closing(storage):
+        studies = [optuna.load_study(study_name=prefix + name, storage=storage.backend) for name in RECIPES]
+        trials = [trial for study in studies for trial in study.get_trials(deepcopy=False)]
+        return sorted(t.datetime_complete.timestamp() for t in trials if t.datetime_complete is not None)

@@ -1,0 +1,103 @@
+"""First-order optimizers: those of `torch.optim` themselves, with one parameter group for each trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ahf_cli.hyperparameters import Method
+from ahf_cli.optim.objective import Objective
+from ahf_cli.optim.optimizer import State, StepInfo, begin, finish, without_model
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an optimizer of `torch.optim` keeps what, and under which words it takes its hyperparameters."""
+
+    optimizer: Callable[..., torch.optim.Optimizer]
+    moments: tuple[str, ...]
+    """the vectors in its state, all zero at first"""
+    options: Callable[[Mapping[str, float]], Options]
+    """its keywords from our hyperparameters"""
+    counts: bool = True
+    """whether its state holds the number of steps"""
+
+
+def _sgd(nesterov: bool) -> Source:
+    def options(h: Mapping[str, float]) -> Options:
+        return {"lr": h["lr"], "momentum": h["momentum"], "nesterov": nesterov}
+
+    # A buffer of zeros is what PyTorch's first step, which has none, comes to.
+    return Source(torch.optim.SGD, ("momentum_buffer",), options, counts=False)
+
+
+SOURCES: Mapping[Method, Source] = {
+    "sgd_momentum": _sgd(nesterov=False),
+    "nesterov": _sgd(nesterov=True),
+    "adagrad": Source(torch.optim.Adagrad, ("sum",), lambda h: {"lr": h["lr"], "eps": h["mu"]}),
+    "rmsprop": Source(
+        torch.optim.RMSprop, ("square_avg",), lambda h: {"lr": h["lr"], "alpha": h["beta2"], "eps": h["mu"]}
+    ),
+    "adam": Source(
+        torch.optim.Adam, ("exp_avg", "exp_avg_sq"),
+        lambda h: {"lr": h["lr"], "betas": (h["beta1"], h["beta2"]), "eps": h["mu"]},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FirstOrderOptimizer:
+    """θ ← θ + u with u from `torch.optim`, row by row; all that it remembers lies in the `State`."""
+
+    method: Method
+    independent_batch = False
+
+    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
+        """Make the state of K trials before their first step; (K, P)."""
+        moments = {name: torch.zeros_like(parameters) for name in SOURCES[self.method].moments}
+        return begin(parameters, hyperparameters, moments)
+
+    def step(
+        self, state: State, objective: Objective, curvature_objective: Objective | None = None
+    ) -> tuple[State, StepInfo]:
+        """Take one step in every active row."""
+        if curvature_objective is not None:
+            raise ValueError("curvature_batch: this recipe takes no curvature objective")
+        here = objective.evaluate(state.parameters)
+        gradient = here.gradient
+        theta, moments = self._move(state, gradient)
+        update = theta - state.parameters
+        info = without_model(
+            state, here, direction=-gradient, update=update, loss_after=objective.value(theta),
+            step_size=state.hyperparameters["lr"],
+        )  # fmt: skip
+        return finish(state, theta, -gradient, state.damping, moments, info)
+
+    def _move(self, state: State, gradient: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Let `torch.optim` move a copy of each row by its own hyperparameters."""
+        source = SOURCES[self.method]
+        values = {name: value.tolist() for name, value in state.hyperparameters.items()}
+        leaves = [nn.Parameter(row.clone()) for row in state.parameters]
+        groups = []
+        for k, leaf in enumerate(leaves):
+            leaf.grad = gradient[k]
+            own = {name: value[k] for name, value in values.items()}
+            groups.append({"params": [leaf], **source.options(own)})
+        optimizer = source.optimizer(groups)
+        for k, leaf in enumerate(leaves):
+            kept: dict[str, Tensor] = {name: state.moments[name][k].clone() for name in source.moments}
+            optimizer.state[leaf] = kept | (
+                {"step": state.step[k].to("cpu", torch.float32)} if source.counts else {}
+            )
+        optimizer.step()
+        theta = torch.stack([leaf.detach() for leaf in leaves])
+        moments = {
+            name: torch.stack([optimizer.state[leaf][name] for leaf in leaves]) for name in source.moments
+        }
+        return theta, moments

@@ -1,0 +1,160 @@
+"""The recipes that Hessian-free optimization is compared with, against PyTorch and dense matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import hessian, jacrev
+from torch.nn import functional as F
+
+from ahf_cli.hyperparameters import RECIPES, structure_of
+from ahf_cli.optim import FisherOperator, GaussNewtonOperator, HessianOperator, State, compose
+from ahf_cli.optim.adahessian import hutchinson_diagonal, rademacher, spatial_average
+from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows
+
+TORCH: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd_momentum": (torch.optim.SGD, {"lr": 0.07, "momentum": 0.8}),
+    "nesterov": (torch.optim.SGD, {"lr": 0.07, "momentum": 0.8, "nesterov": True}),
+    "adagrad": (torch.optim.Adagrad, {"lr": 0.07}),
+    "rmsprop": (torch.optim.RMSprop, {"lr": 0.07}),
+    "adam": (torch.optim.Adam, {"lr": 0.07}),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_first_order_recipe_is_the_optimizer_of_torch_step_by_step(name: str) -> None:
+    """With its defaults, row by row with other learning rates, and over a saved state."""
+    make, options = TORCH[name]
+    factors = (1.0, 0.1)
+    theta = rows(problem("mlp"), 1)
+    recipe, core = RECIPES[name], compose(RECIPES[name].structure)
+    values = recipe.complete({k: options[k] for k in recipe.free})
+    spread = {k: torch.tensor([v, v], dtype=torch.float64) for k, v in values.items()}
+    spread["lr"] *= torch.tensor(factors)
+    state = core.init(theta.expand(2, -1).clone(), spread)
+    leaves = [nn.Parameter(theta[0].clone()) for _ in factors]
+    rates = spread["lr"].tolist()
+    theirs = [make([leaf], **{**options, "lr": lr}) for leaf, lr in zip(leaves, rates, strict=True)]
+    for step in range(8):
+        objective = problem("mlp", seed=step)
+        state, info = core.step(State(**state.state_dict()), objective)
+        for k, (leaf, optimizer) in enumerate(zip(leaves, theirs, strict=True)):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(dense_outputs(objective)(leaf), objective.targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            torch.testing.assert_close(state.parameters[k], leaf.detach(), rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(info.loss[k], loss.detach(), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(info.loss_after, objective.value(state.parameters))
+    assert info.gradients == 1 and info.products.tolist() == [0, 0] and info.cg_iterations.tolist() == [0, 0]
+
+
+def test_the_probed_diagonal_is_unbiased_with_the_variance_of_independent_signs() -> None:
+    """E z⊙Hz = diag H, and for signs Var_i = Σ_{j≠i} H_ij²; a constant probe would give the row sums."""
+    objective = problem("conv")
+    theta = rows(objective, 1)
+    operator = HessianOperator(objective.evaluate(theta))
+    operator.prepare()
+    dense = hessian(dense_loss(objective))(theta[0])
+    count = 800
+    drawn = torch.stack([hutchinson_diagonal(operator, rademacher(t, theta))[0] for t in range(count)])
+    variance = dense.square().sum(dim=1) - dense.diagonal().square()
+    scores = (drawn.mean(dim=0) - dense.diagonal()) / (variance / count).sqrt().clamp_min(1e-12)
+    certain = variance < 1e-20  # rows without anything off the diagonal are exact
+    assert scores[~certain].abs().max() < 5 and scores[~certain].square().mean() < 1.5
+    torch.testing.assert_close(drawn.mean(dim=0)[certain], dense.diagonal()[certain], rtol=0, atol=1e-10)
+    assert ((drawn.var(dim=0) / variance)[~certain] - 1).abs().mean() < 0.15
+    sums = dense.sum(dim=1) - dense.diagonal()
+    assert (sums.abs() > 6 * (variance / count).sqrt())[~certain].any()  # it would have been seen
+
+
+def test_probes_are_signs_equal_in_all_rows_and_new_at_every_step() -> None:
+    like = torch.zeros(3, 2000, dtype=torch.float64)
+    first, second = rademacher(1, like), rademacher(2, like)
+    assert set(first.flatten().tolist()) == {-1.0, 1.0} and torch.equal(first[0], first[2])
+    assert abs(first[0].mean()) < 0.1 and abs((first[0] * second[0]).mean()) < 0.1
+    assert torch.equal(first, rademacher(1, like))
+
+
+def test_spatial_averaging_is_over_the_positions_of_a_kernel_alone() -> None:
+    layout = problem("conv").layout
+    diagonal = torch.arange(2 * layout.size, dtype=torch.float64).reshape(2, -1)
+    averaged, pieces = layout.split(spatial_average(diagonal, layout)), layout.split(diagonal)
+    for name, after, before in zip(layout.names, averaged, pieces, strict=True):
+        if name in ("conv1.weight", "conv2.weight"):
+            mean = before.mean(dim=(3, 4), keepdim=True).expand_as(before)
+            torch.testing.assert_close(after, mean)
+        else:
+            assert torch.equal(after, before)
+
+
+def test_adahessian_on_a_diagonal_quadratic_is_the_update_of_its_paper() -> None:
+    """There one probe gives the diagonal exactly, so that two steps can be computed by hand."""
+    diagonal = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
+    objective = Quadratic(torch.diag(diagonal), torch.zeros(3, dtype=torch.float64))
+    theta = torch.ones(1, 3, dtype=torch.float64)
+    core = compose(RECIPES["adahessian"].structure)
+    h = {"lr": 0.5, "beta1": 0.9, "beta2": 0.99, "mu": 1e-3, "hessian_power": 0.5}
+    state, info = core.step(core.init(theta, h), objective)
+    expected = 1 - 0.5 * diagonal / (diagonal**0.5 + 1e-3)
+    torch.testing.assert_close(state.parameters[0], expected)
+    assert info.products.item() == 1 and info.gradients == 1
+    gradient = diagonal * expected
+    mean = (0.9 * 0.1 * diagonal + 0.1 * gradient) / (1 - 0.9**2)
+    state, _ = core.step(state, objective)
+    torch.testing.assert_close(state.parameters[0], expected - 0.5 * mean / (diagonal**0.5 + 1e-3))
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_the_fisher_matrix_is_the_mean_of_scores_and_for_softmax_the_gauss_newton_matrix(name: str) -> None:
+    objective = problem(name, examples=5)
+    theta = rows(objective, 2)
+    evaluation = objective.evaluate(theta)
+    vectors = rows(objective, 2, seed=3)
+    product = FisherOperator(evaluation)(vectors)
+    torch.testing.assert_close(product, GaussNewtonOperator(evaluation)(vectors), rtol=1e-10, atol=1e-12)
+    for k in range(2):
+
+        def log_p(t: Tensor) -> Tensor:
+            return torch.log_softmax(dense_outputs(objective)(t), dim=-1)
+
+        scores = jacrev(log_p)(theta[k])  # (N, C, P)
+        weights = log_p(theta[k]).exp() / len(scores)
+        fisher = torch.einsum("nc,ncp,ncq->pq", weights, scores, scores)
+        torch.testing.assert_close(product[k], fisher @ vectors[k], rtol=1e-9, atol=1e-11)
+
+
+def test_natural_gradient_steps_against_the_damped_fisher_inverse_times_the_gradient() -> None:
+    objective = problem("softmax_regression", examples=30)
+    theta = rows(objective, 1)
+    structure = RECIPES["natural_gradient"].derive("n", {"max_iterations": 400}).choices
+    core = compose(structure)
+    state, info = core.step(core.init(theta, {"lr": 0.3, "damping": 0.1}), objective)
+    logits = dense_outputs(objective)
+    p = torch.softmax(logits(theta[0]), dim=-1)
+    jacobian = jacrev(logits)(theta[0])  # (N, C, P)
+    blocks = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+    fisher = torch.einsum("ncp,ncd,ndq->pq", jacobian, blocks, jacobian) / len(p)
+    gradient = objective.evaluate(theta).gradient[0]
+    direction = torch.linalg.solve(fisher + 0.1 * torch.eye(len(fisher), dtype=torch.float64), -gradient)
+    torch.testing.assert_close(info.update[0], 0.3 * direction, rtol=2e-2, atol=1e-4)
+    assert state.damping.item() == 0.1
+
+
+def test_a_structure_is_read_from_what_is_written_of_it() -> None:
+    from dataclasses import asdict
+
+    for recipe in RECIPES.values():
+        assert structure_of(asdict(recipe.structure)) == recipe.structure
+    for wrong in ({"method": "adamw"}, {"diagonal": "x"}, {"curvature": "none"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            structure_of(wrong)
+    with pytest.raises(ValueError, match="recipe 'adam' is not Hessian-free"):
+        _ = RECIPES["adam"].choices
+    with pytest.raises(ValueError, match="unknown choice 'curvature'"):
+        RECIPES["adam"].derive("x", {"curvature": "ggn"})
+    assert RECIPES["adam"].derive("x", {"beta1": 0.5}).fixed["beta1"] == 0.5
