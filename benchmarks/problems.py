@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.hyperparameters import CHOICES, Curvature, Solver, find_recipe
+from ahf_cli.hyperparameters import Curvature, Solver, find_recipe
 from ahf_cli.optim import MartensRules, ModelObjective, Optimizer, State, compose
 from ahf_cli.optim.recipes import SOLVER
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
@@ -17,7 +17,6 @@ BATCH_SIZE = 128
 DAMPING = 0.01
 """So small that 50 CG iterations are not past convergence, where numbers underflow and take another time."""
 CURVATURES: tuple[Curvature, ...] = ("hessian", "ggn")
-assert set(CURVATURES) == set(CHOICES["curvature"])
 
 
 def mlp(*widths: int) -> nn.Sequential:

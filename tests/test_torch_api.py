@@ -152,7 +152,11 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
         (mixed, {}, r"one dtype and device"),
         (lambda m: m.parameters(), {"lr": 0}, r"lr must be in \(0, inf\), got 0"),
         (lambda m: m.parameters(), {"damping": -1.0}, r"damping must be in \(0, inf\), got -1.0"),
-        (lambda m: m.parameters(), {"curvature": "gnn"}, r"curvature must be one of hessian, ggn, got 'gnn'"),
+        (
+            lambda m: m.parameters(),
+            {"curvature": "gnn"},
+            r"curvature must be one of hessian, ggn, fisher, got 'gnn'",
+        ),
         (
             lambda m: m.parameters(),
             {"curvatur": "ggn"},

@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from ahf_cli.errors import AhfError, InputError
 
@@ -68,7 +68,7 @@ class Storage:
                     {"name": name},
                 )
                 yield turn
-        except OperationalError as error:
+        except DBAPIError as error:
             if "idle-in-transaction" not in str(error):
                 raise
             turn.lost = True

@@ -40,7 +40,13 @@ _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     (0, (8, 2, 1, 2, 1, 2)),
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
-_FIXED = {"hf": 0, "adaptive_hf": 1, "hf_published": 2, "adaptive_hf_published": 3}
+_ORDER = (
+    "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "adahessian",
+    "natural_gradient", "nesterov", "rmsprop", "adagrad",
+)  # fmt: skip
+_FIXED = {name: index for index, name in enumerate(_ORDER)}
+_RESERVED = 4
+"""Styles that no derived recipe takes: those of the paper's four."""
 STALLED = 0.95
 """A trial stands still if its final training loss is above this multiple of the initial one."""
 
@@ -97,7 +103,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         index = _FIXED.get(name.rpartition("/")[2])
         if index is not None and index not in taken.values():
             taken[name] = index
-    free = (i for i in range(len(_FIXED) + len(names) + 1) if i not in taken.values() and i >= len(_FIXED))
+    free = (i for i in range(_RESERVED, len(_FIXED) + len(names) + 1) if i not in taken.values())
     for name in sorted(names):
         if name not in taken:
             taken[name] = next(free)
