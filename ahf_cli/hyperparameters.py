@@ -21,6 +21,10 @@ Solver = Literal["cg", "dual"]
 CGRules = Literal["martens", "published"]
 DampingRule = Literal["levenberg_marquardt", "published", "constant"]
 Moments = Literal["none", "adam", "published"]
+Preconditioner = Literal["none", "martens"]
+Backtracking = Literal["none", "martens"]
+LineSearch = Literal["none", "armijo"]
+Regularization = Literal["none", "l2"]
 Method = Literal["sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 Diagonal = Literal["adahessian"]
 
@@ -87,6 +91,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("sigma", "σ", "bound on the direction's norm", 50.0, 0, True, search=Range(30, 100)),
         Hyperparameter("smoothness", "L", "conjugate smoothness", 100.0, 0, True, search=Range(50, 300)),
         Hyperparameter("mu", "μ", "added to the root of the second moment", 1e-8, 0, True),
+        Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in the loss", 2e-5, 0, False),
         Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
         Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
         Hyperparameter("hessian_power", "k", "power of the Hessian's diagonal", 1.0, 0, True, 1.0000001),
@@ -120,6 +125,14 @@ class Structure:
     """limit of CG iterations a step"""
     warm_start_decay: float = 0.95
     """CG starts at this multiple of the last direction"""
+    preconditioner: Preconditioner = "none"
+    """of CG: none, or the empirical Fisher's diagonal to the power ¾"""
+    backtracking: Backtracking = "none"
+    """whether the step may be an earlier iterate of CG, where h is lower"""
+    line_search: LineSearch = "none"
+    """whether α is shortened until h falls enough, and the step left out where it never does"""
+    regularization: Regularization = "none"
+    """whether ½ w ‖θ‖² belongs to h"""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -137,6 +150,9 @@ class Structure:
 
         if self.solver == "dual" and self.curvature != "ggn":
             raise ValueError(f"solver: dual needs curvature ggn, got {self.curvature!r}")
+        for key in ("preconditioner", "backtracking", "regularization"):
+            if self.solver == "dual" and getattr(self, key) != "none":
+                raise ValueError(f"{key} must be none where solver is dual, got {getattr(self, key)!r}")
 
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that these choices use, in the order of `HYPERPARAMETERS`."""
@@ -144,6 +160,7 @@ class Structure:
         used |= {"lr"} if self.step_size == "constant" else {"epsilon", "sigma", "smoothness"}
         if self.moments != "none":
             used |= {"beta2", "epsilon", "sigma", "mu"}
+        used |= {"weight_decay"} if self.regularization == "l2" else set()
         if self.moments == "published":
             used |= {"smoothness"}  # the released code computes Eq. 3 with it, and only logs the result
         return tuple(name for name in HYPERPARAMETERS if name in used)
@@ -188,6 +205,20 @@ class DiagonalHessian:
 
 
 AnyStructure = Structure | FirstOrder | DiagonalHessian
+_LATER = ("preconditioner", "backtracking", "line_search", "regularization")
+"""Choices that studies of before did not know: as good as not there where they are at their defaults."""
+
+
+def choices_of(structure: AnyStructure) -> dict[str, Any]:
+    """Return a structure's choices by name, from which `structure_of` makes an equal one.
+
+    Choices of `_LATER` at their defaults are left out, so that a study keeps its identity.
+    """
+    return {
+        f.name: getattr(structure, f.name)
+        for f in fields(structure)
+        if f.name not in _LATER or getattr(structure, f.name) != f.default
+    }
 
 
 def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
@@ -297,6 +328,16 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8},
             source=f"{_PAPER}, released code",
+        ),
+        Recipe(
+            "hf_martens",
+            Structure(
+                curvature="ggn", curvature_batch="same", reduction_ratio="update", max_iterations=250,
+                preconditioner="martens", backtracking="martens", line_search="armijo", regularization="l2",
+            ),
+            {"lr": 1.0, "weight_decay": 2e-5},
+            ranges={"damping": Range(1e-2, 100, log=True)},
+            source="Martens 2010; Martens and Sutskever 2012",
         ),
         Recipe(
             "natural_gradient",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ahf_cli.hyperparameters import Curvature, Solver, find_recipe
 from ahf_cli.optim import MartensRules, ModelObjective, Optimizer, State, compose
-from ahf_cli.optim.recipes import SOLVER
+from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.dual import DualNewton
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
 BATCH_SIZE = 128
@@ -66,8 +67,8 @@ class EndlessRules(MartensRules):
 def fixed_length(recipe: str, curvature: Curvature, iterations: int, solver: Solver = "cg") -> Optimizer:
     """Compose a recipe whose steps take exactly so many CG iterations."""
     structure = replace(find_recipe(recipe).choices, curvature=curvature, solver=solver)
-    endless = SOLVER[solver](EndlessRules(), iterations, structure.warm_start_decay)
-    return replace(compose(structure), solver=endless)
+    kind = DualNewton if solver == "dual" else TruncatedNewton
+    return replace(compose(structure), solver=kind(EndlessRules(), iterations, structure.warm_start_decay))
 
 
 def warm_state(

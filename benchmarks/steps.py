@@ -140,10 +140,17 @@ class BookedSolver:
     ledger: Ledger
 
     def __call__(
-        self, operator: Operator, gradient: Tensor, damping: Tensor, previous: Tensor, active: Tensor
+        self,
+        operator: Operator,
+        gradient: Tensor,
+        damping: Tensor,
+        previous: Tensor,
+        active: Tensor,
+        preconditioner: Tensor | None = None,
     ) -> CGResult:
         """Solve (B + λI) δ = −g."""
-        return self.ledger.call("solver", lambda: self.inner(operator, gradient, damping, previous, active))
+        solve = partial(self.inner, operator, gradient, damping, previous, active, preconditioner)
+        return self.ledger.call("solver", solve)
 
 
 Seconds = dict[str, float]

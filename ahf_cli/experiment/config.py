@@ -17,7 +17,7 @@ from ahf_cli.errors import InputError
 from ahf_cli.experiment.recipes import Resolved, resolve_recipes
 from ahf_cli.experiment.rules import cross_problems
 from ahf_cli.experiment.schema import KeyPath, Problem, Settings, schema_problems, show, without
-from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, Recipe, nearest
+from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, Recipe, choices_of, nearest
 
 
 class Config(Settings):
@@ -81,7 +81,7 @@ class Config(Settings):
             "train": self.train.model_dump(exclude={"epochs"} if self.train.steps else None),
             "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
             "recipes": {
-                name: {"structure": asdict(r.recipe.structure), "fixed": dict(r.recipe.fixed)}
+                name: {"structure": choices_of(r.recipe.structure), "fixed": dict(r.recipe.fixed)}
                 for name, r in resolved.items()
             },
             "spaces": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -74,6 +74,7 @@ class CGResult:
     iterations: Tensor  # updates of x, (K,) int64
     products: Tensor  # curvature products, (K,) int64
     stop: Tensor  # `Stop` codes, (K,) int64
+    kept: tuple[tuple[Tensor, Tensor], ...] = ()  # x and r of the iterates that were to be kept
 
 
 @dataclass
@@ -84,7 +85,8 @@ class _Iterate:
     r: Tensor
     d: Tensor
     rr: Tensor  # rᵀr
-    slope: Tensor  # dᵀr, which equals rᵀr but for rounding
+    rz: Tensor  # rᵀM⁻¹r
+    slope: Tensor  # dᵀr, which equals rᵀM⁻¹r but for rounding
     phi: list[Tensor]
     active: Tensor
     whole: bool  # known to the host: every row is active; stays false on a GPU, which is not asked
@@ -112,6 +114,8 @@ def conjugate_gradient(
     active: Tensor | None = None,
     check_every: int = 1,
     dot: Dot = rows.dot,
+    preconditioner: Tensor | None = None,
+    keep: Collection[int] = (),
 ) -> CGResult:
     """Solve (B + λI) x = −g approximately for each row by conjugate gradient from x₀.
 
@@ -130,20 +134,28 @@ def conjugate_gradient(
         active: rows that take part, (K,) bool; all by default.
         check_every: iterations between two looks at whether any row is still active.
         dot: inner product of each row, for vectors that are given by coordinates.
+        preconditioner: the diagonal of M > 0, (K, P): CG in the inner product of M⁻¹ (Hestenes and Stiefel
+            1952; Shewchuk 1994, B3); residuals and what stops at them stay those of the system itself.
+        keep: numbers of iterations after which x and r are to be returned as well.
     """
     system = Damped(operator, damping)
-    it = _begin(system, gradient, start, active, dot)
+    it = _begin(system, gradient, start, active, dot, preconditioner)
+    kept = []
     tolerance = rules.residual_tolerance(gradient.dtype)
     for n in range(max_iterations):
         it.finish(it.rr <= tolerance, Stop.RESIDUAL)
         if not it.whole and n % check_every == 0 and not bool(it.active.any()):
             break
-        _iterate(it, system, damping, rules, dot, first=n == 0)
+        _iterate(it, system, damping, rules, dot, preconditioner, first=n == 0)
+        if n + 1 in keep:
+            kept.append((it.x.clone(), it.r.clone()))
     it.finish(it.active, Stop.MAX_ITERATIONS)
-    return CGResult(it.x, it.r, it.iterations, it.products, it.stop)
+    return CGResult(it.x, it.r, it.iterations, it.products, it.stop, tuple(kept))
 
 
-def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | None, dot: Dot) -> _Iterate:
+def _begin(
+    system: Damped, gradient: Tensor, start: Tensor, active: Tensor | None, dot: Dot, diagonal: Tensor | None
+) -> _Iterate:
     rows_count = gradient.shape[0]
     warm = start.ne(0).any(dim=-1)
     r = -gradient
@@ -153,23 +165,33 @@ def _begin(system: Damped, gradient: Tensor, start: Tensor, active: Tensor | Non
     active = torch.ones_like(warm) if active is None else active
     phi = 0.5 * (dot(gradient, start) - dot(start, r))
     rr = dot(r, r)
+    d = r.clone() if diagonal is None else r / diagonal
+    rz = rr if diagonal is None else dot(r, d)
     return _Iterate(
-        x=start.clone(), r=r, d=r.clone(), rr=rr, slope=rr, phi=[phi], active=active,
+        x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz, phi=[phi], active=active,
         whole=not active.is_cuda and bool(active.all()),
         stop=zeros, iterations=zeros, products=(warm & active).long(),
     )  # fmt: skip
 
 
-def _iterate(it: _Iterate, system: Damped, damping: Tensor, rules: Rules, dot: Dot, first: bool) -> None:
+def _iterate(
+    it: _Iterate,
+    system: Damped,
+    damping: Tensor,
+    rules: Rules,
+    dot: Dot,
+    diagonal: Tensor | None,
+    first: bool,
+) -> None:
     """Update x once in every active row, and stop the rows that are done."""
     image = system(it.d)
     curvature = dot(it.d, image)
     it.products = it.products + it.active
-    length = it.rr / curvature
+    length = it.rz / curvature
     moves = it.active
     broken = rules.breaks_down(curvature)
     if first:
-        # Without a single update there is no iterate to return: take a damped steepest-descent step r₀/λ.
+        # Without a single update there is no iterate to return: take a damped steepest-descent step d₀/λ.
         length = torch.where(broken, 1 / damping, length)
     it.finish(broken, Stop.NEGATIVE_CURVATURE)
     going = it.active
@@ -179,12 +201,14 @@ def _iterate(it: _Iterate, system: Damped, damping: Tensor, rules: Rules, dot: D
     it.x = _add(it.x, it.d, step, 1, moves, it.whole)
     it.r = _add(it.r, image, step, -1, moves, it.whole)
     rr = dot(it.r, it.r)
-    conjugation = rr / it.rr
-    it.d = _combine(it.r, rows.expand(conjugation), it.d, going, it.whole)
+    z = it.r if diagonal is None else it.r / diagonal
+    rz = rr if diagonal is None else dot(it.r, z)
+    conjugation = rz / it.rz
+    it.d = _combine(z, rows.expand(conjugation), it.d, going, it.whole)
     gain = length * curvature
     it.phi.append(torch.addcmul(it.phi[-1], length, 0.5 * gain - it.slope))
-    it.slope = torch.addcmul(rr, conjugation, it.slope - gain)
-    it.rr = rr
+    it.slope = torch.addcmul(rz, conjugation, it.slope - gain)
+    it.rr, it.rz = rr, rz
     it.iterations = it.iterations + going
     it.finish(~(rr < torch.inf), Stop.NOT_FINITE)
     slow = rules.progress_stop(it.phi)
@@ -199,8 +223,8 @@ def _add(vector: Tensor, other: Tensor, scale: Tensor, sign: int, mask: Tensor, 
     return torch.where(rows.expand(mask), torch.addcmul(vector, scale, other, value=sign), vector)
 
 
-def _combine(r: Tensor, scale: Tensor, d: Tensor, mask: Tensor, whole: bool) -> Tensor:
-    """Return r + scale · d in the rows of the mask, d elsewhere."""
+def _combine(z: Tensor, scale: Tensor, d: Tensor, mask: Tensor, whole: bool) -> Tensor:
+    """Return z + scale · d in the rows of the mask, d elsewhere."""
     if whole:
-        return torch.addcmul(r, scale, d, out=d)
-    return torch.where(rows.expand(mask), torch.addcmul(r, scale, d), d)
+        return torch.addcmul(z, scale, d, out=d)
+    return torch.where(rows.expand(mask), torch.addcmul(z, scale, d), d)

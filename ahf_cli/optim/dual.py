@@ -166,7 +166,13 @@ class DualNewton:
     warm_start_decay: float = 0.95
 
     def __call__(
-        self, operator: Operator, gradient: Tensor, damping: Tensor, previous: Tensor, active: Tensor
+        self,
+        operator: Operator,
+        gradient: Tensor,
+        damping: Tensor,
+        previous: Tensor,
+        active: Tensor,
+        preconditioner: Tensor | None = None,
     ) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous; rows that are not active cost nothing.
 
@@ -174,6 +180,8 @@ class DualNewton:
             ValueError: another curvature than `ggn`, an objective that does not show its layers, or a
                 parameter that is not in exactly one linear or ungrouped conv2d layer.
         """
+        if preconditioner is not None:
+            raise ValueError("solver: dual takes no preconditioner")
         if not isinstance(operator, GaussNewtonOperator):
             raise ValueError("solver: dual needs curvature ggn, got another operator")
         start = self.warm_start_decay * previous
@@ -183,7 +191,11 @@ class DualNewton:
             else _inactive(gradient[k : k + 1])
             for k, going in enumerate(active.tolist())
         ]
-        return CGResult(*(torch.cat([getattr(r, name) for r in results]) for name in vars(results[0])))
+        solutions, residuals, *counts = zip(
+            *((r.solution, r.residual, r.iterations, r.products, r.stop) for r in results), strict=True
+        )
+        iterations, products, stops = (torch.cat(column) for column in counts)
+        return CGResult(torch.cat(solutions), torch.cat(residuals), iterations, products, stops)
 
     def _solve(self, space: OutputSpace, g: Tensor, damping: Tensor, start: Tensor) -> CGResult:
         basis, damping = torch.stack([g, start]), damping.double()

@@ -8,13 +8,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, vmap
 
 from ahf_cli.optim.convolution import linear_in_cotangent
 from ahf_cli.optim.layers import LayerCall, LayerRecorder
 from ahf_cli.optim.losses import OutputLoss, OutputOperator, SoftmaxCrossEntropy
 from ahf_cli.optim.operations import faster_operations
 from ahf_cli.optim.rows import Layout
+
+EXAMPLES = 128
+"""Examples whose gradients are held at once."""
 
 
 class Evaluation:
@@ -33,6 +36,7 @@ class Evaluation:
         layer_calls: runs the forward pass of one row again, by itself; → its outputs and the linear maps that
             it applied, in one graph.
         output_fisher: makes w ↦ F_z w at these outputs.
+        squared_gradients: makes the mean over examples of their squared gradients, (K, P).
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Evaluation:
         output_factor: Callable[[], Tensor] | None = None,
         layer_calls: Callable[[int], tuple[Tensor, Sequence[LayerCall]]] | None = None,
         output_fisher: Callable[[], OutputOperator] | None = None,
+        squared_gradients: Callable[[], Tensor] | None = None,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
@@ -54,6 +59,7 @@ class Evaluation:
         self.output_factor = output_factor
         self.layer_calls = layer_calls
         self._make_output_fisher = output_fisher
+        self._make_squared_gradients = squared_gradients
 
     @property
     def loss(self) -> Tensor:
@@ -99,6 +105,15 @@ class Evaluation:
         Raises ValueError where the loss is not said to be that of a distribution.
         """
         return self._through_outputs(vectors, lambda: self._output_fisher)
+
+    def squared_gradients(self) -> Tensor:
+        """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P).
+
+        Raises ValueError where single examples are not known, as in a closure.
+        """
+        if self._make_squared_gradients is None:
+            raise ValueError("preconditioner: martens needs single examples, and a closure shows none")
+        return self._make_squared_gradients()
 
     def _through_outputs(self, vectors: Tensor, middle: Callable[[], OutputOperator]) -> Tensor:
         seed, pullback = self._pullback
@@ -216,6 +231,7 @@ class ModelObjective:
             lambda: self.loss.factor(outputs, self.targets),
             lambda row: self._layer_calls([leaf[row].detach().requires_grad_() for leaf in leaves]),
             lambda: self.loss.fisher(outputs),
+            lambda: torch.stack([self._squared_gradients(row) for row in parameters.detach().unbind(0)]),
         )
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -229,6 +245,18 @@ class ModelObjective:
         named = dict(zip(self.layout.names, values, strict=True))
         result: Tensor = functional_call(self.model, named, (self.inputs,))
         return result
+
+    def _squared_gradients(self, parameters: Tensor) -> Tensor:
+        """Mean over examples of their squared gradients at one θ; (P,) → (P,)."""
+
+        def loss(pieces: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
+            named = dict(zip(self.layout.names, pieces, strict=True))
+            outputs: Tensor = functional_call(self.model, named, (x[None],))
+            return self.loss.value(outputs[None], y[None])[0]
+
+        pieces = tuple(piece[0] for piece in self.layout.split(parameters[None]))
+        each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=EXAMPLES)(pieces, self.inputs, self.targets)
+        return self.layout.join([g.square().mean(dim=0) for g in each])[0]
 
     def _layer_calls(self, values: Sequence[Tensor]) -> tuple[Tensor, list[LayerCall]]:
         with torch.enable_grad(), faster_operations(self.inputs.device), LayerRecorder(values) as recorder:

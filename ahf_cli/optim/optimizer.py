@@ -12,11 +12,14 @@ from torch import Tensor
 
 from ahf_cli.hyperparameters import Norm
 from ahf_cli.optim import rows
+from ahf_cli.optim.backtracking import armijo, backtrack
 from ahf_cli.optim.cg import Stop
 from ahf_cli.optim.curvature import CurvatureOperator, HessianOperator, QuadraticModel
 from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
 from ahf_cli.optim.descent import LinearSolver
 from ahf_cli.optim.objective import Evaluation, Objective
+from ahf_cli.optim.preconditioner import Preconditioner
+from ahf_cli.optim.regularized import Regularized
 from ahf_cli.optim.step_size import StepSize, conjugate_smoothness, eq3
 from ahf_cli.optim.transform import Moments, Transform, Values
 
@@ -157,6 +160,13 @@ class Optimizer:
     step_size: StepSize
     reduction_ratio: ReductionRatio
     damping_rule: DampingRule
+    preconditioner: Preconditioner | None = None
+    backtracking: bool = False
+    """whether the step may be an earlier iterate of CG"""
+    line_search: bool = False
+    """whether α is what a line search leaves of it"""
+    regularized: bool = False
+    """whether weight decay belongs to h"""
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; see `begin`."""
@@ -173,6 +183,10 @@ class Optimizer:
             curvature_objective: h on the curvature batch S″; needed if and only if `independent_batch`.
         """
         theta, values, t = state.parameters, state.hyperparameters, state.step + 1
+        if self.regularized:
+            objective = Regularized(objective, values["weight_decay"])
+            if curvature_objective is not None:
+                curvature_objective = Regularized(curvature_objective, values["weight_decay"])
         # Curvature B and gradient g at θ.
         here = objective.evaluate(theta)
         there = self._curvature_evaluation(here, theta, curvature_objective)
@@ -180,7 +194,11 @@ class Optimizer:
         operator.prepare()
         gradient = here.gradient
         # δ from (B + λI) δ = −g, and the undamped model q.
-        solution = self.solver(operator, gradient, state.damping, state.direction, state.active)
+        scaling = self.preconditioner(here, state.damping) if self.preconditioner else None
+        solution = self.solver(operator, gradient, state.damping, state.direction, state.active, scaling)
+        warm_start = solution.solution
+        if self.backtracking:
+            solution = backtrack(solution, lambda s: objective.value(theta + s))
         direction = solution.solution
         model = QuadraticModel(operator, gradient, direction, solution.residual, state.damping)
         # α and the moments give the update u.
@@ -189,7 +207,14 @@ class Optimizer:
         transformed, moments = self.transform(direction, state.moments, values, t)
         update = rows.expand(alpha) * transformed
         # λ from the reduction ratio ρ.
-        loss_after = objective.value(theta + update)
+        if self.line_search:
+            slope = rows.dot(gradient, update)
+            share, loss_after = armijo(
+                lambda s: objective.value(theta + s), update, here.loss, slope, state.active
+            )
+            alpha, update = share * alpha, rows.expand(share) * update
+        else:
+            loss_after = objective.value(theta + update)
         ratio, extra_products = self.reduction_ratio(
             Change(
                 loss=here.loss,
@@ -228,7 +253,7 @@ class Optimizer:
             active=state.active,
             finite=finite,
         )
-        return finish(state, theta + update, direction, damping, moments, info)
+        return finish(state, theta + update, warm_start, damping, moments, info)
 
     def _curvature_evaluation(
         self, here: Evaluation, theta: Tensor, objective: Objective | None

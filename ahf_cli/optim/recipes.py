@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import overload
 
 from ahf_cli.hyperparameters import AnyStructure, DiagonalHessian, FirstOrder, Structure
 from ahf_cli.optim.adahessian import AdaHessian
+from ahf_cli.optim.backtracking import kept_iterates
 from ahf_cli.optim.cg import MartensRules, Rules
 from ahf_cli.optim.curvature import CurvatureOperator, FisherOperator, GaussNewtonOperator, HessianOperator
 from ahf_cli.optim.damping import (
@@ -22,6 +23,7 @@ from ahf_cli.optim.dual import DualNewton
 from ahf_cli.optim.first_order import FirstOrderOptimizer
 from ahf_cli.optim.objective import Evaluation
 from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer
+from ahf_cli.optim.preconditioner import MartensPreconditioner
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments, PublishedRatio, PublishedRules
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
@@ -37,10 +39,6 @@ CURVATURE: Mapping[str, Callable[[Evaluation], CurvatureOperator]] = {
     "fisher": FisherOperator,
 }
 CG_RULES: Mapping[str, Callable[[], Rules]] = {"martens": MartensRules, "published": PublishedRules}
-SOLVER: Mapping[str, Callable[[Rules, int, float], LinearSolver]] = {
-    "cg": TruncatedNewton,
-    "dual": DualNewton,
-}
 MOMENTS: Mapping[str, Callable[[], Transform]] = {
     "none": Identity,
     "adam": ScaleByAdam,
@@ -77,15 +75,25 @@ def compose(structure: AnyStructure) -> AnyOptimizer:
         return FirstOrderOptimizer(structure.method)
     if isinstance(structure, DiagonalHessian):
         return AdaHessian()
+    keep = kept_iterates(structure.max_iterations) if structure.backtracking == "martens" else ()
     return Optimizer(
         curvature=CURVATURE[structure.curvature],
         independent_batch=structure.curvature_batch == "independent",
-        solver=SOLVER[structure.solver](
-            CG_RULES[structure.cg_rules](), structure.max_iterations, structure.warm_start_decay
-        ),
+        solver=_solver(structure, keep),
         transform=MOMENTS[structure.moments](),
         norm=structure.norm,
         step_size=STEP_SIZE[structure.step_size](),
         reduction_ratio=REDUCTION_RATIO[structure.reduction_ratio](),
         damping_rule=DAMPING_RULE[structure.damping_rule](),
+        preconditioner=MartensPreconditioner() if structure.preconditioner == "martens" else None,
+        backtracking=structure.backtracking == "martens",
+        line_search=structure.line_search == "armijo",
+        regularized=structure.regularization == "l2",
     )
+
+
+def _solver(structure: Structure, keep: Collection[int]) -> LinearSolver:
+    rules = CG_RULES[structure.cg_rules]()
+    if structure.solver == "dual":
+        return DualNewton(rules, structure.max_iterations, structure.warm_start_decay)
+    return TruncatedNewton(rules, structure.max_iterations, structure.warm_start_decay, keep)

@@ -41,8 +41,8 @@ _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 _ORDER = (
-    "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "adahessian",
-    "natural_gradient", "nesterov", "rmsprop", "adagrad",
+    "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_martens",
+    "adahessian", "natural_gradient", "nesterov", "rmsprop", "adagrad",
 )  # fmt: skip
 _FIXED = {name: index for index, name in enumerate(_ORDER)}
 _RESERVED = 4
@@ -74,6 +74,11 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
     ),
     ("cg_rules", "published"): "CG ignores negative curvature",
     ("damping_rule", "constant"): "the damping is constant",
+    ("curvature", "fisher"): "Fisher matrix of the model's distribution",
+    ("preconditioner", "martens"): "CG preconditioned by the empirical Fisher's diagonal",
+    ("backtracking", "martens"): "steps to the best of CG's iterates",
+    ("line_search", "armijo"): "a line search, and no step where it finds none",
+    ("regularization", "l2"): "weight decay within the loss",
 }
 """What a structural choice means for training; choices that need no words are left out."""
 SENTENCES = {
