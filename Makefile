@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install data test lint types pytest test-long bench reliability clean
+.PHONY: run install data test lint types pytest test-long bench reliability docs clean
 
 run: $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
@@ -47,6 +47,9 @@ bench: $(VENV)/installed-bench data
 
 reliability: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.reliability
+
+docs: $(VENV)/installed
+	$(BIN)/ahf config recipes --markdown > docs/recipes.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

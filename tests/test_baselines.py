@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -158,3 +159,28 @@ def test_a_structure_is_read_from_what_is_written_of_it() -> None:
     with pytest.raises(ValueError, match="unknown choice 'curvature'"):
         RECIPES["adam"].derive("x", {"curvature": "ggn"})
     assert RECIPES["adam"].derive("x", {"beta1": 0.5}).fixed["beta1"] == 0.5
+
+
+def test_the_page_of_recipes_is_what_the_declarations_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make docs` writes it; every recipe, every hyperparameter, and code that is where it says."""
+    from pathlib import Path
+
+    from ahf_cli.cli import main
+
+    root = Path(__file__).parents[1]
+    assert main(["config", "recipes", "--markdown"]) == 0
+    assert capsys.readouterr().out == (root / "docs" / "recipes.md").read_text(), "run `make docs`"
+    assert main(["config", "recipes", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [recipe["name"] for recipe in listed] == list(RECIPES)
+    for recipe in listed:
+        assert recipe["rule"] and recipe["source"] and recipe["code"]
+        assert [h["name"] for h in recipe["hyperparameters"]] == list(RECIPES[recipe["name"]].hyperparameters)
+        for place in recipe["code"]:
+            file, line = place.split(":")
+            text = (root / file).read_text().splitlines()[int(line) - 1]
+            assert text.startswith(("class ", "@dataclass", "def ")), place
+        searched = [h for h in recipe["hyperparameters"] if h["search"]]
+        assert any(h["search"][1] / h["search"][0] >= 1000 for h in searched if h["search"][2]) or all(
+            h["name"] != "lr" for h in searched
+        )

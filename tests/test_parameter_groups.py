@@ -189,7 +189,10 @@ FOREIGN: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda own, p: HessianFree(p).state_dict(),
         "another recipe: it has lr, damping, this one damping",
     ),
-    "adam": (lambda own, p: torch.optim.Adam(p).state_dict(), "another recipe: it has lr, this one damping"),
+    "adam": (
+        lambda own, p: torch.optim.Adam(p).state_dict(),
+        "another recipe: it has lr, weight_decay, this one damping",
+    ),
     "no moments": (lambda own, p: emptied(own), "another recipe: it has no first"),
     "other shapes": (lambda own, p: narrowed(own), r"another model: parameter 0 has shape .* was \(7,\)"),
     "other count": (lambda own, p: AdaptiveHessianFree(p[:-1]).state_dict(), "size of optimizer's group"),

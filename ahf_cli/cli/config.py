@@ -62,6 +62,30 @@ def show(
 
 
 @app.command()
+def recipes(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/recipes.md.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the built-in recipes: update rule, search ranges, source, and where the code is."""
+    from ahf_cli.cli import recipes as listed
+    from ahf_cli.hyperparameters import RECIPES
+
+    if markdown:
+        say(listed.page().rstrip("\n"))
+        return
+    found = [listed.document(recipe) for recipe in RECIPES.values()]
+    if as_json:
+        emit_json(found)
+        return
+    width = max(len(recipe["name"]) for recipe in found)
+    for recipe in found:
+        say(f"{recipe['name']:{width}}  {recipe['rule']}")
+        searched = [h for h in recipe["hyperparameters"] if h["search"]]
+        ranges = [f"{h['name']} [{h['search'][0]:g}, {h['search'][1]:g}]" for h in searched]
+        say(f"{'':{width}}  searched: {', '.join(ranges)}; source: {recipe['source']}")
+
+
+@app.command()
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
     as_json: Json = False,
