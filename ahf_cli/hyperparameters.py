@@ -94,7 +94,7 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in the loss", 2e-5, 0, False),
         Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
         Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
-        Hyperparameter("hessian_power", "k", "power of the Hessian's diagonal", 1.0, 0, True, 1.0000001),
+        Hyperparameter("hessian_power", "k", "power of the Hessian's diagonal", 1.0, 0, True, 2),
     )
 }
 

@@ -35,11 +35,13 @@ from ahf_cli.errors import AhfError, InputError
 if TYPE_CHECKING:
     from ahf_cli.cli.progress import Display
     from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.ranks import Ranks
     from ahf_cli.experiment.records import Progress, TrialResult
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
     from ahf_cli.hyperparameters import Recipe
     from ahf_cli.report.store import Study as StudyFolder
+    from ahf_cli.tasks.task import Task
 
 THREADS = "OMP_NUM_THREADS"
 MAX_THREADS = 1024
@@ -90,6 +92,9 @@ def train(
 ) -> None:
     """Train once with chosen hyperparameters; save the curve and its figure.
 
+    Data-parallel: `torchrun --nproc-per-node N -m ahf_cli train RECIPE …` gives each process an equal part of
+    every batch.
+
     Everything goes into the folder RESULTS/STUDY: the curve into trials/RECIPE/000/curve.csv, with all steps,
     hyperparameters and the result beside it; the figure into report/figures/.
 
@@ -104,7 +109,15 @@ def train(
     if record is not None:
         record_trace(resolved, found, params, record, count, as_json, quiet)
         return
-    document = _run(resolved, found, params, results, study, count, quiet)
+    from ahf_cli.experiment.environment import resolve_device
+    from ahf_cli.experiment.ranks import joined
+
+    with joined(resolve_device(resolved.run.device)) as ranks:
+        ranks.check(resolved.task.batch_size)
+        if not ranks.leads:
+            _follow(resolved, found, params, count, ranks)
+            return
+        document = _run(resolved, found, params, results, study, count, quiet, ranks)
     if as_json:
         emit_json(document)
         return
@@ -176,8 +189,10 @@ def _run(
     study: str | None,
     threads: int | None,
     quiet: bool,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Train, or find that it is done, and return what a person or program wants to know of it."""
+    from ahf_cli.experiment.ranks import shared
     from ahf_cli.report.figures import figure_2
     from ahf_cli.report.store import Study as StudyFolder
     from ahf_cli.report.store import curves_frame, trials_frame
@@ -187,13 +202,15 @@ def _run(
     spec, plan = session.task_spec(config), session.plan_of(config)
     count = threads or session.threads_of(spec.device)
     own = session.manifest(config, spec, 1)
-    folder.open_for_writing(config.to_yaml(), identity, {**own, "plan": {recipe.name: 1}, "threads": count})
+    own |= {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
+    folder.open_for_writing(config.to_yaml(), identity, own)
     with folder:
         result = folder.trial(recipe.name, 0).result()
         if result is not None:
+            shared(ranks, None)
             log(f"{recipe.name}: done already, in {folder.folder}", quiet)
         else:
-            result = _train(spec, plan, recipe, params, folder, count, quiet)
+            result = _train(spec, plan, recipe, params, folder, count, quiet, ranks)
         folder.write_derived()
         trials = trials_frame(folder)
         files = figure_2(trials, curves_frame(folder), {recipe.name: 1}, "se", folder.report_folder)
@@ -231,28 +248,64 @@ def _train(
     folder: StudyFolder,
     threads: int,
     quiet: bool,
+    ranks: Ranks,
 ) -> TrialResult:
     import torch
 
     from ahf_cli.cli.progress import Display
+    from ahf_cli.experiment.ranks import agreed, shared
     from ahf_cli.experiment.search import Job
     from ahf_cli.experiment.worker import Worker
 
     trial, stop = folder.trial(recipe.name, 0), session.Interruption()
     resuming = ", from the last checkpoint" if trial.load_checkpoints() else ""
-    log(f"{recipe.name}: {plan.steps} steps on {spec.device}{resuming}; in {folder.folder}", quiet)
+    together = f" with {ranks.world} ranks" if ranks.world > 1 else ""
+    log(f"{recipe.name}: {plan.steps} steps on {spec.device}{together}{resuming}; in {folder.folder}", quiet)
     if trial.read_params() is None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         trial.write_params({"recipe": recipe.name, "slot": 0, "params": params, "started": now})
     torch.set_num_threads(threads)
     with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
-        worker = Worker(spec.load(), plan, folder.trials, _shown(display), stop)
+        shared(ranks, trial.load_checkpoints())
+        worker = Worker(_part(spec, ranks), plan, folder.trials, _shown(display), agreed(ranks, stop))
         outcome = worker.run(Job(recipe, {0: params}))
     if outcome.stopped:
         raise session.interrupted()
     if outcome.error:
         raise AhfError(f"{recipe.name} failed: {outcome.error}")
     return outcome.results[0]
+
+
+def _part(spec: TaskSpec, ranks: Ranks) -> Task:
+    """Load the task of one rank."""
+    from dataclasses import replace
+
+    own = replace(spec, device=ranks.device(spec.device))
+    return replace(own.load(), part=(ranks.rank, ranks.world))
+
+
+def _follow(
+    config: Config, recipe: Recipe, params: dict[str, float], threads: int | None, ranks: Ranks
+) -> None:
+    """Do a rank's part of a run that the first rank leads, and write nothing."""
+    import torch
+
+    from ahf_cli.experiment.ranks import Follower, agreed, shared
+    from ahf_cli.experiment.search import Job
+    from ahf_cli.experiment.worker import Worker
+
+    spec, plan = session.task_spec(config), session.plan_of(config)
+    torch.set_num_threads(threads or session.threads_of(spec.device))
+    checkpoints, stop = shared(ranks, None), session.Interruption()
+    if checkpoints is None:  # it is done already
+        return
+    with stop.watched(quiet=True):
+        worker = Worker(_part(spec, ranks), plan, Follower(checkpoints), should_stop=agreed(ranks, stop))
+        outcome = worker.run(Job(recipe, {0: params}))
+    if outcome.stopped:
+        raise session.interrupted()
+    if outcome.error:
+        raise AhfError(f"{recipe.name} failed: {outcome.error}")
 
 
 def _shown(display: Display) -> Callable[[Progress], None]:

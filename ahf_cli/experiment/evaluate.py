@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ahf_cli.optim.distributed import average
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.task import Task
 
@@ -32,10 +33,13 @@ def evaluate(
     loss = torch.zeros(rows, dtype=torch.float64, device=task.device)
     correct = torch.zeros_like(loss)
     chunk = CHUNK[task.device.type]
-    for first in range(0, count, chunk):
+    rank, world = task.part
+    for first in range(rank * chunk, count, world * chunk):
         part = task.examples(images, first, min(first + chunk, count))
         outputs = part.outputs(parameters)
         size = outputs.shape[1]
         loss += part.loss.value(outputs, part.targets).double() * size
         correct += (outputs.argmax(dim=-1) == part.targets).sum(dim=-1)
+    if world > 1:
+        loss, correct = average(torch.stack([loss, correct])) * world
     return (loss / count).cpu(), (correct / count).cpu()

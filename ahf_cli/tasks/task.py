@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ahf_cli.optim import Layout, ModelObjective
+from ahf_cli.optim import Layout, ModelObjective, Objective
+from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
@@ -41,6 +42,8 @@ class Task:
     batch_size: int
     device: torch.device
     dtype: torch.dtype = torch.float32
+    part: tuple[int, int] = (0, 1)
+    """which part of each batch this process has, and of how many: its rank and the number of ranks"""
 
     @classmethod
     def lenet(
@@ -72,10 +75,16 @@ class Task:
         """Draw the initial weights of a training seed; (P,)."""
         return glorot_uniform(self.layout, seed).to(self.device, self.dtype)
 
+    def objective(self, seed: int, stream: int, step: int) -> Objective:
+        """Return h on the whole batch of a step, whichever ranks have its parts."""
+        own = self.batch(seed, stream, step)
+        return own if self.part[1] == 1 else DistributedObjective(own)
+
     def batch(self, seed: int, stream: int, step: int) -> ModelObjective:
-        """Return h on the batch that a stream gives at a step, counted from 0."""
-        count = len(self.split.train)
-        indices = torch.from_numpy(batch_indices(seed, stream, step, count, self.batch_size))
+        """Return h on this process's part of the batch that a stream gives at a step, counted from 0."""
+        count, (rank, world) = len(self.split.train), self.part
+        whole = batch_indices(seed, stream, step, count, self.batch_size)
+        indices = torch.from_numpy(whole[rank::world])
         chosen = indices.to(self.device)
         images = self.pixels(self.split.train.images[chosen])
         return ModelObjective(self.model, images, self.split.train.labels[chosen])

@@ -1,0 +1,116 @@
+"""One batch over several processes equals one process with the joined batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from ahf_cli.errors import AhfError
+from ahf_cli.hyperparameters import RECIPES, Recipe
+from ahf_cli.optim import ModelObjective, compose
+from ahf_cli.optim.distributed import DistributedObjective
+from ahf_cli.report.store import Study
+from tests.problems import problem, rows
+
+CASES: dict[str, Recipe] = {
+    **{name: RECIPES[name] for name in ("hf", "adaptive_hf", "hf_martens", "natural_gradient", "adam")},
+    "adahessian": RECIPES["adahessian"],
+    "hf_ggn": RECIPES["hf"].derive("hf_ggn", {"curvature": "ggn", "reduction_ratio": "update"}),
+}
+STEPS, EXAMPLES = 4, 24
+
+
+def trained(recipe: Recipe, rank: int = 0, world: int = 1) -> torch.Tensor:
+    """Parameters after a few steps on a part of each batch."""
+
+    def part(seed: int) -> ModelObjective | DistributedObjective:
+        whole = problem("mlp", examples=EXAMPLES, seed=seed)
+        own = ModelObjective(whole.model, whole.inputs[rank::world], whole.targets[rank::world])
+        return own if world == 1 else DistributedObjective(own)
+
+    core = compose(recipe.structure)
+    state = core.init(rows(problem("mlp"), 2), recipe.complete({"lr": 0.05} if "lr" in recipe.free else {}))
+    for step in range(STEPS):
+        seeds = (step, 100 + step) if core.independent_batch else (step,)
+        state, _ = core.step(state, *(part(seed) for seed in seeds))
+    return state.parameters
+
+
+def join(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    join(rank, world, folder)
+    found = {name: trained(recipe, rank, world) for name, recipe in CASES.items()}
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_with_equal_parts_are_one_process_with_the_joined_batch(world: int, tmp_path: Path) -> None:
+    spawn(work, (world, str(tmp_path)), nprocs=world)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    for name, recipe in CASES.items():
+        alone = trained(recipe)
+        for own in found:
+            torch.testing.assert_close(own[name], alone, rtol=1e-10, atol=1e-10)
+            assert torch.equal(own[name], found[0][name]), "ranks must not drift apart"
+        assert (alone - rows(problem("mlp"), 2)).abs().max() > 1e-3 or name == "adaptive_hf"
+
+
+def leave(rank: int, world: int, folder: str) -> None:
+    join(rank, world, folder)
+    objective = DistributedObjective(problem("mlp"))
+    objective.value(rows(objective.inner, 1))
+    if rank == 1:
+        os._exit(0)
+    try:
+        objective.value(rows(objective.inner, 1))
+    except AhfError as error:
+        (Path(folder) / "said").write_text("\n".join(error.lines))
+
+
+def test_a_rank_that_is_gone_is_named_in_one_line(tmp_path: Path) -> None:
+    spawn(leave, (2, str(tmp_path)), nprocs=2)
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("rank 0 of 2 has lost another one (") and "from the last checkpoint" in said
+    assert len(said.splitlines()) == 1
+
+
+TINY = [
+    "train", "hf", "--preset", "smoke", "-p", "lr=0.05", "-o", "task.subset=400", "-o", "task.batch_size=64",
+    "-o", "train.steps=4", "-o", "train.eval_every=2", "-q", "--json", "--study",
+]  # fmt: skip
+
+
+def ahf(*words: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    several = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"]
+    return subprocess.run(
+        [sys.executable, "-m", *(several if ranks > 1 else []), "ahf_cli", *words],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_torchrun_trains_as_one_process_does_and_resumes(tmp_path: Path) -> None:
+    results = ("--results", str(tmp_path))
+    alone, together = ahf(*TINY, "a", *results), ahf(*TINY, "b", *results, ranks=2)
+    assert (alone.returncode, together.returncode) == (0, 0), together.stderr
+    one, two = (json.loads(done.stdout)["final"] for done in (alone, together))
+    assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-4)
+    assert one["test_accuracy"] == pytest.approx(two["test_accuracy"], abs=0.01)
+    assert Study(tmp_path, "b").manifest()["ranks"] == 2
+    again = ahf(*TINY, "b", *results, ranks=2)
+    assert again.returncode == 0 and json.loads(again.stdout)["final"] == two
+    odd = ahf(*TINY, "c", *results, "-o", "task.batch_size=63", ranks=2)
+    assert odd.returncode != 0
+    assert "task.batch_size: must be a multiple of the number of ranks (2), got 63" in odd.stderr
