@@ -58,7 +58,7 @@ def work(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_with_equal_parts_are_one_process_with_the_joined_batch(world: int, tmp_path: Path) -> None:
-    spawn(work, (world, str(tmp_path)), nprocs=world)
+    spawn(work, (world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for name, recipe in CASES.items():
         alone = trained(recipe)
@@ -71,17 +71,18 @@ def test_ranks_with_equal_parts_are_one_process_with_the_joined_batch(world: int
 def leave(rank: int, world: int, folder: str) -> None:
     join(rank, world, folder)
     objective = DistributedObjective(problem("mlp"))
-    objective.value(rows(objective.inner, 1))
+    theta = rows(problem("mlp"), 1)
+    objective.value(theta)
     if rank == 1:
         os._exit(0)
     try:
-        objective.value(rows(objective.inner, 1))
+        objective.value(theta)
     except AhfError as error:
         (Path(folder) / "said").write_text("\n".join(error.lines))
 
 
 def test_a_rank_that_is_gone_is_named_in_one_line(tmp_path: Path) -> None:
-    spawn(leave, (2, str(tmp_path)), nprocs=2)
+    spawn(leave, (2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     said = (tmp_path / "said").read_text()
     assert said.startswith("rank 0 of 2 has lost another one (") and "from the last checkpoint" in said
     assert len(said.splitlines()) == 1
