@@ -43,6 +43,8 @@ def record_trace(
 
     if not recipe.hessian_free:
         raise InputError(f"--record: a trace records linear systems, and recipe {recipe.name!r} solves none")
+    if config.task.model != "lenet":
+        raise InputError(f"--record: a trace is of LeNet, got task.model {config.task.model}")
     if config.run.device == "cuda":
         raise InputError("--record runs on the CPU: leave out run.device cuda")
     _check_target(file)

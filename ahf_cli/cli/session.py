@@ -38,7 +38,7 @@ def task_spec(config: Config) -> TaskSpec:
 
     device = resolve_device(config.run.device)
     task = config.task
-    return TaskSpec(locate(), task.split, task.batch_size, task.subset, device)
+    return TaskSpec(locate(), task.split, task.batch_size, task.subset, device, task.model)
 
 
 def train_size(config: Config) -> int:

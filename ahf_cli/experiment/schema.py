@@ -67,7 +67,7 @@ class Task(_Section):
 
     data: Literal["fashion_mnist"] = "fashion_mnist"
     split: Literal["paper", "full"] = "paper"
-    model: Literal["lenet"] = "lenet"
+    model: Literal["lenet", "mlp", "net3c3d", "alexnet_small", "resnet34"] = "lenet"
     batch_size: Count = 128
     subset: OptionalCount = None
 

@@ -38,6 +38,7 @@ class TaskSpec:
     batch_size: int
     subset: int | None
     device: str
+    model: str = "lenet"
 
     def load(self) -> Task:
         """Load the data."""
@@ -45,7 +46,7 @@ class TaskSpec:
 
     def on(self, data: Split) -> Task:
         """Take data that are loaded already."""
-        return Task.lenet_on(data, self.batch_size, self.device)
+        return Task.on(data, self.model, self.batch_size, self.device)
 
     def shared(self) -> Split | None:
         """Load the data into memory that spawned processes share; None where the system has none to give."""

@@ -55,6 +55,7 @@ class Split:
     train: LabelledImages
     validation: LabelledImages | None
     test: LabelledImages
+    classes: int = 10
 
 
 def read_idx(path: Path, item_shape: tuple[int, ...]) -> Bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,19 +13,22 @@ from ahf_cli.optim.rows import Layout
 
 
 class LeNet(nn.Module):
-    """Two convolutions and three linear layers, 44,426 parameters; (N, 1, 28, 28) → logits (N, 10).
+    """Two convolutions and three linear layers; (N, C, H, W) → logits (N, classes).
+
+    For 28 × 28 images of one channel and ten classes it has 44,426 parameters.
 
     conv 6@5×5 – ReLU – max-pool 2 – conv 16@5×5 – ReLU – max-pool 2 – 120 – ReLU – 84 – ReLU – 10,
     convolutions without padding.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 6, 5)
+        height, width = (((side - 4) // 2 - 4) // 2 for side in shape[1:])
+        self.conv1 = nn.Conv2d(shape[0], 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(256, 120)
+        self.fc1 = nn.Linear(16 * height * width, 120)
         self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
+        self.fc3 = nn.Linear(84, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images to logits."""
@@ -53,16 +58,17 @@ def _pooled(x: Tensor, layer: nn.Conv2d) -> Tensor:
     return torch.maximum(both[:, :count], both[:, count:])
 
 
-def glorot_uniform(layout: Layout, seed: int) -> Tensor:
+def glorot_uniform(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
     """Draw weights uniform in ±√(6/(fan_in + fan_out)) (Glorot and Bengio 2010), biases 0; → (P,) float32.
 
-    A pure function of layout and seed, equal on every device: the random numbers are NumPy's.
+    Vectors named in `ones`, the scales of normalisation layers, are 1.  A pure function of its arguments,
+    equal on every device: the random numbers are NumPy's.
     """
     rng = np.random.default_rng([seed, 0])
     pieces = []
-    for shape in layout.shapes:
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
         if len(shape) < 2:
-            pieces.append(np.zeros(shape.numel()))
+            pieces.append(np.full(shape.numel(), float(name in ones)))
             continue
         receptive = int(np.prod(shape[2:]))
         bound = np.sqrt(6 / ((shape[0] + shape[1]) * receptive))

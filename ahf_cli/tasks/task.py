@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ahf_cli.optim import Layout, ModelObjective, Objective
 from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
-from ahf_cli.tasks.lenet import LeNet, glorot_uniform
+from ahf_cli.tasks.lenet import glorot_uniform
+from ahf_cli.tasks.models import make
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
 """Streams of permutations; each draws its own from the training seed (0 is that of the weights)."""
@@ -58,13 +59,24 @@ class Task:
         cls, data: Split, batch_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Task:
         """LeNet on images that are loaded already; on a CPU they are used where they lie."""
+        return cls.on(data, "lenet", batch_size, device, dtype)
+
+    @classmethod
+    def on(
+        cls, data: Split, model: str, batch_size: int, device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Task:  # fmt: skip
+        """Return a model, by name, on images that are loaded already."""
         where = torch.device(device)
+        channels, height, width = data.train.images.shape[1:]
         on_device = Split(
             data.train.to(where),
             data.validation.to(where) if data.validation else None,
             data.test.to(where),
+            data.classes,
         )
-        return cls(on_device, LeNet().to(where, dtype), batch_size, where, dtype)
+        made = make(model, (channels, height, width), data.classes).to(where, dtype)
+        return cls(on_device, made, batch_size, where, dtype)
 
     @cached_property
     def layout(self) -> Layout:
@@ -73,7 +85,14 @@ class Task:
 
     def initial(self, seed: int) -> Tensor:
         """Draw the initial weights of a training seed; (P,)."""
-        return glorot_uniform(self.layout, seed).to(self.device, self.dtype)
+        return glorot_uniform(self.layout, seed, self._scales).to(self.device, self.dtype)
+
+    @cached_property
+    def _scales(self) -> frozenset[str]:
+        """Names of the scales of normalisation layers, which begin at 1."""
+        kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+        modules = ((name, m) for name, m in self.model.named_modules() if isinstance(m, kinds))
+        return frozenset(f"{name}.weight" for name, m in modules if m.weight is not None)
 
     def objective(self, seed: int, stream: int, step: int) -> Objective:
         """Return h on the whole batch of a step, whichever ranks have its parts."""
