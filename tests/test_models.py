@@ -19,7 +19,7 @@ from ahf_cli.tasks.task import Task
 PARAMETERS = {  # by hand, from the layers' sizes; for one channel of 28 × 28 and three of 32 × 32
     "lenet": (44_426, 62_006),
     "mlp": (235_146, 820_874),
-    "net3c3d": (64 * 26 + 96 * 577 + 128 * 865 + 128 * 9 * 512 + 512 + 131_328 + 2_570, 895_210),
+    "net3c3d": (64 * 26 + 96 * 577 + 128 * 865 + 512 * 513 + 131_328 + 2_570, 895_210),
     "alexnet_small": (64 * 26 + 64 * 1_601 + 384 * (64 * 36 + 1) + 192 * 385 + 1_930, None),
     "resnet34": (None, 21_282_122),
 }
