@@ -133,3 +133,17 @@ def test_conditions_of_a_study_without_a_manifest_are_said_to_be_unknown(tmp_pat
 def test_a_sparkline_goes_from_low_to_high_and_leaves_gaps() -> None:
     assert sparkline([0, 0.5, 1, 2, -1, float("nan")], 0, 1) == "▁▅█" + "█▁ "
     assert len(sparkline(range(100), 0, 100)) == 16 and sparkline([], 0, 1) == "" == sparkline([1], 1, 1)
+
+
+def test_recipes_of_another_kind_have_ranges_of_their_own(tmp_path: Path) -> None:
+    """Adam's learning rate is not HF's step size; but two recipes with one declared range must share it."""
+    study = write(tmp_path, "s", trials=2, points=3, reruns=0, recipes=("hf", "hf_published"))
+    adam = {"lr": {"low": 1e-5, "high": 0.1, "log": True}}
+    own = changed(
+        study, identity__spaces__adam=adam,
+        identity__recipes__adam={"structure": {"method": "adam"}, "fixed": {"beta1": 0.9}},
+    )  # fmt: skip
+    assert not [line for line in differences(own) if "range" in line]
+    narrow = {"lr": {"low": 0.01, "high": 1, "log": True}, "damping": {"low": 1, "high": 30, "log": False}}
+    said = [line for line in differences(changed(study, identity__spaces__hf=narrow)) if "range" in line]
+    assert said == ["the range of lr differs: hf [0.01, 1] log, hf_published [0.001, 1] log"]

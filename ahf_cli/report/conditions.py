@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ahf_cli.hyperparameters import HYPERPARAMETERS, RECIPES, Range, Recipe, choices_of
 from ahf_cli.report.study_data import StudyData
 
 
@@ -26,7 +27,7 @@ def conditions(data: StudyData) -> str:
     n = sorted({int((data.trials["recipe"] == name).sum()) for name in data.recipes})
     trials = f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
     steps = f"{train['steps']} steps" if train.get("steps") else f"{train.get('epochs', '?')} epochs"
-    samplers = {"tpe": "Bayesian (TPE)", "random": "random"}
+    samplers = {"tpe": "Bayesian (TPE)", "random": "random", "qmc": "Sobol'", "gp": "Bayesian (GP)"}
     sampler = samplers.get(search.get("sampler", ""), search.get("sampler", "unknown"))
     objective = data.objective.replace("_", " ")
     return (
@@ -45,17 +46,36 @@ def _numbers(data: StudyData) -> list[str]:
 
 
 def _spaces(data: StudyData) -> list[str]:
-    """Compare the ranges of each hyperparameter between the recipes that search it."""
-    ranges: dict[str, dict[str, str]] = {}
+    """Compare the ranges of each hyperparameter between the recipes that search it for the same purpose.
+
+    A learning rate of Adam and a step size of HF have the same name and ranges of their own: recipes are
+    compared where their declarations give them the same range.
+    """
+    ranges: dict[tuple[str, Range | None], dict[str, str]] = {}
     for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True):
-        for recipe, space in manifest.get("identity", {}).get("spaces", {}).items():
+        identity = manifest.get("identity", {})
+        for recipe, space in identity.get("spaces", {}).items():
             for key, found in space.items():
-                ranges.setdefault(key, {})[prefix + recipe] = _range(found)
+                declared = _declared(identity.get("recipes", {}).get(recipe, {}), key)
+                ranges.setdefault((key, declared), {})[prefix + recipe] = _range(found)
     return [
         f"the range of {key} differs: {', '.join(f'{name} {said}' for name, said in found.items())}"
-        for key, found in ranges.items()
+        for (key, _), found in ranges.items()
         if len(set(found.values())) > 1
     ]
+
+
+def _declared(described: Mapping[str, Any], key: str) -> Range | None:
+    """Return the range that the built-in recipe with the most similar structure declares."""
+    structure = described.get("structure", {})
+
+    def alike(recipe: Recipe) -> int:
+        own = choices_of(recipe.structure)
+        return sum(own.get(name) == value for name, value in structure.items())
+
+    nearest = max(RECIPES.values(), key=alike)
+    h = HYPERPARAMETERS.get(key)
+    return nearest.ranges.get(key) or (h.search if h else None)
 
 
 def _range(found: Mapping[str, Any]) -> str:
