@@ -62,12 +62,17 @@ def plan_of(config: Config) -> Plan:
 
 
 def workers_and_batch(config: Config, device: str) -> tuple[int, int]:
-    """Processes, and trials side by side in each: one per core on a CPU, one with ten trials on a GPU."""
+    """Processes, and trials side by side in each: one per core on a CPU, one with many trials on a GPU.
+
+    On a CPU both are measured (docs/performance.md).  On a GPU, not measured: ten trials in the paper's design,
+    whose first ten are drawn at random anyway, and as many as there are, up to 70, where they are independent.
+    """
     from ahf_cli.experiment.environment import cores
 
     if device == "cpu":
         return config.run.workers or cores(), config.run.batch or 1
-    return config.run.workers or 1, config.run.batch or 10
+    many = 10 if config.search.design == "paper" else min(70, config.search.trials)
+    return config.run.workers or 1, config.run.batch or many
 
 
 def threads_of(device: str) -> int:

@@ -10,7 +10,10 @@ from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.task import Task
 
 CHUNK = {"cpu": 1_000, "cuda": 10_000}
-"""Images at once: few enough for a CPU's caches, many enough to hide what each call costs."""
+"""Images at once: few enough for a CPU's caches, many enough to hide what each call costs.
+
+The CPU's is measured (docs/performance.md), the GPU's is not.
+"""
 
 
 @torch.inference_mode()
