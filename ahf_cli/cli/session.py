@@ -64,8 +64,8 @@ def plan_of(config: Config) -> Plan:
 def workers_and_batch(config: Config, device: str) -> tuple[int, int]:
     """Processes, and trials side by side in each: one per core on a CPU, one with many trials on a GPU.
 
-    On a CPU both are measured (docs/performance.md).  On a GPU, not measured: ten trials in the paper's design,
-    whose first ten are drawn at random anyway, and as many as there are, up to 70, where they are independent.
+    On a CPU both are measured (docs/performance.md).  On a GPU, not measured: ten trials in the paper's
+    design, whose first ten are drawn at random anyway, and up to 70 where trials are independent.
     """
     from ahf_cli.experiment.environment import cores
 

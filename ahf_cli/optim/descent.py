@@ -39,8 +39,8 @@ class TruncatedNewton:
     keep: Collection[int] = ()
     """iterates to return for backtracking"""
     check_every: int | None = None
-    """iterations between host reads; by default every one on a CPU, where they cost nothing, and every fifth on
-    a GPU, where the number is not measured"""
+    """iterations between host reads; by default every one on a CPU, where they cost nothing, and every fifth
+    on a GPU, where the number is not measured"""
 
     def __call__(
         self,
