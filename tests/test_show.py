@@ -11,7 +11,7 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.experiment.records import StepRow, TrialResult
-from ahf_cli.report.diagnosis import diagnose
+from ahf_cli.report.diagnosis import diagnose, trial_drawing
 from ahf_cli.report.trial_folder import rows_frame
 from tests.made_up import NAN, write_study
 
@@ -121,3 +121,11 @@ def test_an_unfinished_trial_and_a_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     assert main(["show", "s", "hf/0", "--results", str(tmp_path), "--out", str(tmp_path / "file")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err
+
+
+def test_a_recipe_without_linear_systems_is_not_asked_about_them() -> None:
+    frame = steps(12, damping=NAN, reduction_ratio=NAN, cg_iterations=0, stop="inactive")
+    text = said(result(), frame)
+    assert "Batch loss" in text and not any(word in text for word in ("CG", "λ", "Reduction ratio"))
+    drawn = trial_drawing(result(), frame)
+    assert not isinstance(drawn, str) and drawn.panels == 3

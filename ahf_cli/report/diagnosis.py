@@ -37,15 +37,21 @@ def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | Non
         return Diagnosis(
             _outcome(result), ("Its steps are not on disk (steps.csv.gz), so no more can be said.",)
         )
+    solves = _solves(steps)
     findings = [
         *_non_finite(result, steps),
-        *_damping(steps),
-        *_reduction_ratio(steps),
+        *(_damping(steps) if solves else []),
+        *(_reduction_ratio(steps) if solves else []),
         *_step_sizes(result, steps),
-        *_conjugate_gradient(steps, max_iterations),
+        *(_conjugate_gradient(steps, max_iterations) if solves else []),
         *_loss(steps),
     ]
     return Diagnosis(_outcome(result), tuple(findings))
+
+
+def _solves(steps: pd.DataFrame) -> bool:
+    """Tell whether there was a linear system to solve: not in a first-order recipe."""
+    return bool(steps["damping"].notna().any())
 
 
 def _outcome(result: TrialResult) -> str:
@@ -167,6 +173,8 @@ def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
     if not len(steps):
         return "its steps are not on disk (steps.csv.gz)"
     name = f"{result.recipe}/{result.slot:03d}"
+    if not _solves(steps):
+        return _first_order_drawing(result, steps)
     caption = [
         f"Trial {name}, one value a step: {_outcome(result)}. Dotted: ρ = ¼ and ¾; its panel is cut off "
         "at −1 and 2. Colours of the last panel: why CG stopped."
@@ -198,6 +206,28 @@ def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
 
     file = f"trial_{result.recipe}_{result.slot:03d}"
     return Drawing(file, f"Trial {name}", steps, caption, draw, panels=6, height=0.75, across=3)
+
+
+def _first_order_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing:
+    """Draw a trial without linear systems: loss, lengths of gradient and update, step size."""
+    name = f"{result.recipe}/{result.slot:03d}"
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = marks.grid(figure, theme, 3, 3)
+        shown = (("loss", _PANELS[0][1]), ("direction_l2", r"$\|g\|_2$ (solid), $\|u\|_2$ (dashed)"))
+        for axes, (column, label) in zip(panels, (*shown, ("step_size", _PANELS[4][1])), strict=True):
+            values = steps[column].replace([np.inf, -np.inf], np.nan)
+            axes.plot(steps["step"], values, color="#0072B2", linewidth=1.2)
+            axes.set(ylabel=label, xlabel=marks.STEP_LABEL)
+            if (values > 0).any():
+                axes.set_yscale("log", nonpositive="mask")
+        update = steps["update_l2"].replace([np.inf, -np.inf], np.nan)
+        panels[1].plot(steps["step"], update, color="#D55E00", linestyle=(0, (4, 1.5)), linewidth=1.2)
+
+    file, caption = f"trial_{result.recipe}_{result.slot:03d}", f"Trial {name}, one value a step: "
+    return Drawing(
+        file, f"Trial {name}", steps, [f"{caption}{_outcome(result)}."], draw, panels=3, height=0.75, across=3
+    )
 
 
 _PANELS = [
