@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 Curvature = Literal["hessian", "ggn", "fisher"]
 CurvatureBatch = Literal["same", "independent"]
 ReductionRatio = Literal["direction", "update", "published"]
-StepSize = Literal["constant", "eq3", "eq3_repaired"]
+StepSize = Literal["constant", "hyperbolic", "eq3", "eq3_repaired"]
 Norm = Literal["l2", "l1", "sum_l2"]
 Solver = Literal["cg", "dual"]
 CGRules = Literal["martens", "published"]
@@ -25,6 +25,7 @@ Preconditioner = Literal["none", "martens"]
 Backtracking = Literal["none", "martens"]
 LineSearch = Literal["none", "armijo"]
 Regularization = Literal["none", "l2"]
+Clipping = Literal["none", "radius", "direction"]
 Method = Literal["sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 Diagonal = Literal["adahessian"]
 
@@ -91,6 +92,10 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("sigma", "σ", "bound on the direction's norm", 50.0, 0, True, search=Range(30, 100)),
         Hyperparameter("smoothness", "L", "conjugate smoothness", 100.0, 0, True, search=Range(50, 300)),
         Hyperparameter("mu", "μ", "added to the root of the second moment", 1e-8, 0, True),
+        Hyperparameter(
+            "halving", "τ", "steps after which α is half", 200.0, 0, True, search=Range(20, 2000, log=True)
+        ),
+        Hyperparameter("radius", "r", "longest update", 0.3, 0, True, search=Range(0.03, 3, log=True)),
         Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in the loss", 2e-5, 0, False),
         Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
         Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
@@ -133,6 +138,10 @@ class Structure:
     """whether α is shortened until h falls enough, and the step left out where it never does"""
     regularization: Regularization = "none"
     """whether ½ w ‖θ‖² belongs to h"""
+    clipping: Clipping = "none"
+    """whether an update longer than r, or than its direction, is shortened to that"""
+    curvature_batches: int = 1
+    """mini-batches in the curvature's batch, where that is independent"""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -140,10 +149,14 @@ class Structure:
             value = getattr(self, f.name)
             if allowed and value not in allowed:
                 raise ValueError(f"{f.name} must be one of {', '.join(allowed)}, got {value!r}")
-        if isinstance(self.max_iterations, bool) or not (
-            isinstance(self.max_iterations, int) and self.max_iterations >= 1
-        ):
-            raise ValueError(f"max_iterations must be an integer ≥ 1, got {self.max_iterations!r}")
+        for key in ("max_iterations", "curvature_batches"):
+            count = getattr(self, key)
+            if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{key} must be an integer ≥ 1, got {count!r}")
+        if self.curvature_batches > 1 and self.curvature_batch != "independent":
+            raise ValueError(
+                f"curvature_batches must be 1 where curvature_batch is same, got {self.curvature_batches!r}"
+            )
         decay = self.warm_start_decay
         if isinstance(decay, bool) or not (isinstance(decay, int | float) and 0 <= decay <= 1):
             raise ValueError(f"warm_start_decay must be in [0, 1], got {decay!r}")
@@ -157,7 +170,9 @@ class Structure:
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that these choices use, in the order of `HYPERPARAMETERS`."""
         used = {"damping"}
-        used |= {"lr"} if self.step_size == "constant" else {"epsilon", "sigma", "smoothness"}
+        used |= {"lr"} if self.step_size in ("constant", "hyperbolic") else {"epsilon", "sigma", "smoothness"}
+        used |= {"halving"} if self.step_size == "hyperbolic" else set()
+        used |= {"radius"} if self.clipping == "radius" else set()
         if self.moments != "none":
             used |= {"beta2", "epsilon", "sigma", "mu"}
         used |= {"weight_decay"} if self.regularization == "l2" else set()
@@ -205,7 +220,9 @@ class DiagonalHessian:
 
 
 AnyStructure = Structure | FirstOrder | DiagonalHessian
-_LATER = ("preconditioner", "backtracking", "line_search", "regularization")
+_LATER = (
+    "preconditioner", "backtracking", "line_search", "regularization", "clipping", "curvature_batches",
+)  # fmt: skip
 """Choices that studies of before did not know: as good as not there where they are at their defaults."""
 
 

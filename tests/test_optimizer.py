@@ -16,6 +16,7 @@ from ahf_cli.optim.damping import ConstantDamping, LevenbergMarquardt
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
+    HyperbolicStep,
     RepairedConjugateSmoothnessStep,
     conjugate_smoothness,
     eq3,
@@ -32,12 +33,16 @@ EVERY = {
         "b", {"reduction_ratio": "update", "norm": "sum_l2", "step_size": "eq3_repaired"}
     ),
     "adaptive_hf_constant": RECIPES["adaptive_hf"].derive("c", {"step_size": "constant", "lr": 1e-3}),
+    "hf_hyperbolic": RECIPES["hf"].derive("e", {"step_size": "hyperbolic", "clipping": "radius"}),
+    "adaptive_hf_clipped": RECIPES["adaptive_hf"].derive(
+        "f", {"clipping": "direction", "step_size": "constant", "reduction_ratio": "update"}
+    ),
     "hf_eq3": RECIPES["hf"].derive("d", {"step_size": "eq3", "damping_rule": "constant"}),
 }
 SPREAD = {
     "lr": [0.3, 1.0, 0.05], "damping": [3.0, 1.0, 20.0], "beta2": [1e-5, 0.1, 1e-9],
     "epsilon": [0.01, 0.05, 1e-3], "sigma": [30.0, 60.0, 90.0], "smoothness": [50.0, 200.0, 300.0],
-    "momentum": [0.5, 0.9, 0.99],
+    "momentum": [0.5, 0.9, 0.99], "halving": [3.0, 50.0, 1e3], "radius": [0.02, 0.5, 10.0],
 }  # fmt: skip
 
 
@@ -306,3 +311,36 @@ def test_a_missing_or_needless_curvature_batch_is_named() -> None:
         state = optimizer.init(rows(objective, 1), RECIPES[name].complete({}))
         with pytest.raises(ValueError, match="needs a|needs" if not extra else word):
             optimizer.step(state, objective, *extra)
+
+
+def test_the_hyperbolic_step_is_half_of_itself_after_tau_steps() -> None:
+    lr, tau = torch.tensor([0.4, 0.4]), torch.tensor([1.0, 100.0])
+    rule = HyperbolicStep()
+    found = [rule(lr, {"lr": lr, "halving": tau}, torch.tensor([t, t])).tolist() for t in (1, 2, 101)]
+    assert found[0] == pytest.approx([0.4, 0.4]) and found[1] == pytest.approx([0.2, 0.4 / 1.01])
+    assert found[2] == pytest.approx([0.4 / 101, 0.2])
+
+
+@pytest.mark.parametrize(("clipping", "limit"), [("radius", 0.3), ("direction", None)])
+def test_an_update_is_shortened_to_its_limit_and_keeps_its_way(clipping: str, limit: float | None) -> None:
+    objective = Quadratic(spd(8), torch.arange(8, dtype=torch.float64))
+    theta = torch.ones(1, 8, dtype=torch.float64)
+    structure = replace(ALONE, clipping=clipping)  # type: ignore[arg-type]
+    values = {"lr": 2.0, "damping": 1.0, **({"radius": limit} if limit else {})}
+    state, info = step_on(structure, objective, theta, **values)
+    _, free = step_on(ALONE, objective, theta, lr=2.0, damping=1.0)
+    length = limit or info.direction_l2.item()
+    assert info.update_l2.item() == pytest.approx(length) and free.update_l2.item() > length
+    torch.testing.assert_close(info.update, free.update * length / free.update_l2)
+    torch.testing.assert_close(state.parameters, theta + info.update)
+    assert info.step_size.item() == pytest.approx(2 * length / free.update_l2.item())
+    _, short = step_on(structure, objective, theta, **{**values, "lr": 1e-3})
+    assert short.step_size.item() == 1e-3
+
+
+def test_curvature_batches_need_a_batch_of_their_own() -> None:
+    assert compose(replace(RECIPES["hf"].choices, curvature_batches=4)).curvature_batches == 4
+    with pytest.raises(ValueError, match="curvature_batches must be 1 where curvature_batch is same, got 2"):
+        replace(ALONE, curvature_batches=2)
+    with pytest.raises(ValueError, match="curvature_batches must be an integer ≥ 1, got 0"):
+        replace(RECIPES["hf"].choices, curvature_batches=0)

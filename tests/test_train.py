@@ -185,3 +185,11 @@ def test_lenet_and_its_initial_weights() -> None:
     assert torch.equal(theta, glorot_uniform(own.layout, 0)) and not torch.equal(
         theta, glorot_uniform(own.layout, 1)
     )
+
+
+def test_more_batches_of_curvature_are_consecutive_ones() -> None:
+    own = task()
+    two = own.batch(3, CURVATURE_STREAM, 1, 2)
+    parts = [own.batch(3, CURVATURE_STREAM, n) for n in (2, 3)]
+    assert torch.equal(two.inputs, torch.cat([part.inputs for part in parts]))
+    assert torch.equal(two.targets, torch.cat([part.targets for part in parts]))

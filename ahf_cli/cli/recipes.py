@@ -33,7 +33,12 @@ _UPDATE = {
     "adam": "m ← β₁ m + (1−β₁) δ;  v ← β₂ v + (1−β₂) δ²;  u = α m̂ / (√v̂ + μ)",
     "published": "m ← δ + β₁/(1−β₁) m;  v ← δ² + β₂/(1−β₂) v;  u = α m / (√v + μ)",
 }
-_STEP = {"constant": "", "eq3": "α by Eq. 3", "eq3_repaired": "α by Eq. 3 with the repaired bound"}
+_STEP = {
+    "constant": "",
+    "hyperbolic": "α_t = α / (1 + (t−1)/τ)",
+    "eq3": "α by Eq. 3",
+    "eq3_repaired": "α by Eq. 3 with the repaired bound",
+}
 
 
 def rule(recipe: Recipe) -> str:

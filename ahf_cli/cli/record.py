@@ -43,6 +43,10 @@ def record_trace(
 
     if not recipe.hessian_free:
         raise InputError(f"--record: a trace records linear systems, and recipe {recipe.name!r} solves none")
+    if recipe.choices.curvature_batches > 1:
+        raise InputError(
+            "--record: a trace has batches of one size, and this recipe has curvature_batches > 1"
+        )
     if config.task.model != "lenet":
         raise InputError(f"--record: a trace is of LeNet, got task.model {config.task.model}")
     if config.run.device == "cuda":

@@ -84,7 +84,10 @@ def recipe_of(setup: Mapping[str, Any]) -> Recipe:
     choices = {key: setup[key] for key in CHOICES if key in setup}
     found = find_recipe(name)
     _ = found.choices
-    return found.derive("trace", choices)
+    derived = found.derive("trace", choices)
+    if derived.choices.curvature_batches > 1:
+        raise ValueError("curvature_batches must be 1 in a trace, whose batches are of one size")
+    return derived
 
 
 def replay(trace: Trace) -> Trace:

@@ -154,7 +154,8 @@ def train(
 def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     seed, before = batch.plan.seed, time.perf_counter()
     objective = task.objective(seed, GRADIENT_STREAM, batch.step)
-    curvature = task.objective(seed, CURVATURE_STREAM, batch.step) if optimizer.independent_batch else None
+    wanted = (seed, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
+    curvature = task.objective(*wanted) if optimizer.independent_batch else None
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
     _record(batch, info)

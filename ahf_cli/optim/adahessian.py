@@ -51,6 +51,7 @@ class AdaHessian:
     """
 
     independent_batch = False
+    curvature_batches = 1
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; (K, P)."""

@@ -57,6 +57,7 @@ class FirstOrderOptimizer:
 
     method: Method
     independent_batch = False
+    curvature_batches = 1
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; (K, P)."""

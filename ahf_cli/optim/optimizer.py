@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.hyperparameters import Norm
+from ahf_cli.hyperparameters import Clipping, Norm
 from ahf_cli.optim import rows
 from ahf_cli.optim.backtracking import armijo, backtrack
 from ahf_cli.optim.cg import Stop
@@ -20,7 +20,7 @@ from ahf_cli.optim.descent import LinearSolver
 from ahf_cli.optim.objective import Evaluation, Objective
 from ahf_cli.optim.preconditioner import Preconditioner
 from ahf_cli.optim.regularized import Regularized
-from ahf_cli.optim.step_size import StepSize, conjugate_smoothness, eq3
+from ahf_cli.optim.step_size import StepSize, conjugate_smoothness, eq3, shortening
 from ahf_cli.optim.transform import Moments, Transform, Values
 
 
@@ -76,6 +76,11 @@ class StepInfo:
 
 class AnyOptimizer(Protocol):
     """Whatever steps the rows of a `State`: Hessian-free optimization or not."""
+
+    @property
+    def curvature_batches(self) -> int:
+        """How many mini-batches the curvature's own batch is to have."""
+        ...
 
     @property
     def independent_batch(self) -> bool:
@@ -167,6 +172,9 @@ class Optimizer:
     """whether α is what a line search leaves of it"""
     regularized: bool = False
     """whether weight decay belongs to h"""
+    clipping: Clipping = "none"
+    curvature_batches: int = 1
+    """mini-batches that the curvature's own batch is to have"""
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; see `begin`."""
@@ -206,6 +214,10 @@ class Optimizer:
         alpha = self.step_size(norms[self.norm], values, t)
         transformed, moments = self.transform(direction, state.moments, values, t)
         update = rows.expand(alpha) * transformed
+        if self.clipping != "none":
+            limit = values["radius"] if self.clipping == "radius" else norms["l2"]
+            share = shortening(update, limit)
+            alpha, update = share * alpha, rows.expand(share) * update
         # λ from the reduction ratio ρ.
         if self.line_search:
             slope = rows.dot(gradient, update)

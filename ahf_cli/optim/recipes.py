@@ -28,6 +28,7 @@ from ahf_cli.optim.published import PublishedDamping, PublishedMoments, Publishe
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
     ConstantStep,
+    HyperbolicStep,
     RepairedConjugateSmoothnessStep,
     StepSize,
 )
@@ -46,6 +47,7 @@ MOMENTS: Mapping[str, Callable[[], Transform]] = {
 }
 STEP_SIZE: Mapping[str, Callable[[], StepSize]] = {
     "constant": ConstantStep,
+    "hyperbolic": HyperbolicStep,
     "eq3": ConjugateSmoothnessStep,
     "eq3_repaired": RepairedConjugateSmoothnessStep,
 }
@@ -89,6 +91,8 @@ def compose(structure: AnyStructure) -> AnyOptimizer:
         backtracking=structure.backtracking == "martens",
         line_search=structure.line_search == "armijo",
         regularized=structure.regularization == "l2",
+        clipping=structure.clipping,
+        curvature_batches=structure.curvature_batches,
     )
 
 

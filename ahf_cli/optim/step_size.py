@@ -26,6 +26,14 @@ class ConstantStep:
         return values["lr"]
 
 
+class HyperbolicStep:
+    """α_t = α / (1 + (t − 1)/τ): α at first, half of it after τ steps, whatever the length of the run."""
+
+    def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        """Return α_t."""
+        return values["lr"] / (1 + (step - 1) / values["halving"])
+
+
 def eq3(norm: Tensor, values: Values, step: Tensor, slack: float = 1.0) -> Tensor:
     """α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ); the paper's Eq. 3 for s = 1, may be negative."""
     b1, sigma, L = beta1(values), values["sigma"], values["smoothness"]
@@ -48,6 +56,11 @@ class RepairedConjugateSmoothnessStep:
     def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
         """max(0, α_t)."""
         return eq3(norm, values, step, slack=1.5).clamp_min(0)
+
+
+def shortening(update: Tensor, limit: Tensor) -> Tensor:
+    """min(1, limit/‖u‖), what shortens an update to a limit; (K, P), (K,) → (K,)."""
+    return (limit / rows.l2(update)).clamp(max=1).nan_to_num(nan=1.0)
 
 
 def conjugate_smoothness(loss: Tensor, loss_after: Tensor, slope: Tensor, update: Tensor) -> Tensor:

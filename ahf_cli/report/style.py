@@ -54,6 +54,9 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
     ("curvature", "hessian"): "exact Hessian",
     ("curvature", "ggn"): "generalized Gauss-Newton matrix",
     ("step_size", "constant"): "constant step size α",
+    ("step_size", "hyperbolic"): "step size α that falls as 1/(1 + t/τ)",
+    ("clipping", "radius"): "no update longer than r",
+    ("clipping", "direction"): "no update longer than its direction",
     ("step_size", "eq3"): (
         "step size from Eq. 3, which shrinks with the square of the direction's norm, and is 0 where the "
         "formula is negative"

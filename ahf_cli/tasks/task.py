@@ -94,15 +94,19 @@ class Task:
         modules = ((name, m) for name, m in self.model.named_modules() if isinstance(m, kinds))
         return frozenset(f"{name}.weight" for name, m in modules if m.weight is not None)
 
-    def objective(self, seed: int, stream: int, step: int) -> Objective:
-        """Return h on the whole batch of a step, whichever ranks have its parts."""
-        own = self.batch(seed, stream, step)
+    def objective(self, seed: int, stream: int, step: int, batches: int = 1) -> Objective:
+        """Return h on the whole batch of a step, or on that many batches, whichever ranks have the parts."""
+        own = self.batch(seed, stream, step, batches)
         return own if self.part[1] == 1 else DistributedObjective(own)
 
-    def batch(self, seed: int, stream: int, step: int) -> ModelObjective:
-        """Return h on this process's part of the batch that a stream gives at a step, counted from 0."""
+    def batch(self, seed: int, stream: int, step: int, batches: int = 1) -> ModelObjective:
+        """Return h on this process's part of the batch that a stream gives at a step, counted from 0.
+
+        With more `batches` a step takes so many after each other.
+        """
         count, (rank, world) = len(self.split.train), self.part
-        whole = batch_indices(seed, stream, step, count, self.batch_size)
+        steps = range(step * batches, (step + 1) * batches)
+        whole = np.concatenate([batch_indices(seed, stream, n, count, self.batch_size) for n in steps])
         indices = torch.from_numpy(whole[rank::world])
         chosen = indices.to(self.device)
         images = self.pixels(self.split.train.images[chosen])
