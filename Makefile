@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install data test lint types pytest test-long bench reliability docs clean
+.PHONY: run install data test lint types pytest test-long bench reliability docs findings clean
 
 run: $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
@@ -50,6 +50,9 @@ reliability: $(VENV)/installed-dev
 
 docs: $(VENV)/installed
 	$(BIN)/ahf config recipes --markdown > docs/recipes.md
+
+findings: $(VENV)/installed
+	$(BIN)/python -m ahf_cli.report.findings
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment import search as module
 from ahf_cli.experiment import storage
 from ahf_cli.experiment.pool import Job
+from ahf_cli.experiment.reruns import Best, rerun_plan
 from ahf_cli.experiment.search import Hooks, Search
 from ahf_cli.experiment.storage import Storage, open_storage
+from ahf_cli.experiment.survey import survey
 from ahf_cli.report.store import Study
 from benchmarks.reliability import kills, machines
 from benchmarks.reliability.postgres import PASSWORD, Cluster, cluster, database, programs
@@ -273,3 +276,28 @@ def test_a_process_that_sleeps_through_its_turn_withdraws_what_another_has_taken
     monkeypatch.setattr(slow, "_choose", asleep)
     assert slow._next_job(Hooks()) is None and slow.slots["hf"].claims == {}
     assert taken[0] is not None and sorted(quick.slots["hf"].claims) == [0]
+
+
+def test_re_runs_are_shared_like_a_search_and_begin_anew_for_another_best_trial(
+    tmp_path: Path, url: str, joined: Join
+) -> None:
+    home, apart = Study(tmp_path, "home"), Study(tmp_path, "apart")
+    search = joined(3, home)
+    assert search.run(lambda: FakePool(home, lambda job: None, 1), Hooks())
+    best = search.best()
+    guest = joined(3, apart, guest=True)
+    assert guest.best() == best  # without a single file of its own
+    again = rerun_plan(guest.plan, best, 4, "toy/rerun/")
+    helper = Search(again, apart.reruns, guest.storage)
+    pool = FakePool(apart.reruns, lambda job: None, 1)
+    assert helper.run(lambda: pool, Hooks()) and sorted(job.seed or 0 for job in pool.jobs) == [1, 2, 3, 4]
+    leader = Search(replace(again, guest=False), home.reruns, search.storage)
+    assert leader.unfinished == [] and len(home.reruns.finished("hf")) == 4
+    slot = best["hf"].slot
+    (stage,) = survey(search.storage, "toy", "rerun")
+    assert (stage.recipe, stage.ok, stage.planned) == (f"hf@{slot:03d}", 4, 4)
+    other = {"hf": Best((slot + 1) % 3, search.slots["hf"].complete()[(slot + 1) % 3].params)}
+    anew = Search(
+        rerun_plan(search.plan, other, 4, "toy/rerun/"), Study(tmp_path, "new").reruns, search.storage
+    )
+    assert len(anew.unfinished) == 4

@@ -1,0 +1,185 @@
+"""Texts whose numbers come from committed studies: templates in docs/templates, filled in by `make findings`.
+
+`docs/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/`.  Filled in, it
+becomes `docs/NAME.md`, or what stands in README.md between `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+A test does so again and compares, so that no number in these texts can be another one than that in the data.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.figures import Choices
+from ahf_cli.report.study_data import StudyData, load_study
+from ahf_cli.report.tables.metrics import METRICS, at_chance
+
+ROOT = Path(__file__).parents[2]
+
+
+class Recipe:
+    """The numbers of one recipe in one study."""
+
+    def __init__(self, data: StudyData, comparison: Comparison, name: str):
+        self.name = name
+        self.trials = data.trials[data.trials["recipe"] == name]
+        self.again = data.reruns[data.reruns["recipe"] == name]
+        self._finals = comparison.tables["final_values"].numbers
+        reruns = comparison.tables.get("reruns")
+        self._reruns = reruns.numbers.set_index("recipe") if reruns is not None else pd.DataFrame()
+
+    @property
+    def n(self) -> int:
+        """Finished trials."""
+        return int((self.trials["status"] != "failed").sum())
+
+    @property
+    def diverged(self) -> int:
+        """Trials that diverged."""
+        return int((self.trials["status"] == "diverged").sum())
+
+    @property
+    def stalled(self) -> int:
+        """Trials that stood still."""
+        return int(((self.trials["status"] == "ok") & self.trials["stalled"].astype(bool)).sum())
+
+    @property
+    def trained(self) -> int:
+        """The others."""
+        return self.n - self.diverged - self.stalled
+
+    def where(self, query: str) -> Recipe:
+        """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, …."""
+        own = self.trials.rename(columns=lambda c: str(c).removeprefix("params."))
+        chosen: Recipe = object.__new__(Recipe)
+        chosen.__dict__ |= {**self.__dict__, "trials": self.trials[own.eval(query)]}
+        return chosen
+
+    @property
+    def accuracy(self) -> str:
+        """Mean final test accuracy over all trials with its 95 % interval; diverged ones at chance."""
+        row = self._finals[
+            (self._finals["recipe"] == self.name)
+            & (self._finals["metric"] == METRICS["test_accuracy"].label)
+            & (self._finals["diverged_trials"] == "at chance")
+        ].iloc[0]
+        return interval(row["mean"], row["mean_low"], row["mean_high"])
+
+    @property
+    def best(self) -> float:
+        """Test accuracy of the trial with the best value."""
+        return float(self.trials.sort_values(["value", "trial"]).iloc[0]["test_accuracy"])
+
+    @property
+    def rerun_accuracy(self) -> str:
+        """Mean test accuracy of the best configuration with new seeds, with its 95 % interval."""
+        if self.name not in self._reruns.index:
+            return "–"
+        row = self._reruns.loc[self.name]
+        ends = (float(row[f"test_accuracy{end}"]) for end in ("_low", "_high"))  # type: ignore[arg-type]
+        return interval(float(row["test_accuracy"]), *ends)  # type: ignore[arg-type]
+
+    @property
+    def reruns(self) -> int:
+        """Re-runs of the best configuration."""
+        return len(self.again)
+
+
+class Study:
+    """The numbers of one study."""
+
+    def __init__(self, folder: Path):
+        self.data = load_study(folder)
+        self.comparison = Comparison(self.data, Choices(attribute=True))
+        self.name = folder.name
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """All recipes, in the order of the study."""
+        return [self[name] for name in self.data.recipes]
+
+    def __getitem__(self, name: str) -> Recipe:
+        return Recipe(self.data, self.comparison, name)
+
+    @property
+    def verdict(self) -> list[str]:
+        """The verdict, sentence by sentence."""
+        return list(self.comparison.verdict.lines())
+
+    @property
+    def hours(self) -> float:
+        """Training time of all trials and re-runs together, evaluation excluded, in hours."""
+        seconds = self.data.trials["seconds"].sum() + self.data.reruns["seconds"].sum()
+        return float(seconds) / 3600
+
+    def paired(self, base: str, other: str, metric: str = "test_accuracy") -> str:
+        """Mean difference other − base over trials with equal hyperparameters, with its 95 % interval."""
+        table = self.comparison.tables["attribution"].numbers
+        row = table[(table["before"] == base) & (table["after"] == other)].iloc[0]
+        return interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], sign=True)
+
+    def median_step(self, recipe: str, column: str) -> float:
+        """Median over all steps of all trials of a column of steps.csv.gz."""
+        steps = self.data.steps
+        values = steps[steps["recipe"] == recipe][column].to_numpy(float)
+        return float(np.median(values[np.isfinite(values)]))
+
+    def chance(self, recipe: str) -> float:
+        """Mean test accuracy with diverged trials at chance."""
+        own = self.data.trials[self.data.trials["recipe"] == recipe]
+        return float(at_chance(own, METRICS["test_accuracy"]).mean())
+
+
+def interval(mean: float, low: float, high: float, sign: bool = False) -> str:
+    """Write a number with its interval."""
+    head = f"{float(mean):+.3f}" if sign else f"{float(mean):.3f}"
+    return f"{head} [{float(low):.3f}, {float(high):.3f}]"
+
+
+def fill(template: Path, results: Path) -> str:
+    """Fill in one template."""
+    studies: dict[str, Any] = {}
+
+    def study(name: str) -> Study:
+        if name not in studies:
+            studies[name] = Study(results / name)
+        found: Study = studies[name]
+        return found
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )  # Markdown of our own
+    return environment.from_string(template.read_text(encoding="utf-8")).render(study=study).strip() + "\n"
+
+
+def targets(root: Path = ROOT) -> dict[Path, str]:
+    """Return what each file is to hold: README.md as a whole, and the pages under docs."""
+    readme = root / "README.md"
+    text, pages = readme.read_text(encoding="utf-8"), {}
+    for template in sorted((root / "docs" / "templates").glob("*.md")):
+        filled, key = fill(template, root / "results"), template.stem
+        begin, end = f"<!-- begin: {key} -->", f"<!-- end: {key} -->"
+        if begin in text:
+            before, after = text.split(begin)[0], text.split(end)[1]
+            text = f"{before}{begin}\n{filled}{end}{after}"
+        else:
+            pages[root / "docs" / template.name] = filled
+    return {readme: text, **pages}
+
+
+def main() -> int:
+    """Write them."""
+    for file, text in targets().items():
+        file.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{file.relative_to(ROOT)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

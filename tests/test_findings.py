@@ -1,0 +1,51 @@
+"""Texts with numbers from the committed studies: the numbers are those in the data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from ahf_cli.report.findings import ROOT, Study, fill, targets
+from tests.plausible import write
+
+PAIR = {"hf": 12, "adaptive_hf": 12}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("findings")
+    return Study(write(folder, "s", trials=12, points=4, reruns=3, recipes=tuple(PAIR)).folder)
+
+
+def test_every_text_is_what_its_template_and_the_results_give() -> None:
+    """`make findings` writes them."""
+    for file, text in targets().items():
+        assert file.read_text() == text, f"{file.relative_to(ROOT)}: run `make findings`"
+
+
+def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
+    trials = made.data.trials
+    for recipe in made.recipes:
+        own = trials[trials["recipe"] == recipe.name]
+        assert recipe.n == 12 == recipe.trained + recipe.stalled + recipe.diverged
+        assert recipe.diverged == (own["status"] == "diverged").sum() and recipe.reruns == 3
+        mean, low, high = map(float, re.findall(r"[\d.]+", recipe.accuracy))
+        assert low <= mean <= high and mean == pytest.approx(made.chance(recipe.name), abs=6e-4)
+        again = made.data.reruns[made.data.reruns["recipe"] == recipe.name]["test_accuracy"].mean()
+        assert float(recipe.rerun_accuracy.split()[0]) == pytest.approx(again, abs=6e-4)
+    few = made["hf"].where("lr < 0.1")
+    assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
+    assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)
+    assert made.verdict[-1].startswith("Condition: design fair")
+
+
+def test_a_template_with_an_unknown_name_is_an_error(made: Study, tmp_path: Path) -> None:
+    template = tmp_path / "t.md"
+    template.write_text("{{ study('s')['hf'].n }} trials")
+    assert fill(template, made.data.folder.parent) == "12 trials\n"
+    template.write_text("{{ study('s')['hf'].m }}")
+    with pytest.raises(jinja2.UndefinedError):
+        fill(template, made.data.folder.parent)
