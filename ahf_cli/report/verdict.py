@@ -113,7 +113,7 @@ def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
         word = "is better than" if sure else "is not shown to be better than"
         sentences.append(
             f"{leader} {word} {other}: test accuracy higher by {size} over {row['pairs']} paired seeds, "
-            f"p = {row['p_holm']:.2g} after Holm's correction."
+            f"p = {row['p_holm']:.2g} after Holm's correction over metrics."
         )
     return sentences, leader
 
