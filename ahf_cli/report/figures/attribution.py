@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
@@ -26,6 +27,7 @@ def attribution(table: pd.DataFrame) -> Drawing | str:
     def draw(figure: Figure, theme: Theme) -> None:
         panels = marks.grid(figure, theme, 2)
         for axes, metric in zip(panels, (METRICS["test_accuracy"], METRICS["train_loss"]), strict=True):
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             column = metric.column
             for row, found in enumerate(drawn.to_dict("records")):
                 centre, low, high = (found[f"{column}{end}"] for end in ("", "_low", "_high"))

@@ -25,6 +25,7 @@ def final_values(trials: pd.DataFrame, names: list[str]) -> Drawing:
     caption = [
         f"Final values, one point a trial (n: {marks.counts(trials, names)}); box: quartiles and median, "
         "whiskers to the last point within 1.5 interquartile ranges. ×: diverged, drawn at chance."
+        + marks.cut_words(table, "train_loss", drawn)
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:

@@ -112,6 +112,18 @@ def n_of(trials: pd.DataFrame, planned: int) -> str:
     return f"n = {n}" if n == planned else f"n = {n} of {planned}"
 
 
+def cut_words(values: pd.DataFrame, column: str, names: Iterable[str]) -> str:
+    """Say which recipes have final losses beyond the edge of the panel, and how far they go."""
+    beyond = {name: own for name in names if len(own := _beyond(values, column, name))}
+    said = [f"{name} {len(own)} (to {own.max():.3g})" for name, own in beyond.items()]
+    return f" Beyond the loss panel's edge at {LOSS_TOP:.3g}: {', '.join(said)}." if said else ""
+
+
+def _beyond(values: pd.DataFrame, column: str, name: str) -> NDArray[np.float64]:
+    own = values[values["recipe"] == name][column].to_numpy(float)
+    return np.asarray(own[own > LOSS_TOP])
+
+
 def counts(trials: pd.DataFrame, names: Iterable[str]) -> str:
     """Write `hf 70, adaptive_hf 70`."""
     done = trials[trials["status"] != "failed"]["recipe"].value_counts()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ahf_cli.experiment.statistics import mean_interval
 from ahf_cli.report.canvas import Drawing, Theme
@@ -30,7 +31,7 @@ def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str]) -> Drawi
         "The best configuration of each recipe, trained again with new seeds: one point a seed "
         f"(n: {marks.counts(done, drawn)}); bar: mean with its 95 % interval (Student's t); ◇: what the "
         "search had seen of it, optimistic where it lies on the better side of the bar. ×: diverged, drawn "
-        "at chance."
+        "at chance." + marks.cut_words(table, "train_loss", drawn)
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -54,6 +55,9 @@ def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str]) -> Drawi
             axes.set_ylim(-0.6, len(drawn) - 0.4)
             axes.grid(False, axis="y")
             axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            if metric.better == "lower" and table[metric.column].max() > marks.LOSS_TOP:
+                axes.set_xlim(0, marks.LOSS_TOP)
 
     size = max(0.6, 0.13 * len(drawn) + 0.35)
     return Drawing("reruns", "Re-runs of the best configuration", table, caption, draw, panels=2, height=size)
