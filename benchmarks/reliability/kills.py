@@ -82,7 +82,7 @@ def search_killed(folder: Path, trials: int, kills: int, seed: int = 0) -> dict[
     while killed < kills:
         process = start(command(folder / "killed", *words))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=chance.uniform(0, 2 * each))
+            process.communicate(timeout=chance.uniform(0, 2 * each))
             break  # it was faster
         kill(process, family=bool(killed % 2))
         killed += 1
