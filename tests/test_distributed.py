@@ -56,7 +56,7 @@ def work(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_ranks_with_equal_parts_are_one_process_with_the_joined_batch(world: int, tmp_path: Path) -> None:
     spawn(work, (world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
@@ -102,6 +102,7 @@ def ahf(*words: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_torchrun_trains_as_one_process_does_and_resumes(tmp_path: Path) -> None:
     results = ("--results", str(tmp_path))
     alone, together = ahf(*TINY, "a", *results), ahf(*TINY, "b", *results, ranks=2)

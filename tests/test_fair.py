@@ -120,6 +120,7 @@ def test_reruns_of_a_trial_that_is_no_longer_the_best_are_set_aside(tmp_path: Pa
         study.reruns.trial("hf", 0).finish(result, [], [])
 
 
+@pytest.mark.long
 def test_a_fair_search_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TINY, "--results", str(tmp_path), "--study", "f", "-o", "search.reruns=2"]
     assert main(["search", *words]) == 0

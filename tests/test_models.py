@@ -44,7 +44,9 @@ def test_every_model_takes_images_of_every_task(name: str, shape: tuple[int, int
         assert sum(p.numel() for p in model.parameters()) == expected
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "resnet34")) for name in MODELS]
+)
 def test_every_model_is_trained_by_the_core(name: str) -> None:
     """Near chance at the start, symmetric products, and a short step goes down."""
     count = 2 if name == "resnet34" else 8
