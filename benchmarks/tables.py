@@ -230,7 +230,7 @@ def workers(rows: Rows) -> list[str]:
     if not timed:
         return []
     parts = [
-        f"`ahf search --recipe hf`, {timed[0]['trials']} trials of {timed[0]['steps']} steps, "
+        f"`ahf search` of equal trials of `hf`, {timed[0]['trials']} trials of {timed[0]['steps']} steps, "
         "start-up included:",
         markdown(("workers", "seconds", "trials an hour", "× one worker", "aim"), cells),
     ]

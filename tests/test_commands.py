@@ -68,6 +68,14 @@ def test_reproduce_leaves_a_whole_study(searched: Path) -> None:
     assert study.finished("adaptive_hf")[0].params != study.prerun.finished("adaptive_hf")[0].params
 
 
+def test_a_session_that_trains_nothing_leaves_no_trace(searched: Path) -> None:
+    """Else a finished study, looked at with other code, would have results of two codes."""
+    manifest = Study(searched, "smoke").folder / "manifest.json"
+    before = manifest.read_bytes()
+    assert ahf("search", *TINY, "--results", str(searched), "-q").returncode == 0
+    assert manifest.read_bytes() == before and len(json.loads(before)["sessions"]) == 1
+
+
 def test_a_finished_study_is_said_to_be_done(searched: Path) -> None:
     before = {p: p.read_bytes() for p in searched.rglob("result.json")}
     started = time.monotonic()

@@ -141,6 +141,7 @@ def run_search(
     _say_fewer(study, config, quiet)
     study.open_for_writing(config.to_yaml(), config.identity(), about)
     with study:
+        before = study.result_files()
         search = search_plan(config, workers, batch, stream, study.manifest()["created"] if opened else "")
         done = conduct(
             search, study.trials, opened or open_storage(f"sqlite:///{study.index()}"),
@@ -150,6 +151,8 @@ def run_search(
         study.write_derived()
         if not done:
             raise interrupted()
+        if study.result_files() == before:
+            study.drop_session()
     return _summary(study, config, time.monotonic() - started)
 
 

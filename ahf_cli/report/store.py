@@ -158,6 +158,17 @@ class Study:
         except OSError as error:
             raise InputError(f"cannot write results to {self.folder}: {error.strerror or error}") from error
 
+    def drop_session(self) -> None:
+        """Take back the record of this session, which has trained nothing: no result is of its code."""
+        content = self.manifest()
+        if len(content["sessions"]) > 1:
+            write_json(self.folder / "manifest.json", {**content, "sessions": content["sessions"][:-1]})
+
+    def result_files(self) -> dict[Path, int]:
+        """Return the `result.json` of all trials and re-runs, with the times of their last change."""
+        found = (f for s in (self, self.reruns) for f in s.trials_folder.glob("*/*/result.json"))
+        return {file: file.stat().st_mtime_ns for file in found}
+
     def lock(self) -> None:
         """Keep other processes from writing, as `open_for_writing` does, whatever the manifest says."""
         self._acquire()
