@@ -214,3 +214,15 @@ def test_only_the_curvature_closure_needs_outputs() -> None:
     optimizer.step(closure_for(model, x, y, False), closure_for(model, x, y, True))
     with pytest.raises(ValueError, match="ggn needs the outputs"):
         optimizer.step(closure_for(model, x, y, True), closure_for(model, x, y, False))
+
+
+def test_a_direction_is_that_of_the_step_whatever_its_parts() -> None:
+    """Weight decay and backtracking belong to the direction, and so to `direction` as to `step`."""
+    model, x, y = conv_problem()
+    options: dict[str, Any] = {"regularization": "l2", "weight_decay": 0.1, "backtracking": "martens"}
+    one, two = (HessianFree(model.parameters(), curvature="ggn", damping=0.01, **options) for _ in range(2))
+    closure = closure_for(model, x, y, True)
+    found = two.direction(closure)
+    one.step(closure)
+    assert one.last_step is not None
+    torch.testing.assert_close(torch.cat([d.flatten() for d in found]), one.last_step.direction[0])

@@ -13,7 +13,7 @@ from torch import Tensor
 from ahf_cli.hyperparameters import Clipping, Norm
 from ahf_cli.optim import rows
 from ahf_cli.optim.backtracking import armijo, backtrack
-from ahf_cli.optim.cg import Stop
+from ahf_cli.optim.cg import CGResult, Stop
 from ahf_cli.optim.curvature import CurvatureOperator, HessianOperator, QuadraticModel
 from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
 from ahf_cli.optim.descent import LinearSolver
@@ -153,6 +153,18 @@ def finish(
 
 
 @dataclass(frozen=True)
+class Solved:
+    """What the first half of a step finds: g, δ, and the model around it."""
+
+    objective: Objective  # h, with weight decay where that belongs to it
+    here: Evaluation  # h at θ on the gradient batch
+    cg: CGResult  # δ and its residual, with what CG said
+    warm_start: Tensor  # where the next solve begins, (K, P)
+    model: QuadraticModel
+    gradients: int  # gradient evaluations, equal in all rows
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """A composition of parts; `compose` makes one from a recipe's structure."""
 
@@ -191,42 +203,17 @@ class Optimizer:
             curvature_objective: h on the curvature batch S″; needed if and only if `independent_batch`.
         """
         theta, values, t = state.parameters, state.hyperparameters, state.step + 1
-        if self.regularized:
-            objective = Regularized(objective, values["weight_decay"])
-            if curvature_objective is not None:
-                curvature_objective = Regularized(curvature_objective, values["weight_decay"])
-        # Curvature B and gradient g at θ.
-        here = objective.evaluate(theta)
-        there = self._curvature_evaluation(here, theta, curvature_objective)
-        operator = self.curvature(there)
-        operator.prepare()
-        gradient = here.gradient
         # δ from (B + λI) δ = −g, and the undamped model q.
-        scaling = self.preconditioner(here, state.damping) if self.preconditioner else None
-        solution = self.solver(operator, gradient, state.damping, state.direction, state.active, scaling)
-        warm_start = solution.solution
-        if self.backtracking:
-            solution = backtrack(solution, lambda s: objective.value(theta + s))
-        direction = solution.solution
-        model = QuadraticModel(operator, gradient, direction, solution.residual, state.damping)
+        solved = self.solve(state, objective, curvature_objective)
+        objective, here, model = solved.objective, solved.here, solved.model
+        gradient, direction = here.gradient, solved.cg.solution
         # α and the moments give the update u.
         norms = here.layout.norms(direction)
         alpha = self.step_size(norms[self.norm], values, t)
         transformed, moments = self.transform(direction, state.moments, values, t)
-        update = rows.expand(alpha) * transformed
-        if self.clipping != "none":
-            limit = values["radius"] if self.clipping == "radius" else norms["l2"]
-            share = shortening(update, limit)
-            alpha, update = share * alpha, rows.expand(share) * update
+        alpha, update = self._clipped(alpha, rows.expand(alpha) * transformed, norms["l2"], values)
         # λ from the reduction ratio ρ.
-        if self.line_search:
-            slope = rows.dot(gradient, update)
-            share, loss_after = armijo(
-                lambda s: objective.value(theta + s), update, here.loss, slope, state.active
-            )
-            alpha, update = share * alpha, rows.expand(share) * update
-        else:
-            loss_after = objective.value(theta + update)
+        alpha, update, loss_after = self._searched(state, solved, alpha, update)
         ratio, extra_products = self.reduction_ratio(
             Change(
                 loss=here.loss,
@@ -256,16 +243,61 @@ class Optimizer:
             damping_next=damping,
             reduction_ratio=ratio,
             model_value=model.along(1.0),
-            cg_iterations=solution.iterations,
-            stop=solution.stop,
+            cg_iterations=solved.cg.iterations,
+            stop=solved.cg.stop,
             smoothness_gradient=smoothness(rows.dot(gradient, update)),
             smoothness_direction=smoothness(-rows.dot(direction, update)),
-            products=solution.products + extra_products,
-            gradients=2 if there is not here and self.curvature is HessianOperator else 1,
+            products=solved.cg.products + extra_products,
+            gradients=solved.gradients,
             active=state.active,
             finite=finite,
         )
-        return finish(state, theta + update, warm_start, damping, moments, info)
+        return finish(state, theta + update, solved.warm_start, damping, moments, info)
+
+    def solve(
+        self, state: State, objective: Objective, curvature_objective: Objective | None = None
+    ) -> Solved:
+        """Find δ from (B + λI) δ = −g in every active row; the arguments are those of `step`."""
+        theta = state.parameters
+        if self.regularized:
+            decay = state.hyperparameters["weight_decay"]
+            objective = Regularized(objective, decay)
+            if curvature_objective is not None:
+                curvature_objective = Regularized(curvature_objective, decay)
+        here = objective.evaluate(theta)
+        there = self._curvature_evaluation(here, theta, curvature_objective)
+        operator = self.curvature(there)
+        operator.prepare()
+        gradient = here.gradient
+        scaling = self.preconditioner(here, state.damping) if self.preconditioner else None
+        found = self.solver(operator, gradient, state.damping, state.direction, state.active, scaling)
+        chosen = backtrack(found, lambda s: objective.value(theta + s)) if self.backtracking else found
+        model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual, state.damping)
+        gradients = 2 if there is not here and self.curvature is HessianOperator else 1
+        return Solved(objective, here, chosen, found.solution, model, gradients)
+
+    def _clipped(
+        self, alpha: Tensor, update: Tensor, direction_l2: Tensor, values: Values
+    ) -> tuple[Tensor, Tensor]:
+        """Shorten u, and α with it, to its limit."""
+        if self.clipping == "none":
+            return alpha, update
+        limit = values["radius"] if self.clipping == "radius" else direction_l2
+        share = shortening(update, limit)
+        return share * alpha, rows.expand(share) * update
+
+    def _searched(
+        self, state: State, solved: Solved, alpha: Tensor, update: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return α and u as a line search leaves them, or as they are, and h(θ + u)."""
+        theta, objective = state.parameters, solved.objective
+        if not self.line_search:
+            return alpha, update, objective.value(theta + update)
+        slope = rows.dot(solved.here.gradient, update)
+        share, loss_after = armijo(
+            lambda s: objective.value(theta + s), update, solved.here.loss, slope, state.active
+        )
+        return share * alpha, rows.expand(share) * update, loss_after
 
     def _curvature_evaluation(
         self, here: Evaluation, theta: Tensor, objective: Objective | None

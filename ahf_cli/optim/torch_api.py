@@ -118,15 +118,12 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         the start of the next solve.  Arguments and errors are those of `step`.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
-        core, state = self._optimizer(curvature), self._state()
-        here = objective.evaluate(state.parameters)
-        operator = core.curvature(here if curvature is None else curvature.evaluate(state.parameters))
-        operator.prepare()
-        found = core.solver(operator, here.gradient, state.damping, state.direction, state.active)
+        state = self._state()
+        solved = self._optimizer(curvature).solve(state, objective, curvature)
         self._first = False
-        if bool(torch.isfinite(found.solution).all()):  # or the next solve would start from it
-            self._store(replace(state, direction=found.solution))
-        return [piece[0].clone() for piece in objective.layout.split(found.solution)]
+        if bool(torch.isfinite(solved.warm_start).all()):  # or the next solve would start from it
+            self._store(replace(state, direction=solved.warm_start))
+        return [piece[0].clone() for piece in objective.layout.split(solved.cg.solution)]
 
     def _objectives(
         self, closure: Closure | None, curvature_closure: Closure | None
