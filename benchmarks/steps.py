@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ahf_cli.hyperparameters import Curvature, Solver
 from ahf_cli.optim import CGResult, Evaluation, ModelObjective, Optimizer, State
-from ahf_cli.optim.curvature import Operator
-from ahf_cli.optim.descent import LinearSolver
+from ahf_cli.optim.descent import LinearSolver, LinearSystem
 from ahf_cli.optim.rows import Layout
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
@@ -139,18 +138,9 @@ class BookedSolver:
     inner: LinearSolver
     ledger: Ledger
 
-    def __call__(
-        self,
-        operator: Operator,
-        gradient: Tensor,
-        damping: Tensor,
-        previous: Tensor,
-        active: Tensor,
-        preconditioner: Tensor | None = None,
-    ) -> CGResult:
+    def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g."""
-        solve = partial(self.inner, operator, gradient, damping, previous, active, preconditioner)
-        return self.ledger.call("solver", solve)
+        return self.ledger.call("solver", lambda: self.inner(system))
 
 
 Seconds = dict[str, float]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ahf_cli.experiment.trace import deviations, recipe_of, run
 from ahf_cli.hyperparameters import RECIPES
 from ahf_cli.optim import GaussNewtonOperator, MartensRules, ModelObjective, Optimizer, Stop, compose
-from ahf_cli.optim.descent import TruncatedNewton
+from ahf_cli.optim.descent import LinearSystem, TruncatedNewton
 from ahf_cli.optim.dual import DualNewton, OutputSpace
 from ahf_cli.optim.layers import LayerCall
 from ahf_cli.optim.losses import SoftmaxCrossEntropy
@@ -68,8 +68,8 @@ def test_iterates_are_those_of_cg(name: str, warm: bool) -> None:
     previous = rows(objective, 3, seed=7) * (0.1 if warm else 0.0)
     damping = torch.tensor([0.5, 2.0, 20.0], dtype=torch.float64)
     active = torch.tensor([True, True, False])
-    cg = TruncatedNewton(MartensRules())(operator, gradient, damping, previous, active)
-    dual = DualNewton(MartensRules())(operator, gradient, damping, previous, active)
+    cg = TruncatedNewton(MartensRules())(LinearSystem(operator, gradient, damping, previous, active))
+    dual = DualNewton(MartensRules())(LinearSystem(operator, gradient, damping, previous, active))
     assert torch.equal(dual.stop, cg.stop)
     # Where CG ends at a residual of rounding size, one iteration more or less is rounding too.
     exhausted = cg.stop == int(Stop.RESIDUAL)
@@ -89,7 +89,8 @@ def test_solution_equals_a_dense_solve(name: str) -> None:
     matrix = torch.cat([operator(e[None]) for e in eye])
     gradient, previous = rows(objective, 1, seed=4), rows(objective, 1, seed=5)
     damping = torch.tensor([0.3], dtype=torch.float64)
-    found = DualNewton(Patient(), 300)(operator, gradient, damping, previous, torch.tensor([True]))
+    system = LinearSystem(operator, gradient, damping, previous, torch.tensor([True]))
+    found = DualNewton(Patient(), 300)(system)
     dense = torch.linalg.solve(matrix + 0.3 * eye, -gradient[0])
     torch.testing.assert_close(found.solution[0], dense, rtol=1e-7, atol=1e-9)
 
@@ -147,7 +148,8 @@ def test_a_row_that_is_not_active_costs_no_forward_pass() -> None:
     evaluation.layer_calls = noted
     active = torch.tensor([True, False, True])
     gradient, damping = evaluation.gradient, torch.ones(3, dtype=torch.float64)
-    found = DualNewton(MartensRules())(GaussNewtonOperator(evaluation), gradient, damping, theta, active)
+    system = LinearSystem(GaussNewtonOperator(evaluation), gradient, damping, theta, active)
+    found = DualNewton(MartensRules())(system)
     assert run == [0, 2]
     assert found.stop[1] == int(Stop.INACTIVE) and found.iterations[1] == 0 and found.products[1] == 0
     assert torch.equal(found.solution[1], torch.zeros_like(theta[1]))
@@ -163,7 +165,7 @@ def in_both_precisions(objective: ModelObjective, damping: float, rules: Martens
         evaluation = objective.evaluate(theta.to(dtype))
         zero, number = torch.zeros_like(theta, dtype=dtype), torch.tensor([damping], dtype=dtype)
         operator = GaussNewtonOperator(evaluation)
-        return solver(operator, evaluation.gradient, number, zero, active).solution.double()
+        return solver(LinearSystem(operator, evaluation.gradient, number, zero, active)).solution.double()
 
     exact = solve(TruncatedNewton(rules), torch.float64)
     return tuple(  # type: ignore[return-value]
@@ -202,10 +204,12 @@ def test_what_it_cannot_do_is_named() -> None:
     own = ModelObjective(Scaled().double(), *[getattr(problem("mlp"), key) for key in ("inputs", "targets")])
     theta = rows(own, 1)
     with pytest.raises(ValueError, match=r"exactly one linear or ungrouped conv2d layer, and scale is in 0"):
-        solver(GaussNewtonOperator(own.evaluate(theta)), theta, torch.ones(1).double(), theta, active)
+        operator = GaussNewtonOperator(own.evaluate(theta))
+        solver(LinearSystem(operator, theta, torch.ones(1).double(), theta, active))
     other = Quadratic(spd(3), torch.ones(3, dtype=torch.float64))
     theta = torch.zeros(1, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="needs the layers of a ModelObjective"):
-        solver(GaussNewtonOperator(other.evaluate(theta)), theta, torch.ones(1).double(), theta, active)
+        operator = GaussNewtonOperator(other.evaluate(theta))
+        solver(LinearSystem(operator, theta, torch.ones(1).double(), theta, active))
     with pytest.raises(ValueError, match="dual needs curvature ggn"):
         RECIPES["hf"].derive("x", {"solver": "dual"})

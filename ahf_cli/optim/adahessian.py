@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from ahf_cli.optim import rows
 from ahf_cli.optim.curvature import HessianOperator, Operator
-from ahf_cli.optim.objective import Objective
-from ahf_cli.optim.optimizer import State, StepInfo, begin, finish, without_model
+from ahf_cli.optim.explicit import ExplicitOptimizer, Move
+from ahf_cli.optim.objective import Evaluation
+from ahf_cli.optim.optimizer import State
 from ahf_cli.optim.rows import Layout
 
 
@@ -43,28 +43,17 @@ def spatial_average(diagonal: Tensor, layout: Layout) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AdaHessian:
+class AdaHessian(ExplicitOptimizer):
     """u = −α m̂ / (D̄ᵏ + μ), D̄² the bias-corrected moving average of squared diagonals.
 
     m ← β₁ m + (1−β₁) g; v ← β₂ v + (1−β₂) D²; D = spatial average of z ⊙ Hz, one probe z a step; k is
     `hessian_power`.
     """
 
-    independent_batch = False
-    curvature_batches = 1
+    memory = ("first", "second")
 
-    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
-        """Make the state of K trials before their first step; (K, P)."""
-        moments = {"first": torch.zeros_like(parameters), "second": torch.zeros_like(parameters)}
-        return begin(parameters, hyperparameters, moments)
-
-    def step(
-        self, state: State, objective: Objective, curvature_objective: Objective | None = None
-    ) -> tuple[State, StepInfo]:
-        """Take one step in every active row, with one Hessian product."""
-        if curvature_objective is not None:
-            raise ValueError("curvature_batch: this recipe takes no curvature objective")
-        here = objective.evaluate(state.parameters)
+    def move(self, state: State, here: Evaluation) -> Move:
+        """Take one Hessian product and return the update."""
         operator = HessianOperator(here)
         operator.prepare()
         gradient, h = here.gradient, state.hyperparameters
@@ -77,9 +66,4 @@ class AdaHessian:
         count = rows.expand(t)
         mean, square = first / (1 - b1**count), second / (1 - b2**count)
         update = -rows.expand(h["lr"]) * mean / (square ** (power / 2) + rows.expand(h["mu"]))
-        theta = state.parameters + update
-        info = without_model(
-            state, here, direction=-gradient, update=update, loss_after=objective.value(theta),
-            step_size=h["lr"], products=1,
-        )  # fmt: skip
-        return finish(state, theta, -gradient, state.damping, {"first": first, "second": second}, info)
+        return Move(state.parameters + update, update, {"first": first, "second": second}, products=1)

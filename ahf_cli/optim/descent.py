@@ -13,19 +13,23 @@ from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient
 from ahf_cli.optim.curvature import Operator
 
 
+@dataclass(frozen=True)
+class LinearSystem:
+    """(B + λI) δ = −g for each row, and what helps to solve it."""
+
+    operator: Operator  # v ↦ B v
+    gradient: Tensor  # g, (K, P)
+    damping: Tensor  # λ, (K,)
+    previous: Tensor  # the last direction, (K, P)
+    active: Tensor  # rows that take part, (K,) bool
+    preconditioner: Tensor | None = None  # the diagonal of M, (K, P)
+
+
 class LinearSolver(Protocol):
     """Finds δ with (B + λI) δ ≈ −g."""
 
-    def __call__(
-        self,
-        operator: Operator,
-        gradient: Tensor,
-        damping: Tensor,
-        previous: Tensor,
-        active: Tensor,
-        preconditioner: Tensor | None = None,
-    ) -> CGResult:
-        """Solve for each row, given the previous direction; (K, P), (K,), (K, P), (K,) → directions."""
+    def __call__(self, system: LinearSystem) -> CGResult:
+        """Solve for each row, given the previous direction."""
         ...
 
 
@@ -42,19 +46,12 @@ class TruncatedNewton:
     """iterations between host reads; by default every one on a CPU, where they cost nothing, and every fifth
     on a GPU, where the number is not measured"""
 
-    def __call__(
-        self,
-        operator: Operator,
-        gradient: Tensor,
-        damping: Tensor,
-        previous: Tensor,
-        active: Tensor,
-        preconditioner: Tensor | None = None,
-    ) -> CGResult:
+    def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous."""
-        start = rows.where(active, self.warm_start_decay * previous, previous.new_zeros(()))
+        active, gradient = system.active, system.gradient
+        start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
         every = self.check_every or (5 if gradient.is_cuda else 1)
         return conjugate_gradient(
-            operator, damping, gradient, start, self.rules, self.max_iterations, active, every,
-            preconditioner=preconditioner, keep=self.keep,
+            system.operator, system.damping, gradient, start, self.rules, self.max_iterations, active, every,
+            preconditioner=system.preconditioner, keep=self.keep,
         )  # fmt: skip

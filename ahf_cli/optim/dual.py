@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from ahf_cli.optim import rows
 from ahf_cli.optim.cg import CGResult, Rules, Stop, conjugate_gradient
-from ahf_cli.optim.curvature import GaussNewtonOperator, Operator
+from ahf_cli.optim.curvature import GaussNewtonOperator
+from ahf_cli.optim.descent import LinearSystem
 from ahf_cli.optim.layers import LayerCall
 from ahf_cli.optim.rows import Layout
 
@@ -165,31 +166,24 @@ class DualNewton:
     max_iterations: int = 50
     warm_start_decay: float = 0.95
 
-    def __call__(
-        self,
-        operator: Operator,
-        gradient: Tensor,
-        damping: Tensor,
-        previous: Tensor,
-        active: Tensor,
-        preconditioner: Tensor | None = None,
-    ) -> CGResult:
+    def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous; rows that are not active cost nothing.
 
         Raises:
             ValueError: another curvature than `ggn`, an objective that does not show its layers, or a
                 parameter that is not in exactly one linear or ungrouped conv2d layer.
         """
-        if preconditioner is not None:
+        operator, gradient, damping = system.operator, system.gradient, system.damping
+        if system.preconditioner is not None:
             raise ValueError("solver: dual takes no preconditioner")
         if not isinstance(operator, GaussNewtonOperator):
             raise ValueError("solver: dual needs curvature ggn, got another operator")
-        start = self.warm_start_decay * previous
+        start = self.warm_start_decay * system.previous
         results = [
             self._solve(OutputSpace.of(operator, k), gradient[k], damping[k : k + 1], start[k])
             if going
             else _inactive(gradient[k : k + 1])
-            for k, going in enumerate(active.tolist())
+            for k, going in enumerate(system.active.tolist())
         ]
         solutions, residuals, *counts = zip(
             *((r.solution, r.residual, r.iterations, r.products, r.stop) for r in results), strict=True

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ahf_cli.hyperparameters import Method
-from ahf_cli.optim.objective import Objective
-from ahf_cli.optim.optimizer import State, StepInfo, begin, finish, without_model
+from ahf_cli.optim.explicit import ExplicitOptimizer, Move
+from ahf_cli.optim.objective import Evaluation
+from ahf_cli.optim.optimizer import State
 
 Options = dict[str, Any]
 
@@ -52,36 +53,19 @@ SOURCES: Mapping[Method, Source] = {
 
 
 @dataclass(frozen=True)
-class FirstOrderOptimizer:
-    """θ ← θ + u with u from `torch.optim`, row by row; all that it remembers lies in the `State`."""
+class FirstOrderOptimizer(ExplicitOptimizer):
+    """u from `torch.optim`, row by row; all that it remembers lies in the `State`."""
 
     method: Method
-    independent_batch = False
-    curvature_batches = 1
 
-    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
-        """Make the state of K trials before their first step; (K, P)."""
-        moments = {name: torch.zeros_like(parameters) for name in SOURCES[self.method].moments}
-        return begin(parameters, hyperparameters, moments)
+    @property
+    def memory(self) -> tuple[str, ...]:
+        """Names of the vectors in the state of PyTorch's optimizer."""
+        return SOURCES[self.method].moments
 
-    def step(
-        self, state: State, objective: Objective, curvature_objective: Objective | None = None
-    ) -> tuple[State, StepInfo]:
-        """Take one step in every active row."""
-        if curvature_objective is not None:
-            raise ValueError("curvature_batch: this recipe takes no curvature objective")
-        here = objective.evaluate(state.parameters)
-        gradient = here.gradient
-        theta, moments = self._move(state, gradient)
-        update = theta - state.parameters
-        info = without_model(
-            state, here, direction=-gradient, update=update, loss_after=objective.value(theta),
-            step_size=state.hyperparameters["lr"],
-        )  # fmt: skip
-        return finish(state, theta, -gradient, state.damping, moments, info)
-
-    def _move(self, state: State, gradient: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def move(self, state: State, here: Evaluation) -> Move:
         """Let `torch.optim` move a copy of each row by its own hyperparameters."""
+        gradient = here.gradient
         source = SOURCES[self.method]
         values = {name: value.tolist() for name, value in state.hyperparameters.items()}
         leaves = [nn.Parameter(row.clone()) for row in state.parameters]
@@ -101,4 +85,4 @@ class FirstOrderOptimizer:
         moments = {
             name: torch.stack([optimizer.state[leaf][name] for leaf in leaves]) for name in source.moments
         }
-        return theta, moments
+        return Move(theta, theta - state.parameters, moments)

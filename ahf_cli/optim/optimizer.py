@@ -13,10 +13,10 @@ from torch import Tensor
 from ahf_cli.hyperparameters import Clipping, Norm
 from ahf_cli.optim import rows
 from ahf_cli.optim.backtracking import armijo, backtrack
-from ahf_cli.optim.cg import CGResult, Stop
+from ahf_cli.optim.cg import CGResult
 from ahf_cli.optim.curvature import CurvatureOperator, HessianOperator, QuadraticModel
 from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
-from ahf_cli.optim.descent import LinearSolver
+from ahf_cli.optim.descent import LinearSolver, LinearSystem
 from ahf_cli.optim.objective import Evaluation, Objective
 from ahf_cli.optim.preconditioner import Preconditioner
 from ahf_cli.optim.regularized import Regularized
@@ -114,33 +114,6 @@ def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], mom
     zeros = torch.zeros(count, dtype=torch.int64, device=parameters.device)
     damping = values["damping"].clone() if "damping" in values else parameters.new_zeros(count)
     return State(parameters, torch.zeros_like(parameters), damping, zeros, zeros.clone(), moments, values)
-
-
-def without_model(
-    state: State,
-    here: Evaluation,
-    *,
-    direction: Tensor,
-    update: Tensor,
-    loss_after: Tensor,
-    step_size: Tensor,
-    products: int = 0,
-) -> StepInfo:
-    """Describe a step that solves no linear system: what belongs to one is NaN or 0."""
-    norms = here.layout.norms(direction)
-    nan = torch.full_like(loss_after, torch.nan)
-    none = torch.zeros_like(state.step)
-    smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
-    return StepInfo(
-        loss=here.loss, loss_after=loss_after, direction=direction, update=update,
-        direction_l2=norms["l2"], direction_l1=norms["l1"], direction_sum_l2=norms["sum_l2"],
-        update_l2=rows.l2(update), step_size=step_size, eq3_step_size=nan, damping=nan, damping_next=nan,
-        reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
-        smoothness_gradient=smoothness(rows.dot(here.gradient, update)),
-        smoothness_direction=smoothness(-rows.dot(direction, update)),
-        products=none + products, gradients=1, active=state.active,
-        finite=rows.finite(direction) & rows.finite(update) & rows.finite(loss_after),
-    )  # fmt: skip
 
 
 def finish(
@@ -270,7 +243,9 @@ class Optimizer:
         operator.prepare()
         gradient = here.gradient
         scaling = self.preconditioner(here, state.damping) if self.preconditioner else None
-        found = self.solver(operator, gradient, state.damping, state.direction, state.active, scaling)
+        found = self.solver(
+            LinearSystem(operator, gradient, state.damping, state.direction, state.active, scaling)
+        )
         chosen = backtrack(found, lambda s: objective.value(theta + s)) if self.backtracking else found
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual, state.damping)
         gradients = 2 if there is not here and self.curvature is HessianOperator else 1
