@@ -8,10 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.hyperparameters import Curvature, Solver, find_recipe
 from ahf_cli.optim import MartensRules, ModelObjective, Optimizer, State, compose
 from ahf_cli.optim.descent import TruncatedNewton
 from ahf_cli.optim.dual import DualNewton
+from ahf_cli.recipe import find_recipe
+from ahf_cli.structure import Curvature, Solver
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
 BATCH_SIZE = 128

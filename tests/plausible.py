@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ahf_cli.experiment.records import CHANCE_LOSS, CurveRow, StepRow, TrialResult
-from ahf_cli.hyperparameters import HYPERPARAMETERS, RECIPES, Range
+from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
+from ahf_cli.recipe import RECIPES
 from ahf_cli.report.store import Study, TrialFolders
 
 NAN = math.nan

@@ -13,7 +13,13 @@ import ahf_cli
 
 PACKAGE = Path(ahf_cli.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
-SHARED = {"ahf_cli.hyperparameters", "ahf_cli.errors", "ahf_cli.interruption"}
+SHARED = {
+    "ahf_cli.hyperparameters",
+    "ahf_cli.structure",
+    "ahf_cli.recipe",
+    "ahf_cli.errors",
+    "ahf_cli.interruption",
+}
 # A package may import itself, `SHARED` and these.
 BELOW = {
     "optim": set(),

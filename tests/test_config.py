@@ -13,7 +13,8 @@ import ahf_cli
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import Config, Setting, load, parse, parse_yaml, presets, read_yaml
 from ahf_cli.experiment.schema import NAME
-from ahf_cli.hyperparameters import Range, single_run
+from ahf_cli.hyperparameters import Range
+from ahf_cli.recipe import single_run
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 

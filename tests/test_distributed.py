@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from ahf_cli.errors import AhfError
-from ahf_cli.hyperparameters import RECIPES, Recipe
 from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.distributed import DistributedObjective
+from ahf_cli.recipe import RECIPES, Recipe
 from ahf_cli.report.store import Study
 from tests.problems import problem, rows
 

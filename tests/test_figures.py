@@ -13,7 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from ahf_cli.cli import compare
-from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.recipe import RECIPES
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
 from tests.made_up import NAN, write_study

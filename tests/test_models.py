@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ahf_cli.cli import main
-from ahf_cli.hyperparameters import RECIPES
 from ahf_cli.optim import GaussNewtonOperator, HessianOperator, compose
+from ahf_cli.recipe import RECIPES
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.models import MODELS, make
 from ahf_cli.tasks.task import Task

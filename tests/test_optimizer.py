@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from ahf_cli.hyperparameters import RECIPES, Recipe, Structure
 from ahf_cli.optim import AnyOptimizer, ModelObjective, State, StepInfo, compose
 from ahf_cli.optim.damping import ConstantDamping, LevenbergMarquardt
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
@@ -22,6 +21,8 @@ from ahf_cli.optim.step_size import (
     eq3,
 )
 from ahf_cli.optim.transform import ScaleByAdam
+from ahf_cli.recipe import RECIPES, Recipe
+from ahf_cli.structure import Structure
 from tests.problems import Quadratic, problem, rows, spd
 
 EVERY = {

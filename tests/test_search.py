@@ -17,7 +17,8 @@ from ahf_cli.experiment.records import Status, TrialResult
 from ahf_cli.experiment.search import Hooks, Search, SearchPlan
 from ahf_cli.experiment.space import sampler, suggest
 from ahf_cli.experiment.storage import open_storage
-from ahf_cli.hyperparameters import RECIPES, Range, search_range
+from ahf_cli.hyperparameters import Range
+from ahf_cli.recipe import RECIPES, search_range
 from ahf_cli.report.store import Study
 from ahf_cli.report.trial_folder import TrialFolder
 

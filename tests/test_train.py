@@ -13,7 +13,7 @@ from torch import nn
 from ahf_cli.experiment.evaluate import evaluate
 from ahf_cli.experiment.records import CHANCE_LOSS, Progress
 from ahf_cli.experiment.train import Plan, StoppedError, begin, restore, train
-from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.recipe import RECIPES
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, batch_indices

@@ -68,7 +68,7 @@ def recipes(
 ) -> None:
     """List the built-in recipes: update rule, search ranges, source, and where the code is."""
     from ahf_cli.cli import recipes as listed
-    from ahf_cli.hyperparameters import RECIPES
+    from ahf_cli.recipe import RECIPES
 
     if markdown:
         say(listed.page().rstrip("\n"))

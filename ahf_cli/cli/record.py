@@ -17,7 +17,7 @@ from ahf_cli.errors import InputError, InterruptedRunError
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
     from ahf_cli.experiment.trace import Trace
-    from ahf_cli.hyperparameters import Recipe
+    from ahf_cli.recipe import Recipe
     from ahf_cli.tasks.task import Task
 
 LARGE = 500e6

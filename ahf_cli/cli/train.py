@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ahf_cli.experiment.records import Progress, TrialResult
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
-    from ahf_cli.hyperparameters import Recipe
+    from ahf_cli.recipe import Recipe
     from ahf_cli.report.store import Study as StudyFolder
     from ahf_cli.tasks.task import Task
 
@@ -141,7 +141,7 @@ def _find(config: Config, name: str) -> Recipe:
 
 def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:
     """Parse NAME=VALUE and complete with defaults; raise InputError for everything that is wrong."""
-    from ahf_cli.hyperparameters import single_run
+    from ahf_cli.recipe import single_run
 
     values: dict[str, float] = {}
     errors: list[str] = []

@@ -17,7 +17,9 @@ from ahf_cli.errors import InputError
 from ahf_cli.experiment.recipes import Resolved, resolve_recipes
 from ahf_cli.experiment.rules import cross_problems
 from ahf_cli.experiment.schema import KeyPath, Problem, Settings, schema_problems, show, without
-from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, Recipe, choices_of, nearest
+from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, nearest
+from ahf_cli.recipe import Recipe
+from ahf_cli.structure import choices_of
 
 
 class Config(Settings):

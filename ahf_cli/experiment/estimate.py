@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ahf_cli.experiment.evaluate import evaluate
 from ahf_cli.experiment.records import StepRow
 from ahf_cli.experiment.train import Plan, begin, train
-from ahf_cli.hyperparameters import Range, Recipe, middle
+from ahf_cli.hyperparameters import Range, middle
+from ahf_cli.recipe import Recipe
 from ahf_cli.tasks.task import Task
 
 WARM_UP, TIMED = 10, 15

@@ -8,7 +8,8 @@ from typing import Any
 
 from ahf_cli.experiment.records import Progress, TrialResult
 from ahf_cli.experiment.reruns import Best, seed_of
-from ahf_cli.hyperparameters import Range, Recipe
+from ahf_cli.hyperparameters import Range
+from ahf_cli.recipe import Recipe
 
 
 @dataclass(frozen=True)

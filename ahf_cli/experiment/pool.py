@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Protocol
 
 from ahf_cli.experiment.records import Progress, TrialResult
-from ahf_cli.hyperparameters import Recipe
 from ahf_cli.interruption import SIGNALS
+from ahf_cli.recipe import Recipe
 
 
 @dataclass(frozen=True)

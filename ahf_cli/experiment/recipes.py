@@ -9,15 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ahf_cli.experiment.schema import NAME, Bounds, KeyPath, Problem, show
-from ahf_cli.hyperparameters import (
-    HYPERPARAMETERS,
-    RECIPES,
-    Hyperparameter,
-    Range,
-    Recipe,
-    nearest,
-    search_range,
-)
+from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
+from ahf_cli.recipe import RECIPES, Recipe, search_range
 
 
 @dataclass(frozen=True)

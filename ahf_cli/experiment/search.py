@@ -18,7 +18,7 @@ from ahf_cli.experiment.reruns import SEARCH_SLOT, Best, best_of
 from ahf_cli.experiment.slots import MAX_RETRIES, STOPPED, Slots
 from ahf_cli.experiment.space import fits, propose, sampler, sobol
 from ahf_cli.experiment.storage import Storage, in_memory
-from ahf_cli.hyperparameters import Recipe
+from ahf_cli.recipe import Recipe
 
 __all__ = ["Hooks", "Job", "Outcome", "Search", "SearchPlan", "WorkerPool"]
 

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ahf_cli.hyperparameters import CHOICES, Recipe, find_recipe
 from ahf_cli.optim import ModelObjective, Optimizer, State, Stop, compose
+from ahf_cli.recipe import Recipe, find_recipe
+from ahf_cli.structure import CHOICES
 from ahf_cli.tasks.lenet import LeNet
 
 Array = NDArray[Any]

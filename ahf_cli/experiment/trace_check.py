@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ahf_cli.experiment.trace import KINDS, QUANTITIES, Array, Trace, model_of, recipe_of
-from ahf_cli.hyperparameters import CHOICES, HYPERPARAMETERS, nearest
+from ahf_cli.hyperparameters import HYPERPARAMETERS, nearest
+from ahf_cli.structure import CHOICES
 
 _IMAGE = (1, 28, 28)
 _NUMBERS = "iuf"

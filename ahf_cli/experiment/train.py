@@ -13,8 +13,8 @@ import torch
 
 from ahf_cli.experiment.evaluate import evaluate
 from ahf_cli.experiment.records import CHANCE_LOSS, CurveRow, Progress, Status, StepRow, TrialResult
-from ahf_cli.hyperparameters import Recipe
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
+from ahf_cli.recipe import Recipe
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 
 _INTEGERS = ("cg_iterations",)

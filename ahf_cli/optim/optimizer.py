@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.hyperparameters import Clipping, Norm
 from ahf_cli.optim import rows
 from ahf_cli.optim.backtracking import armijo, backtrack
 from ahf_cli.optim.cg import CGResult
@@ -22,6 +21,7 @@ from ahf_cli.optim.preconditioner import Preconditioner
 from ahf_cli.optim.regularized import Regularized
 from ahf_cli.optim.step_size import StepSize, conjugate_smoothness, eq3, shortening
 from ahf_cli.optim.transform import Moments, Transform, Values
+from ahf_cli.structure import Clipping, Norm
 
 
 @dataclass(frozen=True)

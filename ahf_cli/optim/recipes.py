@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import overload
 
-from ahf_cli.hyperparameters import AnyStructure, DiagonalHessian, FirstOrder, Structure
 from ahf_cli.optim.adahessian import AdaHessian
 from ahf_cli.optim.backtracking import kept_iterates
 from ahf_cli.optim.cg import MartensRules, Rules
@@ -33,6 +32,7 @@ from ahf_cli.optim.step_size import (
     StepSize,
 )
 from ahf_cli.optim.transform import Identity, ScaleByAdam, Transform
+from ahf_cli.structure import AnyStructure, DiagonalHessian, FirstOrder, Structure
 
 CURVATURE: Mapping[str, Callable[[Evaluation], CurvatureOperator]] = {
     "hessian": HessianOperator,

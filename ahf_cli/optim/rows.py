@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ahf_cli.hyperparameters import Norm
+from ahf_cli.structure import Norm
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

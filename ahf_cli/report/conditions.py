@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ahf_cli.hyperparameters import HYPERPARAMETERS, RECIPES, Range, Recipe, choices_of
+from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
+from ahf_cli.recipe import RECIPES, Recipe
 from ahf_cli.report.study_data import StudyData
+from ahf_cli.structure import choices_of
 
 
 def differences(data: StudyData) -> list[str]:

@@ -8,15 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.hyperparameters import (
-    CHOICES,
-    RECIPES,
-    AnyStructure,
-    DiagonalHessian,
-    Recipe,
-    Structure,
-    structure_of,
-)
+from ahf_cli.recipe import RECIPES, Recipe
+from ahf_cli.structure import CHOICES, AnyStructure, DiagonalHessian, Structure, structure_of
 
 
 @dataclass(frozen=True)

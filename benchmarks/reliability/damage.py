@@ -15,7 +15,7 @@ from typing import Any
 
 from ahf_cli.experiment.pool import Job
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.hyperparameters import RECIPES
+from ahf_cli.recipe import RECIPES
 from ahf_cli.report import files
 from ahf_cli.report.store import Study
 from ahf_cli.report.trial_folder import TrialFolder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ahf_cli.experiment.pool import Job, Outcome, Report, ShouldStop, describe, is_infrastructure
 from ahf_cli.experiment.records import CurveRow, Progress, TrialRecords, TrialResult
-from ahf_cli.hyperparameters import RECIPES, search_range
+from ahf_cli.recipe import RECIPES, search_range
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.search import SearchPlan
