@@ -94,6 +94,11 @@ _PUBLISHED = Structure(
     curvature_batch="same", reduction_ratio="published", cg_rules="published", damping_rule="published"
 )
 
+_STABLE = Structure(
+    curvature="ggn", reduction_ratio="update", step_size="hyperbolic", max_iterations=10, clipping="radius"
+)
+"""what was found to train for almost all hyperparameters, and why: docs/robust-hf.md"""
+
 _PAPER = "Motokawa and Tezuka 2020"
 _LR = {"lr": Range(1e-4, 1, log=True)}
 
@@ -106,6 +111,17 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8},
             source=f"{_PAPER}, released code",
+        ),
+        Recipe(
+            "hf_stable", _STABLE, {"radius": 0.1},
+            ranges={"lr": Range(0.03, 1, log=True), "halving": Range(20, 500, log=True)},
+            source="here: docs/robust-hf.md",
+        ),
+        Recipe(
+            "adaptive_hf_stable", replace(_STABLE, step_size="eq3_repaired", moments="adam"),
+            {"radius": 0.1, "mu": 1.0},
+            ranges={"sigma": Range(0.3, 3, log=True), "smoothness": Range(1, 100, log=True)},
+            source="here: docs/robust-hf.md",
         ),
         Recipe(
             "hf_martens",

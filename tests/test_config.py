@@ -30,7 +30,8 @@ def errors(text: str) -> list[str]:
 
 
 def test_presets_are_as_described() -> None:
-    assert list(presets()) == ["attribution", "fair", "paper", "published", "quick", "robust", "smoke"]
+    names = ["attribution", "fair", "paper", "published", "quick", "robust", "smoke", "wide"]
+    assert list(presets()) == names
     paper, published, quick, smoke = map(load, ("paper", "published", "quick", "smoke"))
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
     assert paper.total_steps(50_000) == 1170
