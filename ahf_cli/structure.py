@@ -5,7 +5,7 @@ The update rules behind the names are in `ahf_cli.optim`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -27,6 +27,20 @@ Regularization = Literal["none", "l2"]
 Clipping = Literal["none", "radius", "direction"]
 Method = Literal["sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam"]
 Diagonal = Literal["adahessian"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Code of a plug-in that belongs to a recipe."""
+
+    make: Callable[..., Any]
+    """changes a composition, (Optimizer) → Optimizer, or makes another optimizer, () → AnyOptimizer"""
+    hyperparameters: tuple[str, ...] = ()
+    """names of those that it reads, beside what the structural choices use"""
+
+
+PARTS: dict[str, Parts] = {}
+"""The code of the plug-ins that are loaded, by the name of the recipe that was registered with it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class Structure:
     """whether an update longer than r, or than its direction, is shortened to that"""
     curvature_batches: int = 1
     """mini-batches in the curvature's batch, where that is independent"""
+    parts: str = ""
+    """name in `PARTS` of what changes the composition; no choice of a configuration's"""
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -103,11 +119,12 @@ class Structure:
         used |= {"weight_decay"} if self.regularization == "l2" else set()
         if self.moments == "published":
             used |= {"smoothness"}  # the released code computes Eq. 3 with it, and only logs the result
+        used |= set(PARTS[self.parts].hyperparameters) if self.parts in PARTS else set()
         return tuple(name for name in HYPERPARAMETERS if name in used)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    name: get_args(hint) for name, hint in get_type_hints(Structure).items()
+    name: get_args(hint) for name, hint in get_type_hints(Structure).items() if name != "parts"
 }
 """Structural choices of Hessian-free optimization and their values; () for the numeric ones."""
 
@@ -144,9 +161,23 @@ class DiagonalHessian:
         return _METHODS[self.diagonal]
 
 
-AnyStructure = Structure | FirstOrder | DiagonalHessian
+@dataclass(frozen=True)
+class Own:
+    """The structure of a plug-in's recipe that is made of no structural choices."""
+
+    optimizer: str
+    """name in `PARTS` of what makes it"""
+
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that it uses, in the order of `HYPERPARAMETERS`."""
+        own = PARTS[self.optimizer].hyperparameters if self.optimizer in PARTS else ()
+        return tuple(name for name in HYPERPARAMETERS if name in own)
+
+
+AnyStructure = Structure | FirstOrder | DiagonalHessian | Own
 _LATER = (
     "preconditioner", "backtracking", "line_search", "regularization", "clipping", "curvature_batches",
+    "parts",
 )  # fmt: skip
 """Choices that studies of before did not know: as good as not there where they are at their defaults."""
 
@@ -165,10 +196,10 @@ def choices_of(structure: AnyStructure) -> dict[str, Any]:
 
 def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
     """Return the structure with these choices by name; raises TypeError or ValueError for any other."""
-    for kind in (FirstOrder, DiagonalHessian):
+    for kind in (FirstOrder, DiagonalHessian, Own):
         (key,) = (f.name for f in fields(kind))
         if key in choices:
-            if choices[key] not in _METHODS:
+            if kind is not Own and choices[key] not in _METHODS:
                 raise ValueError(f"{key} must be one of {', '.join(_METHODS)}, got {choices[key]!r}")
             return kind(**choices)
     return Structure(**choices)

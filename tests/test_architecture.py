@@ -17,6 +17,7 @@ SHARED = {
     "ahf_cli.hyperparameters",
     "ahf_cli.structure",
     "ahf_cli.recipe",
+    "ahf_cli.plugin",
     "ahf_cli.errors",
     "ahf_cli.interruption",
 }

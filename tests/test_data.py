@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
@@ -19,8 +20,11 @@ from typer.testing import CliRunner
 
 from ahf_cli.cli.data import app
 from ahf_cli.errors import InputError
-from ahf_cli.tasks import data, sources
-from ahf_cli.tasks.data import load, locate, read_idx, split_rows, verify
+from ahf_cli.tasks import sources, ways
+from ahf_cli.tasks.data import load, split_rows
+from ahf_cli.tasks.datasets import DATA_SETS, DataSet
+from ahf_cli.tasks.readers import read_idx
+from ahf_cli.tasks.sources import digests, locate
 
 ARCHIVE_BYTES = {
     "train-images-idx3-ubyte.gz": 26_421_880,
@@ -28,6 +32,21 @@ ARCHIVE_BYTES = {
     "t10k-images-idx3-ubyte.gz": 4_422_102,
     "t10k-labels-idx1-ubyte.gz": 5_148,
 }  # of the archives that torchvision downloads
+
+
+FASHION = "fashion_mnist"
+
+
+def cache_folder() -> Path:
+    return sources.cache_folder(DATA_SETS[FASHION])
+
+
+def system_folder() -> Path:
+    return ways.system_folder(DATA_SETS[FASHION])
+
+
+def verify(folder: Path) -> None:
+    sources.verify(folder, DATA_SETS[FASHION])
 
 
 def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
@@ -54,12 +73,12 @@ def write(folder: Path, contents: dict[str, bytes]) -> Path:
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> Path:
-    """A machine without data; FILES are the small ones."""
-    for name, content in contents.items():
-        monkeypatch.setitem(sources.FILES, name, hashlib.sha256(content).hexdigest())
+    """A machine without data; Fashion-MNIST has the small files."""
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setitem(DATA_SETS, FASHION, replace(DATA_SETS[FASHION], files=files, training=60))
     monkeypatch.delenv("AHF_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(sources, "SYSTEM_FOLDER", tmp_path / "system")
+    monkeypatch.setattr(ways, "SYSTEM", tmp_path / "system")
     return tmp_path
 
 
@@ -68,9 +87,9 @@ def real() -> Path:
     return sources.fetch()
 
 
-def no_way(reason: str) -> sources.Way:
-    def get(cache: Path, report: sources.Report) -> Path:
-        raise sources.WayFailedError(reason)
+def no_way(reason: str) -> ways.Way:
+    def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
+        raise ways.WayFailedError(reason)
 
     return f"way {reason}", get
 
@@ -84,9 +103,9 @@ def test_the_first_place_that_holds_the_data_wins(
     with pytest.raises(InputError, match="ahf data fetch"):
         locate()
     assert locate(write(nowhere / "option", contents)) == nowhere / "option"
-    system = write(nowhere / "system", contents)
+    system = write(system_folder(), contents)
     assert locate() == system
-    cache = write(sources.cache_folder(), contents)
+    cache = write(cache_folder(), contents)
     assert nowhere in cache.parents
     assert locate() == cache
     monkeypatch.setenv("AHF_DATA_DIR", str(write(nowhere / "environment", contents)))
@@ -95,8 +114,8 @@ def test_the_first_place_that_holds_the_data_wins(
 
 
 def test_an_incomplete_cache_is_passed_over(nowhere: Path, contents: dict[str, bytes]) -> None:
-    (write(sources.cache_folder(), contents) / "t10k-labels-idx1-ubyte.gz").unlink()
-    system = write(nowhere / "system", contents)
+    (write(cache_folder(), contents) / "t10k-labels-idx1-ubyte.gz").unlink()
+    system = write(system_folder(), contents)
     assert locate() == system
 
 
@@ -107,11 +126,11 @@ def test_a_named_folder_must_hold_the_data(
     monkeypatch: pytest.MonkeyPatch,
     through_environment: bool,
 ) -> None:
-    write(nowhere / "system", contents)
+    write(system_folder(), contents)
     named = nowhere / "named"
     if through_environment:
         monkeypatch.setenv("AHF_DATA_DIR", str(named))
-    ask = partial(locate, *([] if through_environment else [named]))
+    ask = partial(locate, None if through_environment else named)
     with pytest.raises(InputError, match="named does not exist"):
         ask()
     (write(named, contents) / "t10k-labels-idx1-ubyte.gz").unlink()
@@ -122,17 +141,17 @@ def test_a_named_folder_must_hold_the_data(
 def test_fetch_fills_a_folder_that_was_named(
     nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def get(target: Path, report: sources.Report) -> Path:
+    def get(target: Path, report: ways.Report, data: DataSet) -> Path:
         return write(target, contents)
 
-    assert sources.fetch(nowhere / "new", ways=[("works", get)]) == nowhere / "new"
-    assert not sources.cache_folder().exists()
-    write(nowhere / "system", contents)
+    assert sources.fetch(nowhere / "new", tried=[("works", get)]) == nowhere / "new"
+    assert not cache_folder().exists()
+    write(system_folder(), contents)
     lines: list[str] = []
     monkeypatch.setenv("AHF_DATA_DIR", str(nowhere / "a" / "b"))
-    assert sources.fetch(report=lines.append, ways=[no_way("needless")]) == nowhere / "a" / "b" == locate()
-    assert lines == [f"copying Fashion-MNIST from {nowhere / 'system'}"]
-    assert sorted(p.name for p in (nowhere / "a" / "b").iterdir()) == sorted(sources.FILES)
+    assert sources.fetch(report=lines.append, tried=[no_way("needless")]) == nowhere / "a" / "b" == locate()
+    assert lines == [f"copying Fashion-MNIST from {system_folder()}"]
+    assert sorted(p.name for p in (nowhere / "a" / "b").iterdir()) == sorted(DATA_SETS[FASHION].files)
     monkeypatch.delenv("AHF_DATA_DIR")
     with pytest.raises(InputError, match="^data folder /proc/new cannot be written: "):
         sources.fetch(Path("/proc/new"))
@@ -141,7 +160,7 @@ def test_fetch_fills_a_folder_that_was_named(
 def test_fetch_replaces_no_damaged_file_in_a_folder_that_was_named(
     nowhere: Path, contents: dict[str, bytes]
 ) -> None:
-    write(nowhere / "system", contents)
+    write(system_folder(), contents)
     folder = write(nowhere / "mine", contents)
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"?")
@@ -158,13 +177,13 @@ def damaged(folder: Path, name: str, content: bytes) -> str:
     with pytest.raises(InputError) as caught:
         locate()
     (line,) = caught.value.lines
-    assert str(folder / name) in line and sources.FILES[name][:12] in line
+    assert str(folder / name) in line and DATA_SETS[FASHION].files[name][:12] in line
     return line
 
 
 def test_a_flipped_byte_is_refused_by_name(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(sources.cache_folder(), contents)
-    write(nowhere / "system", contents)  # whole, and yet no reason to pass the damaged one over
+    folder = write(cache_folder(), contents)
+    write(system_folder(), contents)  # whole, and yet no reason to pass the damaged one over
     name = "t10k-images-idx3-ubyte.gz"
     whole = (folder / name).read_bytes()
     for position in (0, 1, 10, len(whole) // 2, len(whole) - 9, len(whole) - 8, len(whole) - 1):
@@ -176,7 +195,7 @@ def test_a_flipped_byte_is_refused_by_name(nowhere: Path, contents: dict[str, by
 
 
 def test_a_truncated_file_is_refused_by_name(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(sources.cache_folder(), contents)
+    folder = write(cache_folder(), contents)
     name = "train-labels-idx1-ubyte.gz"
     whole = (folder / name).read_bytes()
     for length in (0, 1, 9, len(whole) // 2, len(whole) - 8, len(whole) - 1):
@@ -198,40 +217,42 @@ def test_name_and_time_in_the_gzip_header_do_not_count(nowhere: Path, contents: 
         with gzip.GzipFile(folder / name, "wb", mtime=1_500_000_000) as stream:  # also writes the name
             stream.write(content)
         assert (folder / name).read_bytes()[3] == 8
-    assert data.digests(folder) == {name: hashlib.sha256(contents[name]).hexdigest() for name in contents}
+    assert digests(folder, DATA_SETS[FASHION]) == {
+        name: hashlib.sha256(contents[name]).hexdigest() for name in contents
+    }
 
 
 # Fetching
 
 
 def test_fetch_tries_the_ways_in_order_and_only_if_needed(nowhere: Path, contents: dict[str, bytes]) -> None:
-    def get(cache: Path, report: sources.Report) -> Path:
+    def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
         return write(cache, contents)
 
     lines: list[str] = []
-    ways = [no_way("shut"), ("works", get), no_way("untried")]
-    assert sources.fetch(report=lines.append, ways=ways) == sources.cache_folder()
+    tried = [no_way("shut"), ("works", get), no_way("untried")]
+    assert sources.fetch(report=lines.append, tried=tried) == cache_folder()
     assert [line.split(":")[1].strip() for line in lines] == ["way shut", "shut", "works"]
-    assert sources.fetch(ways=[no_way("needless")]) == sources.cache_folder()
+    assert sources.fetch(tried=[no_way("needless")]) == cache_folder()
 
 
 def test_when_every_way_fails_the_error_names_each(nowhere: Path, contents: dict[str, bytes]) -> None:
-    def damages(cache: Path, report: sources.Report) -> Path:
+    def damages(cache: Path, report: ways.Report, data: DataSet) -> Path:
         return write(nowhere / "bad", contents | {"t10k-labels-idx1-ubyte.gz": b"?"})
 
-    def no_room(cache: Path, report: sources.Report) -> Path:
+    def no_room(cache: Path, report: ways.Report, data: DataSet) -> Path:
         raise OSError(28, "No space left on device")
 
-    ways = [no_way("shut"), ("damages", damages), ("no room", no_room)]
+    tried = [no_way("shut"), ("damages", damages), ("no room", no_room)]
     with pytest.raises(InputError) as caught:
-        sources.fetch(ways=ways)
+        sources.fetch(tried=tried)
     first, *failures, last = caught.value.lines
     assert "could not be fetched" in first
     assert failures[0] == "  way shut: shut"
     assert failures[1].startswith("  damages: ") and "t10k-labels-idx1-ubyte.gz is damaged" in failures[1]
     assert failures[2].startswith("  no room: ") and "No space left" in failures[2]
-    assert str(sources.cache_folder()) in last and "AHF_DATA_DIR" in last
-    assert all(name in last for name in sources.FILES)
+    assert str(cache_folder()) in last and "AHF_DATA_DIR" in last
+    assert all(name in last for name in DATA_SETS[FASHION].files)
 
 
 def test_the_torchvision_way_fills_the_cache(
@@ -246,12 +267,12 @@ def test_the_torchvision_way_fills_the_cache(
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
-        there = f"FashionMNIST.mirrors, FashionMNIST.resources = [{address!r}], {md5!r}\nFashionMNIST("
-        monkeypatch.setattr(sources, "_TORCHVISION", sources._TORCHVISION.replace("FashionMNIST(", there))
+        there = f"kind.mirrors, kind.resources = [{address!r}], {md5!r}\nkind("
+        monkeypatch.setattr(ways, "_TORCHVISION", ways._TORCHVISION.replace("kind(", there))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        cache = sources.fetch(ways=sources.WAYS[:1])
+        cache = sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[:1])
         server.shutdown()
-    assert cache == sources.cache_folder()
+    assert cache == cache_folder()
     assert {path.name for path in cache.iterdir()} == set(contents)  # and no temporary folder
 
 
@@ -262,11 +283,11 @@ def test_the_torchvision_way_fills_the_cache(
 def test_a_dead_download_ends_soon_and_leaves_nothing(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
 ) -> None:
-    monkeypatch.setattr(sources, "IMPORT_SECONDS", 1.0)
-    monkeypatch.setattr(sources, "_TORCHVISION", script)
-    with pytest.raises(sources.WayFailedError, match=reason):
-        sources.from_torchvision(sources.cache_folder(), print)
-    assert list(sources.cache_folder().iterdir()) == []
+    monkeypatch.setattr(ways, "IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr(ways, "_TORCHVISION", script)
+    with pytest.raises(ways.WayFailedError, match=reason):
+        ways.from_torchvision(cache_folder(), print, DATA_SETS[FASHION])
+    assert list(cache_folder().iterdir()) == []
 
 
 def fake_apt(
@@ -277,19 +298,19 @@ def fake_apt(
 
     def run(*command: str, folder: Path | None = None) -> None:
         if command[0] == "dpkg-deb":
-            write(Path(command[3]) / sources.SYSTEM_FOLDER.relative_to("/"), contents)
+            write(Path(command[3]) / system_folder().relative_to("/"), contents)
             return
         words = [word for word in command[1:] if not word.startswith("-")]
         calls.append(words[0])
         if len(calls) <= refuse:
-            raise sources.WayFailedError(f"apt-get: no {words[0]}")
+            raise ways.WayFailedError(f"apt-get: no {words[0]}")
         if words[0] == "download":
             assert folder is not None
             (folder / "it.deb").touch()
         if words[0] == "install":
-            write(sources.SYSTEM_FOLDER, contents)
+            write(system_folder(), contents)
 
-    monkeypatch.setattr(sources, "_run", run)
+    monkeypatch.setattr(ways, "_run", run)
     monkeypatch.setattr("shutil.which", lambda name: name)
     return calls
 
@@ -309,8 +330,8 @@ def test_the_debian_way_installs_as_root_and_else_unpacks(
 ) -> None:  # fmt: skip
     calls = fake_apt(monkeypatch, nowhere, contents, refuse)
     monkeypatch.setattr("os.geteuid", lambda: user)
-    folder = sources.fetch(ways=sources.WAYS[1:])
-    assert folder == (sources.SYSTEM_FOLDER if user == 0 else sources.cache_folder())
+    folder = sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
+    assert folder == (system_folder() if user == 0 else cache_folder())
     assert calls == expected
     assert {path.name for path in folder.iterdir()} == set(contents)
 
@@ -321,36 +342,36 @@ def test_the_debian_way_says_why_it_failed(
     fake_apt(monkeypatch, nowhere, contents, 9)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(InputError, match=r"apt-get: no install \(and update: apt-get: no update\)"):
-        sources.fetch(ways=sources.WAYS[1:])
+        sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match="no apt-get on this system"):
-        sources.fetch(ways=sources.WAYS[1:])
+        sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
 
 
 def test_two_fetches_at_once_do_not_harm_each_other(nowhere: Path, contents: dict[str, bytes]) -> None:
     both = threading.Barrier(2)
     found: list[Path] = []
 
-    def get(cache: Path, report: sources.Report) -> Path:
-        with sources._temporary(cache) as name:
+    def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
+        with ways.temporary(cache) as name:
             folder = write(Path(name, "files"), contents)
             both.wait(10)
-            return sources._move(folder, cache)
+            return ways.move(folder, cache, data)
 
-    work = [threading.Thread(target=lambda: found.append(sources.fetch(ways=[("get", get)]))) for _ in "12"]
+    work = [threading.Thread(target=lambda: found.append(sources.fetch(tried=[("get", get)]))) for _ in "12"]
     for thread in work:
         thread.start()
     for thread in work:
         thread.join()
-    assert found == [sources.cache_folder()] * 2
-    assert {path.name for path in sources.cache_folder().iterdir()} == set(contents)
+    assert found == [cache_folder()] * 2
+    assert {path.name for path in cache_folder().iterdir()} == set(contents)
 
 
 # Reading
 
 
 def test_loading_small_sets(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(nowhere / "system", contents)
+    folder = write(system_folder(), contents)
     paper, full = load(folder, "paper"), load(folder, "full")
     assert paper.validation is not None and full.validation is None
     assert (len(paper.train), len(paper.validation), len(paper.test)) == (50, 10, 10)
@@ -365,11 +386,11 @@ def test_loading_small_sets(nowhere: Path, contents: dict[str, bytes]) -> None:
     assert moved.images.is_meta and moved.labels.is_meta and len(moved) == 10
 
 
-@pytest.mark.parametrize(("subset", "sizes"), [(1, (1, 1, 1)), (20, (20, 10, 10)), (60_000, (50, 10, 10))])
+@pytest.mark.parametrize(("subset", "sizes"), [(1, (1, 1, 1)), (20, (20, 10, 10)), (60, (50, 10, 10))])
 def test_a_subset_is_the_beginning(
     nowhere: Path, contents: dict[str, bytes], subset: int, sizes: tuple[int, int, int]
 ) -> None:
-    folder = write(nowhere / "system", contents)
+    folder = write(system_folder(), contents)
     whole, part = load(folder, "paper"), load(folder, "paper", subset)
     assert whole.validation is not None and part.validation is not None
     assert (len(part.train), len(part.validation), len(part.test)) == sizes
@@ -378,9 +399,9 @@ def test_a_subset_is_the_beginning(
 
 
 def test_bad_arguments_of_load(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(nowhere / "system", contents)
-    for subset in (0, -1, 60_001):
-        with pytest.raises(InputError, match=rf"subset must be in \[1, 60000\], got {subset}"):
+    folder = write(system_folder(), contents)
+    for subset in (0, -1, 61):
+        with pytest.raises(InputError, match=rf"subset must be in \[1, 60\], got {subset}"):
             load(folder, "paper", subset)
     with pytest.raises(InputError, match="split must be one of paper, full, got 'papr'"):
         load(folder, "papr")  # type: ignore[arg-type]
@@ -444,7 +465,7 @@ def test_the_first_images_are_those_of_the_file(real: Path) -> None:
 def test_the_files_are_those_of_torchvision(real: Path) -> None:
     # Debian's archives differ from torchvision's in the header alone: they are shorter by the file's name.
     md5 = dict(import_module("torchvision.datasets").FashionMNIST.resources)
-    assert set(md5) == set(data.FILES)
+    assert set(md5) == set(DATA_SETS[FASHION].files)
     for name, expected in md5.items():
         archive = (real / name).read_bytes()
         if hashlib.md5(archive).hexdigest() != expected:
@@ -461,14 +482,16 @@ def test_importing_the_data_module_leaves_torch_alone() -> None:
 
 
 def test_the_commands_print_the_folder(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(nowhere / "system", contents)
+    folder = write(system_folder(), contents)
     for command in ("fetch", "verify", "path"):
         result = CliRunner().invoke(app, [command])
         assert (result.exit_code, result.stdout) == (0, f"{folder}\n")
         quiet = CliRunner().invoke(app, [command, "-q", "--json"])
         assert (quiet.exit_code, quiet.stderr) == (0, "")
         assert json.loads(quiet.stdout)["folder"] == str(folder)
-        assert json.loads(quiet.stdout)["files"] == {name: sources.FILES[name] for name in contents}
+        assert json.loads(quiet.stdout)["files"] == {
+            name: DATA_SETS[FASHION].files[name] for name in contents
+        }
     assert CliRunner().invoke(app, ["verify"]).stderr.count("ok ") == 4
 
 
@@ -494,7 +517,7 @@ def test_the_folder_comes_from_the_option_or_the_environment(
 def test_the_commands_raise_input_errors(
     nowhere: Path, contents: dict[str, bytes], command: str, folder: str, line: str
 ) -> None:
-    write(nowhere / "system", contents)
+    write(system_folder(), contents)
     (nowhere / "file").touch()
     result = CliRunner().invoke(app, [command, "--data-dir", folder and str(nowhere / folder)])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2

@@ -12,8 +12,8 @@ from torch import nn
 from ahf_cli.cli import main
 from ahf_cli.optim import GaussNewtonOperator, HessianOperator, compose
 from ahf_cli.recipe import RECIPES
+from ahf_cli.tasks.catalogue import MODELS, make_model
 from ahf_cli.tasks.data import LabelledImages, Split
-from ahf_cli.tasks.models import MODELS, make
 from ahf_cli.tasks.task import Task
 
 PARAMETERS = {  # by hand, from the layers' sizes; for one channel of 28 × 28 and three of 32 × 32
@@ -36,7 +36,7 @@ def images(shape: tuple[int, int, int], classes: int, count: int = 8) -> Split:
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 32, 32), 10), ((3, 32, 32), 100)])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_takes_images_of_every_task(name: str, shape: tuple[int, int, int], classes: int) -> None:
-    model = make(name, shape, classes)
+    model = make_model(name, shape, classes)
     assert not model.training or not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert model(torch.rand(2, *shape)).shape == (2, classes)
     expected = PARAMETERS[name][shape[0] == 3]
@@ -88,4 +88,4 @@ def test_a_model_by_name_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().err
     assert "task.model: must be one of lenet, mlp, net3c3d, alexnet_small, resnet34, got 'mpl'; did" in said
     assert main(["train", "hf", *words[2:], "--record", str(tmp_path / "t.npz")]) == 2
-    assert "--record: a trace is of LeNet, got task.model mlp" in capsys.readouterr().err
+    assert "--record: a trace is of LeNet and cross-entropy, got task.model mlp" in capsys.readouterr().err

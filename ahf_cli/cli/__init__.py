@@ -26,6 +26,7 @@ from ahf_cli.cli import (
     verify,
     worker,
 )
+from ahf_cli.cli.plugins import with_plugins
 from ahf_cli.errors import AhfError, InterruptedRunError
 from ahf_cli.interruption import resume_line, scrub
 
@@ -90,10 +91,13 @@ def _ahf(
 
 
 for _name, _command in COMMANDS.items():
-    app.command(_name, epilog=EPILOG)(_command)
+    app.command(_name, epilog=EPILOG)(with_plugins(_command))
 for _name, _application in GROUPS.items():
     for _member in _application.registered_commands:
         _member.epilog = EPILOG
+        _member.callback = with_plugins(_member.callback) if _member.callback else None
+    if (_info := _application.registered_callback) and _info.callback:
+        _info.callback = with_plugins(_info.callback)
     app.add_typer(_application, name=_name, epilog=EPILOG)
 
 

@@ -1,4 +1,4 @@
-"""`ahf data`: fetch, verify and find the Fashion-MNIST files."""
+"""`ahf data`: fetch, verify and find the files of the data sets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from ahf_cli.errors import InputError
-from ahf_cli.tasks import sources
+from ahf_cli.tasks import digests, sources
+from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 
 app = typer.Typer(
-    help="Fetch, verify and find the Fashion-MNIST files.",
+    help="Fetch, verify and find the files of the data sets.",
     pretty_exceptions_show_locals=False,
     no_args_is_help=True,
 )
@@ -25,6 +26,10 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+Name = Annotated[
+    str,
+    typer.Argument(metavar="[NAME]", help=f"Data set: {', '.join(DATA_SETS)}.", show_default=True),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -32,51 +37,69 @@ DataDir = Annotated[
         parser=_folder,
         metavar="DIR",
         envvar=sources.ENVIRONMENT,
-        help="Folder that holds the four .gz files.",
+        help="Folder that holds the files, or has a sub-folder with them that is named like the data set, "
+        "such as cifar10; MNIST, whose files are named like Fashion-MNIST's, is always in a sub-folder.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print folder and digests as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress lines on stderr.")]
+FASHION_MNIST = "fashion_mnist"
 
 
 def _log(quiet: bool) -> sources.Report:
     return lambda line: None if quiet else typer.echo(line, err=True)
 
 
-def _print(folder: Path, as_json: bool) -> None:
+def _find(name: str) -> DataSet:
+    """Return a data set that has files."""
+    data = sources.find(name)
+    if not data.files:
+        raise InputError(f"data set {name!r} is made by a plug-in and has no files")
+    return data
+
+
+def _print(folder: Path, as_json: bool, data: DataSet) -> None:
     if as_json:
-        digests = sources.digests(folder)
-        document = {"folder": str(folder), "digest": "SHA-256 of the unpacked content", "files": digests}
-        typer.echo(json.dumps(document, indent=2))
+        what = "SHA-256 of the unpacked content" if data.unpacked else "SHA-256"
+        files = digests.digests(folder, data)
+        typer.echo(json.dumps({"folder": str(folder), "digest": what, "files": files}, indent=2))
     else:
         typer.echo(str(folder))
 
 
 @app.command()
-def fetch(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def fetch(
+    name: Name = FASHION_MNIST, data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """Get the data unless they are here already; print their folder.
 
-    Looked for in the user's cache and /usr/share/datasets/fashion-mnist; otherwise torchvision downloads them
-    into the cache, or apt-get gets Debian's package of them.  A folder named by --data-dir or AHF_DATA_DIR is
-    made if need be, and gets copies of the files that it lacks.
+    Looked for in the user's cache and, Fashion-MNIST, where Debian's package puts it; otherwise torchvision
+    downloads them into the cache, or apt-get gets that package.  A folder named by --data-dir or AHF_DATA_DIR
+    is made if need be, and gets copies of the files that it lacks.
     """
-    log = _log(quiet)
-    folder = sources.fetch(data_dir, log)
-    log(f"Fashion-MNIST is complete and verified in {folder}")
-    _print(folder, as_json)
+    log, data = _log(quiet), _find(name)
+    folder = sources.fetch(data_dir, log, data=data)
+    log(f"{data.title} is complete and verified in {folder}")
+    _print(folder, as_json, data)
 
 
 @app.command()
-def verify(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Check all four files against their known SHA-256; print their folder."""
-    folder = sources.locate(data_dir)
+def verify(
+    name: Name = FASHION_MNIST, data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Check all files against their known SHA-256; print their folder."""
+    data = _find(name)
+    folder = sources.locate(data_dir, data)
     log = _log(quiet)
-    for name, digest in sources.digests(folder).items():
-        log(f"ok  {name}  {digest[: sources.SHOWN]}…")
-    _print(folder, as_json)
+    for file, digest in digests.digests(folder, data).items():
+        log(f"ok  {file}  {digest[: digests.SHOWN]}…")
+    _print(folder, as_json, data)
 
 
 @app.command()
-def path(data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def path(
+    name: Name = FASHION_MNIST, data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """Print the folder of the data, verified."""
-    _print(sources.locate(data_dir), as_json)
+    data = _find(name)
+    _print(sources.locate(data_dir, data), as_json, data)

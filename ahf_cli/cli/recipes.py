@@ -9,7 +9,7 @@ from typing import Any
 
 from ahf_cli.hyperparameters import HYPERPARAMETERS
 from ahf_cli.recipe import RECIPES, Recipe, search_range
-from ahf_cli.structure import DiagonalHessian, FirstOrder, Structure, choices_of
+from ahf_cli.structure import PARTS, DiagonalHessian, FirstOrder, Own, Structure, choices_of
 
 RULES = {
     "sgd_momentum": "b ← γ b + g;  u = −α b",
@@ -26,6 +26,7 @@ _UPDATE = {
     "adam": "m ← β₁ m + (1−β₁) δ;  v ← β₂ v + (1−β₂) δ²;  u = α m̂ / (√v̂ + μ)",
     "published": "m ← δ + β₁/(1−β₁) m;  v ← δ² + β₂/(1−β₂) v;  u = α m / (√v + μ)",
 }
+_CLIPPING = {"radius": "‖u‖ cut to r", "direction": "‖u‖ cut to ‖δ‖"}
 _STEP = {
     "constant": "",
     "hyperbolic": "α_t = α / (1 + (t−1)/τ)",
@@ -41,6 +42,8 @@ def rule(recipe: Recipe) -> str:
         return RULES[s.method]
     if isinstance(s, DiagonalHessian):
         return RULES[s.diagonal]
+    if isinstance(s, Own):
+        return _said(s.optimizer)
     batch = "a second batch" if s.curvature_batch == "independent" else "the gradient's batch"
     parts = [
         f"{_MATRIX[s.curvature]} on {batch}",
@@ -51,7 +54,15 @@ def rule(recipe: Recipe) -> str:
     parts += ["preconditioned"] if s.preconditioner != "none" else []
     parts += ["the best iterate of CG"] if s.backtracking != "none" else []
     parts += ["α shortened by a line search"] if s.line_search != "none" else []
+    parts += [_CLIPPING[s.clipping]] if s.clipping != "none" else []
+    parts += [_said(s.parts)] if s.parts else []
     return ";  ".join(part for part in parts if part)
+
+
+def _said(name: str) -> str:
+    """Return the first line of what a plug-in says of its code."""
+    text = inspect.getdoc(PARTS[name].make) or ""
+    return text.partition("\n")[0].rstrip(".") or "a plug-in's own"
 
 
 def document(recipe: Recipe) -> dict[str, Any]:
@@ -87,7 +98,8 @@ def code(recipe: Recipe) -> Iterator[tuple[str, str, int]]:
     for part in parts:
         kind = part if isinstance(part, type) else type(part)
         if part is not None:
-            file = Path(inspect.getfile(kind)).relative_to(root)
+            file = Path(inspect.getfile(kind))
+            file = file.relative_to(root) if file.is_relative_to(root) else file
             yield kind.__name__, file.as_posix(), inspect.getsourcelines(kind)[1]
 
 

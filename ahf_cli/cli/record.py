@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +47,11 @@ def record_trace(
         raise InputError(
             "--record: a trace has batches of one size, and this recipe has curvature_batches > 1"
         )
-    if config.task.model != "lenet":
-        raise InputError(f"--record: a trace is of LeNet, got task.model {config.task.model}")
+    for key, needed in (("model", "lenet"), ("loss", "cross_entropy")):
+        if (found := getattr(config.task, key)) != needed:
+            raise InputError(f"--record: a trace is of LeNet and cross-entropy, got task.{key} {found}")
+    if recipe.choices.parts:
+        raise InputError(f"--record: a trace is of built-in parts, and {recipe.name!r} has a plug-in's")
     if config.run.device == "cuda":
         raise InputError("--record runs on the CPU: leave out run.device cuda")
     _check_target(file)
@@ -98,14 +101,17 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
     from ahf_cli.cli.progress import Display
     from ahf_cli.experiment.records import Progress
     from ahf_cli.experiment.trace import run
+    from ahf_cli.structure import CHOICES
+    from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 
     independent = recipe.choices.curvature_batch == "independent"
     streams = [GRADIENT_STREAM, CURVATURE_STREAM] if independent else [GRADIENT_STREAM]
     spec, steps = session.task_spec(config), session.plan_of(config).steps
     log(f"{recipe.name}: {steps} steps in float64", quiet)
-    _warn_of_size(len(streams) * steps * config.task.batch_size, steps)
-    task = Task.lenet(spec.folder, spec.split, spec.batch_size, "cpu", spec.subset, torch.float64)
+    numbers = math.prod(DATA_SETS[config.task.data].shape)
+    _warn_of_size(len(streams) * steps * config.task.batch_size, numbers, steps)
+    task = Task.on(spec.read(), "lenet", spec.batch_size, "cpu", torch.float64)
     batches = [task.batch(config.seed, stream, step) for stream in streams for step in range(steps)]
     x = np.concatenate([b.inputs.numpy() for b in batches])
     y = np.concatenate([b.targets.numpy() for b in batches])
@@ -115,7 +121,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
         "recipe": (recipe.name, *recipe.lineage)[-1],
         "steps": steps,
         "batch": task.batch_size,
-        **asdict(recipe.structure),
+        **{key: getattr(recipe.choices, key) for key in CHOICES},
         **params,
     }
     with Display(recipe.name, 0, 1, quiet) as display:
@@ -126,10 +132,8 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
         return run(setup, recipe, x, y, _initial(task, config.seed), shown)
 
 
-def _warn_of_size(examples: int, steps: int) -> None:
-    from ahf_cli.tasks.data import SIDE
-
-    size = examples * SIDE**2 * 8
+def _warn_of_size(examples: int, numbers: int, steps: int) -> None:
+    size = examples * numbers * 8
     if size >= LARGE:
         log(
             f"warning: {steps} steps see {examples:,} examples, {size / 1e9:.1f} GB of memory in float64 and "

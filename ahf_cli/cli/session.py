@@ -34,16 +34,33 @@ def task_spec(config: Config) -> TaskSpec:
     """Find data and device."""
     from ahf_cli.experiment.environment import resolve_device
     from ahf_cli.experiment.worker import TaskSpec
-    from ahf_cli.tasks.data import locate
+    from ahf_cli.plugin import LOADED
+    from ahf_cli.tasks.datasets import DATA_SETS
+    from ahf_cli.tasks.sources import locate
 
     device = resolve_device(config.run.device)
     task = config.task
-    return TaskSpec(locate(), task.split, task.batch_size, task.subset, device, task.model)
+    data = DATA_SETS[task.data]
+    folder = locate(data=data) if data.files else None
+    return TaskSpec(
+        folder, task.split, task.batch_size, task.subset, device, task.model, task.loss, task.data,
+        tuple(LOADED),
+    )  # fmt: skip
+
+
+def used_plugins(config: Config) -> dict[str, bytes]:
+    """Return the files of the plug-ins that a configuration's recipes, task or hyperparameters come from."""
+    from ahf_cli.plugin import LOADED
+
+    used = set(config.plugins.values())
+    return {plugin.path.name: plugin.content for plugin in LOADED.values() if plugin.digest in used}
 
 
 def train_size(config: Config) -> int:
     """Number of training images of a configuration's split."""
-    whole = 50_000 if config.task.split == "paper" else 60_000
+    from ahf_cli.tasks.datasets import training_size
+
+    whole = training_size(config.task.data, config.task.split)
     return min(config.task.subset or whole, whole)
 
 
@@ -83,7 +100,8 @@ def threads_of(device: str) -> int:
 def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
     """Return the record of what this session runs on."""
     from ahf_cli.experiment.environment import describe
-    from ahf_cli.tasks.data import digests
+    from ahf_cli.tasks.datasets import DATA_SETS
+    from ahf_cli.tasks.digests import digests
 
     fair = config.search.design == "fair"
     return {
@@ -92,7 +110,7 @@ def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
         "workers": workers,
         "threads": 1 if spec.device == "cpu" else None,
         "seeds": {"training": config.seed, "sampler": config.seed},
-        "data": digests(spec.folder),
+        "data": digests(spec.folder, DATA_SETS[spec.data]) if spec.folder else {},
         "plan": dict.fromkeys(config.searched, config.search.trials),
         **({"rerun_plan": dict.fromkeys(config.searched, config.search.reruns)} if fair else {}),
     }
@@ -126,6 +144,7 @@ def run_search(
         InterruptedRunError: stopped by a signal; the same command resumes.
     """
     from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
+    from ahf_cli.report.copies import keep_plugins
 
     started = time.monotonic()
     # All that can be wrong is found before anything is written.
@@ -141,6 +160,7 @@ def run_search(
     _say_fewer(study, config, quiet)
     study.open_for_writing(config.to_yaml(), config.identity(), about)
     with study:
+        keep_plugins(study.folder, used_plugins(config))
         before = study.result_files()
         search = search_plan(config, workers, batch, stream, study.manifest()["created"] if opened else "")
         done = conduct(

@@ -193,6 +193,7 @@ def _run(
 ) -> dict[str, Any]:
     """Train, or find that it is done, and return what a person or program wants to know of it."""
     from ahf_cli.experiment.ranks import shared
+    from ahf_cli.report.copies import keep_plugins
     from ahf_cli.report.figures import figure_2
     from ahf_cli.report.store import Study as StudyFolder
     from ahf_cli.report.store import curves_frame, trials_frame
@@ -205,6 +206,7 @@ def _run(
     own |= {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
     folder.open_for_writing(config.to_yaml(), identity, own)
     with folder:
+        keep_plugins(folder.folder, session.used_plugins(config.for_recipe(recipe.name)))
         result = folder.trial(recipe.name, 0).result()
         if result is not None:
             shared(ranks, None)

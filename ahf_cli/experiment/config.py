@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.recipes import Resolved, resolve_recipes
 from ahf_cli.experiment.rules import cross_problems
-from ahf_cli.experiment.schema import KeyPath, Problem, Settings, schema_problems, show, without
+from ahf_cli.experiment.schema import KeyPath, Problem, Settings, Task, schema_problems, show, without
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, nearest
+from ahf_cli.plugin import origins
 from ahf_cli.recipe import Recipe
 from ahf_cli.structure import choices_of
 
@@ -79,7 +80,7 @@ class Config(Settings):
         resolved = {name: self._find(name) for name in self.searched}
         return {
             "seed": self.seed,
-            "task": self.task.model_dump(),
+            "task": self.task.model_dump(exclude={"loss"} if self.task.loss == Task().loss else None),
             "train": self.train.model_dump(exclude={"epochs"} if self.train.steps else None),
             "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
             "recipes": {
@@ -89,7 +90,19 @@ class Config(Settings):
             "spaces": {
                 name: {key: asdict(found) for key, found in r.space.items()} for name, r in resolved.items()
             },
+            **({"plugins": self.plugins} if self.plugins else {}),
         }
+
+    @cached_property
+    def plugins(self) -> dict[str, str]:
+        """SHA-256 of the plug-ins that what is searched and trained comes from, by kind and name."""
+        of_task = [("data set", self.task.data), ("model", self.task.model), ("loss", self.task.loss)]
+        recipes = [self._find(name).recipe for name in self.searched]
+        names = dict.fromkeys(name for r in recipes for name in (r.name, *r.lineage))
+        used = dict.fromkeys(key for r in recipes for key in r.hyperparameters)
+        return origins(
+            [*of_task, *(("recipe", name) for name in names), *(("hyperparameter", key) for key in used)]
+        )
 
     def plain(self) -> dict[str, Any]:
         """Return all keys with their values as plain data, from which `parse` makes an equal one."""

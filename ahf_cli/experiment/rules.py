@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ahf_cli.experiment.recipes import resolve_recipes
+from collections.abc import Iterable, Mapping
+
+from ahf_cli.experiment.recipes import Resolved, resolve_recipes
 from ahf_cli.experiment.schema import KeyPath, Problem, Settings, show
 from ahf_cli.hyperparameters import nearest
+from ahf_cli.structure import Structure
+from ahf_cli.tasks.catalogue import LOSSES, MODELS
+from ahf_cli.tasks.datasets import DATA_SETS, training_size
 
 
 def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
@@ -23,7 +28,9 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
         if config.search.recipes.count(name) > 1:
             problems.append((("search", "recipes"), f"names must not repeat, got {show(name)} twice"))
     problems += _search_problems(config)
-    whole = 50_000 if config.task.split == "paper" else 60_000
+    problems += _task_problems(config, resolved)
+    known_data = config.task.data in DATA_SETS
+    whole = training_size(config.task.data, config.task.split) if known_data else 10**9
     if config.task.subset is not None and config.task.subset > whole:
         rule = f"must be ≤ {whole}, the training images of task.split {config.task.split}"
         problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
@@ -31,6 +38,29 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
         rule = f"must be ≥ task.batch_size ({config.task.batch_size})"
         problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
     return problems
+
+
+def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) -> list[Problem]:
+    """List unknown names of the task, and recipes that need more of a loss than it has."""
+    problems: list[Problem] = []
+    for key, known in (("data", DATA_SETS), ("model", MODELS), ("loss", LOSSES)):
+        name = getattr(config.task, key)
+        if name not in known:
+            rule = f"must be one of {', '.join(known)}, got {show(name)}"
+            problems.append((("task", key), rule + _meant(name, known)))
+    loss = LOSSES.get(config.task.loss)
+    for name in config.search.recipes if loss and not loss.distribution else ():
+        found = resolved.get(name)
+        choices = found.recipe.structure if found else None
+        if isinstance(choices, Structure) and (choices.solver == "dual" or choices.curvature == "fisher"):
+            rule = "must be the negative log-likelihood of a distribution, as cross_entropy is, for recipe"
+            problems.append((("task", "loss"), f"{rule} {name}, got {show(config.task.loss)}"))
+    return problems
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    hint = nearest(name, known)
+    return hint if "did you mean" in hint else ""
 
 
 def _search_problems(config: Settings) -> list[Problem]:

@@ -65,9 +65,10 @@ class _Section(BaseModel):
 class Task(_Section):
     """What is trained."""
 
-    data: Literal["fashion_mnist"] = "fashion_mnist"
+    data: Annotated[str, Field(description="the name of a data set")] = "fashion_mnist"
     split: Literal["paper", "full"] = "paper"
-    model: Literal["lenet", "mlp", "net3c3d", "alexnet_small", "resnet34"] = "lenet"
+    model: Annotated[str, Field(description="the name of a model")] = "lenet"
+    loss: Annotated[str, Field(description="the name of a loss")] = "cross_entropy"
     batch_size: Count = 128
     subset: OptionalCount = None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.multiprocessing  # from here on, processes hand tensors over by reference
 
+from ahf_cli import plugin
 from ahf_cli.experiment.pool import (
     Job,
     Outcome,
@@ -26,6 +27,7 @@ from ahf_cli.experiment.pool import (
 from ahf_cli.experiment.records import CurveRow, Progress, TrialRecords, TrialResult
 from ahf_cli.experiment.train import Batch, Plan, StoppedError, begin, restore, train
 from ahf_cli.tasks.data import Split, SplitName, load
+from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.task import Task
 
 
@@ -33,24 +35,33 @@ from ahf_cli.tasks.task import Task
 class TaskSpec:
     """How a process gets its task."""
 
-    folder: Path
+    folder: Path | None
+    """where the files of the data set are; None where it has none"""
     split: SplitName
     batch_size: int
     subset: int | None
     device: str
     model: str = "lenet"
+    loss: str = "cross_entropy"
+    data: str = "fashion_mnist"
+    plugins: tuple[Path, ...] = ()
+    """what a process loads before all else"""
 
     def load(self) -> Task:
         """Load the data."""
-        return self.on(load(self.folder, self.split, self.subset))
+        return self.on(self.read())
+
+    def read(self) -> Split:
+        """Return the data."""
+        return load(self.folder, self.split, self.subset, DATA_SETS[self.data])
 
     def on(self, data: Split) -> Task:
         """Take data that are loaded already."""
-        return Task.on(data, self.model, self.batch_size, self.device)
+        return Task.on(data, self.model, self.batch_size, self.device, loss=self.loss)
 
     def shared(self) -> Split | None:
         """Load the data into memory that spawned processes share; None where the system has none to give."""
-        data = load(self.folder, self.split, self.subset)
+        data = self.read()
         try:
             for images in (data.train, data.validation, data.test):
                 if images is not None:
@@ -158,6 +169,7 @@ class Trainer:
     def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
         """Prepare this process."""
         torch.set_num_threads(self.threads)
+        plugin.load(self.spec.plugins)
         last: dict[tuple[str, int], float] = {}
 
         def seldom(progress: Progress) -> None:

@@ -80,6 +80,35 @@ class SoftmaxCrossEntropy:
         return reflected.movedim(-2, 1) * scale
 
 
+class MeanLoss:
+    """L of any function of one trial's outputs and the targets that is a mean over examples.
+
+    Args:
+        function: (N, …), (N, …) → (), differentiable twice.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
+        self.function = function
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """L; (K, N, …), (N, …) → (K,)."""
+        return torch.stack([self.function(own, targets) for own in outputs.unbind(0)])
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        """H_L = ∂²L/∂z² at these outputs, by double backward."""
+        z = outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            return autograd_hessian(self.value(z, targets).sum(), z)  # rows are independent of each other
+
+    def fisher(self, outputs: Tensor) -> OutputOperator:
+        """Raise ValueError: which distribution the loss belongs to is not known."""
+        raise ValueError("curvature: fisher needs a loss of a known distribution, such as cross_entropy")
+
+    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Raise ValueError: a factor of H_L is not known."""
+        raise ValueError("solver: dual needs a loss with a known factor of H_L, such as cross_entropy")
+
+
 def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:
     """H_L of any loss that is a graph of its outputs, by double backward.
 

@@ -32,7 +32,7 @@ from ahf_cli.optim.step_size import (
     StepSize,
 )
 from ahf_cli.optim.transform import Identity, ScaleByAdam, Transform
-from ahf_cli.structure import AnyStructure, DiagonalHessian, FirstOrder, Structure
+from ahf_cli.structure import PARTS, AnyStructure, DiagonalHessian, FirstOrder, Own, Structure
 
 CURVATURE: Mapping[str, Callable[[Evaluation], CurvatureOperator]] = {
     "hessian": HessianOperator,
@@ -77,8 +77,11 @@ def compose(structure: AnyStructure) -> AnyOptimizer:
         return FirstOrderOptimizer(structure.method)
     if isinstance(structure, DiagonalHessian):
         return AdaHessian()
+    if isinstance(structure, Own):
+        own: AnyOptimizer = PARTS[structure.optimizer].make()
+        return own
     keep = kept_iterates(structure.max_iterations) if structure.backtracking == "martens" else ()
-    return Optimizer(
+    optimizer = Optimizer(
         curvature=CURVATURE[structure.curvature],
         independent_batch=structure.curvature_batch == "independent",
         solver=_solver(structure, keep),
@@ -94,6 +97,8 @@ def compose(structure: AnyStructure) -> AnyOptimizer:
         clipping=structure.clipping,
         curvature_batches=structure.curvature_batches,
     )
+    changed: Optimizer = PARTS[structure.parts].make(optimizer) if structure.parts else optimizer
+    return changed
 
 
 def _solver(structure: Structure, keep: Collection[int]) -> LinearSolver:

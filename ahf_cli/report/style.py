@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.recipe import RECIPES, Recipe
-from ahf_cli.structure import CHOICES, AnyStructure, DiagonalHessian, Structure, structure_of
+from ahf_cli.structure import CHOICES, AnyStructure, DiagonalHessian, Own, Structure, structure_of
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ SENTENCES = {
     "adahessian": "Adam with randomly probed Hessian diagonals in place of the gradient's squares.",
 }
 """What the recipes are that solve no linear system."""
+OWN, CHANGED = "an optimizer of a plug-in.", "parts changed by a plug-in"
 OTHER_VECTOR = (
     "the reduction ratio divides the change at the update, whose size does not follow the direction's, by "
     "the model at the direction"
@@ -120,6 +121,8 @@ def _style(index: int) -> Style:
 
 def explain(name: str, structure: AnyStructure) -> str:
     """Say in one sentence what a recipe is, from its structural choices."""
+    if isinstance(structure, Own):
+        return OWN
     if not isinstance(structure, Structure):
         return SENTENCES[structure.diagonal if isinstance(structure, DiagonalHessian) else structure.method]
     chosen = {key: getattr(structure, key) for key in CHOICES}
@@ -131,7 +134,8 @@ def explain(name: str, structure: AnyStructure) -> str:
             parts[parts.index(EXPLANATIONS["moments", "published"])] = "the released code's moments"
     if structure.moments != "none":
         parts = [OTHER_VECTOR if p == EXPLANATIONS["reduction_ratio", "published"] else p for p in parts]
-    origin = "" if name in RECIPES else f"{_origin(structure)}: "
+    parts += [CHANGED] if structure.parts else []
+    origin = "" if name in RECIPES and not structure.parts else f"{_origin(structure)}: "
     return f"{origin}{'; '.join(parts)}."
 
 

@@ -1,8 +1,8 @@
-"""The models by name, for images of any number of channels and classes."""
+"""The built-in models, for images of any number of channels and classes; `catalogue` has their names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from ahf_cli.tasks.lenet import LeNet
 
 Shape = tuple[int, int, int]
 """channels, height, width of an image"""
-Make = Callable[[Shape, int], nn.Module]
 
 
 def lenet(shape: Shape, classes: int) -> nn.Module:
@@ -19,11 +18,10 @@ def lenet(shape: Shape, classes: int) -> nn.Module:
     return LeNet(shape, classes)
 
 
-def mlp(shape: Shape, classes: int) -> nn.Module:
-    """A multilayer perceptron with two hidden layers of 256 and 128 and ReLU."""
-    channels, height, width = shape
+def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A multilayer perceptron with two hidden layers of 256 and 128 and ReLU, for inputs of any shape."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(channels * height * width, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
+        nn.Flatten(), nn.Linear(math.prod(shape), 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(),
         nn.Linear(128, classes),
     )  # fmt: skip
 
@@ -61,16 +59,6 @@ def resnet34(shape: Shape, classes: int) -> nn.Module:
     model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model.eval()
-
-
-MODELS: dict[str, Make] = {
-    "lenet": lenet, "mlp": mlp, "net3c3d": net3c3d, "alexnet_small": alexnet_small, "resnet34": resnet34,
-}  # fmt: skip
-
-
-def make(name: str, shape: Shape, classes: int) -> nn.Module:
-    """Make a model; its weights are not used, only its function and the shapes of its parameters."""
-    return MODELS[name](shape, classes)
 
 
 @torch.no_grad()

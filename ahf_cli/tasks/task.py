@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ahf_cli.errors import InputError
 from ahf_cli.optim import Layout, ModelObjective, Objective
 from ahf_cli.optim.distributed import DistributedObjective
+from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
+from ahf_cli.tasks.catalogue import make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
 from ahf_cli.tasks.lenet import glorot_uniform
-from ahf_cli.tasks.models import make
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
 """Streams of permutations; each draws its own from the training seed (0 is that of the weights)."""
@@ -45,6 +47,7 @@ class Task:
     dtype: torch.dtype = torch.float32
     part: tuple[int, int] = (0, 1)
     """which part of each batch this process has, and of how many: its rank and the number of ranks"""
+    loss: OutputLoss = field(default_factory=SoftmaxCrossEntropy)
 
     @classmethod
     def lenet(
@@ -64,19 +67,24 @@ class Task:
     @classmethod
     def on(
         cls, data: Split, model: str, batch_size: int, device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32, loss: str = "cross_entropy",
     ) -> Task:  # fmt: skip
-        """Return a model, by name, on images that are loaded already."""
+        """Return a model and a loss, by name, on images that are loaded already."""
         where = torch.device(device)
-        channels, height, width = data.train.images.shape[1:]
         on_device = Split(
             data.train.to(where),
             data.validation.to(where) if data.validation else None,
             data.test.to(where),
             data.classes,
         )
-        made = make(model, (channels, height, width), data.classes).to(where, dtype)
-        return cls(on_device, made, batch_size, where, dtype)
+        shape = tuple(data.train.images.shape[1:])
+        try:
+            made = make_model(model, shape, data.classes)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(
+                f"task.model: {model} cannot be made for inputs of shape {shape}: {error}"
+            ) from None
+        return cls(on_device, made.to(where, dtype), batch_size, where, dtype, loss=make_loss(loss))
 
     @cached_property
     def layout(self) -> Layout:
@@ -110,12 +118,15 @@ class Task:
         indices = torch.from_numpy(whole[rank::world])
         chosen = indices.to(self.device)
         images = self.pixels(self.split.train.images[chosen])
-        return ModelObjective(self.model, images, self.split.train.labels[chosen])
+        return ModelObjective(self.model, images, self.split.train.labels[chosen], self.loss)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Bytes to numbers: divided by 255, and nothing else."""
+        """Bytes to numbers: divided by 255, and nothing else.  Numbers stay what they are."""
+        if images.is_floating_point():
+            return images.to(self.dtype)
         return images.to(self.dtype, copy=True).div_(255)  # in place: no second array of this size
 
     def examples(self, images: LabelledImages, first: int, last: int) -> ModelObjective:
         """Return h on a range of a set."""
-        return ModelObjective(self.model, self.pixels(images.images[first:last]), images.labels[first:last])
+        inputs, labels = self.pixels(images.images[first:last]), images.labels[first:last]
+        return ModelObjective(self.model, inputs, labels, self.loss)

@@ -1,0 +1,64 @@
+"""The models and losses by name.
+
+Imports neither torch nor what the names stand for: a built-in one is the place where it is, and imported when
+it is made.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ahf_cli.optim.losses import OutputLoss
+
+Place = str
+"""`module:attribute`"""
+
+MODELS: dict[str, Place | Callable[[tuple[int, ...], int], Any]] = {
+    name: f"ahf_cli.tasks.models:{name}" for name in ("lenet", "mlp", "net3c3d", "alexnet_small", "resnet34")
+}
+"""By name, functions (shape of an input, number of classes) → module, or where they are."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss by name."""
+
+    make: Place | Callable[[], Any]
+    """→ `OutputLoss`"""
+    chance: Callable[[int], float]
+    """the loss of guessing among so many classes, which counts for a diverged trial"""
+    distribution: bool = False
+    """whether it is the negative log-likelihood of a known distribution, so that it has a Fisher matrix and a
+    factor of H_L in closed form"""
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": Loss("ahf_cli.optim.losses:SoftmaxCrossEntropy", math.log, distribution=True)
+}
+"""The losses by name."""
+
+
+def make_model(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Make a model in evaluation mode: a loss is to be a function of the parameters and one example alone.
+
+    Its weights are not used, only its function and the shapes of its parameters.
+    """
+    made: nn.Module = _found(MODELS[name])(shape, classes)
+    return made.eval()
+
+
+def make_loss(name: str) -> OutputLoss:
+    """Make a loss."""
+    made: OutputLoss = _found(LOSSES[name].make)()
+    return made
+
+
+def _found(entry: Place | Callable[..., Any]) -> Callable[..., Any]:
+    return pkgutil.resolve_name(entry) if isinstance(entry, str) else entry

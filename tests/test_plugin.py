@@ -1,0 +1,222 @@
+"""The user's own recipes, models, data sets and losses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ahf_cli import plugin
+from ahf_cli.cli import main
+from ahf_cli.errors import InputError
+from ahf_cli.experiment.config import load as load_config
+from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter
+from ahf_cli.optim import SoftmaxCrossEntropy, compose
+from ahf_cli.optim.losses import MeanLoss
+from ahf_cli.recipe import RECIPES
+from ahf_cli.structure import PARTS
+from ahf_cli.tasks.catalogue import LOSSES, MODELS
+from ahf_cli.tasks.datasets import DATA_SETS
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"
+KNOWN: tuple[dict[Any, Any], ...] = (
+    RECIPES,
+    HYPERPARAMETERS,
+    MODELS,
+    LOSSES,
+    DATA_SETS,
+    PARTS,
+    plugin.LOADED,
+    plugin._ORIGIN,
+)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Forget what a test registers."""
+    before = [dict(known) for known in KNOWN]
+    yield
+    for known, content in zip(KNOWN, before, strict=True):
+        known.clear()
+        known.update(content)
+
+
+def write(folder: Path, text: str, name: str = "mine.py") -> Path:
+    (folder / name).write_text(f"from ahf_cli import plugin\n{text}")
+    return folder / name
+
+
+def test_the_example_is_searched_compared_and_shown(tmp_path: Path) -> None:
+    """Every command in a process of its own, with worker processes of the search below it."""
+
+    def ahf(*words: str) -> str:
+        command = [sys.executable, "-m", "ahf_cli", *words, "--results", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    own = ["--plugin", str(EXAMPLE)]
+    few = ["-o", "train.steps=20", "-o", "train.eval_every=10", "--trials", "2", "-o", "search.reruns=1"]
+    ahf("search", *own, "--config", str(EXAMPLE.with_suffix(".yaml")), *few, "-o", "run.workers=2", "-q")
+    folder = tmp_path / "spirals"
+    results = [json.loads(f.read_text()) for f in sorted(folder.glob("trials/hf_heavy_ball/*/result.json"))]
+    assert [r["status"] for r in results] == ["ok", "ok"]
+    assert all(0.5 <= r["params"]["momentum"] <= 0.9 for r in results)
+    assert all(r["train_loss"] < 1.0986 for r in results), "below the loss of guessing among three"
+    assert (folder / "plugins" / "spirals.py").read_bytes() == EXAMPLE.read_bytes()
+    digest = hashlib.sha256(EXAMPLE.read_bytes()).hexdigest()
+    identity = json.loads((folder / "manifest.json").read_text())["identity"]
+    names = {"data set spirals", "model tanh_net", "loss smoothed_cross_entropy", "recipe hf_heavy_ball"}
+    assert identity["plugins"] == dict.fromkeys(names, digest)
+    assert "hf_heavy_ball" in ahf("ls")
+    ahf("compare", *own, "--study", "spirals", "-q")
+    page = (folder / "report" / "report.html").read_text()
+    assert "hf_heavy_ball" in page and "parts changed by a plug-in" in page
+    assert "momentum" in (folder / "trials.csv").read_text()
+    assert "hf_heavy_ball" in ahf("show", "spirals", "hf_heavy_ball/1", *own)
+
+
+def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin.load([EXAMPLE])
+    plugin.load([EXAMPLE])  # once is enough
+    config = load_config("quick", overrides=["search.recipes=[hf_heavy_ball]", "task.data=spirals"])
+    assert list(config.space("hf_heavy_ball")) == ["lr", "damping", "momentum"]
+    assert type(compose(config.recipe("hf_heavy_ball").structure).transform).__name__ == "HeavyBall"  # type: ignore[attr-defined]
+    assert set(config.identity()["plugins"]) == {"data set spirals", "recipe hf_heavy_ball"}
+    assert "plugins" not in load_config("quick").identity()
+    assert main(["config", "recipes"]) == 0
+    assert "u = α m, m ← γ m + δ" in capsys.readouterr().out
+    derived = load_config(
+        "quick",
+        overrides=["recipes={x: {base: hf_heavy_ball, momentum: 0.7}}", "search.recipes=[x]"],
+    )
+    assert derived.recipe("x").fixed == {"momentum": 0.7} and "recipe hf_heavy_ball" in derived.plugins
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("1 +", ":2: SyntaxError: invalid syntax"),
+        ("import no_such_module", ":2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise SystemExit(3)", ":2: SystemExit: 3"),
+        ("@plugin.model('lenet')\ndef f(): ...", "there is a model 'lenet' already: choose another name"),
+        ("@plugin.model('a/b')\ndef f(): ...", "the name of a model must match"),
+        ("@plugin.recipe('x', base='hff')\ndef f(o): ...", "unknown recipe 'hff'; did you mean 'hf'?"),
+        ("@plugin.recipe('x', base='adam')\ndef f(o): ...", "recipe 'x' is not Hessian-free"),
+        ("@plugin.recipe('x', base='hf', curv=1)\ndef f(o): ...", "unknown choice 'curv'"),
+        ("@plugin.recipe('x', curvature='ggn')\ndef f(): ...", "curvature need a base"),
+        ("@plugin.recipe('x', base='hf', fixed={'eta': 1})\ndef f(o): ...", "no hyperparameter 'eta'"),
+        (
+            "@plugin.recipe('x', base='hf', search={'lr': plugin.Range(0, 1)})\ndef f(o): ...",
+            "recipe 'x': lr must be in (0, inf), got 0",
+        ),
+        (
+            "@plugin.data_set('d', classes=1, shape=(2,), training=9)\ndef f(): ...",
+            "data set 'd' needs ≥ 2 classes and ≥ 6 examples, got 1, 9",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, rule: str
+) -> None:
+    file = write(tmp_path, text)
+    assert main(["ls", "--plugin", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ahf: --plugin {file}:") and rule in line
+    assert "x" not in RECIPES and "x" not in PARTS
+
+
+def test_what_is_no_plugin_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plugin.txt").write_text("")
+    for name, rule in (("none.py", "cannot be read: No such file"), ("plugin.txt", "must be a Python file")):
+        assert main(["config", "ls", "--plugin", str(tmp_path / name)]) == 2
+        assert rule in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"plugin: unknown key"):
+        load_config("quick", overrides=["plugin=mine.py"])
+
+
+def test_an_optimizer_of_its_own_needs_no_base(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+from ahf_cli.optim import rows
+from ahf_cli.optim.explicit import ExplicitOptimizer, Move
+
+plugin.hyperparameter(plugin.Hyperparameter("clip", "c", "longest gradient", 1.0, 0, True))
+
+class Clipped(ExplicitOptimizer):
+    memory = ()
+
+    def move(self, state, here):
+        share = (state.hyperparameters["clip"] / rows.l2(here.gradient)).clamp(max=1)
+        update = -rows.expand(state.hyperparameters["lr"] * share) * here.gradient
+        return Move(state.parameters + update, update, {})
+
+@plugin.recipe("clipped_sgd", search={"lr": plugin.Range(1e-3, 1, log=True)}, fixed={"clip": 0.5})
+def clipped_sgd():
+    "u = −α g min(1, c/‖g‖)."
+    return Clipped()
+""",
+    )
+    plugin.load([file])
+    recipe = RECIPES["clipped_sgd"]
+    assert recipe.hyperparameters == ("lr", "clip") and recipe.free == ("lr",)
+    assert isinstance(HYPERPARAMETERS["clip"], Hyperparameter)
+    document = load_config("quick", overrides=["search.recipes=[clipped_sgd]"]).identity()
+    assert document["recipes"]["clipped_sgd"]["structure"] == {"optimizer": "clipped_sgd"}
+    out = tmp_path / "results"
+    words = ["train", "clipped_sgd", "--plugin", str(file), "--preset", "smoke", "-p", "lr=0.1"]
+    small = ["-o", "task.subset=200", "-o", "task.batch_size=50", "-o", "train.steps=3"]
+    assert main([*words, *small, "--results", str(out), "-q"]) == 0
+
+
+def test_a_study_of_another_version_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "@plugin.recipe('mine', base='hf')\ndef mine(optimizer):\n    return optimizer\n"
+    words = ["--preset", "smoke", "--results", str(tmp_path), "-o", "search.recipes=[mine]", "--trials", "1"]
+    small = ["-o", "task.subset=200", "-o", "task.batch_size=50", "-o", "train.steps=2", "-q"]
+
+    def search(code: str) -> subprocess.CompletedProcess[str]:
+        file = write(tmp_path, code)
+        command = [sys.executable, "-m", "ahf_cli", "search", "--plugin", str(file), *words, *small]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert search(text).returncode == 0
+    assert search(text).returncode == 0
+    other = search(text + "# another\n")
+    assert other.returncode == 2 and "exists with other settings" in other.stderr
+    assert "plugins.recipe mine: on disk" in other.stderr
+    assert main(["search", *words, *small]) == 2
+    assert "unknown recipe 'mine'" in capsys.readouterr().err
+
+
+def test_a_loss_of_its_own_has_pytorchs_derivatives() -> None:
+    own, known = MeanLoss(F.cross_entropy), SoftmaxCrossEntropy()
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    targets = torch.tensor([0, 1, 2, 1, 0])
+    torch.testing.assert_close(own.value(outputs, targets), known.value(outputs, targets))
+    w = torch.randn(outputs.shape, dtype=torch.float64, generator=generator)
+    expected = known.hessian(outputs, targets)(w)
+    torch.testing.assert_close(own.hessian(outputs, targets)(w), expected)
+    with pytest.raises(ValueError, match="curvature: fisher needs a loss of a known distribution"):
+        own.fisher(outputs)
+    with pytest.raises(ValueError, match="solver: dual needs a loss with a known factor"):
+        own.factor(outputs, targets)
+
+
+@pytest.mark.parametrize("choices", ["{base: hf, curvature: ggn, solver: dual}", "{base: natural_gradient}"])
+def test_recipes_that_need_more_of_a_loss_are_refused(choices: str) -> None:
+    plugin.load([EXAMPLE])
+    overrides = [f"recipes={{x: {choices}}}", "search.recipes=[x]", "task.loss=smoothed_cross_entropy"]
+    with pytest.raises(InputError, match=r"task\.loss: must be the negative log-likelihood .* for recipe x"):
+        load_config("quick", overrides=overrides)
