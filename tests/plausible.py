@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ahf_cli.experiment.records import CHANCE_LOSS, CurveRow, StepRow, TrialResult
+from ahf_cli.experiment.records import TEN_CLASSES, CurveRow, StepRow, TrialResult
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.recipe import RECIPES
 from ahf_cli.report.store import Study, TrialFolders
@@ -56,7 +56,7 @@ def trial(
     steps = (points - 1) * every
     quality = abs(math.log10(params.get("lr", 0.1)) + 1) if "lr" in params else params["damping"] / 20
     end = ENDS[recipe] * math.exp(0.35 * rng.normal() + 0.4 * (quality - 0.7))
-    end = min(end, CHANCE_LOSS)
+    end = min(end, TEN_CLASSES.loss)
     diverges = seed == 0 and rng.random() < (0.2 if recipe == "hf" else 0.02)
     last = steps if not diverges else int(rng.integers(steps // 4, steps))
     rate = rng.uniform(3, 8)
@@ -83,7 +83,7 @@ def trial(
     lost = NAN if diverges else 1.0
     result = TrialResult(
         recipe, slot, "diverged" if diverges else "ok", last, steps,
-        CHANCE_LOSS if diverges else final.validation_loss, "validation_loss", dict(params), seed,
+        TEN_CLASSES.loss if diverges else final.validation_loss, "validation_loss", dict(params), seed,
         lost * final.train_loss, lost * final.test_loss, lost * final.test_accuracy,
         lost * final.validation_loss, lost * final.validation_accuracy, final.seconds,
         stalled=not diverges and final.train_loss > 0.95 * 2.3,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ahf_cli.experiment.records import CHANCE_ACCURACY, CHANCE_LOSS
+from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.recipe import RECIPES
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.study_data import load_study
@@ -64,10 +64,10 @@ def test_targets_are_met_at_the_first_evaluation_beyond_and_misses_never() -> No
 
 
 def test_equal_cost_counts_what_each_trial_had_when_all_had_spent_the_same() -> None:
-    numbers = equal_cost_table(CURVES, NAMES).numbers.set_index(["cost", "recipe"])
+    numbers = equal_cost_table(CURVES, NAMES, TEN_CLASSES).numbers.set_index(["cost", "recipe"])
     # medians of the totals: a 7.5 steps, b 10; at 7.5 the evaluation at 5 holds, and a/1 has diverged
     assert numbers.loc[("step", "a"), "at"] == 7.5
-    assert numbers.loc[("step", "a"), "test_accuracy"] == pytest.approx((0.6 + CHANCE_ACCURACY) / 2)
+    assert numbers.loc[("step", "a"), "test_accuracy"] == pytest.approx((0.6 + TEN_CLASSES.accuracy) / 2)
     assert numbers.loc[("products", "b"), "test_accuracy"] == pytest.approx(0.2)
 
 
@@ -85,8 +85,8 @@ def test_the_best_so_far_and_the_expected_best_of_the_same_trials() -> None:
 def test_luck_is_what_the_search_had_seen_minus_the_mean_of_the_re_runs() -> None:
     search = trials(train_loss=[0.3, 0.7], value=[0.3, 0.7], test_accuracy=[0.9, 0.6])
     again = trials(train_loss=[0.5, 0.7, NAN], test_accuracy=[0.8, 0.7, NAN], status=["ok", "ok", "diverged"])
-    row = rerun_table(search, again, ["a", "b"], "train_loss").numbers.iloc[0]
-    mean = (0.5 + 0.7 + CHANCE_LOSS) / 3
+    row = rerun_table(search, again, NAMES, "train_loss", TEN_CLASSES).numbers.iloc[0]
+    mean = (0.5 + 0.7 + TEN_CLASSES.loss) / 3
     assert row["train_loss"] == pytest.approx(mean) and row["train_loss_luck"] == pytest.approx(0.3 - mean)
     assert row["search_trial"] == 0 and row["test_accuracy_search"] == 0.9
 
@@ -94,18 +94,19 @@ def test_luck_is_what_the_search_had_seen_minus_the_mean_of_the_re_runs() -> Non
 def test_re_runs_are_paired_by_seed_not_by_order() -> None:
     a = trials(seed=[1, 2, 3, 4, 5], test_accuracy=[0.5, 0.6, 0.7, 0.8, 0.9])
     b = trials(recipe=["b"] * 5, seed=[5, 4, 3, 2, 9], test_accuracy=[0.8, 0.7, 0.6, 0.5, 0.1])
-    numbers = pairs_table(pd.concat([a, b], ignore_index=True), NAMES).numbers.set_index("metric")
+    both = pd.concat([a, b], ignore_index=True)
+    numbers = pairs_table(both, NAMES, TEN_CLASSES).numbers.set_index("metric")
     row = numbers.loc["test_accuracy"]
     assert row["pairs"] == 4 and row["difference"] == pytest.approx(0.1)
     assert row["p"] == pytest.approx(2 / 2**4) and row["p_holm"] == pytest.approx(4 / 2**4)
-    assert not len(pairs_table(a, NAMES).numbers)
+    assert not len(pairs_table(a, NAMES, TEN_CLASSES).numbers)
 
 
 def test_robustness_shows_that_the_winner_depends_on_the_mean() -> None:
     a = trials(train_loss=[0.1, 0.1, NAN], status=["ok", "ok", "diverged"], test_accuracy=[0.9, 0.9, NAN])
     b = trials(recipe=["b"] * 3, train_loss=[0.5, 0.5, 0.5])
     both = pd.concat([a, b], ignore_index=True)
-    ways = robustness_table(both, CURVES, NAMES).numbers
+    ways = robustness_table(both, CURVES, NAMES, TEN_CLASSES).numbers
     loss = ways[ways["metric"] == "training loss"].set_index("way")["winner"]
     assert loss["mean"] == "b" and loss["median"] == "a" and loss["mean, diverged left out"] == "a"
     assert loss["mean of the best step"] == "a"
@@ -152,17 +153,18 @@ def test_attribution_pairs_equal_settings_and_seeds_and_caps_losses_at_chance() 
     b.loc[2, "params.lr"] = 7.0  # another setting: no pair
     b.loc[3, "status"] = "diverged"
     b.loc[3, "train_loss"] = b.loc[3, "test_accuracy"] = NAN
-    table = attribution_table(pd.concat([a, b], ignore_index=True), described(a={}, b={"norm": "l1"}), NAMES)
+    both, known = pd.concat([a, b], ignore_index=True), described(a={}, b={"norm": "l1"})
+    table = attribution_table(both, known, NAMES, TEN_CLASSES)
     row = table.numbers.iloc[0]
     assert (row["pairs"], row["slots"]) == (3, 4)
-    assert row["test_accuracy"] == pytest.approx((0.1 + 0.2 + (CHANCE_ACCURACY - 0.2)) / 3)
+    assert row["test_accuracy"] == pytest.approx((0.1 + 0.2 + (TEN_CLASSES.accuracy - 0.2)) / 3)
     assert row["train_loss"] == pytest.approx((0 - 0.1 + 0) / 3)  # 9.0 and the divergence are both chance
     assert (row["diverged_before"], row["diverged_after"]) == (0, 1)
 
 
 def test_the_committed_study_attributes_the_curvature() -> None:
     data = load_study(Path(__file__).parents[1] / "results" / "quick")
-    numbers = attribution_table(data.trials, data.described, data.recipes).numbers
+    numbers = attribution_table(data.trials, data.described, data.recipes, data.chance).numbers
     assert numbers[["before", "after", "key", "pairs"]].values.tolist() == [["hf", "hf_ggn", "curvature", 4]]
 
 

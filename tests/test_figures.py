@@ -13,6 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from ahf_cli.cli import compare
+from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.recipe import RECIPES
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
@@ -23,7 +24,7 @@ FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
 
 
 def draw(study: Study, out: Path) -> list[Path]:
-    return figures.figure_2(trials_frame(study), curves_frame(study), PLAN, "se", out)
+    return figures.figure_2(trials_frame(study), curves_frame(study), PLAN, "se", TEN_CLASSES, out)
 
 
 def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -36,7 +37,8 @@ def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_
     assert first[2].read_bytes().startswith(b"%PDF-") and imread(first[1]).std() > 0.05
     drawn = pd.read_csv(first[0])
     curves = curves_frame(study)
-    expected = pd.concat([tables.curve_table(curves, m, "se") for m in tables.METRICS], ignore_index=True)
+    parts = [tables.curve_table(curves, m, "se", TEN_CLASSES) for m in tables.METRICS]
+    expected = pd.concat(parts, ignore_index=True)
     pd.testing.assert_frame_equal(drawn, expected, rtol=1e-12)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -240,7 +241,7 @@ def test_three_failures_in_a_row_end_the_search_with_a_reason(tmp_path: Path) ->
 
 def test_a_trial_that_always_fails_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     study, storage, said = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db", list[str]()
-    own = plan(4, workers=2, names=("hf",))
+    own = replace(plan(4, workers=2, names=("hf",)), chance_loss=1.5)
     with pytest.raises(AhfError, match=r"^failed 4 times each: hf/1; the same command tries again$"):
         run(study, own, storage, lambda job: DIED if 1 in job.params else None, on_remark=said.append)
     assert len(said) == 4 and "hf/001 is given up" in said[-1]
@@ -248,6 +249,7 @@ def test_a_trial_that_always_fails_is_given_up_and_the_others_go_on(tmp_path: Pa
     assert [(r.slot, r.status, r.attempts) for r in results] == [
         (0, "ok", 1), (1, "failed", 4), (2, "ok", 1), (3, "ok", 1),
     ]  # fmt: skip
+    assert results[1].value == 1.5
     (job,) = run(study, own, storage)
     assert job.params.keys() == {1} and [r.status for r in study.finished("hf")] == ["ok"] * 4
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ahf_cli.experiment.evaluate import evaluate
-from ahf_cli.experiment.records import CHANCE_LOSS, Progress
+from ahf_cli.experiment.records import TEN_CLASSES, Progress
 from ahf_cli.experiment.train import Plan, StoppedError, begin, restore, train
 from ahf_cli.recipe import RECIPES
 from ahf_cli.tasks.data import LabelledImages, Split
@@ -69,7 +69,7 @@ def test_a_run_records_steps_evaluations_and_its_end(name: str) -> None:
     assert [row.step for row in trial.curve] == [0, 2, 4, 6] and trial.curve[2].epoch == 4 / 5
     assert result.slot == 7 and result.status == "ok"
     assert result.params == recipe.complete(damped or {"lr": 0.01})
-    assert result.value == min(trial.curve[-1].train_loss, CHANCE_LOSS) and result.steps == 6
+    assert result.value == min(trial.curve[-1].train_loss, TEN_CLASSES.loss) and result.steps == 6
     products = trial.curve[-1].products
     assert products == trial.products
     if recipe.hessian_free:
@@ -122,7 +122,9 @@ def test_trials_in_a_batch_equal_trials_alone_and_one_that_diverges_stops_alone(
     together = begin(task(), recipe, PLAN, params)
     results = train(task(), together)
     assert [r.status for r in results] == ["ok", "diverged", "ok"] and [r.slot for r in results] == [0, 4, 5]
-    assert results[1].steps == 1 and results[1].value == CHANCE_LOSS and math.isnan(results[1].train_loss)
+    assert (
+        results[1].steps == 1 and results[1].value == TEN_CLASSES.loss and math.isnan(results[1].train_loss)
+    )
     assert [row.step for row in together.trials[1].curve] == [0] and len(together.trials[1].steps) == 1
     for k, slot in ((0, 0), (2, 5)):
         alone = begin(task(), recipe, PLAN, {slot: params[slot]})
@@ -136,10 +138,16 @@ def test_all_diverged_ends_the_run() -> None:
     assert [p.step for p in heard] == [0, 1]
 
 
-def test_a_finite_disaster_is_capped_and_a_stall_is_flagged() -> None:
-    worse = replace(PLAN, steps=1)
-    (result,) = train(task(), begin(task(), RECIPES["hf"], worse, {0: {"lr": 3000.0, "damping": 1.0}}))
-    assert result.status == "ok" and result.train_loss > CHANCE_LOSS == result.value and result.stalled
+@pytest.mark.parametrize("chance_loss", [PLAN.chance_loss, math.log(3), math.log(100)])
+def test_a_finite_disaster_and_a_divergence_count_as_chance(chance_loss: float) -> None:
+    worse = replace(PLAN, steps=1, chance_loss=chance_loss)
+    params = {0: {"lr": 3000.0, "damping": 1.0}, 1: {"lr": 1e30, "damping": 1.0}}
+    disaster, diverged = train(task(), begin(task(), RECIPES["hf"], worse, params))
+    assert disaster.status == "ok" and disaster.train_loss > chance_loss == disaster.value
+    assert disaster.stalled and (diverged.status, diverged.value) == ("diverged", chance_loss)
+
+
+def test_a_stall_is_flagged() -> None:
     (still,) = train(task(), begin(task(), RECIPES["hf"], PLAN, {0: {"lr": 1e-9}}))
     assert still.stalled and still.status == "ok"
 

@@ -75,6 +75,7 @@ def plan_of(config: Config) -> Plan:
         objective=config.search.objective,
         eval_subset=config.train.eval_subset,
         checkpoint_every=config.run.checkpoint_every,
+        chance_loss=config.chance.loss,
     )
 
 
@@ -197,6 +198,7 @@ def search_plan(
         {name: config.space(name) for name in config.searched},
         config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
         prefix(config.study, "prerun" if stream else "search") if created else "", about, guest,
+        chance_loss=config.chance.loss,
     )  # fmt: skip
 
 

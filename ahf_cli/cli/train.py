@@ -215,7 +215,9 @@ def _run(
             result = _train(spec, plan, recipe, params, folder, count, quiet, ranks)
         folder.write_derived()
         trials = trials_frame(folder)
-        files = figure_2(trials, curves_frame(folder), {recipe.name: 1}, "se", folder.report_folder)
+        files = figure_2(
+            trials, curves_frame(folder), {recipe.name: 1}, "se", config.chance, folder.report_folder
+        )
     trial = folder.trial(recipe.name, 0)
     rows = trial.curve().to_dict("records")
     return {

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.recipes import Resolved, resolve_recipes
+from ahf_cli.experiment.records import Chance, chance_of_task
 from ahf_cli.experiment.rules import cross_problems
 from ahf_cli.experiment.schema import KeyPath, Problem, Settings, Task, schema_problems, show, without
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Range, nearest
@@ -49,6 +50,11 @@ class Config(Settings):
     def searched(self) -> tuple[str, ...]:
         """Names of the recipes to search, in the order of the configuration."""
         return self.search.recipes
+
+    @property
+    def chance(self) -> Chance:
+        """Loss and accuracy of guessing in the configuration's task."""
+        return chance_of_task(self.task.model_dump())
 
     def recipe(self, name: str) -> Recipe:
         """Return a built-in or derived recipe; what a space makes free is not among its fixed values."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ahf_cli.experiment.records import Progress, TrialResult
+from ahf_cli.experiment.records import TEN_CLASSES, Progress, TrialResult
 from ahf_cli.experiment.reruns import Best, seed_of
 from ahf_cli.hyperparameters import Range
 from ahf_cli.recipe import Recipe
@@ -34,6 +34,8 @@ class SearchPlan:
     """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
     again: Mapping[str, Best] = field(default_factory=dict)
     """for re-runs: the trial that is repeated, by recipe; its slots are replicates with seeds of their own"""
+    chance_loss: float = TEN_CLASSES.loss
+    """value of a trial that was given up"""
 
     def index_name(self, recipe: str) -> str:
         """Return the name of a recipe's Optuna study; re-runs of another trial are another study."""

@@ -5,15 +5,39 @@ The field names of `CurveRow` and `StepRow` are the columns of `curve.csv` and `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-CHANCE_LOSS = 2.302585092994046
-"""ln 10, the cross-entropy of guessing among ten classes; the cap of the value told to a sampler."""
-CHANCE_ACCURACY = 0.1
-
 Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What guessing gives in a task: the floor that a trial is measured against.
+
+    `loss` caps the value that a sampler is told, and a diverged trial counts with both in reports.
+    """
+
+    loss: float
+    accuracy: float
+
+    @classmethod
+    def of(cls, classes: int) -> Chance:
+        """Return ln K and 1/K: mean cross-entropy and accuracy of guessing among K equally likely classes."""
+        return cls(math.log(classes), 1 / classes)
+
+
+TEN_CLASSES = Chance.of(10)
+
+
+def chance_of_task(task: Mapping[str, Any]) -> Chance:
+    """Return what guessing gives in a task, the section `task` of a study's identity.
+
+    Where the section is missing or empty, as in a damaged study, it is that of ten classes.
+    """
+    return TEN_CLASSES  # every data set has ten
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ class TrialResult:
     """steps taken; the step of divergence where `status` is diverged"""
     planned_steps: int
     value: float
-    """what the sampler was told: min(objective, ln 10)"""
+    """what the sampler was told: min(objective, the loss of chance)"""
     objective: str
     """the objective's name, as in the configuration"""
     params: dict[str, float]

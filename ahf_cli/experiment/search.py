@@ -13,7 +13,7 @@ from ahf_cli.errors import AhfError
 from ahf_cli.experiment.deposit import Deposit
 from ahf_cli.experiment.plan import HOOKS, Hooks, SearchPlan
 from ahf_cli.experiment.pool import Ended, Job, Outcome, WorkerPool, describe
-from ahf_cli.experiment.records import CHANCE_LOSS, TrialRecords, TrialResult
+from ahf_cli.experiment.records import TrialRecords, TrialResult
 from ahf_cli.experiment.reruns import SEARCH_SLOT, Best, best_of
 from ahf_cli.experiment.slots import MAX_RETRIES, STOPPED, Slots
 from ahf_cli.experiment.space import fits, propose, sampler, sobol
@@ -290,8 +290,9 @@ class Search:
         params = recipe.complete(self.slots[recipe.name].params(slot) or {})
         nan = math.nan
         return TrialResult(
-            recipe.name, slot, "failed", 0, 0, CHANCE_LOSS, "", params, self.plan.seed_of(slot),
-            nan, nan, nan, nan, nan, 0.0, attempts=self.slots[recipe.name].failures(slot), error=error,
+            recipe.name, slot, "failed", 0, 0, self.plan.chance_loss, "", params,
+            self.plan.seed_of(slot), nan, nan, nan, nan, nan, 0.0,
+            attempts=self.slots[recipe.name].failures(slot), error=error,
         )  # fmt: skip
 
     def _tell(self, result: TrialResult, hooks: Hooks) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ahf_cli.experiment.evaluate import evaluate
-from ahf_cli.experiment.records import CHANCE_LOSS, CurveRow, Progress, Status, StepRow, TrialResult
+from ahf_cli.experiment.records import TEN_CLASSES, CurveRow, Progress, Status, StepRow, TrialResult
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
 from ahf_cli.recipe import Recipe
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
@@ -40,6 +40,8 @@ class Plan:
     objective: str = "train_loss"
     eval_subset: int | None = None
     checkpoint_every: int | None = None
+    chance_loss: float = TEN_CLASSES.loss
+    """largest value that the sampler is told, and that of a diverged trial"""
 
 
 @dataclass
@@ -223,7 +225,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         status=status,
         steps=trial.diverged_at or batch.step,
         planned_steps=plan.steps,
-        value=CHANCE_LOSS if diverged else min(objective, CHANCE_LOSS),
+        value=plan.chance_loss if diverged else min(objective, plan.chance_loss),
         objective=plan.objective,
         params=trial.params,
         seed=plan.seed,

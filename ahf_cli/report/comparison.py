@@ -37,33 +37,34 @@ class Comparison:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """All tables by name; without reruns those of reruns are left out."""
-        data, names = self.data, self.data.recipes
-        finals = final_table(data.trials, data.planned)
+        data, names, chance = self.data, self.data.recipes, self.data.chance
+        finals = final_table(data.trials, data.planned, chance)
         made = [
             Table("final_values", finals, readable(finals)),
             target_table(data.curves, names, self.choices.target),
-            equal_cost_table(data.curves, names),
+            equal_cost_table(data.curves, names, chance),
             budget_table(data.trials, names, data.objective, independent=data.independent),
-            robustness_table(data.trials, data.curves, names),
+            robustness_table(data.trials, data.curves, names, chance),
             sensitivity_table(data.trials, names, data.objective),
         ]
         if data.independent:
             made.append(beats_table(data.trials, names))
         if len(data.reruns):
             made += [
-                rerun_table(data.trials, data.reruns, names, data.objective),
-                pairs_table(data.reruns, names),
+                rerun_table(data.trials, data.reruns, names, data.objective, chance),
+                pairs_table(data.reruns, names, chance),
             ]
         if self.choices.attribute:
-            made = [attribution_table(data.trials, data.described, names), *made]
+            made = [attribution_table(data.trials, data.described, names, chance), *made]
         return {table.name: table for table in made}
 
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict in words."""
-        pairs = self.tables.get("rerun_pairs") or pairs_table(self.data.reruns, self.data.recipes)
+        data = self.data
+        pairs = self.tables.get("rerun_pairs") or pairs_table(data.reruns, data.recipes, data.chance)
         equal_cost, robustness = self.tables["equal_cost"], self.tables["robustness"]
-        return verdict(self.data, pairs, equal_cost, robustness, force=self.force)
+        return verdict(data, pairs, equal_cost, robustness, force=self.force)
 
     @cached_property
     def drawn(self) -> tuple[list[Drawing], dict[str, str]]:
@@ -120,7 +121,7 @@ class Comparison:
         """Return the table that fits on one screen: counts, final values and curves as sparklines."""
         finals = self.tables["final_values"].numbers
         finals = finals[finals["diverged_trials"] == "at chance"]
-        curves = {m: curve_table(self.data.curves, m, "se") for m in METRICS}
+        curves = {m: curve_table(self.data.curves, m, "se", self.data.chance) for m in METRICS}
         rows = []
         for name in self.data.recipes:
             own: Mapping[str, Any] = {
@@ -133,7 +134,7 @@ class Comparison:
                 found = own[metric.label]
                 row[metric.label] = _plus_minus(found["mean"], found["standard_error"])
                 line = curves[metric.column]
-                low, high = sorted((metric.chance, 0.0 if metric.better == "lower" else 1.0))
+                low, high = sorted((metric.at(self.data.chance), 0.0 if metric.better == "lower" else 1.0))
                 row[f"{metric.label.split()[1]} curve"] = sparkline(
                     line[line["recipe"] == name]["centre"], low, high
                 )

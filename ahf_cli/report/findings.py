@@ -133,7 +133,7 @@ class Study:
     def chance(self, recipe: str) -> float:
         """Mean test accuracy with diverged trials at chance."""
         own = self.data.trials[self.data.trials["recipe"] == recipe]
-        return float(at_chance(own, METRICS["test_accuracy"]).mean())
+        return float(at_chance(own, METRICS["test_accuracy"], self.data.chance).mean())
 
 
 def interval(mean: float, low: float, high: float, sign: bool = False) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.records import CurveRow, StepRow
+from ahf_cli.experiment.records import Chance, CurveRow, StepRow, chance_of_task
 from ahf_cli.hyperparameters import nearest
 from ahf_cli.report.store import Reruns, Study, curves_frame, steps_frame, study_names, trials_frame
 from ahf_cli.report.style import explanations
@@ -85,6 +85,12 @@ class StudyData:
     def identity(self) -> Mapping[str, Any]:
         """What defines the first study: seed, task, train, search, recipes, spaces."""
         return dict(next(iter(self.manifests.values())).get("identity", {}))
+
+    @property
+    def chance(self) -> Chance:
+        """What guessing gives in the first study's task; studies of other tasks get no verdict beside it."""
+        task = self.identity.get("task")
+        return chance_of_task(task if isinstance(task, Mapping) else {})
 
     @property
     def design(self) -> str:

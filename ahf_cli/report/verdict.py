@@ -99,7 +99,7 @@ def _why_no_claim(data: StudyData, few: list[str]) -> str:
 def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
     """Compare the leader by mean test accuracy with each other recipe, on the same seeds."""
     metric = METRICS["test_accuracy"]
-    valued = data.reruns.assign(value=at_chance(data.reruns, metric))
+    valued = data.reruns.assign(value=at_chance(data.reruns, metric, data.chance))
     means = valued.groupby("recipe")["value"].mean().sort_values(ascending=False)
     leader = str(means.index[0])
     rows = pairs.numbers[pairs.numbers["metric"] == metric.column]
@@ -123,7 +123,7 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
     metric = METRICS["test_accuracy"]
     done = data.trials[data.trials["status"] != "failed"]
     found = {
-        name: mean_interval(at_chance(own, metric)).clipped(0, metric.top)
+        name: mean_interval(at_chance(own, metric, data.chance)).clipped(0, metric.top)
         for name in names
         if len(own := done[done["recipe"] == name])
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, save
 from ahf_cli.report.figures.attribution import attribution
@@ -43,13 +44,13 @@ def _figure_1(data: StudyData) -> Drawing | str:
 
 FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
     "prerun_steps": lambda d, c: _figure_1(d),
-    "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.explanations),
-    "final_values": lambda d, c: final_values(d.trials, d.recipes),
-    "distribution": lambda d, c: distribution(d.trials, d.recipes),
+    "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.chance, d.explanations),
+    "final_values": lambda d, c: final_values(d.trials, d.recipes, d.chance),
+    "distribution": lambda d, c: distribution(d.trials, d.recipes, d.chance),
     "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.objective, independent=d.independent),
     "time_to_target": lambda d, c: time_to_target(d.curves, d.recipes, c.target),
-    "sensitivity": lambda d, c: sensitivity(d.trials, d.recipes, d.objective),
-    "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes),
+    "sensitivity": lambda d, c: sensitivity(d.trials, d.recipes, d.objective, d.chance),
+    "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes, d.chance),
     "cost": lambda d, c: cost(d.steps, d.curves, d.trials, d.recipes),
     "damping": lambda d, c: damping(d.steps, d.trials, d.recipes),
 }
@@ -60,7 +61,7 @@ def drawings(data: StudyData, choices: Choices) -> tuple[list[Drawing], dict[str
     """Return what can be drawn of a study, and why the rest cannot."""
     made = {name: figure(data, choices) for name, figure in FIGURES.items()}
     if choices.attribute:
-        table = attribution_table(data.trials, data.described, data.recipes)
+        table = attribution_table(data.trials, data.described, data.recipes, data.chance)
         made = {"attribution": attribution(table.numbers), **made}
     return (
         [found for found in made.values() if isinstance(found, Drawing)],
@@ -73,12 +74,13 @@ def figure_2(
     evaluations: pd.DataFrame,
     planned: Mapping[str, int],
     band: Band,
+    chance: Chance,
     out: Path,
     explanations: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Save the paper's Figure 2: training loss and test accuracy against step, one line per recipe."""
     known = built_in({}) if explanations is None else explanations
-    return save(curves(trials, evaluations, planned, band, known), out)
+    return save(curves(trials, evaluations, planned, band, chance, known), out)
 
 
 def prerun_figures(steps: pd.DataFrame, norm: str, out: Path) -> list[Path]:

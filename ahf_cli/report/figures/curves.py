@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ahf_cli.experiment.records import CHANCE_ACCURACY, CHANCE_LOSS
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
@@ -25,15 +25,16 @@ def curves(
     evaluations: pd.DataFrame,
     planned: Mapping[str, int],
     band: Band,
+    chance: Chance,
     explanations: Mapping[str, str],
 ) -> Drawing:
     """Draw mean and band of each metric over the trials of each recipe."""
-    table = pd.concat([curve_table(evaluations, m, band) for m in METRICS], ignore_index=True)
+    table = pd.concat([curve_table(evaluations, m, band, chance) for m in METRICS], ignore_index=True)
     names = recipe_names(trials, planned)
     looks = styles(names)
     own = {name: trials[trials["recipe"] == name] for name in names}
     n = {name: marks.n_of(own[name], planned.get(name, len(own[name]))) for name in names}
-    caption = [_band_sentence(table, trials, band), *_cut_off(table)]
+    caption = [_band_sentence(table, trials, band, chance), *_cut_off(table, marks.loss_top(chance))]
     for name in names:
         said = explanations.get(name, "") if len(names) <= EXPLAINED else ""
         caption.append(f"{name} ({n[name]}): {f'{said} ' if said else ''}{observed(own[name])}")
@@ -44,38 +45,38 @@ def curves(
             for name in lines["recipe"].unique():
                 label = f"{name}, {n[name]}" if at == 0 else None
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], label)
-            marks.chance(axes, metric.chance)
+            marks.chance(axes, metric.at(chance))
             axes.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
-            _limits(axes, lines, metric.column)
+            _limits(axes, lines, metric.column, chance)
         marks.legend(figure, theme)
 
     return Drawing("figure2", "Training loss and test accuracy against step", table, caption, draw, panels=2)
 
 
-def _limits(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    """Fix the y axis: accuracies from 0 to 1, losses from 0 to `LOSS_TOP`, above which they are cut off."""
-    top = float(table["centre"].max()) if len(table) else CHANCE_LOSS
+def _limits(axes: Axes, table: pd.DataFrame, metric: str, chance: Chance) -> None:
+    """Fix the y axis: accuracies from 0 to 1, losses from 0 to `loss_top`, above which they are cut off."""
+    top = float(table["centre"].max()) if len(table) else chance.loss
     if metric == "test_accuracy":
         axes.set_ylim(0, 1)
-        axes.set_yticks(np.arange(0, 1.01, CHANCE_ACCURACY * 2))
+        axes.set_yticks(np.arange(0, 1.01, 0.2))
     else:
-        axes.set_ylim(0, min(max(top, CHANCE_LOSS) * 1.12, marks.LOSS_TOP))
+        axes.set_ylim(0, min(max(top, chance.loss) * 1.12, marks.loss_top(chance)))
 
 
-def _cut_off(table: pd.DataFrame) -> list[str]:
+def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
     """Say which curves leave the panel of the loss, and how far they go."""
     losses = table[table["metric"] == "train_loss"]
-    above = losses[losses["centre"] > marks.LOSS_TOP]
+    above = losses[losses["centre"] > top]
     if not len(above):
         return []
     peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
     said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
-    return [f"The loss is cut off above {marks.LOSS_TOP:.3g}: {'; '.join(said)}."]
+    return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}."]
 
 
-def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band) -> str:
+def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, chance: Chance) -> str:
     most = int(table["n"].max()) if len(table) else 0
     text = f"{marks.band_words(band, most == 1)}."
     if most > 1 and (table["n"] == 1).any():
         text += " A line without a band is a single trial."
-    return text + marks.diverged_words(trials) + marks.stalled_words(trials)
+    return text + marks.diverged_words(trials, chance) + marks.stalled_words(trials)

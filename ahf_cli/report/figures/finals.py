@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ahf_cli.experiment.records import CHANCE_LOSS
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import empirical_distribution
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
@@ -14,18 +14,18 @@ from ahf_cli.report.style import styles
 from ahf_cli.report.tables import METRICS, at_chance
 
 
-def final_values(trials: pd.DataFrame, names: list[str]) -> Drawing:
+def final_values(trials: pd.DataFrame, names: list[str], chance: Chance) -> Drawing:
     """Draw each trial's final training loss and test accuracy, with a box per recipe."""
     done = trials[trials["status"] != "failed"]
     table = done[["recipe", "trial", "status", "stalled"]].assign(
-        **{m.column: at_chance(done, m) for m in METRICS.values()}
+        **{m.column: at_chance(done, m, chance) for m in METRICS.values()}
     )
     looks = styles(names)
     drawn = [name for name in names if (table["recipe"] == name).any()]
     caption = [
         f"Final values, one point a trial (n: {marks.counts(trials, names)}); box: quartiles and median, "
         "whiskers to the last point within 1.5 interquartile ranges. ×: diverged, drawn at chance."
-        + marks.cut_words(table, "train_loss", drawn)
+        + marks.cut_words(table, "train_loss", drawn, chance)
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -59,19 +59,19 @@ def final_values(trials: pd.DataFrame, names: list[str]) -> Drawing:
             axes.set_yticks(range(len(drawn)), [*reversed(drawn)] if named else [""] * len(drawn))
             axes.set_ylim(-0.6, len(drawn) - 0.4)
             axes.grid(False, axis="y")
-            marks.chance(axes, metric.chance, upright=True)
+            marks.chance(axes, metric.at(chance), upright=True)
             axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
             if metric.better == "higher":
                 axes.set_xlim(0, 1)
             else:
-                highest = float(np.nanmax(table[metric.column], initial=CHANCE_LOSS))
-                axes.set_xlim(0, min(highest * 1.05, marks.LOSS_TOP))
+                highest = float(np.nanmax(table[metric.column], initial=chance.loss))
+                axes.set_xlim(0, min(highest * 1.05, marks.loss_top(chance)))
 
     size = max(0.6, 0.13 * len(drawn) + 0.35)
     return Drawing("final_values", "Final values of all trials", table, caption, draw, panels=2, height=size)
 
 
-def distribution(trials: pd.DataFrame, names: list[str]) -> Drawing:
+def distribution(trials: pd.DataFrame, names: list[str], chance: Chance) -> Drawing:
     """Draw the share of trials whose final training loss is at most x, with its simultaneous band."""
     metric = METRICS["train_loss"]
     done = trials[trials["status"] != "failed"]
@@ -79,7 +79,7 @@ def distribution(trials: pd.DataFrame, names: list[str]) -> Drawing:
     for name in names:
         own = done[done["recipe"] == name]
         if len(own):
-            found = empirical_distribution(at_chance(own, metric))
+            found = empirical_distribution(at_chance(own, metric, chance))
             frames.append(pd.DataFrame({"recipe": name, "n": len(own), **found._asdict()}))
     table = pd.concat(frames, ignore_index=True)
     looks = styles(names)
@@ -88,16 +88,16 @@ def distribution(trials: pd.DataFrame, names: list[str]) -> Drawing:
         "and up is better), with the band that holds the whole true distribution with 95 % probability "
         "(Dvoretzky-Kiefer-Wolfowitz, "
         f"trials taken as independent; drawn from n = {marks.FEW} on). n: {marks.counts(trials, names)}."
-        f"{marks.diverged_words(trials)}"
+        f"{marks.diverged_words(trials, chance)}"
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
-        end = min(max(float(table["value"].max()), CHANCE_LOSS) * 1.05, marks.LOSS_TOP)
+        end = min(max(float(table["value"].max()), chance.loss) * 1.05, marks.loss_top(chance))
         for name in table["recipe"].unique():
             own = table[table["recipe"] == name]
             marks.stairs(axes, own, looks[name], f"{name}, n = {own['n'].iloc[0]}", 0, end)
-        marks.chance(axes, CHANCE_LOSS, upright=True)
+        marks.chance(axes, chance.loss, upright=True)
         axes.set(
             xlim=(0, end), ylim=(0, 1), xlabel=f"final {marks.labelled(metric, theme)}",
             ylabel="share of trials at most there",

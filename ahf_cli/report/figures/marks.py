@@ -10,14 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from ahf_cli.experiment.records import CHANCE_ACCURACY, CHANCE_LOSS
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import BANDS, Band
 from ahf_cli.report.canvas import Theme
 from ahf_cli.report.style import STALLED, Style
 from ahf_cli.report.tables.metrics import Metric
 
-LOSS_TOP = 1.5 * CHANCE_LOSS
-"""Top of a panel of the loss: one runaway mean would flatten every other curve."""
 FEW = 10
 """Fewer trials than this have a distribution band that covers most of the panel: it is in the table only."""
 STEP_LABEL = "step (one mini-batch each)"
@@ -28,6 +26,16 @@ def grid(figure: Figure, theme: Theme, panels: int, across: int = 2) -> list[Axe
     columns = theme.columns(panels, across)
     rows = -(-panels // columns)
     return [figure.add_subplot(rows, columns, at + 1) for at in range(panels)]
+
+
+def loss_top(chance: Chance) -> float:
+    """Return the top of a panel of the loss: one runaway mean would flatten every other curve."""
+    return 1.5 * chance.loss
+
+
+def value_top(chance: Chance) -> float:
+    """Return the top of a panel of what the sampler was told, which is at most chance."""
+    return float(f"{1.064 * chance.loss:.3g}")
 
 
 def line(
@@ -112,16 +120,17 @@ def n_of(trials: pd.DataFrame, planned: int) -> str:
     return f"n = {n}" if n == planned else f"n = {n} of {planned}"
 
 
-def cut_words(values: pd.DataFrame, column: str, names: Iterable[str]) -> str:
+def cut_words(values: pd.DataFrame, column: str, names: Iterable[str], chance: Chance) -> str:
     """Say which recipes have final losses beyond the edge of the panel, and how far they go."""
-    beyond = {name: own for name in names if len(own := _beyond(values, column, name))}
+    top = loss_top(chance)
+    beyond = {name: own for name in names if len(own := _beyond(values, column, name, top))}
     said = [f"{name} {len(own)} (to {own.max():.3g})" for name, own in beyond.items()]
-    return f" Beyond the loss panel's edge at {LOSS_TOP:.3g}: {', '.join(said)}." if said else ""
+    return f" Beyond the loss panel's edge at {top:.3g}: {', '.join(said)}." if said else ""
 
 
-def _beyond(values: pd.DataFrame, column: str, name: str) -> NDArray[np.float64]:
+def _beyond(values: pd.DataFrame, column: str, name: str, top: float) -> NDArray[np.float64]:
     own = values[values["recipe"] == name][column].to_numpy(float)
-    return np.asarray(own[own > LOSS_TOP])
+    return np.asarray(own[own > top])
 
 
 def counts(trials: pd.DataFrame, names: Iterable[str]) -> str:
@@ -136,12 +145,18 @@ def band_words(band: Band, alone: bool) -> str:
     return f"One trial, which has no band ({BANDS[band]} needs two)" if alone else words
 
 
-def diverged_words(trials: pd.DataFrame) -> str:
+def diverged_words(trials: pd.DataFrame, chance: Chance) -> str:
     """Say how diverged trials are treated, where there are any."""
     if not (trials["status"] == "diverged").any():
         return ""
-    level = f"loss {CHANCE_LOSS:.3f}, accuracy {CHANCE_ACCURACY:g}"
+    level = f"loss {chance.loss:.3f}, accuracy {chance.accuracy:.3g}"
     return f" Diverged trials are carried forward at chance ({level})."
+
+
+def loss_words(chance: Chance) -> str:
+    """Write the loss of guessing: `ln 10` where it is that of ten equally likely classes."""
+    classes = round(1 / chance.accuracy)
+    return f"ln {classes}" if chance == Chance.of(classes) else f"{chance.loss:.3g}"
 
 
 def stalled_words(trials: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import mean_interval
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
@@ -16,14 +17,14 @@ from ahf_cli.report.tables import METRICS, at_chance
 from ahf_cli.report.tables.reruns import best_trials
 
 
-def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str]) -> Drawing | str:
+def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str], chance: Chance) -> Drawing | str:
     """Draw each re-run, their mean with its interval, and what the search had seen."""
     done = again[again["status"] != "failed"] if len(again) else again
     drawn = [name for name in names if (done["recipe"] == name).any()]
     if not drawn:
         return "there are no re-runs of the best configurations"
     table = done[["recipe", "trial", "seed", "status"]].assign(
-        **{m.column: at_chance(done, m) for m in METRICS.values()}
+        **{m.column: at_chance(done, m, chance) for m in METRICS.values()}
     )
     seen: dict[Any, dict[Any, float]] = best_trials(trials)[[*METRICS]].astype(float).to_dict()
     looks = styles(names)
@@ -31,7 +32,7 @@ def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str]) -> Drawi
         "The best configuration of each recipe, trained again with new seeds: one point a seed "
         f"(n: {marks.counts(done, drawn)}); bar: mean with its 95 % interval (Student's t); ◇: what the "
         "search had seen of it, optimistic where it lies on the better side of the bar. ×: diverged, drawn "
-        "at chance." + marks.cut_words(table, "train_loss", drawn)
+        "at chance." + marks.cut_words(table, "train_loss", drawn, chance)
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -56,8 +57,8 @@ def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str]) -> Drawi
             axes.grid(False, axis="y")
             axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            if metric.better == "lower" and table[metric.column].max() > marks.LOSS_TOP:
-                axes.set_xlim(0, marks.LOSS_TOP)
+            if metric.better == "lower" and table[metric.column].max() > (top := marks.loss_top(chance)):
+                axes.set_xlim(0, top)
 
     size = max(0.6, 0.13 * len(drawn) + 0.35)
     return Drawing("reruns", "Re-runs of the best configuration", table, caption, draw, panels=2, height=size)

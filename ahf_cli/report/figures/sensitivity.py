@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
@@ -13,7 +14,7 @@ from ahf_cli.report.tables.metrics import objective_words
 from ahf_cli.report.tables.sensitivity import sensitivity_points
 
 
-def sensitivity(trials: pd.DataFrame, names: list[str], objective: str) -> Drawing | str:
+def sensitivity(trials: pd.DataFrame, names: list[str], objective: str, chance: Chance) -> Drawing | str:
     """Draw one panel a hyperparameter, one point a trial."""
     table = sensitivity_points(trials, names)
     keys = list(table["hyperparameter"].unique())
@@ -22,8 +23,9 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: str) -> Drawi
     looks = styles(names)
     label = objective_words(objective)
     caption = [
-        f"{label.capitalize()} of each trial, at most ln 10, against its hyperparameters; ×: diverged. "
-        f"n: {marks.counts(trials, names)}. The sampler chose where to look: a gap is no gap of the method."
+        f"{label.capitalize()} of each trial, at most {marks.loss_words(chance)}, against its "
+        f"hyperparameters; ×: diverged. n: {marks.counts(trials, names)}. The sampler chose where to look: a "
+        "gap is no gap of the method."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -46,7 +48,7 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: str) -> Drawi
             log = declared.search is not None and declared.search.log
             axes.set(xlabel=f"{declared.help} {declared.symbol}", xscale="log" if log else "linear")
             axes.set_ylabel(f"{label} (nats)" if at % columns == 0 else "")
-            axes.set_ylim(0, 2.45)
+            axes.set_ylim(0, marks.value_top(chance))
             axes.minorticks_off()
         marks.legend(figure, theme, points=True)
 

@@ -13,7 +13,7 @@ from bokeh.plotting import figure
 
 from ahf_cli.experiment.statistics import Band
 from ahf_cli.hyperparameters import HYPERPARAMETERS
-from ahf_cli.report.figures.marks import LOSS_TOP, spread
+from ahf_cli.report.figures.marks import loss_top, spread, value_top
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import Style, styles
 from ahf_cli.report.tables import METRICS, at_chance, curve_table
@@ -40,7 +40,7 @@ def figures(data: StudyData, band: Band) -> dict[str, list[Any]]:
     shown = data.trials[data.trials["status"] != "failed"]
     return {
         "figure2": [_curves(data, metric, band, words, looks) for metric in METRICS.values()],
-        "final_values": [_finals(shown, data.recipes, m, words, looks) for m in METRICS.values()],
+        "final_values": [_finals(data, shown, m, words, looks) for m in METRICS.values()],
         "sensitivity": _sensitivity(data, words, looks),
         "damping": _damping(data, words, looks),
     }
@@ -76,12 +76,12 @@ def _curves(
     looks: Mapping[str, Style],
 ) -> Any:
     """One thin line a trial, and centre and band of each recipe."""
-    top = LOSS_TOP if metric.better == "lower" else 1
+    top = loss_top(data.chance) if metric.better == "lower" else 1
     last = float(data.curves["step"].max())
     plot = _plot(
         f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last), (0, top)
     )
-    table = curve_table(data.curves, metric.column, band)
+    table = curve_table(data.curves, metric.column, band, data.chance)
     drawn = data.curves[data.curves["status"] != "failed"]
     items, hovered = [], []
     for name in table["recipe"].unique():
@@ -133,18 +133,19 @@ def _points(plot: Any, frame: pd.DataFrame, words: Mapping[Any, Mapping[str, str
 
 
 def _finals(
-    trials: pd.DataFrame, names: list[str], metric: Metric, words: Mapping[Any, Mapping[str, str]],
+    data: StudyData, trials: pd.DataFrame, metric: Metric, words: Mapping[Any, Mapping[str, str]],
     looks: Mapping[str, Style],
 ) -> Any:  # fmt: skip
-    drawn = [name for name in names if (trials["recipe"] == name).any()]
+    drawn = [name for name in data.recipes if (trials["recipe"] == name).any()]
+    top = loss_top(data.chance) if metric.better == "lower" else 1
     plot = _plot(
-        "", f"final {metric.label} ({metric.short})", (0, LOSS_TOP if metric.better == "lower" else 1),
-        (-0.6, len(drawn) - 0.4), height=80 + 55 * len(drawn),
+        "", f"final {metric.label} ({metric.short})", (0, top), (-0.6, len(drawn) - 0.4),
+        height=80 + 55 * len(drawn),
     )  # fmt: skip
     points = []
     for row, name in enumerate(reversed(drawn)):
         own = trials[trials["recipe"] == name]
-        place = own.assign(x=at_chance(own, metric), y=row + spread(own["trial"], 0.28))
+        place = own.assign(x=at_chance(own, metric, data.chance), y=row + spread(own["trial"], 0.28))
         points.append(_points(plot, place, words, looks[name]))
     plot.yaxis.ticker = list(range(len(drawn)))
     plot.yaxis.major_label_overrides = dict(enumerate(reversed(drawn)))
@@ -163,7 +164,8 @@ def _sensitivity(
         panel = table[table["hyperparameter"] == key].rename(columns={"setting": "x", "value": "y"})
         plot = _plot(
             f"{objective_words(data.objective)} (nats)", f"{declared.help} {declared.symbol}",
-            _around(panel["x"], log=log), (0, 2.45), x_axis_type="log" if log else "linear", height=280,
+            _around(panel["x"], log=log), (0, value_top(data.chance)),
+            x_axis_type="log" if log else "linear", height=280,
         )  # fmt: skip
         items = []
         for name in panel["recipe"].unique():

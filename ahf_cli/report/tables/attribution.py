@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import paired_difference
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
 from ahf_cli.report.tables.text import NOTHING, Table, spread_interval, within
@@ -58,7 +59,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
 
 
 def attribution_table(
-    trials: pd.DataFrame, recipes: Mapping[str, Mapping[str, Any]], names: list[str]
+    trials: pd.DataFrame, recipes: Mapping[str, Mapping[str, Any]], names: list[str], chance: Chance
 ) -> Table:
     """Effect of each single change, after − before, over pairs of trials with equal hyperparameters and seed.
 
@@ -71,7 +72,7 @@ def attribution_table(
         pairs, slots = _pairs(done, change)
         row: dict[str, Any] = vars(change) | {"pairs": len(pairs), "slots": slots}
         for metric in METRICS.values():
-            before, after = (_values(pairs, side, metric) for side in ("_before", "_after"))
+            before, after = (_values(pairs, side, metric, chance) for side in ("_before", "_after"))
             row |= spread_interval(metric.column, paired_difference(after, before))
         for what in ("diverged", "stalled"):
             row |= {
@@ -116,11 +117,11 @@ def _brought(key: str, change: Change) -> bool:
     return (change.key, key.removeprefix("params.")) in _FIXED_WITH
 
 
-def _values(pairs: pd.DataFrame, side: str, metric: Metric) -> pd.Series[float]:
+def _values(pairs: pd.DataFrame, side: str, metric: Metric, chance: Chance) -> pd.Series[float]:
     frame = pd.DataFrame({"status": pairs[f"status{side}"], metric.column: pairs[f"{metric.column}{side}"]})
     # One runaway loss of thousands would hide every other effect: no loss counts as worse than chance.
-    values = at_chance(frame, metric)
-    return values.clip(upper=metric.chance) if metric.better == "lower" else values
+    values = at_chance(frame, metric, chance)
+    return values.clip(upper=metric.at(chance)) if metric.better == "lower" else values
 
 
 def _count(pairs: pd.DataFrame, side: str, what: str) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import Band, band, carry_forward, count
 from ahf_cli.report.tables.metrics import METRICS
 
 
-def curve_table(curves: pd.DataFrame, metric: str, kind: Band) -> pd.DataFrame:
+def curve_table(curves: pd.DataFrame, metric: str, kind: Band, chance: Chance) -> pd.DataFrame:
     """Centre and band of one metric at each evaluation of each recipe: the data of a line with its band.
 
     `curves` is as of `curves_frame`; diverged trials are carried forward at chance, failed ones left out.
@@ -24,7 +25,7 @@ def curve_table(curves: pd.DataFrame, metric: str, kind: Band) -> pd.DataFrame:
         values = own.pivot_table(index="trial", columns="step", values=metric, dropna=False)
         values = values.reindex(columns=steps)
         diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
-        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), METRICS[metric].chance)
+        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), METRICS[metric].at(chance))
         centre, low, high = band(filled, kind)
         frames.append(
             pd.DataFrame(

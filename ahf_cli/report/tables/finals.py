@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import iqm_interval, mean_interval, summarize, wilson_interval
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, recipe_names
 from ahf_cli.report.tables.text import NOTHING, number, spread_interval, within
@@ -16,7 +17,7 @@ from ahf_cli.report.tables.text import NOTHING, number, spread_interval, within
 AT_CHANCE, LEFT_OUT = "at chance", "left out"
 
 
-def final_table(trials: pd.DataFrame, planned: Mapping[str, int]) -> pd.DataFrame:
+def final_table(trials: pd.DataFrame, planned: Mapping[str, int], chance: Chance) -> pd.DataFrame:
     """Sum up final values: one row per metric, recipe and way to treat diverged trials.
 
     `trials` is as of `trials_frame`.  Columns: metric, recipe, diverged_trials, n (values summed up),
@@ -28,21 +29,23 @@ def final_table(trials: pd.DataFrame, planned: Mapping[str, int]) -> pd.DataFram
         for recipe in recipe_names(trials, planned):
             own = trials[trials["recipe"] == recipe]
             for how in (AT_CHANCE, LEFT_OUT):
-                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how))
+                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how, chance))
     return pd.DataFrame(rows)
 
 
-def _row(own: pd.DataFrame, metric: Metric, recipe: str, planned: int, how: str) -> dict[str, object]:
+def _row(
+    own: pd.DataFrame, metric: Metric, recipe: str, planned: int, how: str, chance: Chance
+) -> dict[str, object]:
     """Sum up one metric of one recipe's trials."""
     head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
     final = own[metric.column].astype(float) if len(own) else pd.Series(dtype=float)
-    chance = metric.chance if how == AT_CHANCE else None
-    summary = asdict(summarize(final.to_numpy(), list(own["status"]), metric.better, chance))
+    counted = metric.at(chance) if how == AT_CHANCE else None
+    summary = asdict(summarize(final.to_numpy(), list(own["status"]), metric.better, counted))
     counts = {"n": summary.pop("n"), "planned": planned}
     counts |= {key: summary.pop(key) for key in ("ok", "diverged", "failed")}
     counts["stalled"] = int(own["stalled"].sum()) if len(own) else 0
     if len(own):
-        final = at_chance(own, metric) if how == AT_CHANCE else final[own["status"] == "ok"]
+        final = at_chance(own, metric, chance) if how == AT_CHANCE else final[own["status"] == "ok"]
     return {**head, **counts, **summary, **_intervals(final.to_numpy(), own["status"], metric)}
 
 

@@ -9,31 +9,32 @@ from typing import Literal
 
 import pandas as pd
 
-from ahf_cli.experiment.records import CHANCE_ACCURACY, CHANCE_LOSS
+from ahf_cli.experiment.records import Chance
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of trials and curves: its label, which way is better, and its value for guessing."""
+    """A column of trials and curves: its label, which way is better, and its unit."""
 
     column: str
     label: str
     better: Literal["lower", "higher"]
-    chance: float
     unit: str
     short: str
     """of the unit"""
     top: float = 1.0
     """largest possible value; the least is 0"""
 
+    def at(self, chance: Chance) -> float:
+        """Return its value for guessing."""
+        return chance.loss if self.better == "lower" else chance.accuracy
+
 
 METRICS = {
     m.column: m
     for m in (
-        Metric(
-            "train_loss", "training loss", "lower", CHANCE_LOSS, "mean cross-entropy, nats", "nats", math.inf
-        ),
-        Metric("test_accuracy", "test accuracy", "higher", CHANCE_ACCURACY, "fraction correct", "fraction"),
+        Metric("train_loss", "training loss", "lower", "mean cross-entropy, nats", "nats", math.inf),
+        Metric("test_accuracy", "test accuracy", "higher", "fraction correct", "fraction"),
     )
 }
 
@@ -43,14 +44,14 @@ def recipe_names(trials: pd.DataFrame, planned: Mapping[str, int]) -> list[str]:
     return list(dict.fromkeys([*planned, *trials["recipe"]]))
 
 
-def at_chance(trials: pd.DataFrame, metric: Metric) -> pd.Series[float]:
+def at_chance(trials: pd.DataFrame, metric: Metric, chance: Chance) -> pd.Series[float]:
     """Return final values with each diverged trial at chance; NaN for failed ones."""
     values = trials[metric.column].astype(float)
-    return values.where(trials["status"] == "ok", metric.chance).where(trials["status"] != "failed")
+    return values.where(trials["status"] == "ok", metric.at(chance)).where(trials["status"] != "failed")
 
 
 def ranked(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished trials, with min(objective, ln 10), what the sampler was told, in `value`."""
+    """Return the finished trials, with what the sampler was told, min(objective, chance), in `value`."""
     return trials[trials["status"] != "failed"].astype({"value": float})
 
 

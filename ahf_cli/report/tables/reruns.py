@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import (
     cliffs_delta,
     holm,
@@ -24,7 +26,9 @@ def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
     return done.loc[done.groupby("recipe", sort=False)["value"].idxmin()].set_index("recipe")
 
 
-def rerun_table(trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], objective: str) -> Table:
+def rerun_table(
+    trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], objective: str, chance: Chance
+) -> Table:
     """Mean over the new seeds, and the luck in the search's value: search value − mean of the re-runs.
 
     A positive luck in accuracy, or a negative one in loss, is optimism of the search.
@@ -37,7 +41,7 @@ def rerun_table(trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], ob
             continue
         row: dict[str, object] = {"recipe": name, "n": len(own), "search_trial": best["trial"].get(name)}
         for column in dict.fromkeys([objective, *METRICS]):
-            values = at_chance(own, _metric(column)).to_numpy(float)
+            values = at_chance(own, _metric(column), chance).to_numpy(float)
             searched = float(best[column].get(name, np.nan))
             row |= spread_interval(column, mean_interval(values).clipped(0, _metric(column).top))
             row |= {f"{column}_search": searched, f"{column}_luck": searched - float(np.mean(values))}
@@ -52,7 +56,7 @@ def rerun_table(trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], ob
     return Table("reruns", numbers, {title: pd.DataFrame(text)})
 
 
-def pairs_table(reruns: pd.DataFrame, names: list[str]) -> Table:
+def pairs_table(reruns: pd.DataFrame, names: list[str], chance: Chance) -> Table:
     """Each pair of recipes on the same new seeds: mean difference A − B, Cliff's delta, permutation p (Holm).
 
     Holm's correction is over the metrics of each pair.  Over all pairs as well, no difference between seven
@@ -61,7 +65,7 @@ def pairs_table(reruns: pd.DataFrame, names: list[str]) -> Table:
     rows = []
     drawn = [name for name in names if (reruns["recipe"] == name).any()]
     for (a, b), metric in ((pair, m) for pair in combinations(drawn, 2) for m in METRICS.values()):
-        both = _paired(reruns, a, b, metric)
+        both = _paired(reruns, a, b, metric, chance)
         rng = np.random.default_rng(0)
         x, y = both[a].to_numpy(float), both[b].to_numpy(float)
         rows.append(
@@ -94,9 +98,9 @@ _PAIR_COLUMNS = [
 ]  # fmt: skip
 
 
-def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Metric) -> pd.DataFrame:
+def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Metric, chance: Chance) -> pd.DataFrame:
     """One row a seed that both have, one column a recipe."""
-    valued = reruns.assign(value=at_chance(reruns, metric))
+    valued = reruns.assign(value=at_chance(reruns, metric, chance))
     sides = [valued[valued["recipe"] == name].set_index("seed")["value"].rename(name) for name in (a, b)]
     return pd.concat(sides, axis=1, join="inner").dropna()
 
@@ -104,6 +108,4 @@ def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Metric) -> pd.DataFram
 def _metric(column: str) -> Metric:
     """Return a metric, or one for a loss that is not compared otherwise."""
     known = METRICS["train_loss"]
-    return METRICS.get(column) or Metric(
-        column, column.replace("_", " "), "lower", known.chance, known.unit, known.short, known.top
-    )
+    return METRICS.get(column) or replace(known, column=column, label=column.replace("_", " "))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ahf_cli.experiment.records import CHANCE_LOSS
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import interquartile_mean
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
 from ahf_cli.report.tables.text import Table, number
@@ -16,13 +16,13 @@ from ahf_cli.report.tables.text import Table, number
 Ways = Mapping[str, Mapping[str, float]]
 
 
-def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str]) -> Table:
+def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str], chance: Chance) -> Table:
     """Say who is ahead under each way of summing up: columns metric, way, winner, and one a recipe."""
     done = trials[trials["status"] != "failed"]
     drawn = [name for name in names if (done["recipe"] == name).any()]
     rows = []
     for metric in METRICS.values():
-        for way, values in _ways(done, curves, drawn, metric).items():
+        for way, values in _ways(done, curves, drawn, metric, chance).items():
             known = {name: v for name, v in values.items() if np.isfinite(v)}
             pick: Callable[..., str] = min if metric.better == "lower" else max
             winner = pick(known, key=known.__getitem__) if known else ""
@@ -32,10 +32,10 @@ def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str
     return Table("robustness", numbers, {"Who is ahead, by the way of summing up": text})
 
 
-def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Metric) -> Ways:
+def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Metric, chance: Chance) -> Ways:
     """Return the value of each recipe under each way."""
     final = {name: done[done["recipe"] == name] for name in names}
-    capped = {name: at_chance(own, metric).to_numpy(float) for name, own in final.items()}
+    capped = {name: at_chance(own, metric, chance).to_numpy(float) for name, own in final.items()}
     ok = {name: own[own["status"] == "ok"][metric.column].to_numpy(float) for name, own in final.items()}
     ways: dict[str, dict[str, float]] = {
         "mean": {k: _mean(v) for k, v in capped.items()},
@@ -47,10 +47,10 @@ def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Me
     }
     if metric.column == "train_loss":
         ways["mean, every loss capped at chance"] = {
-            k: _mean(np.minimum(v, CHANCE_LOSS)) for k, v in capped.items()
+            k: _mean(np.minimum(v, chance.loss)) for k, v in capped.items()
         }
         doubled = {
-            k: np.where(own["status"] == "ok", own[metric.column], 2 * CHANCE_LOSS)
+            k: np.where(own["status"] == "ok", own[metric.column], 2 * chance.loss)
             for k, own in final.items()
         }
         ways["mean, diverged at twice chance"] = {k: _mean(v.astype(float)) for k, v in doubled.items()}

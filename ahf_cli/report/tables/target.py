@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import (
     Array,
     first_crossing,
@@ -65,7 +66,7 @@ def target_table(curves: pd.DataFrame, names: list[str], target: float) -> Table
     return Table("time_to_target", numbers, {title: pd.DataFrame(text)})
 
 
-def equal_cost_table(curves: pd.DataFrame, names: list[str]) -> Table:
+def equal_cost_table(curves: pd.DataFrame, names: list[str], chance: Chance) -> Table:
     """Test accuracy and training loss when every recipe has spent the same, in each cost.
 
     The cost is the least over the recipes of the median total: half the trials of each have spent that much.
@@ -81,9 +82,8 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str]) -> Table:
         for name in names:
             own = done[done["recipe"] == name]
             if len(own):
-                rows.append(
-                    {"cost": cost, "at": float(spent.min()), "recipe": name, **_at(own, cost, spent.min())}
-                )
+                values = _at(own, cost, spent.min(), chance)
+                rows.append({"cost": cost, "at": float(spent.min()), "recipe": name, **values})
     numbers = pd.DataFrame(rows)
     text = {"recipe": names}
     for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
@@ -95,7 +95,7 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str]) -> Table:
     return Table("equal_cost", numbers, {"Test accuracy at equal cost, mean and 95 %": pd.DataFrame(text)})
 
 
-def _at(own: pd.DataFrame, cost: str, spent: float) -> dict[str, float]:
+def _at(own: pd.DataFrame, cost: str, spent: float, chance: Chance) -> dict[str, float]:
     """Mean of each metric over the trials of one recipe when a cost is spent."""
     found: dict[str, float] = {}
     ends = own.sort_values("step").groupby("trial").last()
@@ -103,7 +103,7 @@ def _at(own: pd.DataFrame, cost: str, spent: float) -> dict[str, float]:
     costs = _matrix(own, cost)
     for metric in METRICS.values():
         known = value_at_cost(_matrix(own, metric.column), costs, spent)
-        last = np.where(diverged, metric.chance, ends[metric.column].to_numpy(float))
+        last = np.where(diverged, metric.at(chance), ends[metric.column].to_numpy(float))
         values = np.where(np.isnan(known), last, known)
         found |= {"n": len(values)} | spread_interval(
             metric.column, mean_interval(values).clipped(0, metric.top)

@@ -1,0 +1,98 @@
+"""What guessing gives follows the task: in what a sampler is told, in tables, figures and the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from ahf_cli.cli.session import plan_of, search_plan
+from ahf_cli.experiment import config as configurations
+from ahf_cli.experiment.config import load
+from ahf_cli.experiment.records import Chance, chance_of_task
+from ahf_cli.report import study_data
+from ahf_cli.report.canvas import THEMES
+from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.figures import marks
+from ahf_cli.report.page.interactive import figures
+from ahf_cli.report.study_data import load_study
+from tests.made_up import NAN, write_study
+
+THREE = {"data": "three"}
+
+
+def of_made_up(task: Mapping[str, Any]) -> Chance:
+    """As `chance_of_task`, with one more data set, of three classes."""
+    return Chance.of(3) if task == THREE else chance_of_task(task)
+
+
+@pytest.mark.parametrize(
+    ("classes", "loss", "accuracy"),
+    [(2, 0.6931471805599453, 0.5), (10, 2.302585092994046, 0.1), (100, 4.605170185988092, 0.01)],
+)
+def test_guessing_among_equally_likely_classes(classes: int, loss: float, accuracy: float) -> None:
+    assert Chance.of(classes) == Chance(loss, accuracy)
+
+
+def test_plans_take_the_chance_of_the_configured_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load("quick")
+    assert config.chance == Chance.of(10)
+    three = {json.dumps(config.identity()["task"]): Chance.of(3)}
+    monkeypatch.setattr(configurations, "chance_of_task", lambda task: three[json.dumps(task)])
+    assert plan_of(config).chance_loss == search_plan(config).chance_loss == math.log(3)
+
+
+@pytest.mark.parametrize(("task", "classes"), [(THREE, 3), ({}, 10), (None, 10), ("damaged", 10)])
+def test_diverged_trials_count_at_the_chance_of_the_studys_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: object, classes: int
+) -> None:
+    study = write_study(tmp_path, "s", {"hf": 3}, {"hf": [0.5, 0.7, NAN]})
+    file = study.folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    if task is not None:
+        manifest["identity"]["task"] = task
+    file.write_text(json.dumps(manifest))
+    monkeypatch.setattr(study_data, "chance_of_task", of_made_up)
+    data = load_study(study.folder)
+    assert data.chance == Chance.of(classes)
+
+    loss, accuracy = (0.5 + 0.7 + math.log(classes)) / 3, (2 - 1.2 / 2.6 + 1 / classes) / 3
+    tables = Comparison(data).tables
+    for name, query, column, expected in (
+        ("final_values", "metric == 'training loss' and diverged_trials == 'at chance'", "mean", loss),
+        ("final_values", "metric == 'test accuracy' and diverged_trials == 'at chance'", "mean", accuracy),
+        ("equal_cost", "cost == 'step'", "train_loss", loss),
+        ("robustness", "metric == 'training loss' and way == 'mean'", "hf", loss),
+        ("robustness", "way == 'mean, diverged at twice chance'", "hf", (1.2 + 2 * math.log(classes)) / 3),
+    ):  # fmt: skip
+        found = tables[name].numbers.query(query)[column].tolist()
+        assert found == [pytest.approx(expected)], (name, query)
+
+
+def test_figures_and_the_page_draw_the_chance_of_the_studys_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_study(write_study(tmp_path, "s", {"hf": 3}, {"hf": [0.5, 0.7, NAN]}).folder)
+    monkeypatch.setattr(study_data, "chance_of_task", lambda task: Chance.of(3))
+    drawn = {drawing.name: drawing for drawing in Comparison(data).drawn[0]}
+    assert "at chance (loss 1.099, accuracy 0.333)" in " ".join(drawn["figure2"].caption)
+    panels = Figure()
+    drawn["figure2"].draw(panels, THEMES["screen"])
+    for axes, level in zip(panels.axes, (math.log(3), 1 / 3), strict=True):
+        assert [level, level] in [list(line.get_ydata()) for line in axes.get_lines()]  # type: ignore[arg-type]
+    assert figures(data, "se")["final_values"][0].x_range.end == 1.5 * math.log(3)
+
+
+@pytest.mark.parametrize(
+    ("chance", "words", "top"),
+    [(Chance.of(10), "ln 10", 2.45), (Chance.of(3), "ln 3", 1.17), (Chance(0.09, 0.1), "0.09", 0.0958)],
+)
+def test_the_cap_of_the_objective_is_named_and_leaves_a_margin(
+    chance: Chance, words: str, top: float
+) -> None:
+    assert marks.loss_words(chance) == words and marks.value_top(chance) == top
