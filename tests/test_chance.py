@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from ahf_cli.cli.session import plan_of, search_plan
+from ahf_cli.cli.conditions import plan_of
+from ahf_cli.cli.session import search_plan
+from ahf_cli.errors import InputError
 from ahf_cli.experiment import config as configurations
 from ahf_cli.experiment.config import load
 from ahf_cli.experiment.records import Chance, chance_of_task
@@ -39,10 +41,30 @@ def test_guessing_among_equally_likely_classes(classes: int, loss: float, accura
     assert Chance.of(classes) == Chance(loss, accuracy)
 
 
+@pytest.mark.parametrize(
+    ("task", "classes"),
+    [
+        ({"data": "fashion_mnist"}, 10),
+        ({"data": "cifar100"}, 100),
+        ({"data": "mnist", "loss": "cross_entropy"}, 10),
+    ],
+)
+def test_the_task_says_how_many_classes_there_are(task: dict[str, str], classes: int) -> None:
+    assert chance_of_task(task) == Chance.of(classes)
+
+
+@pytest.mark.parametrize("task", [{"data": "spirals"}, {"data": "mnist", "loss": "own"}])
+def test_what_only_a_plugin_knows_is_asked_for(task: dict[str, str]) -> None:
+    with pytest.raises(
+        InputError, match=r"^task\.(data|loss): '\w+' is not known; .* add --plugin FILE\.py$"
+    ):
+        chance_of_task(task)
+
+
 def test_plans_take_the_chance_of_the_configured_task(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load("quick")
     assert config.chance == Chance.of(10)
-    three = {json.dumps(config.identity()["task"]): Chance.of(3)}
+    three = {json.dumps(config.task.model_dump()): Chance.of(3)}
     monkeypatch.setattr(configurations, "chance_of_task", lambda task: three[json.dumps(task)])
     assert plan_of(config).chance_loss == search_plan(config).chance_loss == math.log(3)
 

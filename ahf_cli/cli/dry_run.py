@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ahf_cli.cli import session
+from ahf_cli.cli import conditions
 from ahf_cli.cli.options import log
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
 
     from ahf_cli.experiment import estimate as e
 
-    spec, plan = session.task_spec(config), session.plan_of(config)
-    workers, batch = session.workers_and_batch(config, spec.device)
-    torch.set_num_threads(session.threads_of(spec.device))
+    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
+    workers, batch = conditions.workers_and_batch(config, spec.device)
+    torch.set_num_threads(conditions.threads_of(spec.device))
     task = spec.load()
     per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
     evaluations = e.evaluations(plan.steps, plan.eval_every)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import conditions, session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
@@ -200,13 +200,13 @@ def _run(
 
     identity = {**config.for_recipe(recipe.name).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
-    spec, plan = session.task_spec(config), session.plan_of(config)
-    count = threads or session.threads_of(spec.device)
-    own = session.manifest(config, spec, 1)
+    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
+    count = threads or conditions.threads_of(spec.device)
+    own = conditions.manifest(config, spec, 1)
     own |= {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
     folder.open_for_writing(config.to_yaml(), identity, own)
     with folder:
-        keep_plugins(folder.folder, session.used_plugins(config.for_recipe(recipe.name)))
+        keep_plugins(folder.folder, conditions.used_plugins(config.for_recipe(recipe.name)))
         result = folder.trial(recipe.name, 0).result()
         if result is not None:
             shared(ranks, None)
@@ -298,8 +298,8 @@ def _follow(
     from ahf_cli.experiment.search import Job
     from ahf_cli.experiment.worker import Worker
 
-    spec, plan = session.task_spec(config), session.plan_of(config)
-    torch.set_num_threads(threads or session.threads_of(spec.device))
+    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
+    torch.set_num_threads(threads or conditions.threads_of(spec.device))
     checkpoints, stop = shared(ranks, None), session.Interruption()
     if checkpoints is None:  # it is done already
         return

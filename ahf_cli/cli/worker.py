@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import conditions, session
 from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Quiet, Results, Storage, log
 from ahf_cli.errors import InputError
 
@@ -55,8 +55,8 @@ def worker(
     data["run"] = {**data.get("run", {}), **run}
     data["search"] = {**data.get("search", {}), "trials": said["trials"]}
     config = parse(data, source)
-    spec, plan = session.task_spec(config), session.plan_of(config)
-    processes, batch = session.workers_and_batch(config, spec.device)
+    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
+    processes, batch = conditions.workers_and_batch(config, spec.device)
     records, reruns, where = _records(results, study, str(said["created"]))
     log(f"joining {source}; {where}", quiet)
     own = session.search_plan(config, processes, batch, 0, str(said["created"]), guest=True)

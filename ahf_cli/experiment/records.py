@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from ahf_cli.errors import InputError
+from ahf_cli.tasks.catalogue import LOSSES
+from ahf_cli.tasks.datasets import DATA_SETS
+
 Status = Literal["ok", "diverged", "failed"]
 
 
@@ -35,9 +39,19 @@ TEN_CLASSES = Chance.of(10)
 def chance_of_task(task: Mapping[str, Any]) -> Chance:
     """Return what guessing gives in a task, the section `task` of a study's identity.
 
-    Where the section is missing or empty, as in a damaged study, it is that of ten classes.
+    Where the section is missing or empty, as in a damaged study, it is that of ten classes.  Raises
+    InputError for a data set or loss that is not known, as those of plug-ins that are not loaded.
     """
-    return TEN_CLASSES  # every data set has ten
+    for key, known in (("data", DATA_SETS), ("loss", LOSSES)):
+        name = task.get(key)
+        if isinstance(name, str) and name not in known:
+            raise InputError(
+                f"task.{key}: {name!r} is not known; where it is a plug-in's, add --plugin FILE.py"
+            )
+    data, loss = (DATA_SETS.get(str(task.get("data"))), LOSSES.get(str(task.get("loss", "cross_entropy"))))
+    if data is None or loss is None:
+        return TEN_CLASSES
+    return Chance(loss.chance(data.classes), 1 / data.classes)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 _ORDER = (
-    "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_martens",
-    "adahessian", "natural_gradient", "nesterov", "rmsprop", "adagrad",
+    "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_stable",
+    "adaptive_hf_stable", "adahessian", "hf_martens", "natural_gradient", "nesterov", "rmsprop", "adagrad",
 )  # fmt: skip
 _FIXED = {name: index for index, name in enumerate(_ORDER)}
 _RESERVED = 4

@@ -1,0 +1,99 @@
+"""What a configuration comes to on this machine: data, device, processes, and the record of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ahf_cli.interruption import command_line
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config
+    from ahf_cli.experiment.train import Plan
+    from ahf_cli.experiment.worker import TaskSpec
+
+
+def task_spec(config: Config) -> TaskSpec:
+    """Find data and device."""
+    from ahf_cli.experiment.environment import resolve_device
+    from ahf_cli.experiment.worker import TaskSpec
+    from ahf_cli.plugin import LOADED
+    from ahf_cli.tasks.datasets import DATA_SETS
+    from ahf_cli.tasks.sources import locate
+
+    device = resolve_device(config.run.device)
+    task = config.task
+    data = DATA_SETS[task.data]
+    folder = locate(data=data) if data.files else None
+    return TaskSpec(
+        folder, task.split, task.batch_size, task.subset, device, task.model, task.loss, task.data,
+        tuple(LOADED),
+    )  # fmt: skip
+
+
+def used_plugins(config: Config) -> dict[str, bytes]:
+    """Return the files of the plug-ins that a configuration's recipes, task or hyperparameters come from."""
+    from ahf_cli.plugin import LOADED
+
+    used = set(config.plugins.values())
+    return {plugin.path.name: plugin.content for plugin in LOADED.values() if plugin.digest in used}
+
+
+def train_size(config: Config) -> int:
+    """Number of training images of a configuration's split."""
+    from ahf_cli.tasks.datasets import training_size
+
+    whole = training_size(config.task.data, config.task.split)
+    return min(config.task.subset or whole, whole)
+
+
+def plan_of(config: Config) -> Plan:
+    """Return how each trial of a configuration trains."""
+    from ahf_cli.experiment.train import Plan
+
+    return Plan(
+        steps=config.total_steps(train_size(config)),
+        eval_every=config.train.eval_every,
+        seed=config.seed,
+        objective=config.search.objective,
+        eval_subset=config.train.eval_subset,
+        checkpoint_every=config.run.checkpoint_every,
+        chance_loss=config.chance.loss,
+    )
+
+
+def workers_and_batch(config: Config, device: str) -> tuple[int, int]:
+    """Processes, and trials side by side in each: one per core on a CPU, one with many trials on a GPU.
+
+    On a CPU both are measured (docs/performance.md).  On a GPU, not measured: ten trials in the paper's
+    design, whose first ten are drawn at random anyway, and up to 70 where trials are independent.
+    """
+    from ahf_cli.experiment.environment import cores
+
+    if device == "cpu":
+        return config.run.workers or cores(), config.run.batch or 1
+    many = 10 if config.search.design == "paper" else min(70, config.search.trials)
+    return config.run.workers or 1, config.run.batch or many
+
+
+def threads_of(device: str) -> int:
+    """Threads of one training process: one on a CPU, where parallelism is processes."""
+    return 1 if device == "cpu" else 4
+
+
+def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
+    """Return the record of what this session runs on."""
+    from ahf_cli.experiment.environment import describe
+    from ahf_cli.tasks.datasets import DATA_SETS
+    from ahf_cli.tasks.digests import digests
+
+    fair = config.search.design == "fair"
+    return {
+        "command": command_line(),
+        **describe(spec.device),
+        "workers": workers,
+        "threads": 1 if spec.device == "cpu" else None,
+        "seeds": {"training": config.seed, "sampler": config.seed},
+        "data": digests(spec.folder, DATA_SETS[spec.data]) if spec.folder else {},
+        "plan": dict.fromkeys(config.searched, config.search.trials),
+        **({"rerun_plan": dict.fromkeys(config.searched, config.search.reruns)} if fair else {}),
+    }
