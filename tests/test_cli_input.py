@@ -82,7 +82,17 @@ def test_show_prints_what_loads_again(capsys: pytest.CaptureFixture[str]) -> Non
 def test_presets_say_their_purpose_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "ls", "--json"]) == 0
     listed = {entry["name"]: entry["purpose"] for entry in json.loads(capsys.readouterr().out)}
-    assert list(listed) == ["attribution", "fair", "paper", "published", "quick", "robust", "smoke", "wide"]
+    assert list(listed) == [
+        "attribution",
+        "fair",
+        "paper",
+        "published",
+        "quick",
+        "robust",
+        "smoke",
+        "stable_parts",
+        "wide",
+    ]
     for name, purpose in listed.items():
         text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
         assert text.startswith(f"# {purpose}\n") and f"--preset {name}\n" in text

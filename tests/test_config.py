@@ -30,7 +30,7 @@ def errors(text: str) -> list[str]:
 
 
 def test_presets_are_as_described() -> None:
-    names = ["attribution", "fair", "paper", "published", "quick", "robust", "smoke", "wide"]
+    names = ["attribution", "fair", "paper", "published", "quick", "robust", "smoke", "stable_parts", "wide"]
     assert list(presets()) == names
     paper, published, quick, smoke = map(load, ("paper", "published", "quick", "smoke"))
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
