@@ -115,6 +115,7 @@ def loss(name: str, *, chance: Callable[[int], float]) -> Callable[[F], F]:
             own: Callable[[Tensor, Tensor], Tensor] = function
             return MeanLoss(own)
 
+        make.__doc__ = function.__doc__
         LOSSES[name] = Loss(make, chance)
         return function
 

@@ -94,6 +94,12 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
     assert "plugins" not in load_config("quick").identity()
     assert main(["config", "recipes"]) == 0
     assert "u = α m, m ← γ m + δ" in capsys.readouterr().out
+    for what, name in (("recipes", "hf_heavy_ball"), ("models", "tanh_net"), ("data", "spirals")):
+        assert main(["ls", what]) == 0
+        listed = capsys.readouterr().out
+        assert f"\n{name} " in listed and listed.count("\n") > 2
+    assert main(["ls", "losses", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["cross_entropy", "smoothed_cross_entropy"]
     derived = load_config(
         "quick",
         overrides=["recipes={x: {base: hf_heavy_ball, momentum: 0.7}}", "search.recipes=[x]"],

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ahf_cli.report.store import Study
 
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
+What = Annotated[
+    Literal["studies", "recipes", "models", "data", "losses"],
+    typer.Argument(metavar="WHAT", help="studies, recipes, models, data or losses."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Format = Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Format of the tables.")]
 Out = Annotated[
@@ -25,10 +29,18 @@ Out = Annotated[
 ]
 
 
-def ls(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
-    """List the studies of a results folder."""
+def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
+    """List the studies of a results folder, or what a configuration can name, with that of --plugin."""
     from ahf_cli.report.store import Study, study_names
 
+    if what != "studies":
+        registered = _registered(what)
+        width = max(map(len, registered))
+        if as_json:
+            emit_json(registered)
+        for name, said in registered.items() if not as_json else ():
+            say(f"{name:{width}}  {said}")
+        return
     found = [_entry(Study(results, name)) for name in study_names(results)]
     if as_json:
         emit_json(found)
@@ -42,6 +54,28 @@ def ls(results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
             f"{e['study']:{width}}  {e['trials']} of {e['planned']} trials of {', '.join(e['recipes'])}"
             f"  {e['megabytes']:.1f} MB  {e['changed'][:16].replace('T', ' ')}{e['problem']}{holder}"
         )
+
+
+def _registered(what: str) -> dict[str, str]:
+    """Return the names of a kind, each with a few words."""
+    from ahf_cli.cli.recipes import rule
+    from ahf_cli.recipe import RECIPES
+    from ahf_cli.tasks.catalogue import LOSSES, MODELS, describe
+    from ahf_cli.tasks.datasets import DATA_SETS
+
+    def shape(sides: tuple[int, ...]) -> str:
+        return " × ".join(map(str, sides))
+
+    own = {
+        "recipes": {name: rule(recipe) for name, recipe in RECIPES.items()},
+        "models": {name: describe(made) for name, made in MODELS.items()},
+        "data": {
+            name: f"{d.title}: {d.training:,} training examples of {shape(d.shape)}, {d.classes} classes"
+            for name, d in DATA_SETS.items()
+        },
+        "losses": {name: describe(loss.make) for name, loss in LOSSES.items()},
+    }
+    return own[what]
 
 
 def _entry(study: Study) -> dict[str, Any]:

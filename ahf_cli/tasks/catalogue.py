@@ -6,6 +6,7 @@ it is made.
 
 from __future__ import annotations
 
+import inspect
 import math
 import pkgutil
 from collections.abc import Callable
@@ -58,6 +59,11 @@ def make_loss(name: str) -> OutputLoss:
     """Make a loss."""
     made: OutputLoss = _found(LOSSES[name].make)()
     return made
+
+
+def describe(entry: Place | Callable[..., Any]) -> str:
+    """Return the first sentence of what is said of a model or loss where it is written."""
+    return (inspect.getdoc(_found(entry)) or "").partition("\n")[0] or "a plug-in's own"
 
 
 def _found(entry: Place | Callable[..., Any]) -> Callable[..., Any]:
