@@ -16,7 +16,7 @@ from ahf_cli import cli
 from ahf_cli.cli import main
 from ahf_cli.cli.options import emit_json, log, resolve, say
 from ahf_cli.errors import IncompleteError, InputError
-from ahf_cli.experiment.config import load, parse, parse_yaml
+from ahf_cli.experiment.config import load, parse, parse_yaml, presets
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 
@@ -82,17 +82,7 @@ def test_show_prints_what_loads_again(capsys: pytest.CaptureFixture[str]) -> Non
 def test_presets_say_their_purpose_and_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "ls", "--json"]) == 0
     listed = {entry["name"]: entry["purpose"] for entry in json.loads(capsys.readouterr().out)}
-    assert list(listed) == [
-        "attribution",
-        "fair",
-        "paper",
-        "published",
-        "quick",
-        "robust",
-        "smoke",
-        "stable_parts",
-        "wide",
-    ]
+    assert list(listed) == list(presets())
     for name, purpose in listed.items():
         text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
         assert text.startswith(f"# {purpose}\n") and f"--preset {name}\n" in text

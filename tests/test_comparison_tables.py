@@ -45,7 +45,7 @@ def trials(**columns: list[Any]) -> pd.DataFrame:
 def curves(rows: list[tuple[str, int, str, int, float]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["recipe", "trial", "status", "step", "test_accuracy"])
     return frame.assign(
-        train_loss=1 - frame["test_accuracy"], products=frame["step"] * 10, seconds=frame["step"] / 2
+        train_loss=1 - frame["test_accuracy"], work=frame["step"] * 10, seconds=frame["step"] / 2
     )
 
 
@@ -58,7 +58,7 @@ CURVES = curves(
 
 def test_targets_are_met_at_the_first_evaluation_beyond_and_misses_never() -> None:
     found = crossing_table(CURVES, NAMES, 0.6)
-    assert found["step"].tolist() == [5, 5, math.inf] and found["products"].tolist() == [50, 50, math.inf]
+    assert found["step"].tolist() == [5, 5, math.inf] and found["work"].tolist() == [50, 50, math.inf]
     numbers = target_table(CURVES, NAMES, 0.6).numbers.set_index("recipe")
     assert numbers["met"].to_dict() == {"a": 2, "b": 0} and numbers.loc["b", "seconds"] == math.inf
 
@@ -68,7 +68,7 @@ def test_equal_cost_counts_what_each_trial_had_when_all_had_spent_the_same() -> 
     # medians of the totals: a 7.5 steps, b 10; at 7.5 the evaluation at 5 holds, and a/1 has diverged
     assert numbers.loc[("step", "a"), "at"] == 7.5
     assert numbers.loc[("step", "a"), "test_accuracy"] == pytest.approx((0.6 + TEN_CLASSES.accuracy) / 2)
-    assert numbers.loc[("products", "b"), "test_accuracy"] == pytest.approx(0.2)
+    assert numbers.loc[("work", "b"), "test_accuracy"] == pytest.approx(0.2)
 
 
 def test_the_best_so_far_and_the_expected_best_of_the_same_trials() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ahf_cli
+from ahf_cli.cli.conditions import plan_of
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import Config, Setting, load, parse, parse_yaml, presets, read_yaml
 from ahf_cli.experiment.schema import NAME
@@ -30,8 +31,8 @@ def errors(text: str) -> list[str]:
 
 
 def test_presets_are_as_described() -> None:
-    names = ["attribution", "fair", "paper", "published", "quick", "robust", "smoke", "stable_parts", "wide"]
-    assert list(presets()) == names
+    files = (Path(__file__).parents[1] / "configs").glob("*.yaml")
+    assert list(presets()) == sorted(file.stem for file in files)
     paper, published, quick, smoke = map(load, ("paper", "published", "quick", "smoke"))
     assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
     assert paper.total_steps(50_000) == 1170
@@ -387,3 +388,23 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+
+
+def test_recipes_may_take_more_steps_than_others() -> None:
+    """As many evaluations, on the same work; without effect on recipes that are not searched."""
+    config = load("equal_cost")
+    plan = plan_of(config)
+    assert {name: (plan.of(name).steps, plan.of(name).eval_every) for name in ("adam", "hf_stable")} == {
+        "adam": (2400, 120), "hf_stable": (200, 10),
+    }  # fmt: skip
+    assert config.identity()["train"]["longer"] == {"adam": 12, "sgd_momentum": 12, "adahessian": 6}
+    quick = load("quick")
+    assert load("quick", overrides=["train.longer={adam: 3, hf: 1}"]).identity() == quick.identity()
+    assert plan_of(quick).of("hf") == plan_of(quick)
+    for value, rule in (
+        ("{adm: 2}", "train.longer.adm: unknown recipe; did you mean 'adam'?"),
+        ("{adam: 0}", "train.longer.adam: must be an integer in [1, 10^9], got 0"),
+    ):
+        with pytest.raises(InputError) as caught:
+            load("quick", overrides=[f"train.longer={value}"])
+        assert caught.value.lines == [f"--override: {rule}"]

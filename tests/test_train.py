@@ -201,3 +201,11 @@ def test_more_batches_of_curvature_are_consecutive_ones() -> None:
     parts = [own.batch(3, CURVATURE_STREAM, n) for n in (2, 3)]
     assert torch.equal(two.inputs, torch.cat([part.inputs for part in parts]))
     assert torch.equal(two.targets, torch.cat([part.targets for part in parts]))
+
+
+def test_a_recipe_that_takes_more_steps_is_evaluated_as_often() -> None:
+    small, plan = task(), replace(PLAN, steps=2, eval_every=1, longer={"sgd_momentum": 3})
+    batch = begin(small, RECIPES["sgd_momentum"], plan.of("sgd_momentum"), {0: {"lr": 0.01, "momentum": 0.9}})
+    (result,) = train(small, batch)
+    assert [row.step for row in batch.trials[0].curve] == [0, 3, 6] and result.planned_steps == 6
+    assert plan.of("hf") == replace(plan, longer={})

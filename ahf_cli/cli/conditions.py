@@ -57,6 +57,7 @@ def plan_of(config: Config) -> Plan:
         objective=config.search.objective,
         eval_subset=config.train.eval_subset,
         checkpoint_every=config.run.checkpoint_every,
+        longer=config.train.longer,
         chance_loss=config.chance.loss,
     )
 

@@ -23,27 +23,29 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
     torch.set_num_threads(conditions.threads_of(spec.device))
     task = spec.load()
     per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
-    evaluations = e.evaluations(plan.steps, plan.eval_every)
     recipes: dict[str, Any] = {}
     for name in config.searched:
         log(f"timing {name}", quiet)
         found = e.time_slice(task, config.recipe(name), config.space(name), plan.seed)
-        seconds = found.seconds_per_step * plan.steps + per_evaluation * evaluations
+        own = plan.of(name)
+        evaluations = e.evaluations(own.steps, own.eval_every)
+        seconds = found.seconds_per_step * own.steps + per_evaluation * evaluations
         recipes[name] = {
             "trials": config.search.trials,
             "reruns": config.search.reruns if config.search.design == "fair" else 0,
             "space": {key: [r.low, r.high, r.log] for key, r in config.space(name).items()},
+            "steps": own.steps,
             "seconds_per_step": found.seconds_per_step,
             "cg_iterations": found.cg_iterations,
             "evaluation_share": per_evaluation * evaluations / seconds,
             "seconds_per_trial": seconds,
-            "bytes_per_trial": _bytes(found, plan.steps, evaluations),
+            "bytes_per_trial": _bytes(found, own.steps, evaluations),
         }
     total = sum(_runs(r) * r["seconds_per_trial"] for r in recipes.values())
     return {
         "study": config.study,
         "steps": plan.steps,
-        "evaluations": evaluations,
+        "evaluations": e.evaluations(plan.steps, plan.eval_every),
         "seconds_per_evaluation": per_evaluation,
         "workers": workers,
         "batch": batch,
@@ -79,7 +81,8 @@ def lines(document: dict[str, Any]) -> list[str]:
             for key, (low, high, is_log) in r["space"].items()
         )
         again = f", then {r['reruns']} re-runs of the best" if r["reruns"] else ""
-        found.append(f"{name}: {r['trials']} trials over {space or 'nothing: all is fixed'}{again}")
+        more = f" of {r['steps']} steps" if r["steps"] != document["steps"] else ""
+        found.append(f"{name}: {r['trials']} trials{more} over {space or 'nothing: all is fixed'}{again}")
         found.append(
             f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
             f"{r['seconds_per_trial'] / 60:.1f} min a trial, {r['evaluation_share']:.0%} of it evaluation"

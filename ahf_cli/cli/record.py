@@ -107,7 +107,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
 
     independent = recipe.choices.curvature_batch == "independent"
     streams = [GRADIENT_STREAM, CURVATURE_STREAM] if independent else [GRADIENT_STREAM]
-    spec, steps = conditions.task_spec(config), conditions.plan_of(config).steps
+    spec, steps = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name).steps
     log(f"{recipe.name}: {steps} steps in float64", quiet)
     numbers = math.prod(DATA_SETS[config.task.data].shape)
     _warn_of_size(len(streams) * steps * config.task.batch_size, numbers, steps)

@@ -187,7 +187,8 @@ def _train(
     spec, title, plan = training.spec, training.title, search.plan
     total = plan.trials * len(plan.recipes)
     left = len(search.unfinished)
-    steps = training.plan.steps
+    own = {training.plan.of(name).steps for name in plan.recipes}
+    steps = f"{min(own)} to {max(own)}" if len(own) > 1 else str(*own)
     log(_plan_line(title, training.where, total, left, steps, training.workers, spec.device), quiet)
     workers = max(1, min(training.workers, left))
     threads = threads_of(spec.device)
@@ -215,7 +216,7 @@ def _say_fewer(study: Study, config: Config, quiet: bool) -> None:
         )
 
 
-def _plan_line(title: str, folder: str, total: int, left: int, steps: int, workers: int, device: str) -> str:
+def _plan_line(title: str, folder: str, total: int, left: int, steps: str, workers: int, device: str) -> str:
     if not left:
         return f"{title}: all {total} trials are done in {folder}"
     done = f", {total - left} of them done" if left < total else ""

@@ -200,7 +200,7 @@ def _run(
 
     identity = {**config.for_recipe(recipe.name).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
-    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
+    spec, plan = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name)
     count = threads or conditions.threads_of(spec.device)
     own = conditions.manifest(config, spec, 1)
     own |= {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
@@ -298,7 +298,7 @@ def _follow(
     from ahf_cli.experiment.search import Job
     from ahf_cli.experiment.worker import Worker
 
-    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
+    spec, plan = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name)
     torch.set_num_threads(threads or conditions.threads_of(spec.device))
     checkpoints, stop = shared(ranks, None), session.Interruption()
     if checkpoints is None:  # it is done already

@@ -87,7 +87,7 @@ class Config(Settings):
         return {
             "seed": self.seed,
             "task": self.task.model_dump(exclude={"loss"} if self.task.loss == Task().loss else None),
-            "train": self.train.model_dump(exclude={"epochs"} if self.train.steps else None),
+            "train": self._train_identity(),
             "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
             "recipes": {
                 name: {"structure": choices_of(r.recipe.structure), "fixed": dict(r.recipe.fixed)}
@@ -98,6 +98,12 @@ class Config(Settings):
             },
             **({"plugins": self.plugins} if self.plugins else {}),
         }
+
+    def _train_identity(self) -> dict[str, Any]:
+        """Return what of the section `train` defines the results of the searched recipes."""
+        longer = {k: n for k, n in self.train.longer.items() if k in self.searched and n > 1}
+        own = self.train.model_dump(exclude={"longer", *(("epochs",) if self.train.steps else ())})
+        return own | ({"longer": longer} if longer else {})
 
     @cached_property
     def plugins(self) -> dict[str, str]:

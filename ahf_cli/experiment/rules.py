@@ -24,6 +24,9 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
     if chosen is not None and not chosen.recipe.hessian_free:
         rule = "must be a Hessian-free recipe, whose directions σ and L are estimated from"
         problems.append((("prerun", "recipe"), f"{rule}, got {show(config.prerun.recipe)}"))
+    for name in config.train.longer:
+        if name not in resolved and ("recipes",) not in known:
+            problems.append((("train", "longer", name), f"unknown recipe{nearest(name, resolved)}"))
     for name in dict.fromkeys(config.search.recipes):
         if config.search.recipes.count(name) > 1:
             problems.append((("search", "recipes"), f"names must not repeat, got {show(name)} twice"))

@@ -82,6 +82,8 @@ class Train(_Section):
     eval_every: Count = 30
     eval_subset: OptionalCount = None
     """the first n training images for the training metrics; None: whole sets"""
+    longer: dict[str, Count] = {}
+    """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
 
 
 class Search(_Section):
@@ -213,6 +215,8 @@ def _allowed(path: KeyPath) -> tuple[str, ...]:
 
 
 def _rule(path: KeyPath) -> str:
+    if len(path) == 3 and path[:2] == ("train", "longer"):
+        return "must be an integer in [1, 10^9]"
     model = _model(path[:-1]) if path else None
     if model is None or _model(path):
         return "must be a mapping"

@@ -40,6 +40,14 @@ class Plan:
     objective: str = "train_loss"
     eval_subset: int | None = None
     checkpoint_every: int | None = None
+    longer: Mapping[str, int] = field(default_factory=dict)
+    """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
+
+    def of(self, recipe: str) -> Plan:
+        """Return how trials of one recipe train."""
+        times = self.longer.get(recipe, 1)
+        return replace(self, steps=times * self.steps, eval_every=times * self.eval_every, longer={})
+
     chance_loss: float = TEN_CLASSES.loss
     """largest value that the sampler is told, and that of a diverged trial"""
 

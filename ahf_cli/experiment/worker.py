@@ -106,7 +106,8 @@ class Worker:
 
     def _batches(self, job: Job) -> list[Batch]:
         """Continue trials that have a checkpoint, each alone; begin the others side by side."""
-        plan = self.plan if job.seed is None else replace(self.plan, seed=job.seed)
+        plan = self.plan.of(job.recipe.name)
+        plan = plan if job.seed is None else replace(plan, seed=job.seed)
         continued, fresh = [], {}
         for slot, params in job.params.items():
             batch = self._restored(job, plan, slot, params)

@@ -29,6 +29,8 @@ def conditions(data: StudyData) -> str:
     n = sorted({int((data.trials["recipe"] == name).sum()) for name in data.recipes})
     trials = f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
     steps = f"{train['steps']} steps" if train.get("steps") else f"{train.get('epochs', '?')} epochs"
+    longer = ", ".join(f"{name} {times} times" for name, times in train.get("longer", {}).items())
+    steps += f" ({longer} as many)" if longer else ""
     samplers = {"tpe": "Bayesian (TPE)", "random": "random", "qmc": "Sobol'", "gp": "Bayesian (GP)"}
     sampler = samplers.get(search.get("sampler", ""), search.get("sampler", "unknown"))
     objective = data.objective.replace("_", " ")

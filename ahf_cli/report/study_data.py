@@ -22,6 +22,7 @@ from ahf_cli.experiment.records import Chance, CurveRow, StepRow, chance_of_task
 from ahf_cli.hyperparameters import nearest
 from ahf_cli.report.store import Reruns, Study, curves_frame, steps_frame, study_names, trials_frame
 from ahf_cli.report.style import explanations
+from ahf_cli.report.tables.target import with_work
 
 INDEPENDENT = {"random", "qmc"}
 """Samplers whose trials do not depend on each other."""
@@ -46,7 +47,7 @@ class StudyData:
     trials: pd.DataFrame
     """one row a trial: recipe, trial (its slot), status, …, `params.*`, `extra.*`, as in `TrialResult`"""
     curves: pd.DataFrame
-    """one row a trial and evaluation: recipe, trial, status and the fields of `CurveRow`"""
+    """one row a trial and evaluation: recipe, trial, status, the fields of `CurveRow` and their `work`"""
     reruns: pd.DataFrame
     """as `trials`, of the best configuration with new seeds; `trial` is the replicate"""
     rerun_curves: pd.DataFrame
@@ -208,6 +209,7 @@ def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     for column in _CURVE_COLUMNS:
         if column not in curves:
             curves[column] = np.nan
+    curves = with_work(curves)
     results = {(row["recipe"], row["trial"]): row for row in trials.to_dict("records")}
     read = {key: own for key, own in curves.groupby(["recipe", "trial"], sort=False) if key in results}
     for (recipe, number), result in results.items():

@@ -18,6 +18,7 @@ from ahf_cli.report.figures.finals import distribution, final_values
 from ahf_cli.report.figures.prerun import NORMS, prerun_smoothness, prerun_steps
 from ahf_cli.report.figures.reruns import reruns
 from ahf_cli.report.figures.sensitivity import sensitivity
+from ahf_cli.report.figures.spent import equal_cost
 from ahf_cli.report.figures.steps import cost, damping
 from ahf_cli.report.figures.target import time_to_target
 from ahf_cli.report.study_data import StudyData
@@ -45,6 +46,7 @@ def _figure_1(data: StudyData) -> Drawing | str:
 FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
     "prerun_steps": lambda d, c: _figure_1(d),
     "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.chance, d.explanations),
+    "equal_cost": lambda d, c: equal_cost(d.curves, d.recipes, c.band, d.chance),
     "final_values": lambda d, c: final_values(d.trials, d.recipes, d.chance),
     "distribution": lambda d, c: distribution(d.trials, d.recipes, d.chance),
     "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.objective, independent=d.independent),

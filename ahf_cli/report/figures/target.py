@@ -1,4 +1,4 @@
-"""F5: how many trials have met the target, by steps, products and seconds."""
+"""F5: how many trials have met the target, by steps, work and seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time to a target, and values at equal cost: by steps, curvature products and seconds."""
+"""Time to a target, and values at equal cost: by steps, work and seconds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ from ahf_cli.experiment.statistics import (
     value_at_cost,
     wilson_interval,
 )
-from ahf_cli.report.tables.metrics import METRICS
+from ahf_cli.report.tables.metrics import METRICS, Metric
 from ahf_cli.report.tables.text import Table, number, spread_interval, within
 
 COSTS = {
     "step": "steps (one mini-batch each)",
-    "products": "curvature products",
+    "work": "gradients and curvature products",
     "seconds": "training time (s, evaluation excluded)",
 }
-"""Columns of a curve that something is spent in, and their labels."""
+"""Columns of a curve that something is spent in, and their labels.
+
+A curvature product costs what a gradient costs (docs/performance.md), so their sum is what recipes with and
+without linear systems have in common, whatever else the machine does.
+"""
 PLURAL = {"step": "steps"}
+
+
+def with_work(curves: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `work`: gradients and curvature products so far."""
+    return curves.assign(work=curves["gradients"] + curves["products"])
 
 
 def crossing_table(curves: pd.DataFrame, names: list[str], target: float) -> pd.DataFrame:
@@ -98,17 +107,24 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str], chance: Chance) -> 
 def _at(own: pd.DataFrame, cost: str, spent: float, chance: Chance) -> dict[str, float]:
     """Mean of each metric over the trials of one recipe when a cost is spent."""
     found: dict[str, float] = {}
-    ends = own.sort_values("step").groupby("trial").last()
-    diverged = (ends["status"] == "diverged").to_numpy()
-    costs = _matrix(own, cost)
     for metric in METRICS.values():
-        known = value_at_cost(_matrix(own, metric.column), costs, spent)
-        last = np.where(diverged, metric.at(chance), ends[metric.column].to_numpy(float))
-        values = np.where(np.isnan(known), last, known)
+        values = values_at(own, metric, cost, spent, chance)
         found |= {"n": len(values)} | spread_interval(
             metric.column, mean_interval(values).clipped(0, metric.top)
         )
     return found
+
+
+def values_at(own: pd.DataFrame, metric: Metric, cost: str, spent: float, chance: Chance) -> Array:
+    """Return what each trial of one recipe had last been evaluated at when a cost was spent, (trials,).
+
+    A trial that stopped training before counts with its last value, a diverged one at chance.
+    """
+    ends = own.sort_values("step").groupby("trial").last()
+    known = value_at_cost(_matrix(own, metric.column), _matrix(own, cost), spent)
+    diverged = (ends["status"] == "diverged").to_numpy()
+    last = np.where(diverged, metric.at(chance), ends[metric.column].to_numpy(float))
+    return np.where(np.isnan(known), last, known)
 
 
 def _matrix(own: pd.DataFrame, column: str) -> Array:

@@ -1,0 +1,72 @@
+"""F10: test accuracy against what was spent: work and seconds, in place of steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ahf_cli.experiment.records import Chance
+from ahf_cli.experiment.statistics import Band, band, count
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.figures import marks
+from ahf_cli.report.style import styles
+from ahf_cli.report.tables.metrics import METRICS
+from ahf_cli.report.tables.target import COSTS, values_at
+
+POINTS = 101
+SPENT = ("work", "seconds")
+METRIC = METRICS["test_accuracy"]
+
+
+def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chance) -> pd.DataFrame:
+    """Centre and band of test accuracy at costs up to what half the trials of a recipe have spent.
+
+    Columns: cost, recipe, step (the amount), n, centre, low, high.
+    """
+    done = curves[curves["status"] != "failed"]
+    frames = []
+    for cost in SPENT:
+        for name in names:
+            own = done[done["recipe"] == name]
+            if not len(own):
+                continue
+            total = float(own.groupby("trial")[cost].max().median())
+            amounts = np.linspace(0, total, POINTS)
+            values = np.stack([values_at(own, METRIC, cost, amount, chance) for amount in amounts], axis=1)
+            centre, low, high = band(values, kind)
+            frames.append(
+                pd.DataFrame(
+                    {"cost": cost, "recipe": name, "step": amounts, "n": count(values)}
+                    | {"centre": centre, "low": low, "high": high}
+                )
+            )
+    columns = ["cost", "recipe", "step", "n", "centre", "low", "high"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chance) -> Drawing | str:
+    """Draw mean and band of test accuracy against work and against seconds."""
+    table = spent_table(curves, names, kind, chance)
+    if not len(table):
+        return "no trial was evaluated"
+    looks = styles(names)
+    caption = [
+        "Test accuracy against what a trial had spent: gradients and curvature products, which cost about "
+        "the same, and seconds of training on the machine of the study. Between two evaluations the earlier "
+        "one holds; a line ends where half the trials had ended. "
+        f"{marks.band_words(kind, False)}."
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for at, (axes, cost) in enumerate(zip(marks.grid(figure, theme, 2), SPENT, strict=True)):
+            lines = table[table["cost"] == cost]
+            for name in lines["recipe"].unique():
+                marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
+            marks.chance(axes, METRIC.at(chance))
+            axes.set(xlabel=COSTS[cost], ylabel=marks.labelled(METRIC, theme))
+            axes.set_ylim(0, 1)
+            axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
+        marks.legend(figure, theme)
+
+    return Drawing("equal_cost", "Test accuracy at equal cost", table, caption, draw, panels=2)
