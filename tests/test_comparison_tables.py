@@ -71,6 +71,17 @@ def test_equal_cost_counts_what_each_trial_had_when_all_had_spent_the_same() -> 
     assert numbers.loc[("work", "b"), "test_accuracy"] == pytest.approx(0.2)
 
 
+def test_a_recipe_that_is_not_evaluated_yet_has_no_value_at_that_cost() -> None:
+    late = CURVES[(CURVES["recipe"] == "a") | (CURVES["step"] != 5)].assign(
+        work=lambda c: c["step"] * c["recipe"].map({"a": 1, "b": 10})
+    )
+    table = equal_cost_table(late, NAMES, TEN_CLASSES)
+    numbers = table.numbers.set_index(["cost", "recipe"])
+    assert numbers.loc[("work", "a"), "at"] == 7.5 and bool(np.isnan(numbers["test_accuracy"]["work", "b"]))
+    (text,) = table.texts.values()
+    assert text.iloc[1].tolist()[2] == "not evaluated yet" != text.iloc[0].tolist()[2]
+
+
 def test_the_best_so_far_and_the_expected_best_of_the_same_trials() -> None:
     found = trials(value=[0.9, 0.4, 0.6])
     so_far = expected_best_table(found, ["a"], independent=False)

@@ -145,7 +145,9 @@ def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:
         return []
     ahead: dict[str, str] = {}
     for cost, own in table.groupby("cost", sort=False):
-        best = own.sort_values("test_accuracy", ascending=False)
+        best = own.dropna(subset="test_accuracy").sort_values("test_accuracy", ascending=False)
+        if not len(best):
+            continue
         ahead[PLURAL.get(str(cost), str(cost))] = str(best["recipe"].iloc[0])
     others = {cost: name for cost, name in ahead.items() if name != leader}
     if not others:

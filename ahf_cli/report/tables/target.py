@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -79,7 +82,8 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str], chance: Chance) -> 
     """Test accuracy and training loss when every recipe has spent the same, in each cost.
 
     The cost is the least over the recipes of the median total: half the trials of each have spent that much.
-    A trial that stopped training before counts with its last value, a diverged one at chance.
+    A trial that stopped training before counts with its last value, a diverged one at chance.  A recipe that
+    had only been evaluated before its first step has no value there.
     """
     done = curves[curves["status"] != "failed"]
     rows = []
@@ -92,6 +96,8 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str], chance: Chance) -> 
             own = done[done["recipe"] == name]
             if len(own):
                 values = _at(own, cost, spent.min(), chance)
+                if not _evaluated(own, cost, spent.min()):
+                    values = dict.fromkeys(values, np.nan) | {"n": values["n"]}
                 rows.append({"cost": cost, "at": float(spent.min()), "recipe": name, **values})
     numbers = pd.DataFrame(rows)
     text = {"recipe": names}
@@ -100,7 +106,7 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str], chance: Chance) -> 
         if len(own):
             label = f"{number(own['at'].iloc[0], digits, fixed=True)} {PLURAL.get(cost, cost)}"
             at = {row["recipe"]: row for row in own.to_dict("records")}
-            text[f"at {label}"] = [within(at[name], "test_accuracy") if name in at else "–" for name in names]
+            text[f"at {label}"] = [_said(at[name]) if name in at else "–" for name in names]
     return Table("equal_cost", numbers, {"Test accuracy at equal cost, mean and 95 %": pd.DataFrame(text)})
 
 
@@ -113,6 +119,18 @@ def _at(own: pd.DataFrame, cost: str, spent: float, chance: Chance) -> dict[str,
             metric.column, mean_interval(values).clipped(0, metric.top)
         )
     return found
+
+
+def _evaluated(own: pd.DataFrame, cost: str, spent: float) -> bool:
+    """Tell whether half the trials of a recipe had been evaluated after a step when a cost was spent."""
+    first = own[own["step"] > 0].groupby("trial")[cost].min()
+    ended = own.groupby("trial")[cost].max()  # one that diverged before its first evaluation counts as known
+    known = (first.reindex(ended.index, fill_value=np.inf) <= spent) | (ended < spent)
+    return bool(known.mean() >= 0.5)
+
+
+def _said(row: Mapping[Any, Any]) -> str:
+    return "not evaluated yet" if np.isnan(row["test_accuracy"]) else within(row, "test_accuracy")
 
 
 def values_at(own: pd.DataFrame, metric: Metric, cost: str, spent: float, chance: Chance) -> Array:
