@@ -33,9 +33,14 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
         assert recipe.n == 12 == recipe.trained + recipe.stalled + recipe.diverged
         assert recipe.diverged == (own["status"] == "diverged").sum() and recipe.reruns == 3
         mean, low, high = map(float, re.findall(r"[\d.]+", recipe.accuracy))
-        assert low <= mean <= high and mean == pytest.approx(made.chance(recipe.name), abs=6e-4)
+        assert low <= mean <= high and mean == pytest.approx(made.mean_accuracy(recipe.name), abs=6e-4)
         again = made.data.reruns[made.data.reruns["recipe"] == recipe.name]["test_accuracy"].mean()
         assert float(recipe.rerun_accuracy.split()[0]) == pytest.approx(again, abs=6e-4)
+        accuracy = own[own["status"] == "ok"]["test_accuracy"]
+        assert recipe.range == f"{accuracy.min():.3f} to {accuracy.max():.3f}"
+        count, n, share, *_ = map(float, re.findall(r"[\d.]+", recipe.above(0.5)))
+        assert (count, n) == ((accuracy > 0.5).sum(), 12) and share == pytest.approx(count / 12, abs=6e-3)
+        assert recipe.work > 0
     few = made["hf"].where("lr < 0.1")
     assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
     assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)

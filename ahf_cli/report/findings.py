@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from ahf_cli.experiment.statistics import wilson_interval
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
 from ahf_cli.report.study_data import StudyData, load_study
@@ -30,6 +31,7 @@ class Recipe:
         self.name = name
         self.trials = data.trials[data.trials["recipe"] == name]
         self.again = data.reruns[data.reruns["recipe"] == name]
+        self._curves = data.curves[data.curves["recipe"] == name]
         self._finals = comparison.tables["final_values"].numbers
         reruns = comparison.tables.get("reruns")
         self._reruns = reruns.numbers.set_index("recipe") if reruns is not None else pd.DataFrame()
@@ -75,6 +77,23 @@ class Recipe:
     def best(self) -> float:
         """Test accuracy of the trial with the best value."""
         return float(self.trials.sort_values(["value", "trial"]).iloc[0]["test_accuracy"])
+
+    def above(self, accuracy: float) -> str:
+        """Trials that ended above a test accuracy, of how many, and their share with Wilson's interval."""
+        done = self.trials[self.trials["status"] != "failed"]
+        count = int((done["test_accuracy"] > accuracy).sum())  # NaN, that of a diverged trial, is not
+        return f"{count} of {len(done)}, {interval(*wilson_interval(count, len(done)), digits=2)}"
+
+    @property
+    def range(self) -> str:
+        """Least and largest final test accuracy of the trials that did not diverge."""
+        own = self.trials[self.trials["status"] == "ok"]["test_accuracy"].astype(float)
+        return f"{own.min():.3f} to {own.max():.3f}" if len(own) else "–"
+
+    @property
+    def work(self) -> float:
+        """Median over trials of the gradients and curvature products of a whole trial."""
+        return float(self._curves.groupby("trial")["work"].max().median())
 
     @property
     def rerun_accuracy(self) -> str:
@@ -130,16 +149,16 @@ class Study:
         values = steps[steps["recipe"] == recipe][column].to_numpy(float)
         return float(np.median(values[np.isfinite(values)]))
 
-    def chance(self, recipe: str) -> float:
-        """Mean test accuracy with diverged trials at chance."""
+    def mean_accuracy(self, recipe: str) -> float:
+        """Mean test accuracy over all trials, with diverged ones at chance."""
         own = self.data.trials[self.data.trials["recipe"] == recipe]
         return float(at_chance(own, METRICS["test_accuracy"], self.data.chance).mean())
 
 
-def interval(mean: float, low: float, high: float, sign: bool = False) -> str:
+def interval(mean: float, low: float, high: float, sign: bool = False, digits: int = 3) -> str:
     """Write a number with its interval."""
-    head = f"{float(mean):+.3f}" if sign else f"{float(mean):.3f}"
-    return f"{head} [{float(low):.3f}, {float(high):.3f}]"
+    head = f"{float(mean):+.{digits}f}" if sign else f"{float(mean):.{digits}f}"
+    return f"{head} [{float(low):.{digits}f}, {float(high):.{digits}f}]"
 
 
 def fill(template: Path, results: Path) -> str:

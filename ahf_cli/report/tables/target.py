@@ -125,7 +125,7 @@ def _evaluated(own: pd.DataFrame, cost: str, spent: float) -> bool:
     """Tell whether half the trials of a recipe had been evaluated after a step when a cost was spent."""
     first = own[own["step"] > 0].groupby("trial")[cost].min()
     ended = own.groupby("trial")[cost].max()  # one that diverged before its first evaluation counts as known
-    known = (first.reindex(ended.index, fill_value=np.inf) <= spent) | (ended < spent)
+    known = (first.astype(float).reindex(ended.index, fill_value=np.inf) <= spent) | (ended < spent)
     return bool(known.mean() >= 0.5)
 
 
