@@ -15,7 +15,8 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.statistics import wilson_interval
+from ahf_cli.experiment.config import read_yaml
+from ahf_cli.experiment.statistics import mean_interval, wilson_interval
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
 from ahf_cli.report.study_data import StudyData, load_study
@@ -96,6 +97,13 @@ class Recipe:
         return float(self._curves.groupby("trial")["work"].max().median())
 
     @property
+    def gap(self) -> str:
+        """Mean of test loss − training loss at the end, over trials that trained, with its 95 % interval."""
+        own = self.trials[(self.trials["status"] == "ok") & ~self.trials["stalled"].astype(bool)]
+        values = (own["test_loss"] - own["train_loss"]).to_numpy(float)
+        return f"{interval(*mean_interval(values), sign=True)}, n = {len(values)}" if len(values) > 1 else "–"
+
+    @property
     def rerun_accuracy(self) -> str:
         """Mean test accuracy of the best configuration with new seeds, with its 95 % interval."""
         if self.name not in self._reruns.index:
@@ -142,6 +150,30 @@ class Study:
         table = self.comparison.tables["attribution"].numbers
         row = table[(table["before"] == base) & (table["after"] == other)].iloc[0]
         return interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], sign=True)
+
+    def rerun_difference(self, base: str, other: str, metric: str = "test_accuracy") -> str:
+        """Mean difference other − base over the best of each with equal seeds, its 95 % interval and n."""
+        table = self.comparison.tables["rerun_pairs"].numbers
+        own = table[table["metric"] == metric]
+        row, sign = own[(own["a"] == base) & (own["b"] == other)], -1.0
+        if not len(row):
+            row, sign = own[(own["a"] == other) & (own["b"] == base)], 1.0
+        found = row.iloc[0]
+        low, high = sorted(sign * float(found[f"difference{end}"]) for end in ("_low", "_high"))
+        return f"{interval(sign * float(found['difference']), low, high, sign=True)}, n = {found['pairs']}"
+
+    def share_of_steps(self, recipe: str, query: str) -> float:
+        """Share of all steps of a recipe's trials that a query of pandas selects."""
+        steps = self.data.steps
+        own = steps[steps["recipe"] == recipe]
+        return len(own.query(query)) / len(own)
+
+    @property
+    def proposed(self) -> dict[str, tuple[float, float]]:
+        """The ranges that the study's pre-run proposes, by hyperparameter."""
+        folder = self.data.sources[0][1].prerun.folder
+        (found,) = read_yaml(folder / "ranges.yaml").values()
+        return {name: (float(r["low"]), float(r["high"])) for name, r in found.items()}
 
     def median_step(self, recipe: str, column: str) -> float:
         """Median over all steps of all trials of a column of steps.csv.gz."""
