@@ -22,6 +22,7 @@ from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from ahf_cli.optim import SoftmaxCrossEntropy, compose
 from ahf_cli.optim.losses import MeanLoss
 from ahf_cli.recipe import RECIPES
+from ahf_cli.report.store import Study
 from ahf_cli.structure import PARTS
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
@@ -65,6 +66,7 @@ def test_the_example_is_searched_compared_and_shown(tmp_path: Path) -> None:
 
     own = ["--plugin", str(EXAMPLE)]
     few = ["-o", "train.steps=20", "-o", "train.eval_every=10", "--trials", "2", "-o", "search.reruns=1"]
+    few += ["--recipe", "hf_heavy_ball"]
     ahf("search", *own, "--config", str(EXAMPLE.with_suffix(".yaml")), *few, "-o", "run.workers=2", "-q")
     folder = tmp_path / "spirals"
     results = [json.loads(f.read_text()) for f in sorted(folder.glob("trials/hf_heavy_ball/*/result.json"))]
@@ -184,25 +186,26 @@ def clipped_sgd():
     assert main([*words, *small, "--results", str(out), "-q"]) == 0
 
 
-def test_a_study_of_another_version_is_not_continued(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
+    """The file is part of a study's identity, and a folder refuses another one."""
     text = "@plugin.recipe('mine', base='hf')\ndef mine(optimizer):\n    return optimizer\n"
-    words = ["--preset", "smoke", "--results", str(tmp_path), "-o", "search.recipes=[mine]", "--trials", "1"]
-    small = ["-o", "task.subset=200", "-o", "task.batch_size=50", "-o", "train.steps=2", "-q"]
 
-    def search(code: str) -> subprocess.CompletedProcess[str]:
-        file = write(tmp_path, code)
-        command = [sys.executable, "-m", "ahf_cli", "search", "--plugin", str(file), *words, *small]
-        return subprocess.run(command, capture_output=True, text=True)
+    def identity(folder: str, code: str) -> dict[str, Any]:
+        (tmp_path / folder).mkdir()
+        plugin.load([write(tmp_path / folder, code)])
+        found = load_config("quick", overrides=["search.recipes=[mine]"]).identity()
+        del RECIPES["mine"], PARTS["mine"], plugin._ORIGIN["recipe", "mine"]
+        return found
 
-    assert search(text).returncode == 0
-    assert search(text).returncode == 0
-    other = search(text + "# another\n")
-    assert other.returncode == 2 and "exists with other settings" in other.stderr
-    assert "plugins.recipe mine: on disk" in other.stderr
-    assert main(["search", *words, *small]) == 2
-    assert "unknown recipe 'mine'" in capsys.readouterr().err
+    one, same, other = identity("a", text), identity("b", text), identity("c", text + "# another\n")
+    assert one == same != other
+    with Study(tmp_path, "s") as study:
+        study.open_for_writing("", one, {})
+    with pytest.raises(InputError, match="exists with other settings") as caught:
+        Study(tmp_path, "s").open_for_writing("", other, {})
+    assert [line.partition(":")[0] for line in caught.value.lines[1:]] == ["plugins.recipe mine"]
+    with pytest.raises(InputError, match="unknown recipe 'mine'"):
+        load_config("quick", overrides=["search.recipes=[mine]"])
 
 
 def test_a_loss_of_its_own_has_pytorchs_derivatives() -> None:
