@@ -10,13 +10,14 @@ identity, so that results of two versions do not mix.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ahf_cli.errors import InputError
@@ -62,10 +63,11 @@ def model(name: str) -> Callable[[F], F]:
     its seed, matrices and kernels uniform by Glorot, vectors 0, scales of normalisation layers 1.  It runs in
     evaluation mode.
     """
+    _named("model", name)
 
     def register(function: F) -> F:
         _enter("model", name, MODELS)
-        MODELS[name] = function
+        MODELS[name] = _guarded("model", name, function)
         return function
 
     return register
@@ -84,12 +86,14 @@ def data_set(name: str, *, classes: int, shape: tuple[int, ...], training: int) 
         shape: of an input.
         training: number of training examples, N.
     """
+    _named("data set", name)
     if classes < 2 or training < 6:
         raise ValueError(f"data set {name!r} needs ≥ 2 classes and ≥ 6 examples, got {classes}, {training}")
 
     def register(function: F) -> F:
         _enter("data set", name, DATA_SETS)
-        DATA_SETS[name] = DataSet.own(name, classes, tuple(shape), training, function)
+        made = _guarded("data set", name, function)
+        DATA_SETS[name] = DataSet.own(name, classes, tuple(shape), training, made)
         return function
 
     return register
@@ -99,12 +103,14 @@ def loss(name: str, *, chance: Callable[[int], float]) -> Callable[[F], F]:
     """Register a function (outputs (N, C), labels (N,)) → mean loss as `task.loss`.
 
     Its derivatives are PyTorch's.  Gauss-Newton products want it convex in the outputs.  Recipes with the
-    Fisher matrix or the dual solver need more of a loss than that, and are refused.
+    Fisher matrix or the dual solver need more of a loss than that, and are refused.  A trial that ends above
+    0.95 of its first loss counts as one that stood still, so let a loss be ≥ 0.
 
     Args:
         name: of the loss.
         chance: the loss of guessing among so many classes, which counts for a diverged trial.
     """
+    _named("loss", name)
 
     def register(function: F) -> F:
         _enter("loss", name, LOSSES)
@@ -116,7 +122,7 @@ def loss(name: str, *, chance: Callable[[int], float]) -> Callable[[F], F]:
             return MeanLoss(own)
 
         make.__doc__ = function.__doc__
-        LOSSES[name] = Loss(make, chance)
+        LOSSES[name] = Loss(make, _guarded("loss", name, chance))
         return function
 
     return register
@@ -124,6 +130,7 @@ def loss(name: str, *, chance: Callable[[int], float]) -> Callable[[F], F]:
 
 def hyperparameter(own: Hyperparameter) -> Hyperparameter:
     """Declare a hyperparameter that no built-in recipe has; a recipe that reads it names it in `search`."""
+    _named("hyperparameter", own.name)
     _enter("hyperparameter", own.name, HYPERPARAMETERS)
     HYPERPARAMETERS[own.name] = own
     return own
@@ -153,50 +160,111 @@ def recipe(
         choices: structural choices that differ from the base's, such as `curvature="ggn"`.
 
     Raises:
-        ValueError: an unknown base, choice or hyperparameter, or one that has no effect.
+        ValueError: an unknown base, choice or hyperparameter, or a range or value that is none.
     """
+    _named("recipe", name)
     searched, constant = dict(search or {}), dict(fixed or {})
-    for key in (*searched, *constant):
-        if key not in HYPERPARAMETERS:
-            raise ValueError(f"recipe {name!r}: no hyperparameter {key!r}{nearest(key, HYPERPARAMETERS)}")
-    for key, found in searched.items():
-        HYPERPARAMETERS[key].check(found.low, f"recipe {name!r}: {key}")
-        if not found.low <= found.high:
-            raise ValueError(f"recipe {name!r}: {key} needs low ≤ high, got {found.low:g} and {found.high:g}")
+    _check(name, searched, constant)
 
     def register(function: F) -> F:
         _enter("recipe", name, RECIPES)
-        PARTS[name] = Parts(function, (*searched, *constant))
         try:
-            RECIPES[name] = _made(name, base, searched, constant, source, choices)
+            RECIPES[name] = _made(function, name, base, searched, constant, source, choices)
         except ValueError:
-            del PARTS[name]
+            PARTS.pop(name, None)
             raise
         return function
 
     return register
 
 
+def _check(name: str, searched: Mapping[str, Range], constant: Mapping[str, float]) -> None:
+    for key in (*searched, *constant):
+        if key not in HYPERPARAMETERS:
+            raise ValueError(f"recipe {name!r}: no hyperparameter {key!r}{nearest(key, HYPERPARAMETERS)}")
+        if key in searched and key in constant:
+            raise ValueError(f"recipe {name!r}: {key} is both searched and fixed: remove one")
+    for key, value in constant.items():
+        HYPERPARAMETERS[key].check(value, f"recipe {name!r}: {key}")
+    for key, found in searched.items():
+        for end in (found.low, found.high):
+            HYPERPARAMETERS[key].check(end, f"recipe {name!r}: {key}")
+        if found.low > found.high or (found.log and found.low <= 0):
+            rule = "0 < low ≤ high" if found.log else "low ≤ high"
+            raise ValueError(f"recipe {name!r}: {key} needs {rule}, got {found.low:g} and {found.high:g}")
+
+
 def _made(
-    name: str, base: str | None, searched: Mapping[str, Range], constant: Mapping[str, float], source: str,
-    choices: Mapping[str, object],
+    function: Callable[..., Any], name: str, base: str | None, searched: Mapping[str, Range],
+    constant: Mapping[str, float], source: str, choices: Mapping[str, object],
 ) -> Recipe:  # fmt: skip
+    make, own = _guarded("recipe", name, _optimizer(function)), (*searched, *constant)
     if base is None:
+        PARTS[name] = Parts(make, own)
         if choices:
             raise ValueError(f"recipe {name!r}: {', '.join(choices)} need a base whose choices they change")
         return Recipe(name, Own(name), constant, (), searched, source)
     derived = find_recipe(base).derive(name, choices)
+    if before := PARTS.get(derived.choices.parts):
+        first, last = before.make, make
+
+        def make(optimizer: Any) -> Any:
+            return last(first(optimizer))
+
+        own = tuple(dict.fromkeys([*before.hyperparameters, *own]))
+    PARTS[name] = Parts(make, own)
     changed = replace(derived.choices, parts=name)
-    own = {key: value for key, value in {**derived.fixed, **constant}.items() if key not in searched}
-    return replace(
-        derived, structure=changed, fixed=own, ranges={**derived.ranges, **searched}, source=source
-    )
+    values = {key: value for key, value in {**derived.fixed, **constant}.items() if key not in searched}
+    ranges = {**derived.ranges, **searched}
+    return replace(derived, structure=changed, fixed=values, ranges=ranges, source=source)
+
+
+def _optimizer(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its result checked."""
+
+    @wraps(function)
+    def make(*args: Any) -> Any:
+        made = function(*args)
+        if not (hasattr(made, "init") and hasattr(made, "step")):
+            raise TypeError(f"the function must return an optimizer, got {made!r}")
+        return made
+
+    return make
+
+
+def _named(kind: str, name: object) -> None:
+    """Raise ValueError for what is no name, as where a decorator is used without its arguments."""
+    if not isinstance(name, str):
+        raise ValueError(
+            f"the decorator of a {kind} needs its name: @plugin.{kind.replace(' ', '_')}('name')"
+        )
+    if not NAME.fullmatch(name):
+        raise ValueError(f"the name of a {kind} must match {NAME.pattern}, got {name!r}")
+
+
+def _guarded(kind: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its exceptions as one line that says where they come from."""
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:
+            plugin = _ORIGIN.get((kind, name))
+            where = "" if plugin is None else f"{plugin.path.name}{_line(error, plugin.path)}: "
+            raise InputError(f"{where}{kind} {name}: {type(error).__name__}: {error}") from error
+
+    return call
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """Return `:N`, the last line of a file that an exception went through."""
+    own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f":{own[-1].lineno}" if own else ""
 
 
 def _enter(kind: str, name: str, known: Mapping[str, object]) -> None:
-    """Note where a name comes from; raise ValueError for one that is taken, or is none."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"the name of a {kind} must match {NAME.pattern}, got {name!r}")
+    """Note where a name comes from; raise ValueError for one that is taken."""
     if name in known:
         raise ValueError(f"there is a {kind} {name!r} already: choose another name")
     if _loading:
@@ -216,30 +284,32 @@ def load(paths: Iterable[Path]) -> None:
             raise InputError(f"--plugin {path}: cannot be read: {error.strerror or error}") from None
         if path.suffix != ".py":
             raise InputError(f"--plugin must be a Python file, NAME.py, got {str(path)!r}")
+        run([plugin])
+
+
+def run(plugins: Iterable[Plugin]) -> None:
+    """Run plug-ins as they were read: in another process too, whatever has become of their files since."""
+    for plugin in plugins:
         if plugin.path not in LOADED:
-            _run(path, plugin)
+            _run(plugin)
             LOADED[plugin.path] = plugin
 
 
-def _run(path: Path, plugin: Plugin) -> None:
+def _run(plugin: Plugin) -> None:
     name = f"ahf_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', plugin.path.stem)}_{plugin.digest[:8]}"
-    spec = importlib.util.spec_from_file_location(name, plugin.path)
-    assert spec is not None and spec.loader is not None  # of a .py file it always has one
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(name)
+    module.__file__ = str(plugin.path)
     sys.modules[name] = module  # where dataclasses and pickle look for their module
     _loading.append(plugin)
     try:
-        spec.loader.exec_module(module)
+        # Not by an import, which would read the file once more, or what it was compiled to before.
+        exec(compile(plugin.content, str(plugin.path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        line, said = _line(error, plugin.path), str(error)
         if isinstance(error, SyntaxError):
-            where: int | None = error.lineno
-        else:
-            own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(plugin.path)]
-            where = own[-1].lineno if own else None
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        line = "" if where is None else f":{where}"
-        raise InputError(f"--plugin {path}{line}: {type(error).__name__}: {said}") from error
+            line, said = f":{error.lineno}", error.msg
+        raise InputError(f"--plugin {plugin.path}{line}: {type(error).__name__}: {said}") from error
     finally:
         _loading.pop()
 

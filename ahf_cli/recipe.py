@@ -188,7 +188,8 @@ MILD = {"lr": 0.01, "damping": 30.0}
 def single_run(recipe: Recipe) -> dict[str, float]:
     """Return all hyperparameters of a run for which nobody chose any.
 
-    They are the defaults, but for a constant step with the exact Hessian of a second batch.  On LeNet that
+    They are the defaults, or the middle of a range of the recipe's own that its default lies outside; but for
+    a constant step with the exact Hessian of a second batch.  On LeNet that
     ends near or above the loss of chance, or diverges, for α ≥ 0.1 within 60 steps and for α = 0.03 within
     150; α = 0.01 with λ₀ = 30 had a loss of 1.57 after 300.
     """
@@ -197,4 +198,9 @@ def single_run(recipe: Recipe) -> dict[str, float]:
         return recipe.complete({name: middle(found) for name, found in ranges.items()})
     s = recipe.choices
     mild = s.curvature == "hessian" and s.curvature_batch == "independent" and "lr" in recipe.free
-    return recipe.complete({k: v for k, v in MILD.items() if mild and k in recipe.free})
+    own = {
+        name: middle(found)
+        for name, found in recipe.ranges.items()
+        if name in recipe.free and not found.low <= HYPERPARAMETERS[name].default <= found.high
+    }
+    return recipe.complete(own | {k: v for k, v in MILD.items() if mild and k in recipe.free})

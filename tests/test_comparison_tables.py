@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ahf_cli.experiment.config import load
 from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.recipe import RECIPES
 from ahf_cli.report.comparison import Comparison
@@ -198,3 +199,12 @@ def test_every_table_is_saved_as_csv_text_and_latex(tmp_path: Path) -> None:
     assert len(saved) == len(comparison.tables["robustness"].numbers)
     document = comparison.document
     assert document["final_values"][0]["mean_low"] < 0.55 < document["final_values"][0]["mean_high"]
+
+
+def test_every_recipe_of_the_preset_differs_from_its_base_in_one_choice() -> None:
+    config = load("stable_parts")
+    described = config.identity()["recipes"]
+    found = {(c.before, c.after) for c in single_changes(described, list(config.searched))}
+    bases = {"hf_stable": 6, "adaptive_hf_stable": 3}
+    for base, count in bases.items():
+        assert sum(before == base and after.startswith(base) for before, after in found) == count

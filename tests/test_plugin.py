@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from ahf_cli import plugin
 from ahf_cli.cli import main
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import load as load_config
+from ahf_cli.experiment.records import chance_of_task
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from ahf_cli.optim import SoftmaxCrossEntropy, compose
 from ahf_cli.optim.losses import MeanLoss
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipe import RECIPES, single_run
 from ahf_cli.report.store import Study
 from ahf_cli.structure import PARTS
-from ahf_cli.tasks.catalogue import LOSSES, MODELS
+from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
 from ahf_cli.tasks.datasets import DATA_SETS
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"
@@ -115,8 +118,15 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
         ("1 +", ":2: SyntaxError: invalid syntax"),
         ("import no_such_module", ":2: ModuleNotFoundError: No module named 'no_such_module'"),
         ("raise SystemExit(3)", ":2: SystemExit: 3"),
-        ("@plugin.model('lenet')\ndef f(): ...", "there is a model 'lenet' already: choose another name"),
-        ("@plugin.model('a/b')\ndef f(): ...", "the name of a model must match"),
+        ("@plugin.model('lenet')\ndef f(): ...", ":2: ValueError: there is a model 'lenet' already: choose"),
+        ("\n@plugin.model('a/b')\ndef f(): ...", ":3: ValueError: the name of a model must match"),
+        ("@plugin.data_set\ndef f(): ...", "TypeError: data_set() missing 3 required keyword-only arguments"),
+        ("@plugin.model\ndef f(): ...", "the decorator of a model needs its name: @plugin.model('name')"),
+        ("@plugin.recipe('x', base='hf', fixed={'lr': -5})\ndef f(o): ...", "lr must be in (0, inf), got -5"),
+        (
+            "@plugin.recipe('x', fixed={'lr': 1}, search={'lr': plugin.Range(1, 2)})\ndef f(): ...",
+            "recipe 'x': lr is both searched and fixed: remove one",
+        ),
         ("@plugin.recipe('x', base='hff')\ndef f(o): ...", "unknown recipe 'hff'; did you mean 'hf'?"),
         ("@plugin.recipe('x', base='adam')\ndef f(o): ...", "recipe 'x' is not Hessian-free"),
         ("@plugin.recipe('x', base='hf', curv=1)\ndef f(o): ...", "unknown choice 'curv'"),
@@ -139,7 +149,64 @@ def test_a_plugin_that_fails_is_one_line(
     assert main(["ls", "--plugin", str(file)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ahf: --plugin {file}:") and rule in line
-    assert "x" not in RECIPES and "x" not in PARTS
+    assert not plugin.LOADED and "x" not in RECIPES and "x" not in PARTS
+
+
+@pytest.mark.parametrize(
+    ("text", "call", "rule"),
+    [
+        ("@plugin.model('m')\ndef f(shape, classes):\n    return 1 / 0", "model", "mine.py:4: model m: Zero"),
+        (
+            "@plugin.data_set('d', classes=2, shape=(1,), training=6)\ndef f():\n    return 1 / 0",
+            "data", "mine.py:4: data set d: ZeroDivisionError: division by zero",
+        ),
+        ("@plugin.recipe('x', base='hf')\ndef f(o):\n    pass", "recipe", "recipe x: TypeError: the function"),
+        ("@plugin.loss('l', chance=lambda c: c / 0)\ndef f(z, y): ...", "chance", "mine.py:2: loss l: Zero"),
+    ],
+)  # fmt: skip
+def test_a_function_that_fails_says_where(tmp_path: Path, text: str, call: str, rule: str) -> None:
+    plugin.load([write(tmp_path, text)])
+    calls: dict[str, Callable[[], object]] = {
+        "model": lambda: make_model("m", (1,), 2),
+        "data": lambda: DATA_SETS["d"].read(tmp_path),
+        "recipe": lambda: compose(RECIPES["x"].structure),
+        "chance": lambda: chance_of_task({"data": "mnist", "loss": "l"}),
+    }
+    with pytest.raises(InputError, match=re.escape(rule)):
+        calls[call]()
+
+
+def test_a_recipe_on_a_plugins_recipe_has_the_parts_of_both(tmp_path: Path) -> None:
+    text = """
+from dataclasses import replace
+from ahf_cli.optim.damping import ConstantDamping
+
+@plugin.recipe("both", base="hf_heavy_ball", max_iterations=5)
+def both(optimizer):
+    return replace(optimizer, damping_rule=ConstantDamping())
+"""
+    plugin.load([EXAMPLE, write(tmp_path, text)])
+    recipe = RECIPES["both"]
+    made = compose(recipe.choices)
+    assert [type(part).__name__ for part in (made.transform, made.damping_rule)] == [
+        "HeavyBall", "ConstantDamping",
+    ]  # fmt: skip
+    assert recipe.hyperparameters == ("lr", "damping", "momentum")
+    assert single_run(recipe)["lr"] == pytest.approx((0.003 * 0.1) ** 0.5), (
+        "its default, 1, is no value of its range"
+    )
+
+
+def test_processes_run_what_was_read_at_first(tmp_path: Path) -> None:
+    text = "@plugin.recipe('mine', base='hf', source='first')\ndef mine(o):\n    return o\n"
+    file = write(tmp_path, text)
+    plugin.load([file])
+    (read,) = plugin.LOADED.values()
+    write(tmp_path, text.replace("first", "other"))  # of the same size, within the same second
+    del RECIPES["mine"], PARTS["mine"]
+    plugin.LOADED.clear()
+    plugin.run(pickle.loads(pickle.dumps([read])))
+    assert RECIPES["mine"].source == "first" and not list(tmp_path.glob("__pycache__"))
 
 
 def test_what_is_no_plugin_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

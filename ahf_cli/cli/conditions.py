@@ -26,7 +26,7 @@ def task_spec(config: Config) -> TaskSpec:
     folder = locate(data=data) if data.files else None
     return TaskSpec(
         folder, task.split, task.batch_size, task.subset, device, task.model, task.loss, task.data,
-        tuple(LOADED),
+        tuple(LOADED.values()),
     )  # fmt: skip
 
 
@@ -34,8 +34,12 @@ def used_plugins(config: Config) -> dict[str, bytes]:
     """Return the files of the plug-ins that a configuration's recipes, task or hyperparameters come from."""
     from ahf_cli.plugin import LOADED
 
-    used = set(config.plugins.values())
-    return {plugin.path.name: plugin.content for plugin in LOADED.values() if plugin.digest in used}
+    used, files = set(config.plugins.values()), {}
+    for plugin in (p for p in LOADED.values() if p.digest in used):
+        taken = plugin.path.name in files
+        name = f"{plugin.path.stem}-{plugin.digest[:8]}.py" if taken else plugin.path.name
+        files[name] = plugin.content
+    return files
 
 
 def train_size(config: Config) -> int:

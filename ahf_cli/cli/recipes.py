@@ -93,10 +93,10 @@ def code(recipe: Recipe) -> Iterator[tuple[str, str, int]]:
     if isinstance(recipe.structure, Structure):
         slots = ("curvature", "solver", "transform", "step_size", "reduction_ratio", "damping_rule")
         parts += [getattr(core, slot) for slot in (*slots, "preconditioner")]
-        parts.append(getattr(getattr(core, "solver"), "rules"))  # noqa: B009  # of any solver
+        parts.append(getattr(getattr(core, "solver", None), "rules", None))
     root = Path(__file__).parents[2]
     for part in parts:
-        kind = part if isinstance(part, type) else type(part)
+        kind: Any = part if isinstance(part, type) or inspect.isfunction(part) else type(part)
         if part is not None:
             file = Path(inspect.getfile(kind))
             file = file.relative_to(root) if file.is_relative_to(root) else file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -82,8 +83,13 @@ def search(
         return
     for line in session.say_summary(summary):
         say(line)
-    say(f"next: ahf compare --study {resolved.study}" + _at(results))
+    say(f"next: ahf compare --study {resolved.study}{_at(results)}")
 
 
 def _at(results: Path) -> str:
-    return "" if results == DEFAULT_RESULTS else f" --results {results}"
+    """Return the options that name the same results and plug-ins again."""
+    from ahf_cli.plugin import LOADED
+
+    own = [] if results == DEFAULT_RESULTS else ["--results", str(results)]
+    own += [word for path in LOADED for word in ("--plugin", str(path))]
+    return f" {shlex.join(own)}" if own else ""

@@ -168,20 +168,23 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
-    _record(batch, info)
+    _record(batch, info, optimizer.curvature_batches)
     seconds = (time.perf_counter() - before) / len(batch.trials)
     for trial in batch.trials:
         trial.seconds += 0 if trial.diverged_at else seconds
 
 
-def _record(batch: Batch, info: StepInfo) -> None:
-    """Note the step in every active trial: one transfer from the device for all of them."""
+def _record(batch: Batch, info: StepInfo, batches: int) -> None:
+    """Note the step in every active trial: one transfer from the device for all of them.
+
+    A product on a curvature batch of several mini-batches counts as that many.
+    """
     table = torch.stack([getattr(info, name).double() for name in _FROM_INFO]).cpu().T.tolist()
     for trial, values in zip(batch.trials, table, strict=True):
         row = dict(zip(_FROM_INFO, values, strict=True))
         if not row.pop("active"):
             continue
-        trial.products += int(row.pop("products"))
+        trial.products += batches * int(row.pop("products"))
         trial.gradients += info.gradients
         trial.diverged_at = 0 if row.pop("finite") else batch.step
         stop = Stop(int(row.pop("stop"))).name.lower()

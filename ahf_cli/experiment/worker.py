@@ -44,8 +44,8 @@ class TaskSpec:
     model: str = "lenet"
     loss: str = "cross_entropy"
     data: str = "fashion_mnist"
-    plugins: tuple[Path, ...] = ()
-    """what a process loads before all else"""
+    plugins: tuple[plugin.Plugin, ...] = ()
+    """what a process runs before all else"""
 
     def load(self) -> Task:
         """Load the data."""
@@ -170,7 +170,7 @@ class Trainer:
     def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
         """Prepare this process."""
         torch.set_num_threads(self.threads)
-        plugin.load(self.spec.plugins)
+        plugin.run(self.spec.plugins)
         last: dict[tuple[str, int], float] = {}
 
         def seldom(progress: Progress) -> None:

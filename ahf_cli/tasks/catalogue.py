@@ -62,8 +62,8 @@ def make_loss(name: str) -> OutputLoss:
 
 
 def describe(entry: Place | Callable[..., Any]) -> str:
-    """Return the first sentence of what is said of a model or loss where it is written."""
-    return (inspect.getdoc(_found(entry)) or "").partition("\n")[0] or "a plug-in's own"
+    """Return the first line of what is said of a model or loss where it is written."""
+    return inspect.cleandoc(_found(entry).__doc__ or "a plug-in's own").partition("\n")[0]
 
 
 def _found(entry: Place | Callable[..., Any]) -> Callable[..., Any]:

@@ -134,13 +134,19 @@ def training_size(name: str, split: str) -> int:
 
 def checked(data: DataSet, arrays: Arrays) -> Arrays:
     """Return a data set's arrays, or raise InputError where they are not what it says of itself."""
+    import numpy as np
+
+    if len(arrays) != 4 or not all(isinstance(array, np.ndarray) for array in arrays):
+        raise InputError(f"data set {data.name}: must be four NumPy arrays, found {len(arrays)} values")
     x, y, x_test, y_test = arrays
     for name, inputs, labels in (("training", x, y), ("test", x_test, y_test)):
         what = f"data set {data.name}: the {name} "
         if inputs.shape[1:] != data.shape:
             raise InputError(f"{what}inputs must have shape {data.shape}, found {inputs.shape[1:]}")
-        if inputs.dtype.kind != "f" and inputs.dtype != "uint8":
+        if inputs.dtype not in ("uint8", "float16", "float32", "float64"):
             raise InputError(f"{what}inputs must be bytes or floating-point numbers, found {inputs.dtype}")
+        if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+            raise InputError(f"{what}inputs must be finite, and {int((~np.isfinite(inputs)).sum())} are not")
         if labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
             raise InputError(f"{what}set must have one integer label an input, found shape {labels.shape}")
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= data.classes:

@@ -12,7 +12,7 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.metrics import METRICS
-from ahf_cli.report.tables.target import COSTS, values_at
+from ahf_cli.report.tables.target import COSTS, values_along
 
 POINTS = 101
 SPENT = ("work", "seconds")
@@ -22,7 +22,7 @@ METRIC = METRICS["test_accuracy"]
 def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chance) -> pd.DataFrame:
     """Centre and band of test accuracy at costs up to what half the trials of a recipe have spent.
 
-    Columns: cost, recipe, step (the amount), n, centre, low, high.
+    Columns: cost, recipe, spent (the amount), n, centre, low, high.
     """
     done = curves[curves["status"] != "failed"]
     frames = []
@@ -33,15 +33,15 @@ def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chan
                 continue
             total = float(own.groupby("trial")[cost].max().median())
             amounts = np.linspace(0, total, POINTS)
-            values = np.stack([values_at(own, METRIC, cost, amount, chance) for amount in amounts], axis=1)
+            values = values_along(own, METRIC, cost, amounts, chance)
             centre, low, high = band(values, kind)
             frames.append(
                 pd.DataFrame(
-                    {"cost": cost, "recipe": name, "step": amounts, "n": count(values)}
+                    {"cost": cost, "recipe": name, "spent": amounts, "n": count(values)}
                     | {"centre": centre, "low": low, "high": high}
                 )
             )
-    columns = ["cost", "recipe", "step", "n", "centre", "low", "high"]
+    columns = ["cost", "recipe", "spent", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
@@ -60,7 +60,9 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chanc
 
     def draw(figure: Figure, theme: Theme) -> None:
         for at, (axes, cost) in enumerate(zip(marks.grid(figure, theme, 2), SPENT, strict=True)):
-            lines = table[table["cost"] == cost]
+            lines = table[table["cost"] == cost].rename(
+                columns={"spent": "step"}
+            )  # what a line's x is called
             for name in lines["recipe"].unique():
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
             marks.chance(axes, METRIC.at(chance))

@@ -13,8 +13,9 @@ from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import paired_difference
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
 from ahf_cli.report.tables.text import NOTHING, Table, spread_interval, within
+from ahf_cli.structure import Structure
 
-_FIXED_WITH = {("step_size", "lr")}
+_FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
 """A fixed hyperparameter that only a choice brings with it is no second difference."""
 
 
@@ -49,7 +50,8 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
     for part in ("structure", "fixed"):
         one, two = a.get(part, {}), b.get(part, {})
         for key in dict.fromkeys([*one, *two]):
-            old, new = str(one.get(key, "free")), str(two.get(key, "free"))
+            absent = getattr(Structure, key, "free") if part == "structure" else "free"
+            old, new = str(one.get(key, absent)), str(two.get(key, absent))
             if old != new:
                 found[key] = (old, new)
     for choice, hyperparameter in _FIXED_WITH:

@@ -21,7 +21,7 @@ from ahf_cli.report.tables.metrics import METRICS, Metric
 from ahf_cli.report.tables.text import Table, number, spread_interval, within
 
 COSTS = {
-    "step": "steps (one mini-batch each)",
+    "step": "steps",
     "work": "gradients and curvature products",
     "seconds": "training time (s, evaluation excluded)",
 }
@@ -138,11 +138,17 @@ def values_at(own: pd.DataFrame, metric: Metric, cost: str, spent: float, chance
 
     A trial that stopped training before counts with its last value, a diverged one at chance.
     """
+    return values_along(own, metric, cost, np.array([spent]), chance)[:, 0]
+
+
+def values_along(own: pd.DataFrame, metric: Metric, cost: str, spent: Array, chance: Chance) -> Array:
+    """Return the same for many costs, (trials, costs)."""
     ends = own.sort_values("step").groupby("trial").last()
-    known = value_at_cost(_matrix(own, metric.column), _matrix(own, cost), spent)
     diverged = (ends["status"] == "diverged").to_numpy()
     last = np.where(diverged, metric.at(chance), ends[metric.column].to_numpy(float))
-    return np.where(np.isnan(known), last, known)
+    values, costs = _matrix(own, metric.column), _matrix(own, cost)
+    known = np.stack([value_at_cost(values, costs, amount) for amount in spent], axis=1)
+    return np.where(np.isnan(known), last[:, None], known)
 
 
 def _matrix(own: pd.DataFrame, column: str) -> Array:
