@@ -160,7 +160,7 @@ def test_a_plugin_that_fails_is_one_line(
             "@plugin.data_set('d', classes=2, shape=(1,), training=6)\ndef f():\n    return 1 / 0",
             "data", "mine.py:4: data set d: ZeroDivisionError: division by zero",
         ),
-        ("@plugin.recipe('x', base='hf')\ndef f(o):\n    pass", "recipe", "recipe x: TypeError: the function"),
+        ("@plugin.recipe('x', base='hf')\ndef f(o):\n    pass", "recipe", "recipe x: TypeError: the"),
         ("@plugin.loss('l', chance=lambda c: c / 0)\ndef f(z, y): ...", "chance", "mine.py:2: loss l: Zero"),
     ],
 )  # fmt: skip
