@@ -208,3 +208,5 @@ def test_every_recipe_of_the_preset_differs_from_its_base_in_one_choice() -> Non
     bases = {"hf_stable": 6, "adaptive_hf_stable": 3}
     for base, count in bases.items():
         assert sum(before == base and after.startswith(base) for before, after in found) == count
+    kinds = load("quick", overrides=["search.recipes=[hf, sgd_momentum, adahessian]"]).identity()["recipes"]
+    assert single_changes(kinds, list(kinds)) == [], "recipes of other kinds differ in all"

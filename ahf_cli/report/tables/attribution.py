@@ -47,10 +47,13 @@ def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
+    both = all(
+        "curvature" in recipe.get("structure", {}) for recipe in (a, b)
+    )  # of the kind that has choices
     for part in ("structure", "fixed"):
         one, two = a.get(part, {}), b.get(part, {})
         for key in dict.fromkeys([*one, *two]):
-            absent = getattr(Structure, key, "free") if part == "structure" else "free"
+            absent = getattr(Structure, key, "free") if part == "structure" and both else "free"
             old, new = str(one.get(key, absent)), str(two.get(key, absent))
             if old != new:
                 found[key] = (old, new)
