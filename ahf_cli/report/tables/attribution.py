@@ -49,7 +49,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
     found: dict[str, tuple[str, str]] = {}
     both = all(
         "curvature" in recipe.get("structure", {}) for recipe in (a, b)
-    )  # of the kind that has choices
+    )  # they have choices
     for part in ("structure", "fixed"):
         one, two = a.get(part, {}), b.get(part, {})
         for key in dict.fromkeys([*one, *two]):
