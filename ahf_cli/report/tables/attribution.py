@@ -47,9 +47,7 @@ def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
-    both = all(
-        "curvature" in recipe.get("structure", {}) for recipe in (a, b)
-    )  # they have choices
+    both = all("curvature" in recipe.get("structure", {}) for recipe in (a, b))  # they have choices
     for part in ("structure", "fixed"):
         one, two = a.get(part, {}), b.get(part, {})
         for key in dict.fromkeys([*one, *two]):
