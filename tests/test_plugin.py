@@ -58,6 +58,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> Path:
     return folder / name
 
 
+@pytest.mark.long
 def test_the_example_is_searched_compared_and_shown(tmp_path: Path) -> None:
     """Every command in a process of its own, with worker processes of the search below it."""
 
