@@ -7,10 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import Band, band, count
+from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.style import styles
+from ahf_cli.report.tables.curves import line_frame
 from ahf_cli.report.tables.metrics import METRICS
 from ahf_cli.report.tables.target import COSTS, values_along
 
@@ -34,13 +35,7 @@ def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chan
             total = float(own.groupby("trial")[cost].max().median())
             amounts = np.linspace(0, total, POINTS)
             values = values_along(own, METRIC, cost, amounts, chance)
-            centre, low, high = band(values, kind)
-            frames.append(
-                pd.DataFrame(
-                    {"cost": cost, "recipe": name, "spent": amounts, "n": count(values)}
-                    | {"centre": centre, "low": low, "high": high}
-                )
-            )
+            frames.append(line_frame({"cost": cost, "recipe": name, "spent": amounts}, values, kind))
     columns = ["cost", "recipe", "spent", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.statistics import band, count
+from ahf_cli.report.tables.curves import line_frame
 
 WINDOWS = 70
 """most windows of steps that a line over all steps is drawn from"""
@@ -41,14 +41,8 @@ def step_lines(steps: pd.DataFrame, columns: list[str], names: list[str]) -> pd.
         own = medians.loc[name]
         for column in columns:
             wide = own[column].unstack("step")
-            x = wide.to_numpy(float)
-            centre, low, high = band(x, "iqr")
-            frames.append(
-                pd.DataFrame(
-                    {"quantity": column, "recipe": name, "step": middle[wide.columns], "n": count(x)}
-                    | {"centre": centre, "low": low, "high": high}
-                )
-            )
+            head = {"quantity": column, "recipe": name, "step": middle[wide.columns]}
+            frames.append(line_frame(head, wide.to_numpy(float), "iqr"))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import Band, band, carry_forward, count
+from ahf_cli.experiment.statistics import Array, Band, band, carry_forward, count
 from ahf_cli.report.tables.metrics import METRICS
+
+
+def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFrame:
+    """Number of values, centre and band of each column of (trials, points), after the columns of `head`."""
+    centre, low, high = band(values, kind)
+    return pd.DataFrame({**head, "n": count(values), "centre": centre, "low": low, "high": high})
 
 
 def curve_table(curves: pd.DataFrame, metric: str, kind: Band, chance: Chance) -> pd.DataFrame:
@@ -26,13 +35,7 @@ def curve_table(curves: pd.DataFrame, metric: str, kind: Band, chance: Chance) -
         values = values.reindex(columns=steps)
         diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
         filled = carry_forward(values.to_numpy(), diverged.to_numpy(), METRICS[metric].at(chance))
-        centre, low, high = band(filled, kind)
-        frames.append(
-            pd.DataFrame(
-                {"metric": metric, "recipe": recipe, "step": steps, "n": count(filled)}
-                | {"centre": centre, "low": low, "high": high}
-            )
-        )
+        frames.append(line_frame({"metric": metric, "recipe": recipe, "step": steps}, filled, kind))
     columns = ["metric", "recipe", "step", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
@@ -46,11 +49,5 @@ def step_table(steps: pd.DataFrame, columns: list[str], kind: Band) -> pd.DataFr
     for column in columns:
         values = steps.pivot_table(index="trial", columns="step", values=column, dropna=False)
         x = values.replace([np.inf, -np.inf], np.nan).to_numpy()
-        centre, low, high = band(x, kind)
-        frames.append(
-            pd.DataFrame(
-                {"quantity": column, "step": values.columns, "n": count(x)}
-                | {"centre": centre, "low": low, "high": high}
-            )
-        )
+        frames.append(line_frame({"quantity": column, "step": values.columns}, x, kind))
     return pd.concat(frames, ignore_index=True)
