@@ -86,6 +86,7 @@ def test_a_finished_study_is_said_to_be_done(searched: Path) -> None:
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.long
 def test_a_second_prerun_recipe_has_its_own_folder_and_says_how_to_go_on(searched: Path) -> None:
     results = ["--results", str(searched)]
     done = ahf("prerun", *TINY, *results, "--recipe", "adaptive_hf_published", "-q")
@@ -129,6 +130,7 @@ def test_ranges_of_the_prerun_are_searched(searched: Path) -> None:
     assert result.params["sigma"] < 30  # 2-norms at the start are of order 0.1, not the paper's 30 to 100
 
 
+@pytest.mark.long
 def test_terminated_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     words = [
         "search",

@@ -8,8 +8,8 @@ A test does so again and compares, so that no number in these texts can be anoth
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -193,15 +193,17 @@ def interval(mean: float, low: float, high: float, sign: bool = False, digits: i
     return f"{head} [{float(low):.{digits}f}, {float(high):.{digits}f}]"
 
 
+@cache
+def load(folder: Path) -> Study:
+    """Return the numbers of a study, which several templates may ask for."""
+    return Study(folder)
+
+
 def fill(template: Path, results: Path) -> str:
     """Fill in one template."""
-    studies: dict[str, Any] = {}
 
     def study(name: str) -> Study:
-        if name not in studies:
-            studies[name] = Study(results / name)
-        found: Study = studies[name]
-        return found
+        return load(results / name)
 
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
