@@ -271,8 +271,9 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     with writing_to(out):
         if "tables" in parts:
             if request.out is None:
+                alone = len(data.sources) == 1
                 for _, study in data.sources:
-                    study.write_derived()
+                    study.write_derived((data.trials, data.curves.drop(columns="work")) if alone else None)
             files += found.save_tables(out)
         if "figures" in parts:
             log(f"drawing {len(data.trials)} trials of {', '.join(data.names)}", request.quiet)

@@ -20,7 +20,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import TrialResult
@@ -37,6 +37,9 @@ from ahf_cli.report.files import (
 from ahf_cli.report.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.report.manifest import first, following, plain, refuse_other
 from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "Reruns",
@@ -279,10 +282,11 @@ class Study:
         self.close()
         shutil.rmtree(gone)
 
-    def write_derived(self) -> None:
-        """Write `trials.csv` and `curves.csv`, all finished trials in one table each, and `reruns.csv`."""
-        write_csv(self.folder / "trials.csv", trials_frame(self))
-        write_csv(self.folder / "curves.csv", curves_frame(self))
+    def write_derived(self, read: tuple[pd.DataFrame, pd.DataFrame] | None = None) -> None:
+        """Write `trials.csv`, `curves.csv` (`read`, where they have been read already) and `reruns.csv`."""
+        trials, curves = read or (trials_frame(self), curves_frame(self))
+        write_csv(self.folder / "trials.csv", trials)
+        write_csv(self.folder / "curves.csv", curves)
         if self.reruns.recipes_on_disk():
             self.reruns.write_derived()
 
@@ -333,7 +337,7 @@ class Reruns(Study):
         """Return how many re-runs each recipe is to have."""
         return self._plan("rerun_plan")
 
-    def write_derived(self) -> None:
+    def write_derived(self, read: tuple[pd.DataFrame, pd.DataFrame] | None = None) -> None:
         """Write `reruns.csv`, all finished re-runs in one table."""
         write_csv(self.folder / "reruns.csv", trials_frame(self))
 

@@ -153,6 +153,8 @@ def values_along(own: pd.DataFrame, metric: Metric, cost: str, spent: Array, cha
 
 def _matrix(own: pd.DataFrame, column: str) -> Array:
     """Return a column as (trials, evaluations), NaN after a trial's end."""
-    valued = own.assign(spent=own[column])  # the column may be the step itself
-    wide = valued.pivot_table(index="trial", columns="step", values="spent", dropna=False)
+    once = own.drop_duplicates(["trial", "step"])
+    wide = pd.Series(
+        once[column].to_numpy(), [once["trial"], once["step"]]
+    ).unstack()  # may be the step itself
     return wide.sort_index(axis=1).to_numpy(float)
