@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.report.trial_folder import rows_frame
+from ahf_cli.report.trial_folder import rows_frame, with_stops
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need it
     import pandas as pd
@@ -30,23 +32,36 @@ def trials_frame(study: Study) -> pd.DataFrame:
 
 def curves_frame(study: Study) -> pd.DataFrame:
     """One row per finished trial and evaluation: recipe, trial, status and the columns of `CurveRow`."""
-    frames = []
-    for result in (r for recipe in study.recipes() for r in study.finished(recipe)):
-        frames.append(_labelled(study.trial(result.recipe, result.slot).curve(), result))
-    return _joined(frames, CurveRow)
+    finished = [r for recipe in study.recipes() for r in study.finished(recipe)]
+    return _joined(_read([(r, study.trial(r.recipe, r.slot).curve_text()) for r in finished]), CurveRow)
 
 
 def steps_frame(study: Study, recipe: str) -> pd.DataFrame:
     """One row per finished trial and step: recipe, trial, status and the columns of `StepRow`."""
-    frames = [_labelled(study.trial(recipe, r.slot).steps(), r) for r in study.finished(recipe)]
-    return _joined(frames, StepRow)
+    texts = [(r, study.trial(recipe, r.slot).steps_text()) for r in study.finished(recipe)]
+    return _joined([with_stops(frame) for frame in _read(texts)], StepRow)
 
 
-def _labelled(frame: pd.DataFrame, result: TrialResult) -> pd.DataFrame:
-    frame.insert(0, "recipe", result.recipe)
-    frame.insert(1, "trial", result.slot)
-    frame.insert(2, "status", result.status)
-    return frame
+def _read(texts: list[tuple[TrialResult, bytes]]) -> list[pd.DataFrame]:
+    """Return the tables of trials, labelled; what has the same columns is read at once, as one table."""
+    import numpy as np
+    import pandas as pd
+
+    frames: list[pd.DataFrame] = []
+    for header, group in groupby(texts, key=lambda pair: pair[1].partition(b"\n")[0]):
+        owners, bodies = [], []
+        for result, text in group:
+            owners.append(result)
+            bodies.append(text.partition(b"\n")[2].removesuffix(b"\n"))
+        if not header:  # a file that was left out
+            continue
+        counts = [body.count(b"\n") + 1 if body else 0 for body in bodies]
+        frame = pd.read_csv(io.BytesIO(b"\n".join([header, *filter(None, bodies)]) + b"\n"))
+        for at, name in enumerate(("recipe", "slot", "status")):
+            values = np.repeat(np.array([getattr(r, name) for r in owners], object), counts)
+            frame.insert(at, "trial" if name == "slot" else name, pd.Series(values).infer_objects())
+        frames.append(frame)
+    return frames
 
 
 def _joined(frames: list[pd.DataFrame], row: type[CurveRow] | type[StepRow]) -> pd.DataFrame:

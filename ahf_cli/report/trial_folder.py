@@ -133,17 +133,23 @@ class TrialFolder:
         """Return `curve.csv`: one row per evaluation, columns as in `CurveRow`."""
         import pandas as pd
 
-        return pd.read_csv(self.path / "curve.csv")
+        return pd.read_csv(io.BytesIO(self.curve_text()))
+
+    def curve_text(self) -> bytes:
+        """Return the content of `curve.csv`."""
+        return (self.path / "curve.csv").read_bytes()
 
     def steps(self) -> pd.DataFrame:
         """Return `steps.csv.gz`: one row per step, columns as in `StepRow`; empty where it was left out."""
         import pandas as pd
 
+        text = self.steps_text()
+        return with_stops(pd.read_csv(io.BytesIO(text))) if text else rows_frame([], StepRow)
+
+    def steps_text(self) -> bytes:
+        """Return the content of `steps.csv.gz`, unpacked; nothing where it was left out."""
         file = self.path / "steps.csv.gz"
-        if not file.exists():
-            return rows_frame([], StepRow)
-        frame = pd.read_csv(file)
-        return frame.assign(stop=frame["stop"].astype(object).fillna("").astype(str))
+        return gzip.decompress(file.read_bytes()) if file.exists() else b""
 
     def _checkpoints(self) -> tuple[Path, Path]:
         return self.path / "checkpoint.pt", self.path / "checkpoint.previous.pt"
@@ -235,6 +241,11 @@ def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: type[CurveRow]
         cells = (getattr(values, name) for name in names)
         writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in cells)
     return text.getvalue().encode()
+
+
+def with_stops(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return steps as they were written: no reason to stop is an empty string."""
+    return steps.assign(stop=steps["stop"].astype(object).fillna("").astype(str))
 
 
 def rows_frame(
