@@ -44,6 +44,7 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     few = made["hf"].where("lr < 0.1")
     assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
     assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)
+    assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
 
 

@@ -135,6 +135,11 @@ class Study:
         return Recipe(self.data, self.comparison, name)
 
     @property
+    def steps(self) -> int:
+        """Steps of a whole trial: the largest that a curve has."""
+        return int(self.data.curves["step"].max())
+
+    @property
     def verdict(self) -> list[str]:
         """The verdict, sentence by sentence."""
         return list(self.comparison.verdict.lines())
