@@ -211,6 +211,7 @@ def _run(
         if result is not None:
             shared(ranks, None)
             log(f"{recipe.name}: done already, in {folder.folder}", quiet)
+            folder.drop_session()
         else:
             result = _train(spec, plan, recipe, params, folder, count, quiet, ranks)
         folder.write_derived()
