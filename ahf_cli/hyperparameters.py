@@ -12,11 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known name, or the list of all known names."""
+def nearest(name: str, known: Iterable[str], pluggable: bool = False) -> str:
+    """Return `; did you mean 'x'?` for the closest known name, or the list of all known names.
+
+    Where plug-ins may register more, the list says how they are loaded.
+    """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    more = ", and a plug-in's with --plugin FILE.py" if pluggable else ""
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}{more}"
 
 
 @dataclass(frozen=True)

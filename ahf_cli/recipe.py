@@ -172,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
 def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
     """Return the recipe of that name, or raise ValueError with the nearest known name."""
     if name not in recipes:
-        raise ValueError(f"unknown recipe {name!r}{nearest(name, recipes)}")
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, recipes, pluggable=True)}")
     return recipes[name]
 
 

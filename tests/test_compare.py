@@ -179,7 +179,7 @@ def test_every_figure_is_drawn_from_the_table_beside_it(results: Path) -> None:
         assert first["centre"] == pytest.approx(steps["damping"].median())
 
 
-def core_seconds(*arguments: object) -> float:
+def core_seconds(*arguments: str | Path) -> float:
     """Run the command and return its time on a core, which neither waiting nor other processes lengthen."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = ahf(*arguments)  # fails where torch is imported

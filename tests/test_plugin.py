@@ -272,8 +272,10 @@ def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists with other settings") as caught:
         Study(tmp_path, "s").open_for_writing("", other, {})
     assert [line.partition(":")[0] for line in caught.value.lines[1:]] == ["plugins.recipe mine"]
-    with pytest.raises(InputError, match="unknown recipe 'mine'"):
+    with pytest.raises(InputError, match=r"unknown recipe 'mine'; known: hf, .*, and a plug-in's with --"):
         load_config("quick", overrides=["search.recipes=[mine]"])
+    with pytest.raises(InputError, match=r"got 'mine'; one of a plug-in needs --plugin FILE"):
+        load_config("quick", overrides=["task.model=mine"])
 
 
 def test_a_loss_of_its_own_has_pytorchs_derivatives() -> None:

@@ -136,7 +136,7 @@ def _find(config: Config, name: str) -> Recipe:
             raise InputError(
                 f"unknown recipe {name!r}; the preset {preset} defines it: add --preset {preset}"
             )
-    raise InputError(f"unknown recipe {name!r}{nearest(name, config.recipe_names)}")
+    raise InputError(f"unknown recipe {name!r}{nearest(name, config.recipe_names, pluggable=True)}")
 
 
 def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:

@@ -38,7 +38,7 @@ class Config(Settings):
     def _find(self, name: str) -> Resolved:
         found = self._resolved.get(name)
         if found is None:
-            raise InputError(f"unknown recipe {name!r}{nearest(name, self.recipe_names)}")
+            raise InputError(f"unknown recipe {name!r}{nearest(name, self.recipe_names, pluggable=True)}")
         return found
 
     @property

@@ -44,7 +44,7 @@ def resolve_recipes(
         resolver.visit(name, ())
     for name in spaces:
         if name not in known:
-            resolver.report(("spaces", name), f"unknown recipe{nearest(name, known)}")
+            resolver.report(("spaces", name), f"unknown recipe{nearest(name, known, pluggable=True)}")
     return {name: resolver.done[name] for name in known}, resolver.problems
 
 
@@ -102,7 +102,7 @@ class _Resolver:
         if base is None:
             self.report(path, "must be the name of the recipe that this one is derived from, got nothing")
         elif base not in known:
-            hint = nearest(base, dict.fromkeys(known)) if isinstance(base, str) else ""
+            hint = nearest(base, dict.fromkeys(known), pluggable=True) if isinstance(base, str) else ""
             self.report(path, f"unknown recipe {show(base)}{hint}")
         elif base in trail:
             circle = " → ".join((*trail[trail.index(base) :], base))

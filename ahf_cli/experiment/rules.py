@@ -19,14 +19,16 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
     names: list[tuple[KeyPath, str]] = [(("search", "recipes"), name) for name in config.search.recipes]
     for path, name in [*names, (("prerun", "recipe"), config.prerun.recipe)]:
         if name not in resolved and ("recipes",) not in known:
-            problems.append((path, f"unknown recipe {show(name)}{nearest(name, resolved)}"))
+            problems.append((path, f"unknown recipe {show(name)}{nearest(name, resolved, pluggable=True)}"))
     chosen = resolved.get(config.prerun.recipe)
     if chosen is not None and not chosen.recipe.hessian_free:
         rule = "must be a Hessian-free recipe, whose directions σ and L are estimated from"
         problems.append((("prerun", "recipe"), f"{rule}, got {show(config.prerun.recipe)}"))
     for name in config.train.longer:
         if name not in resolved and ("recipes",) not in known:
-            problems.append((("train", "longer", name), f"unknown recipe{nearest(name, resolved)}"))
+            problems.append(
+                (("train", "longer", name), f"unknown recipe{nearest(name, resolved, pluggable=True)}")
+            )
     for name in dict.fromkeys(config.search.recipes):
         if config.search.recipes.count(name) > 1:
             problems.append((("search", "recipes"), f"names must not repeat, got {show(name)} twice"))
@@ -63,7 +65,7 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
 
 def _meant(name: str, known: Iterable[str]) -> str:
     hint = nearest(name, known)
-    return hint if "did you mean" in hint else ""
+    return hint if "did you mean" in hint else "; one of a plug-in needs --plugin FILE.py"
 
 
 def _search_problems(config: Settings) -> list[Problem]:

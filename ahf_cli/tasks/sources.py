@@ -23,7 +23,7 @@ ENVIRONMENT = "AHF_DATA_DIR"
 def find(name: str) -> DataSet:
     """Return the data set of that name, or raise InputError with the nearest known name."""
     if name not in DATA_SETS:
-        raise InputError(f"unknown data set {name!r}{nearest(name, DATA_SETS)}")
+        raise InputError(f"unknown data set {name!r}{nearest(name, DATA_SETS, pluggable=True)}")
     return DATA_SETS[name]
 
 
