@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
         assert recipe.diverged == (own["status"] == "diverged").sum() and recipe.reruns == 3
         mean, low, high = map(float, re.findall(r"[\d.]+", recipe.accuracy))
         assert low <= mean <= high and mean == pytest.approx(made.mean_accuracy(recipe.name), abs=6e-4)
+        loss = own["train_loss"].where(own["status"] == "ok", math.log(10)).clip(upper=math.log(10))
+        mean, error = map(float, recipe.band("train_loss").split(" ± "))
+        assert mean == pytest.approx(loss.mean(), abs=6e-4)
+        assert error == pytest.approx(loss.std() / math.sqrt(12), abs=6e-4)
+        assert recipe.mean("train_loss").startswith(f"{mean:.3f} [")
+        assert float(recipe.minus("train_loss", 0.5)) == pytest.approx(mean - 0.5, abs=6e-3)
         again = made.data.reruns[made.data.reruns["recipe"] == recipe.name]["test_accuracy"].mean()
         assert float(recipe.rerun_accuracy.split()[0]) == pytest.approx(again, abs=6e-4)
         accuracy = own[own["status"] == "ok"]["test_accuracy"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -67,12 +68,26 @@ class Recipe:
     @property
     def accuracy(self) -> str:
         """Mean final test accuracy over all trials with its 95 % interval; diverged ones at chance."""
-        row = self._finals[
-            (self._finals["recipe"] == self.name)
-            & (self._finals["metric"] == METRICS["test_accuracy"].label)
-            & (self._finals["diverged_trials"] == "at chance")
-        ].iloc[0]
+        return self.mean("test_accuracy")
+
+    def mean(self, metric: str) -> str:
+        """Mean final value over all trials with its 95 % interval; diverged ones at chance."""
+        row = self._final(metric)
         return interval(row["mean"], row["mean_low"], row["mean_high"])
+
+    def band(self, metric: str) -> str:
+        """Mean ± standard error over all trials, as the paper draws it; diverged ones at chance."""
+        row = self._final(metric)
+        return f"{row['mean']:.3f} ± {row['standard_error']:.3f}"
+
+    def minus(self, metric: str, published: float) -> str:
+        """How far the mean is above a published value, with its sign."""
+        return f"{self._final(metric)['mean'] - published:+.2f}"
+
+    def _final(self, metric: str) -> pd.Series[Any]:
+        found = self._finals
+        own = (found["recipe"] == self.name) & (found["metric"] == METRICS[metric].label)
+        return found[own & (found["diverged_trials"] == "at chance")].iloc[0]
 
     @property
     def best(self) -> float:
