@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from ahf_cli.optim import AnyOptimizer, ModelObjective, State, StepInfo, compose
-from ahf_cli.optim.damping import ConstantDamping, LevenbergMarquardt
+from ahf_cli.optim.curvature import QuadraticModel
+from ahf_cli.optim.damping import Change, ConstantDamping, LevenbergMarquardt, RatioAtUpdate
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
@@ -95,6 +98,49 @@ def test_hf_on_a_quadratic_is_newton(curvature: str) -> None:
     torch.testing.assert_close(state.parameters, solution.expand(2, -1), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(info.reduction_ratio, torch.ones(2, dtype=torch.float64))  # the model is exact
     torch.testing.assert_close(info.model_value, info.loss_after - info.loss)
+
+
+def test_steps_of_length_zero_lower_the_damping_until_there_is_a_step() -> None:
+    """0/0 would raise λ, so that δ shrinks and Eq. 3 stays negative for ever."""
+    structure = replace(ALONE, step_size="eq3_repaired", moments="adam", reduction_ratio="update")
+    core, objective = compose(structure), Quadratic(spd(8), torch.full((8,), 0.1, dtype=torch.float64))
+    values = {"damping": 9.0, "beta2": 0.0, "epsilon": 0.2, "sigma": 0.35, "smoothness": 10.0, "mu": 1.0}
+    state, still = core.init(torch.zeros(1, 8, dtype=torch.float64), values), 0
+    for _ in range(60):
+        state, info = core.step(state, objective)
+        if info.step_size.item() == 0 and still < 3:
+            still += 1
+            assert info.reduction_ratio.item() == 1
+            torch.testing.assert_close(info.damping_next, 2 / 3 * info.damping)
+    assert still == 3
+    least = objective.value(torch.linalg.solve(spd(8), objective.b)).item()
+    assert info.loss_after.item() < 0.7 * least < 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "actual", "predicted", "refused", "ratio"),
+    [
+        (torch.float32, 0.0, 0.0, False, 1.0),
+        (torch.float32, 0.0, -5e-7, False, 1.0),
+        (torch.float32, -(2.0**-20), -5e-7, False, 1.0),
+        (torch.float32, 0.0, 0.0, True, math.nan),
+        (torch.float32, 0.0, -1e-3, False, 0.0),
+        (torch.float32, 0.5, -5e-7, False, -1e6),
+        (torch.float64, -(2.0**-20), -(2.0**-19), False, 0.5),
+        (torch.float64, 0.0, -1e-15, False, 1.0),
+    ],
+)
+def test_the_ratio_of_a_step_that_rounding_hides_is_its_limit(
+    dtype: torch.dtype, actual: float, predicted: float, refused: bool, ratio: float
+) -> None:
+    class Model:
+        def at(self, update: Tensor) -> Tensor:
+            return torch.full((1,), predicted, dtype=dtype)
+
+    h, refusal = torch.ones(1, dtype=dtype), torch.tensor([refused])
+    change = Change(h, h + actual, lambda: h, cast(QuadraticModel, Model()), h[:, None], None, refusal)
+    found, products = RatioAtUpdate()(change)
+    assert products == 1 and found.item() == pytest.approx(ratio, rel=1e-6, nan_ok=True)
 
 
 def test_published_ratio_lies_between_alpha_and_alpha_times_two_minus_alpha() -> None:

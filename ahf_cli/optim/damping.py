@@ -22,6 +22,7 @@ class Change:
     model: QuadraticModel
     update: Tensor  # u, (K, P)
     scale: Tensor | None  # α where u = αδ, (K,)
+    refused: Tensor  # whether a line search found no step that lowers h, (K,) bool
 
 
 class ReductionRatio(Protocol):
@@ -41,14 +42,23 @@ class RatioAtDirection:
 
 
 class RatioAtUpdate:
-    """ρ = (h(θ+u) − h(θ)) / q(u): at the step that is taken."""
+    """ρ = (h(θ+u) − h(θ)) / q(u): at the step that is taken; 1 where neither can be told from rounding.
+
+    1 is the limit for u → 0, since q has the slope of h (Conn, Gould and Toint 2000, §17.4.2).  What rounding
+    leaves of the quotient, 0/q(u) or 0/0, would instead raise λ and so shorten the next step: with a step
+    size that falls with the direction's length, as Eq. 3 does, λ would never come back.
+    """
 
     def __call__(self, change: Change) -> tuple[Tensor, int]:
         """Compare h and its model at u; one product unless u is a multiple of δ."""
         actual = change.loss_after - change.loss
         if change.scale is not None:
-            return actual / change.model.along(change.scale), 0
-        return actual / change.model.at(change.update), 1
+            predicted, products = change.model.along(change.scale), 0
+        else:
+            predicted, products = change.model.at(change.update), 1
+        rounding = 10 * torch.finfo(actual.dtype).eps * change.loss.abs().clamp_min(1)
+        lost = (actual.abs() <= rounding) & (predicted.abs() <= rounding) & ~change.refused
+        return torch.where(lost, 1.0, actual / predicted), products
 
 
 class DampingRule(Protocol):

@@ -186,7 +186,8 @@ class Optimizer:
         transformed, moments = self.transform(direction, state.moments, values, t)
         alpha, update = self._clipped(alpha, rows.expand(alpha) * transformed, norms["l2"], values)
         # λ from the reduction ratio ρ.
-        alpha, update, loss_after = self._searched(state, solved, alpha, update)
+        wanted = alpha
+        alpha, update, loss_after = self._searched(state, solved, wanted, update)
         ratio, extra_products = self.reduction_ratio(
             Change(
                 loss=here.loss,
@@ -195,6 +196,7 @@ class Optimizer:
                 model=model,
                 update=update,
                 scale=alpha if self.transform.is_identity else None,
+                refused=(alpha == 0) & (wanted != 0),
             )
         )
         damping = self.damping_rule(state.damping, ratio)
