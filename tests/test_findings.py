@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from ahf_cli.report.findings import ROOT, Study, fill, targets
+from ahf_cli.report.findings import ROOT, Study, fill, load, targets
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
@@ -51,6 +51,9 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     few = made["hf"].where("lr < 0.1")
     assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
     assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)
+    assert made.trials_each == "12" and few.counts == f"{few.trained} / {few.stalled} / {few.diverged}"
+    quick = load(ROOT / "results" / "quick")
+    assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
 

@@ -20,6 +20,7 @@ from ahf_cli.experiment.config import read_yaml
 from ahf_cli.experiment.statistics import mean_interval, wilson_interval
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
+from ahf_cli.report.store import trials_frame
 from ahf_cli.report.study_data import StudyData, load_study
 from ahf_cli.report.tables.metrics import METRICS, at_chance
 
@@ -57,6 +58,11 @@ class Recipe:
     def trained(self) -> int:
         """The others."""
         return self.n - self.diverged - self.stalled
+
+    @property
+    def counts(self) -> str:
+        """How many trained, stood still and diverged."""
+        return f"{self.trained} / {self.stalled} / {self.diverged}"
 
     def where(self, query: str) -> Recipe:
         """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, …."""
@@ -153,6 +159,22 @@ class Study:
     def steps(self) -> int:
         """Steps of a whole trial: the largest that a curve has."""
         return int(self.data.curves["step"].max())
+
+    @property
+    def trials_each(self) -> str:
+        """Finished trials of a recipe, or the least and the most of them where recipes differ."""
+        least, most = (f({r.n for r in self.recipes}) for f in (min, max))
+        return str(most) if least == most else f"{least} to {most}"
+
+    @property
+    def prerun_trials(self) -> int:
+        """Finished trials of the study's pre-run."""
+        return len(trials_frame(self.data.sources[0][1].prerun))
+
+    def proposal(self, hyperparameter: str) -> str:
+        """The range that the study's pre-run proposes."""
+        low, high = self.proposed[hyperparameter]
+        return f"[{low:.2g}, {high:.2g}]"
 
     @property
     def verdict(self) -> list[str]:
