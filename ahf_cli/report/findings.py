@@ -113,6 +113,11 @@ class Recipe:
         return f"{own.min():.3f} to {own.max():.3f}" if len(own) else "–"
 
     @property
+    def steps(self) -> int:
+        """Steps of a whole trial."""
+        return int(self._curves["step"].max())
+
+    @property
     def work(self) -> float:
         """Median over trials of the gradients and curvature products of a whole trial."""
         return float(self._curves.groupby("trial")["work"].max().median())
@@ -157,8 +162,8 @@ class Study:
 
     @property
     def steps(self) -> int:
-        """Steps of a whole trial: the largest that a curve has."""
-        return int(self.data.curves["step"].max())
+        """Steps of a whole trial of most recipes."""
+        return int(np.median([recipe.steps for recipe in self.recipes]))
 
     @property
     def trials_each(self) -> str:
