@@ -71,6 +71,7 @@ def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None
     assert set(said) == {*RECIPES, "x"}
     assert "the damping grows without end" in said["hf_published"]
     assert "Eq. 3 is computed but never used" in said["adaptive_hf_published"]
+    assert "direction's sign" in said["adaptive_hf"] and "α/μ times" in said["adaptive_hf_stable"]
     assert said["x"].startswith("hf with curvature ggn, reduction_ratio update: generalized Gauss-Newton")
     trials = pd.DataFrame(
         {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -87,6 +88,11 @@ SENTENCES = {
 }
 """What the recipes are that solve no linear system."""
 OWN, CHANGED = "an optimizer of a plug-in.", "parts changed by a plug-in"
+LARGE_MU = 0.1
+"""from here on μ outweighs the root of the second moment, whose entries are far below 1"""
+DAMPED_MOMENTS = (
+    "Adam's moments of the direction, with a μ for which an update is about α/μ times the direction"
+)
 OTHER_VECTOR = (
     "the reduction ratio divides the change at the update, whose size does not follow the direction's, by "
     "the model at the direction"
@@ -119,14 +125,16 @@ def _style(index: int) -> Style:
     )
 
 
-def explain(name: str, structure: AnyStructure) -> str:
-    """Say in one sentence what a recipe is, from its structural choices."""
+def explain(name: str, structure: AnyStructure, fixed: Mapping[str, float] = MappingProxyType({})) -> str:
+    """Say in one sentence what a recipe is, from its structural choices and fixed hyperparameters."""
     if isinstance(structure, Own):
         return OWN
     if not isinstance(structure, Structure):
         return SENTENCES[structure.diagonal if isinstance(structure, DiagonalHessian) else structure.method]
     chosen = {key: getattr(structure, key) for key in CHOICES}
     parts = [EXPLANATIONS[pair] for pair in chosen.items() if pair in EXPLANATIONS]
+    if structure.moments == "adam" and fixed.get("mu", 0) >= LARGE_MU:
+        parts[parts.index(EXPLANATIONS["moments", "adam"])] = DAMPED_MOMENTS
     if structure.moments == "published":
         if structure.step_size == "constant":  # said with the moments, and never scales the update
             parts.remove(EXPLANATIONS["step_size", "constant"])
@@ -153,13 +161,15 @@ def _origin(structure: Structure) -> str:
 
 def explanations(identity: Mapping[str, Any]) -> dict[str, str]:
     """Explain the built-in recipes, and those that a study's identity describes by their structure."""
-    structures: dict[str, AnyStructure] = {name: recipe.structure for name, recipe in RECIPES.items()}
+    known: dict[str, tuple[AnyStructure, Mapping[str, float]]] = {
+        name: (recipe.structure, recipe.fixed) for name, recipe in RECIPES.items()
+    }
     for name, described in identity.get("recipes", {}).items():
         try:
-            structures[name] = structure_of(described["structure"])
+            known[name] = (structure_of(described["structure"]), dict(described.get("fixed", {})))
         except (KeyError, TypeError, ValueError):  # written by a version with other choices
             continue
-    return {name: explain(name, structure) for name, structure in structures.items()}
+    return {name: explain(name, *row) for name, row in known.items()}
 
 
 def observed(trials: pd.DataFrame) -> str:
