@@ -205,7 +205,7 @@ def test_every_recipe_of_the_preset_differs_from_its_base_in_one_choice() -> Non
     config = load("stable_parts")
     described = config.identity()["recipes"]
     found = {(c.before, c.after) for c in single_changes(described, list(config.searched))}
-    bases = {"hf_stable": 6, "adaptive_hf_stable": 3}
+    bases = {"hf_stable": 8, "adaptive_hf_stable": 3}
     for base, count in bases.items():
         assert sum(before == base and after.startswith(base) for before, after in found) == count
     kinds = load("quick", overrides=["search.recipes=[hf, sgd_momentum, adahessian]"]).identity()["recipes"]
