@@ -84,7 +84,8 @@ class Recipe:
     def band(self, metric: str) -> str:
         """Mean ± standard error over all trials, as the paper draws it; diverged ones at chance."""
         row = self._final(metric)
-        return f"{row['mean']:.3f} ± {row['standard_error']:.3f}"
+        mean, error = row["mean"], row["standard_error"]
+        return f"{mean:.3f} ± {error:.3f}" if abs(mean) < 1000 else f"{mean:.1e} ± {error:.1e}"
 
     def minus(self, metric: str, published: float) -> str:
         """How far the mean is above a published value, with its sign."""
