@@ -201,12 +201,23 @@ def test_every_table_is_saved_as_csv_text_and_latex(tmp_path: Path) -> None:
     assert document["final_values"][0]["mean_low"] < 0.55 < document["final_values"][0]["mean_high"]
 
 
-def test_every_recipe_of_the_preset_differs_from_its_base_in_one_choice() -> None:
-    config = load("stable_parts")
+@pytest.mark.parametrize(
+    ("preset", "bases"),
+    [
+        ("stable_parts", {"hf_stable": 8, "adaptive_hf_stable": 3}),
+        ("release_parts", {"hf_published": 3, "hf_published_ggn": 1}),
+    ],
+)
+def test_every_recipe_of_the_preset_differs_from_its_base_in_one_choice(
+    preset: str, bases: dict[str, int]
+) -> None:
+    config = load(preset)
     described = config.identity()["recipes"]
     found = {(c.before, c.after) for c in single_changes(described, list(config.searched))}
-    bases = {"hf_stable": 8, "adaptive_hf_stable": 3}
     for base, count in bases.items():
         assert sum(before == base and after.startswith(base) for before, after in found) == count
+
+
+def test_recipes_of_other_kinds_are_no_single_changes() -> None:
     kinds = load("quick", overrides=["search.recipes=[hf, sgd_momentum, adahessian]"]).identity()["recipes"]
     assert single_changes(kinds, list(kinds)) == [], "recipes of other kinds differ in all"

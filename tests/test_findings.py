@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pytest
 
-from ahf_cli.report.findings import ROOT, Study, fill, load, targets
+from ahf_cli.report.findings import ROOT, Study, fill, load, targets, verdict
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
@@ -48,6 +50,8 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
         count, n, share, *_ = map(float, re.findall(r"[\d.]+", recipe.above(0.5)))
         assert (count, n) == ((accuracy > 0.5).sum(), 12) and share == pytest.approx(count / 12, abs=6e-3)
         assert recipe.work > 0
+    share, low, high = map(float, re.findall(r"[\d.]+", made["hf"].share_trained))
+    assert share == pytest.approx(made["hf"].trained / 12, abs=6e-3) and 0 <= low < share < high <= 1
     few = made["hf"].where("lr < 0.1")
     assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
     assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)
@@ -56,6 +60,49 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
+
+
+def test_p_of_the_new_seeds_is_that_of_all_sign_changes(made: Study) -> None:
+    """By brute force, and Holm's rule by hand for two metrics."""
+    again = made.data.reruns
+    assert (again["status"] == "ok").all()
+    p = []
+    for metric in ("train_loss", "test_accuracy"):
+        a, b = (again[again["recipe"] == name][metric].to_numpy() for name in PAIR)
+        signs = np.array(list(itertools.product([1, -1], repeat=len(a))))
+        p.append((abs(signs @ (a - b)) >= abs((a - b).sum()) - 1e-12).mean())
+    holm = {min(p): min(1, 2 * min(p)), max(p): max(min(1, 2 * min(p)), max(p))}
+    for metric, raw in zip(("train_loss", "test_accuracy"), p, strict=True):
+        assert made.rerun_p("hf", "adaptive_hf", metric) == pytest.approx(holm[raw])
+        assert made.rerun_p("adaptive_hf", "hf", metric) == made.rerun_p("hf", "adaptive_hf", metric)
+    mean = again[again["recipe"] == "hf"]["test_accuracy"].mean()
+    assert made.mean_rerun("hf") == pytest.approx(mean)
+
+
+def test_a_change_is_named_and_matters_where_its_interval_leaves_out_zero() -> None:
+    wide = load(ROOT / "results" / "wide")
+    assert wide.choice("hf", "hf_ggn") == "curvature: hessian → ggn"
+    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", wide.paired("hf", "hf_ggn")))
+    assert low > 0 and high > low and wide.matters("hf", "hf_ggn")
+    fair = load(ROOT / "results" / "fair")
+    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", fair.paired("hf", "hf_rho")))
+    assert low < 0 < high and not fair.matters("hf", "hf_rho")
+
+
+def test_words_that_the_data_contradict_are_an_error(made: Study, tmp_path: Path) -> None:
+    assert verdict(True, "holds") == "holds"
+    template = tmp_path / "t.md"
+    template.write_text("{{ verdict(study('s')['hf'].n == 12, 'holds') }}")
+    assert fill(template, made.data.folder.parent) == "holds\n"
+    template.write_text("{{ verdict(study('s')['hf'].n > 12, 'does not hold') }}")
+    with pytest.raises(ValueError, match="the data do not bear out 'does not hold'"):
+        fill(template, made.data.folder.parent)
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_a_template_with_an_unknown_name_is_an_error(made: Study, tmp_path: Path) -> None:

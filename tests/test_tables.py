@@ -10,6 +10,7 @@ import pytest
 
 from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.report import tables
+from ahf_cli.report.files import SUMMARY_DIGITS
 from ahf_cli.report.store import csv_bytes, curves_frame, trials_frame
 from tests.made_up import NAN, write_study
 
@@ -90,3 +91,9 @@ def test_a_study_without_trials_has_tables_without_numbers() -> None:
         csv_bytes(tables.curve_table(curves, "train_loss", "se", TEN_CLASSES))
         == b"metric,recipe,step,n,centre,low,high\n"
     )
+
+
+def test_a_table_of_means_is_the_same_bytes_whatever_the_order_of_the_sums() -> None:
+    forward, back = (pd.DataFrame({"mean": [x], "n": [3]}) for x in (0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1))
+    assert csv_bytes(forward) != csv_bytes(back)
+    assert csv_bytes(forward, SUMMARY_DIGITS) == csv_bytes(back, SUMMARY_DIGITS) == b"mean,n\n0.6,3\n"

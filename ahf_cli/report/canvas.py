@@ -19,7 +19,7 @@ from PIL import Image
 
 from ahf_cli.errors import InputError
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.files import atomic_write, csv_bytes
+from ahf_cli.report.files import SUMMARY_DIGITS, atomic_write, csv_bytes
 
 Format = Literal["png", "pdf", "svg", "pgf"]
 ThemeName = Literal["screen", "paper"]
@@ -142,7 +142,7 @@ class Picture:
         The paper theme writes the caption beside the figure.
         """
         paths = [out / "data" / f"{self.drawing.name}.csv"]
-        atomic_write(paths[0], csv_bytes(self.drawing.table))
+        atomic_write(paths[0], csv_bytes(self.drawing.table, SUMMARY_DIGITS))
         for kind in dict.fromkeys(formats):
             paths.append(out / "figures" / f"{self.drawing.name}.{kind}")
             atomic_write(paths[-1], self.written(kind))

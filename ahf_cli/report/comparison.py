@@ -12,7 +12,7 @@ import pandas as pd
 
 from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, make
 from ahf_cli.report.figures import Choices, drawings
-from ahf_cli.report.files import atomic_write, write_csv
+from ahf_cli.report.files import SUMMARY_DIGITS, atomic_write, write_csv
 from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables import METRICS, curve_table, final_table, readable
@@ -95,7 +95,7 @@ class Comparison:
         for table in self.tables.values():
             file = out / "tables" / table.name
             paths += [file.with_suffix(end) for end in (".csv", ".txt", ".tex")]
-            write_csv(paths[-3], table.numbers)
+            write_csv(paths[-3], table.numbers, SUMMARY_DIGITS)
             note = f"\n{table.note}" if table.note else ""
             atomic_write(paths[-2], f"{as_text(table.texts)}{note}\n".encode())
             latex = "\n".join(as_latex(part, title) for title, part in table.texts.items())

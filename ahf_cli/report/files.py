@@ -50,9 +50,9 @@ def write_json(path: Path, value: object) -> None:
     atomic_write(path, (json.dumps(strict(value), indent=1, allow_nan=False) + "\n").encode())
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table atomically, with enough digits to read the same numbers back."""
-    atomic_write(path, csv_bytes(frame))
+def write_csv(path: Path, frame: pd.DataFrame, digits: int | None = None) -> None:
+    """Write a table atomically, as `csv_bytes` gives it."""
+    atomic_write(path, csv_bytes(frame, digits))
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -67,9 +67,17 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def csv_bytes(frame: pd.DataFrame) -> bytes:
-    """Return a table as CSV; NaN is an empty field."""
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+SUMMARY_DIGITS = 12
+"""Significant digits of means and intervals; sums in the order of another processor round to the same."""
+
+
+def csv_bytes(frame: pd.DataFrame, digits: int | None = None) -> bytes:
+    """Return a table as CSV; NaN is an empty field.
+
+    Numbers have as many significant digits as `digits` says, or else enough to read the same numbers back.
+    """
+    form = None if digits is None else f"%.{digits}g"
+    return frame.to_csv(index=False, lineterminator="\n", float_format=form).encode()
 
 
 def sha256(data: bytes) -> str:

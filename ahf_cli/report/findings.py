@@ -3,10 +3,12 @@
 `docs/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/`.  Filled in, it
 becomes `docs/NAME.md`, or what stands in README.md between `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
 A test does so again and compares, so that no number in these texts can be another one than that in the data.
+Words that rest on numbers stand as `verdict(condition, words)`: data that contradict them are an error.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import cache
 from pathlib import Path
@@ -63,6 +65,11 @@ class Recipe:
     def counts(self) -> str:
         """How many trained, stood still and diverged."""
         return f"{self.trained} / {self.stalled} / {self.diverged}"
+
+    @property
+    def share_trained(self) -> str:
+        """The share that trained, with Wilson's interval."""
+        return interval(*wilson_interval(self.trained, self.n), digits=2)
 
     def where(self, query: str) -> Recipe:
         """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, …."""
@@ -193,22 +200,43 @@ class Study:
         seconds = self.data.trials["seconds"].sum() + self.data.reruns["seconds"].sum()
         return float(seconds) / 3600
 
+    def _change(self, base: str, other: str) -> pd.Series[Any]:
+        table = self.comparison.tables["attribution"].numbers
+        return table[(table["before"] == base) & (table["after"] == other)].iloc[0]
+
+    def choice(self, base: str, other: str) -> str:
+        """The one choice in which two recipes differ."""
+        row = self._change(base, other)
+        return f"{row['key']}: {row['old']} → {row['new']}"
+
     def paired(self, base: str, other: str, metric: str = "test_accuracy") -> str:
         """Mean difference other − base over trials with equal hyperparameters, with its 95 % interval."""
-        table = self.comparison.tables["attribution"].numbers
-        row = table[(table["before"] == base) & (table["after"] == other)].iloc[0]
+        row = self._change(base, other)
         return interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], sign=True)
 
-    def rerun_difference(self, base: str, other: str, metric: str = "test_accuracy") -> str:
-        """Mean difference other − base over the best of each with equal seeds, its 95 % interval and n."""
+    def matters(self, base: str, other: str, metric: str = "test_accuracy") -> bool:
+        """Whether the interval of that difference leaves out zero."""
+        row = self._change(base, other)
+        return bool(row[f"{metric}_low"] > 0 or row[f"{metric}_high"] < 0)
+
+    def _rerun_pair(self, base: str, other: str, metric: str) -> tuple[pd.Series[Any], float]:
+        """Return the row of a pair's re-runs, and the sign that makes its difference other − base."""
         table = self.comparison.tables["rerun_pairs"].numbers
         own = table[table["metric"] == metric]
         row, sign = own[(own["a"] == base) & (own["b"] == other)], -1.0
         if not len(row):
             row, sign = own[(own["a"] == other) & (own["b"] == base)], 1.0
-        found = row.iloc[0]
+        return row.iloc[0], sign
+
+    def rerun_difference(self, base: str, other: str, metric: str = "test_accuracy") -> str:
+        """Mean difference other − base over the best of each with equal seeds, its 95 % interval and n."""
+        found, sign = self._rerun_pair(base, other, metric)
         low, high = sorted(sign * float(found[f"difference{end}"]) for end in ("_low", "_high"))
         return f"{interval(sign * float(found['difference']), low, high, sign=True)}, n = {found['pairs']}"
+
+    def rerun_p(self, base: str, other: str, metric: str = "test_accuracy") -> float:
+        """p of that difference by the paired permutation test, after Holm's correction over metrics."""
+        return float(self._rerun_pair(base, other, metric)[0]["p_holm"])
 
     def share_of_steps(self, recipe: str, query: str) -> float:
         """Share of all steps of a recipe's trials that a query of pandas selects."""
@@ -234,17 +262,34 @@ class Study:
         own = self.data.trials[self.data.trials["recipe"] == recipe]
         return float(at_chance(own, METRICS["test_accuracy"], self.data.chance).mean())
 
+    def mean_rerun(self, recipe: str) -> float:
+        """Mean test accuracy of the best configuration with new seeds, with diverged runs at chance."""
+        own = self.data.reruns[self.data.reruns["recipe"] == recipe]
+        return float(at_chance(own, METRICS["test_accuracy"], self.data.chance).mean())
+
 
 def interval(mean: float, low: float, high: float, sign: bool = False, digits: int = 3) -> str:
-    """Write a number with its interval."""
-    head = f"{float(mean):+.{digits}f}" if sign else f"{float(mean):.{digits}f}"
-    return f"{head} [{float(low):.{digits}f}, {float(high):.{digits}f}]"
+    """Write a number with its interval, where it has one: equal numbers have none."""
+    number, low, high = (round(float(x), digits) + 0.0 for x in (mean, low, high))  # and no -0
+    head = f"{number:+.{digits}f}" if sign and number else f"{number:.{digits}f}"
+    return head if math.isnan(low) else f"{head} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 @cache
 def load(folder: Path) -> Study:
     """Return the numbers of a study, which several templates may ask for."""
     return Study(folder)
+
+
+def verdict(holds: bool, words: str) -> str:
+    """Return words that only hold under a condition on the data, such as "does not hold".
+
+    Raises:
+        ValueError: the data no longer bear them out.
+    """
+    if not holds:
+        raise ValueError(f"the data do not bear out {words!r}: write that sentence anew")
+    return words
 
 
 def fill(template: Path, results: Path) -> str:
@@ -256,7 +301,8 @@ def fill(template: Path, results: Path) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )  # Markdown of our own
-    return environment.from_string(template.read_text(encoding="utf-8")).render(study=study).strip() + "\n"
+    text = environment.from_string(template.read_text(encoding="utf-8"))
+    return text.render(study=study, verdict=verdict).strip() + "\n"
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:
