@@ -85,7 +85,20 @@ def test_presets_say_their_purpose_and_command(capsys: pytest.CaptureFixture[str
     assert list(listed) == list(presets())
     for name, purpose in listed.items():
         text = (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
-        assert text.startswith(f"# {purpose}\n") and f"--preset {name}\n" in text
+        opening = text.split("#\n")[0].replace("\n# ", " ").removeprefix("# ")
+        assert opening.split() == purpose.split() and f"--preset {name}\n" in text
+
+
+@pytest.mark.parametrize("columns", [60, 300])
+def test_presets_are_listed_within_the_width_of_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["config", "ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert min(columns, 100) - 15 < max(map(len, lines)) <= min(columns, 100)
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert names == list(presets())
 
 
 def test_validate_reports_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +36,9 @@ def list_presets(as_json: Json = False) -> None:
     if as_json:
         emit_json([{"name": name, "purpose": purpose} for name, purpose in found.items()])
         return
-    width = max(map(len, found), default=0)
+    width, columns = max(map(len, found), default=0), max(40, min(shutil.get_terminal_size().columns, 100))
     for name, purpose in found.items():
-        say(f"{name:<{width}}  {purpose}")
+        say(textwrap.fill(f"{name:<{width}}  {purpose}", columns, subsequent_indent=" " * (width + 2)))
 
 
 @app.command()
@@ -111,6 +113,10 @@ def validate(
 
 
 def _purpose(text: str) -> str:
-    """Return the first line of the comment that opens a preset."""
-    first = text.partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+    """Return the first paragraph of the comment that opens a preset, as one line."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#") or not line.strip("# "):
+            break
+        lines.append(line.strip("# "))
+    return " ".join(" ".join(lines).split())
