@@ -12,6 +12,7 @@ from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.report import tables
 from ahf_cli.report.files import SUMMARY_DIGITS
 from ahf_cli.report.store import csv_bytes, curves_frame, trials_frame
+from ahf_cli.report.tables.text import number
 from tests.made_up import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 3, "hf_published": 2}
@@ -97,3 +98,5 @@ def test_a_table_of_means_is_the_same_bytes_whatever_the_order_of_the_sums() -> 
     forward, back = (pd.DataFrame({"mean": [x], "n": [3]}) for x in (0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1))
     assert csv_bytes(forward) != csv_bytes(back)
     assert csv_bytes(forward, SUMMARY_DIGITS) == csv_bytes(back, SUMMARY_DIGITS) == b"mean,n\n0.6,3\n"
+    below, above = 0.85195 - 2**-53, 0.85195 + 2**-53
+    assert f"{below:.4f}" != f"{above:.4f}" and number(below) == number(above)

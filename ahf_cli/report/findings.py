@@ -25,6 +25,7 @@ from ahf_cli.report.figures import Choices
 from ahf_cli.report.store import trials_frame
 from ahf_cli.report.study_data import StudyData, load_study
 from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.text import number
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +93,9 @@ class Recipe:
         """Mean ± standard error over all trials, as the paper draws it; diverged ones at chance."""
         row = self._final(metric)
         mean, error = row["mean"], row["standard_error"]
-        return f"{mean:.3f} ± {error:.3f}" if abs(mean) < 1000 else f"{mean:.1e} ± {error:.1e}"
+        if abs(mean) >= 1000:
+            return f"{mean:.1e} ± {error:.1e}"
+        return f"{number(mean, 3, fixed=True)} ± {number(error, 3, fixed=True)}"
 
     def minus(self, metric: str, published: float) -> str:
         """How far the mean is above a published value, with its sign."""
@@ -270,9 +273,9 @@ class Study:
 
 def interval(mean: float, low: float, high: float, sign: bool = False, digits: int = 3) -> str:
     """Write a number with its interval, where it has one: equal numbers have none."""
-    number, low, high = (round(float(x), digits) + 0.0 for x in (mean, low, high))  # and no -0
-    head = f"{number:+.{digits}f}" if sign and number else f"{number:.{digits}f}"
-    return head if math.isnan(low) else f"{head} [{low:.{digits}f}, {high:.{digits}f}]"
+    head, low_end, high_end = (number(float(x), digits, fixed=True) for x in (mean, low, high))
+    head = f"+{head}" if sign and float(head) > 0 else head.lstrip("-") if float(head) == 0 else head
+    return head if math.isnan(low) else f"{head} [{low_end}, {high_end}]"
 
 
 @cache

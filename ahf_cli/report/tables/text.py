@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.experiment.statistics import Interval
+from ahf_cli.report.files import SUMMARY_DIGITS
 
 NOTHING = "–"
 
@@ -46,6 +47,7 @@ def number(value: float, digits: int = 4, *, fixed: bool = False) -> str:
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    value = float(f"{value:.{SUMMARY_DIGITS}g}")  # a tie rounds alike, whatever the order of the sum
     small = not fixed and 0 < abs(value) < 10**-digits * 10
     large = abs(value) >= (1e7 if fixed else 1e4)
     return f"{value:.3g}" if small or large else f"{value:.{digits}f}"
