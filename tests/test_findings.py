@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import pytest
 
-from ahf_cli.report.findings import ROOT, Study, fill, load, targets, verdict
+from ahf_cli.report.findings import ROOT, Study, fill, interval, load, targets, verdict
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
@@ -87,6 +87,21 @@ def test_a_change_is_named_and_matters_where_its_interval_leaves_out_zero() -> N
     fair = load(ROOT / "results" / "fair")
     _, low, high = map(float, re.findall(r"[-+]?[\d.]+", fair.paired("hf", "hf_rho")))
     assert low < 0 < high and not fair.matters("hf", "hf_rho")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sign", "text"),
+    [
+        ((0.5, 0.4, 0.6), True, "+0.500 [0.400, 0.600]"),
+        ((-0.5, -0.6, -0.4), True, "-0.500 [-0.600, -0.400]"),
+        ((-1e-9, -1e-8, 1e-9), True, "0.000 [0.000, 0.000]"),
+        ((0.1, math.nan, math.nan), False, "0.100"),  # every pair gives the same
+        ((0.0675 + 2e-17, 0.0, 0.1), False, "0.068 [0.000, 0.100]"),
+        ((0.0675 - 2e-17, 0.0, 0.1), False, "0.068 [0.000, 0.100]"),
+    ],
+)
+def test_intervals_are_written_alike(numbers: tuple[float, float, float], sign: bool, text: str) -> None:
+    assert interval(*numbers, sign=sign) == text
 
 
 def test_words_that_the_data_contradict_are_an_error(made: Study, tmp_path: Path) -> None:

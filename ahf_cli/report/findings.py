@@ -73,10 +73,17 @@ class Recipe:
         return interval(*wilson_interval(self.trained, self.n), digits=2)
 
     def where(self, query: str) -> Recipe:
-        """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, …."""
+        """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, ….
+
+        Their counts, shares and ranges; means are of all trials, and not to be had of some.
+        """
         own = self.trials.rename(columns=lambda c: str(c).removeprefix("params."))
         chosen: Recipe = object.__new__(Recipe)
-        chosen.__dict__ |= {**self.__dict__, "trials": self.trials[own.eval(query)]}
+        chosen.__dict__ |= {
+            **self.__dict__,
+            "trials": self.trials[own.eval(query)],
+            "_finals": self._finals[:0],
+        }
         return chosen
 
     @property
@@ -116,6 +123,11 @@ class Recipe:
         done = self.trials[self.trials["status"] != "failed"]
         count = int((done["test_accuracy"] > accuracy).sum())  # NaN, that of a diverged trial, is not
         return f"{count} of {len(done)}, {interval(*wilson_interval(count, len(done)), digits=2)}"
+
+    @property
+    def most(self) -> float:
+        """Largest final test accuracy."""
+        return float(self.trials["test_accuracy"].max())
 
     @property
     def range(self) -> str:
@@ -273,8 +285,9 @@ class Study:
 
 def interval(mean: float, low: float, high: float, sign: bool = False, digits: int = 3) -> str:
     """Write a number with its interval, where it has one: equal numbers have none."""
-    head, low_end, high_end = (number(float(x), digits, fixed=True) for x in (mean, low, high))
-    head = f"+{head}" if sign and float(head) > 0 else head.lstrip("-") if float(head) == 0 else head
+    written = (number(float(x), digits, fixed=True) for x in (mean, low, high))
+    head, low_end, high_end = (text if text.strip("-0.") else text.lstrip("-") for text in written)
+    head = f"+{head}" if sign and float(head) > 0 else head
     return head if math.isnan(low) else f"{head} [{low_end}, {high_end}]"
 
 
