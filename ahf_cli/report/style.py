@@ -33,7 +33,7 @@ _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     (0, (3, 1.5, 1, 1.5, 1, 1.5)),
     (0, (8, 2, 1, 2, 1, 2)),
 )
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "p", "<", ">", "*", "h")  # no cross: it marks a divergence
 _ORDER = (
     "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_stable",
     "adaptive_hf_stable", "adahessian", "hf_martens", "natural_gradient", "nesterov", "rmsprop", "adagrad",

@@ -30,7 +30,8 @@ TOOLTIPS = [
 ]
 _TOOLS = "pan,box_zoom,wheel_zoom,reset,save"
 _MARKERS = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": "inverted_triangle",
-            "P": "plus", "X": "x", "<": "circle_dot", ">": "square_dot", "*": "star", "h": "hex"}  # fmt: skip
+            "P": "plus", "p": "square_pin", "<": "circle_dot", ">": "square_dot", "*": "star",
+            "h": "hex"}  # fmt: skip
 
 
 def figures(data: StudyData, band: Band) -> dict[str, list[Any]]:
