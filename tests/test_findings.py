@@ -11,7 +11,8 @@ import jinja2
 import numpy as np
 import pytest
 
-from ahf_cli.report.findings import ROOT, Study, fill, interval, load, targets, verdict
+from ahf_cli.report.findings import ROOT, fill, targets, verdict
+from ahf_cli.report.numbers import Study, interval, load
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
