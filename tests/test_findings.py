@@ -51,6 +51,15 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
         count, n, share, *_ = map(float, re.findall(r"[\d.]+", recipe.above(0.5)))
         assert (count, n) == ((accuracy > 0.5).sum(), 12) and share == pytest.approx(count / 12, abs=6e-3)
         assert recipe.work > 0
+        assert recipe.loss.startswith(f"{mean:.3f} [") and float(recipe.loss_minus(0.5)) == pytest.approx(
+            mean - 0.5, abs=6e-3
+        )
+        first = made.data.curves.query("recipe == @recipe.name and step == 0").set_index("trial")[
+            "train_loss"
+        ]
+        ends = own[own["status"] == "ok"].set_index("trial")["train_loss"]
+        assert recipe.blown == sum(ends[trial] > first[trial] for trial in ends.index)
+        assert sum(map(int, recipe.again_counts.split(" / "))) == recipe.reruns
     share, low, high = map(float, re.findall(r"[\d.]+", made["hf"].share_trained))
     assert share == pytest.approx(made["hf"].trained / 12, abs=6e-3) and 0 <= low < share < high <= 1
     few = made["hf"].where("lr < 0.1")
@@ -61,6 +70,22 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
+
+
+def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:
+    fair = load(ROOT / "results" / "fair")
+    small = fair["hf_published"].where("lr < 0.134")
+    steps = fair.data.steps.query("recipe == 'hf_published'")
+    own = [steps[steps["trial"] == trial] for trial in small.trials["trial"]]
+    assert len(own) == small.n > 0
+    ratios = np.concatenate([trial["reduction_ratio"].to_numpy() for trial in own])
+    share = fair.share_of_steps("hf_published", "reduction_ratio < 0.25", small)
+    assert share == pytest.approx((ratios < 0.25).mean())
+    last = [trial.loc[trial["step"].idxmax(), "damping"] for trial in own]
+    assert fair.last_damping("hf_published", small) == (min(last), max(last))
+    assert small.least_share <= small.trained / small.n
+    with pytest.raises(IndexError):
+        _ = small.accuracy  # means are of all trials
 
 
 def test_p_of_the_new_seeds_is_that_of_all_sign_changes(made: Study) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ahf_cli.experiment.config import read_yaml
 from ahf_cli.experiment.statistics import mean_interval, wilson_interval
@@ -68,10 +69,16 @@ class Recipe:
     @property
     def loss(self) -> str:
         """Mean final training loss over all trials with its 95 % interval, no loss above that of chance."""
+        return interval(*mean_interval(self._losses()))
+
+    def loss_minus(self, published: float) -> str:
+        """How far that mean is above a published value, with its sign."""
+        return f"{self._losses().mean() - published:+.2f}"
+
+    def _losses(self) -> NDArray[np.floating[Any]]:
         metric = METRICS["train_loss"]
         done = self.trials[self.trials["status"] != "failed"]
-        values = at_chance(done, metric, self._chance).clip(upper=metric.at(self._chance))
-        return interval(*mean_interval(values.to_numpy(float)))
+        return at_chance(done, metric, self._chance).clip(upper=metric.at(self._chance)).to_numpy(float)
 
     @property
     def blown(self) -> int:
@@ -79,6 +86,11 @@ class Recipe:
         first = self._curves[self._curves["step"] == 0].set_index("trial")["train_loss"]
         ends = self.trials[self.trials["status"] == "ok"].set_index("trial")["train_loss"]
         return int((ends > first.reindex(ends.index)).sum())
+
+    @property
+    def least_share(self) -> float:
+        """Lower end of Wilson's interval for the share that trained."""
+        return float(wilson_interval(self.trained, self.n)[1])
 
     @property
     def share_trained(self) -> str:
@@ -273,10 +285,12 @@ class Study:
         last = own.sort_values("step").groupby("trial")["damping"].last()
         return float(last.min()), float(last.max())
 
-    def share_of_steps(self, recipe: str, query: str) -> float:
-        """Share of all steps of a recipe's trials that a query of pandas selects."""
+    def share_of_steps(self, recipe: str, query: str, trials: Recipe | None = None) -> float:
+        """Share that a query of pandas selects of all steps of a recipe's trials, or of some of them."""
         steps = self.data.steps
         own = steps[steps["recipe"] == recipe]
+        if trials is not None:
+            own = own[own["trial"].isin(trials.trials["trial"])]
         return len(own.query(query)) / len(own)
 
     @property
