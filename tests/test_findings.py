@@ -82,7 +82,7 @@ def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:
     share = fair.share_of_steps("hf_published", "reduction_ratio < 0.25", small)
     assert share == pytest.approx((ratios < 0.25).mean())
     last = [trial.loc[trial["step"].idxmax(), "damping"] for trial in own]
-    assert fair.last_damping("hf_published", small) == (min(last), max(last))
+    assert fair.last_damping(small) == (min(last), max(last))
     assert small.least_share <= small.trained / small.n
     with pytest.raises(IndexError):
         _ = small.accuracy  # means are of all trials

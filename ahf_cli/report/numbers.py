@@ -62,9 +62,9 @@ class Recipe:
     @property
     def again_counts(self) -> str:
         """How many re-runs of the best configuration trained, did not, and diverged."""
-        diverged = self.again["status"] == "diverged"
-        stalled = self.again["stalled"].astype(bool) & ~diverged
-        return f"{int((~diverged & ~stalled).sum())} / {int(stalled.sum())} / {int(diverged.sum())}"
+        again: Recipe = object.__new__(Recipe)
+        again.__dict__ |= {**self.__dict__, "trials": self.again}
+        return again.counts
 
     @property
     def loss(self) -> str:
@@ -278,10 +278,10 @@ class Study:
         """p of that difference by the paired permutation test, after Holm's correction over metrics."""
         return float(self._rerun_pair(base, other, metric)[0]["p_holm"])
 
-    def last_damping(self, recipe: str, trials: Recipe) -> tuple[float, float]:
+    def last_damping(self, trials: Recipe) -> tuple[float, float]:
         """Least and largest damping in the last step of some trials of a recipe."""
         steps = self.data.steps
-        own = steps[(steps["recipe"] == recipe) & steps["trial"].isin(trials.trials["trial"])]
+        own = steps[(steps["recipe"] == trials.name) & steps["trial"].isin(trials.trials["trial"])]
         last = own.sort_values("step").groupby("trial")["damping"].last()
         return float(last.min()), float(last.max())
 
