@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.cli import main
+from ahf_cli.experiment.config import load
 from ahf_cli.report.store import Study
 from ahf_cli.report.trace_file import read_trace
 from ahf_cli.tasks.data import locate
@@ -119,6 +120,26 @@ def test_another_configuration_is_refused(searched: Path, capsys: pytest.Capture
     error = capsys.readouterr().err
     assert "study 'smoke' exists with other settings" in error and "seed: on disk 0, asked for 5" in error
     assert (searched / "smoke" / "config.yaml").read_bytes() == before
+
+
+def test_a_study_grows_in_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recipes may come one after the other, each with its own definition, ranges and number of trials."""
+    shared = ["search", *TINY, "--results", str(tmp_path), "--trials", "1", "-q"]
+    mine = ["-o", "recipes.mine={base: hf, curvature: ggn}", "-o", "spaces.mine.lr={low: 0.5, high: 0.6}"]
+    assert main([*shared, *mine, "--recipe", "mine"]) == 0
+    study = Study(tmp_path, "smoke")
+    before = (study.trial("mine", 0).path / "result.json").read_bytes()
+    assert main([*shared, "--recipe", "adam", "--trials", "2"]) == 0
+    assert study.planned() == {"mine": 1, "adam": 2} and len(study.finished("adam")) == 2
+    assert (study.trial("mine", 0).path / "result.json").read_bytes() == before
+    whole = load(file=study.folder / "config.yaml")
+    assert whole.searched == ("mine", "adam") and whole.space("mine")["lr"].high == 0.6
+    assert study.manifest()["identity"] == json.loads(json.dumps(whole.identity()))
+    capsys.readouterr()
+    assert main([*shared, "-o", "spaces.adam.lr={low: 0.5, high: 0.6}", "--recipe", "adam"]) == 2
+    assert "spaces.adam.lr.low: on disk 1e-05, asked for 0.5" in capsys.readouterr().err
+    assert main(["repair", "smoke", "--results", str(tmp_path)]) == 0
+    assert "3 trials indexed" in capsys.readouterr().out
 
 
 def test_ranges_of_the_prerun_are_searched(searched: Path) -> None:

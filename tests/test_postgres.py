@@ -45,7 +45,7 @@ def joined(url: str) -> Iterator[Callable[..., Search]]:
     def join(trials: int, study: Study, guest: bool = False, **about: object) -> Search:
         opened.append(open_storage(url))
         about = {"identity": {}, "trials": trials, **about}
-        own = plan(trials, names=("hf",), prefix="toy/search/", guest=guest, about=about)
+        own = plan(trials, names=("hf",), prefix="toy/search/", guest=guest, about={"hf": about})
         return Search(own, study, opened[-1])
 
     yield join

@@ -199,6 +199,30 @@ def test_another_identity_is_refused_with_the_difference_and_nothing_changes(tmp
     opened(tmp_path, train={"steps": 10, "batch": 128}).close()  # the refusal released the lock
 
 
+def test_a_study_grows_in_recipes_and_in_nothing_else(tmp_path: Path) -> None:
+    def identity(**recipes: int) -> dict[str, object]:
+        parts = {name: {"rule": rule} for name, rule in recipes.items()}
+        plugins = (
+            {"plugins": {f"recipe {name}": "0" for name in recipes if name == "c"}} if "c" in recipes else {}
+        )
+        return {"train": {"longer": recipes}, "recipes": parts, "spaces": parts, **plugins}
+
+    opened(tmp_path, **identity(a=1)).close()
+    opened(tmp_path, **identity(a=1, b=2)).close()
+    opened(tmp_path, **identity(b=2, a=1, c=3)).close()
+    study = Study(tmp_path, "s")
+    assert study.manifest()["identity"]["recipes"].keys() == {"a", "b", "c"}
+    for other, lines in (
+        (identity(a=1, b=2, c=4, d=5), ["train.longer.c", "recipes.c.rule", "spaces.c.rule"]),
+        (identity(a=1, c=3, d=5), ["train.longer.b", "recipes.b.rule", "spaces.b.rule"]),
+        ({**identity(a=1, b=2, c=3, d=5), "plugins": {"recipe c": "1"}}, ["plugins.recipe c"]),
+        ({**identity(a=1, b=2, c=3, d=5), "seed": 1}, ["seed"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            opened(tmp_path, **other)
+        assert [line.partition(":")[0] for line in caught.value.lines[1:]] == lines
+
+
 def test_what_cannot_be_told_to_be_the_same_study_is_refused(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
     study.trial("hf", 0).finish(RESULT, CURVE, STEPS)

@@ -57,7 +57,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="Take these recipes instead of search.recipes; repeatable.",
+        help="Take these recipes instead of search.recipes; repeatable. A study keeps those that it has.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]

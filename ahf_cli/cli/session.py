@@ -58,6 +58,7 @@ def run_search(
     Raises:
         InterruptedRunError: stopped by a signal; the same command resumes.
     """
+    from ahf_cli.experiment.growth import whole
     from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
     from ahf_cli.report.copies import keep_plugins
 
@@ -73,11 +74,15 @@ def run_search(
     opened = open_storage(url) if url is not None else None
     about = manifest(config, spec, workers)
     _say_fewer(study, config, quiet)
-    study.open_for_writing(config.to_yaml(), config.identity(), about)
+    known = study.manifest().get("identity", {}).get("recipes", {}) if study.exists() else {}
+    # A pre-run has one recipe; those of a search are added to what the study has.
+    grown = config if stream else whole(config, known, study.folder / "config.yaml")
+    study.open_for_writing(grown.to_yaml(), grown.identity(), about)
     with study:
         keep_plugins(study.folder, used_plugins(config))
         before = study.result_files()
-        search = search_plan(config, workers, batch, stream, study.manifest()["created"] if opened else "")
+        created = study.manifest()["created"] if opened else ""
+        search = search_plan(config, workers, batch, stream, created, text=grown.to_yaml())
         done = conduct(
             search, study.trials, opened or open_storage(f"sqlite:///{study.index()}"),
             Training(spec, plan, workers, title, str(study.folder)), quiet,
@@ -92,20 +97,25 @@ def run_search(
 
 
 def search_plan(
-    config: Config, workers: int = 1, batch: int = 1, stream: int = 0, created: str = "", guest: bool = False
-) -> SearchPlan:
+    config: Config, workers: int = 1, batch: int = 1, stream: int = 0, created: str = "", guest: bool = False,
+    text: str | None = None,
+) -> SearchPlan:  # fmt: skip
     """Return what the search of a configuration does.
 
     Optuna's studies are named by recipe in a study's own file, and in full in a storage that may hold others;
-    `created`, a study's time of birth, says that it is such a one.
+    `created`, a study's time of birth, says that it is such a one.  `text` is what others join by, where that
+    is more than this configuration.
     """
     from ahf_cli.experiment.search import SearchPlan
 
     about = {
-        "config": config.to_yaml(),
-        "identity": config.identity(),
-        "trials": config.search.trials,
-        "created": created,
+        name: {
+            "config": text or config.to_yaml(),
+            "identity": config.searching([name]).identity(),
+            "trials": config.search.trials,
+            "created": created,
+        }
+        for name in config.searched
     }
     return SearchPlan(
         {name: config.recipe(name) for name in config.searched},

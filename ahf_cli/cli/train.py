@@ -198,7 +198,7 @@ def _run(
     from ahf_cli.report.store import Study as StudyFolder
     from ahf_cli.report.store import curves_frame, trials_frame
 
-    identity = {**config.for_recipe(recipe.name).identity(), "params": params}
+    identity = {**config.searching([recipe.name]).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
     spec, plan = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name)
     count = threads or conditions.threads_of(spec.device)
@@ -206,7 +206,7 @@ def _run(
     own |= {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
     folder.open_for_writing(config.to_yaml(), identity, own)
     with folder:
-        keep_plugins(folder.folder, conditions.used_plugins(config.for_recipe(recipe.name)))
+        keep_plugins(folder.folder, conditions.used_plugins(config.searching([recipe.name])))
         result = folder.trial(recipe.name, 0).result()
         if result is not None:
             shared(ranks, None)

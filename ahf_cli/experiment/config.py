@@ -141,9 +141,9 @@ class Config(Settings):
             sampler="tpe" if self.search.design == "fair" else self.search.sampler,
         )  # fmt: skip
 
-    def for_recipe(self, name: str) -> Config:
-        """Return the configuration that searches this one recipe."""
-        return self._searching(recipes=[name])
+    def searching(self, names: Sequence[str]) -> Config:
+        """Return the configuration that searches these recipes instead."""
+        return self._searching(recipes=list(names))
 
     def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
         """Return this configuration with other search ranges.

@@ -28,8 +28,8 @@ class SearchPlan:
     """sampler's stream: 0 for a search, 1 for a pre-run"""
     prefix: str = ""
     """what the names of Optuna studies begin with, so that one storage can hold several of ours"""
-    about: Mapping[str, Any] = field(default_factory=dict)
-    """what other processes must know to join: kept with each Optuna study of a shared storage"""
+    about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """what other processes must know to join, by recipe: kept with each Optuna study of a shared storage"""
     guest: bool = False
     """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
     again: Mapping[str, Best] = field(default_factory=dict)

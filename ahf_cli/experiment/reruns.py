@@ -53,6 +53,6 @@ def rerun_plan(plan: SearchPlan, best: Mapping[str, Best], count: int, prefix: s
         trials=count,
         batch=1,  # rows of one batch share weights and batch order, and here these differ
         prefix=prefix,
-        about={**plan.about, "trials": count},
+        about={name: {**said, "trials": count} for name, said in plan.about.items()},
         again=best,
     )

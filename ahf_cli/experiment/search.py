@@ -45,7 +45,7 @@ class Search:
         self._here: set[tuple[str, int]] = set()
         for name, slots in self.slots.items():
             if self.storage.shared:
-                slots.join(plan.about)
+                slots.join(plan.about.get(name, {}))
             else:
                 slots.reconcile(self._finished_of(name))
             for slot in range(0 if plan.guest else plan.trials):

@@ -32,12 +32,14 @@ def recipes(storage: Storage, study: str, stage: str = "search") -> list[str]:
 
 def about(storage: Storage, study: str) -> dict[str, Any]:
     """Return what the search of a study has left for those who join: its configuration, as YAML, and more."""
-    said = Slots(storage, recipes(storage, study)[0], {}).study.user_attrs
-    if not isinstance(said.get("config"), str):
+    left = [Slots(storage, name, {}).study.user_attrs for name in recipes(storage, study)]
+    said = [dict(attributes) for attributes in left if isinstance(attributes.get("config"), str)]
+    if not said:
         raise InputError(
             f"study {study!r} in storage {storage.where} has no configuration; run `ahf search` first"
         )
-    return dict(said)
+    # A study that has grown in recipes has left its whole configuration with the later ones.
+    return max(said, key=lambda attributes: len(attributes["config"]))
 
 
 def survey(storage: Storage, study: str, stage: str = "search") -> list[RecipeStatus]:

@@ -21,14 +21,17 @@ def first(
     return {**head, **given, "sessions": [session(now, given)]}
 
 
-def following(before: Mapping[str, Any], now: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a study that is resumed: its plan only grows, and a session is added."""
+def following(
+    before: Mapping[str, Any], now: str, identity: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the manifest of a study that is resumed: it only grows, and a session is added."""
     plans = {}
     for key in ("plan", "rerun_plan"):
         old, new = before.get(key, {}), given.get(key, {})
         if old or new:
             plans[key] = {**old, **{recipe: max(n, old.get(recipe, 0)) for recipe, n in new.items()}}
-    return {**before, **plans, "sessions": [*before.get("sessions", []), session(now, given)]}
+    grown = {"identity": identity} if "identity" in before else {}
+    return {**before, **grown, **plans, "sessions": [*before.get("sessions", []), session(now, given)]}
 
 
 def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,10 +40,35 @@ def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other(name: str, on_disk: Mapping[str, object], asked: Mapping[str, object]) -> None:
-    """Raise InputError where two identities differ, with one line for each difference."""
-    different = _differences(on_disk, asked)
+    """Raise InputError where two identities differ in what is on disk, with one line for each difference.
+
+    More recipes than those on disk, with their spaces, are no difference: the study grows by them.
+    """
+    different = _differences(on_disk, _of_recipes(asked, on_disk))
     if different:
         raise InputError([f"study {name!r} exists with other settings; use another name:", *different])
+
+
+def _of_recipes(identity: Mapping[str, object], before: Mapping[str, object]) -> dict[str, object]:
+    """Return an identity without what it says of other recipes than those of the one before it."""
+    names, own = before.get("recipes"), identity.get("recipes")
+    if not isinstance(names, Mapping) or not isinstance(own, Mapping) or set(own) <= set(names):
+        return dict(identity)
+
+    def kept(section: object, by: Mapping[str, object]) -> dict[str, object]:
+        found = section if isinstance(section, Mapping) else {}
+        return {key: value for key, value in found.items() if key in by}
+
+    found = {**identity, **{key: kept(identity.get(key), names) for key in ("recipes", "spaces")}}
+    train = identity.get("train")
+    if isinstance(train, Mapping) and "longer" in train:
+        longer = kept(train["longer"], names)
+        found["train"] = {k: v for k, v in train.items() if k != "longer"} | (
+            {"longer": longer} if longer else {}
+        )
+    plugins = before.get("plugins")
+    known = kept(identity.get("plugins"), plugins if isinstance(plugins, Mapping) else {})
+    return {**{k: v for k, v in found.items() if k != "plugins"}, **({"plugins": known} if known else {})}
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _identity_of_train(study: Study, config: Config) -> tuple[dict[str, Any], di
     """Return identity and plan of a study of `ahf train`, whose hyperparameters stand in its one trial."""
     for recipe in study.recipes_on_disk():
         for result in study.finished(recipe):
-            identity = {**config.for_recipe(recipe).identity(), "params": result.params}
+            identity = {**config.searching([recipe]).identity(), "params": result.params}
             return json.loads(json.dumps(identity)), {recipe: 1}
     raise InputError(
         f"{study.folder} cannot be repaired: it has no finished trial; delete it: ahf rm {study.name}"

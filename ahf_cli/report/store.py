@@ -318,7 +318,7 @@ class Study:
                 raise InputError(f"{self.folder} holds trials but no manifest.json: {self._repair}")
             return self.first_manifest(identity, given)
         refuse_other(self.name, before.get("identity", {}), identity)
-        return following(before, _now(), given)
+        return following(before, _now(), identity, given)
 
     def first_manifest(self, identity: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest of a new study."""

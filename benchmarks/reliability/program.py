@@ -43,17 +43,16 @@ def main() -> int:
 
 def _run(words: argparse.Namespace) -> int:
     study, url, joins = Study(words.results, "toy"), os.environ.get("AHF_STORAGE"), words.join or words.apart
+    recipes = tuple(words.recipes.split(","))
     if not joins:
-        study.open_for_writing(
-            "study: toy\n", {"seed": 0}, {"plan": dict.fromkeys(words.recipes.split(","), words.trials)}
-        )
+        study.open_for_writing("study: toy\n", {"seed": 0}, {"plan": dict.fromkeys(recipes, words.trials)})
     records: TrialFolders = study.trials
+    said = {"config": "study: toy\n", "identity": {"seed": 0}, "trials": words.trials, "created": "now"}
     if words.apart:
         records = TrialFolders(words.results / f".worker-{os.getpid()}" / "trials")
     own = plan(
-        words.trials, words.workers, tuple(words.recipes.split(",")), words.sampler,
-        prefix="toy/search/" if url else "", guest=joins,
-        about={"config": "study: toy\n", "identity": {"seed": 0}, "trials": words.trials, "created": "now"},
+        words.trials, words.workers, recipes, words.sampler,
+        prefix="toy/search/" if url else "", guest=joins, about=dict.fromkeys(recipes, said),
     )  # fmt: skip
     storage = open_storage(url or f"sqlite:///{study.index()}")
     stop = Interruption()
