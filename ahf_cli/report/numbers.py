@@ -76,9 +76,17 @@ class Recipe:
         return f"{self._losses().mean() - published:+.2f}"
 
     def _losses(self) -> NDArray[np.floating[Any]]:
-        metric = METRICS["train_loss"]
+        return self.values("train_loss").clip(max=self._chance.loss)
+
+    def values(self, metric: str) -> NDArray[np.floating[Any]]:
+        """Final values of the finished trials; diverged ones at chance."""
         done = self.trials[self.trials["status"] != "failed"]
-        return at_chance(done, metric, self._chance).clip(upper=metric.at(self._chance)).to_numpy(float)
+        return at_chance(done, METRICS[metric], self._chance).to_numpy(float)
+
+    def quartiles(self, metric: str) -> tuple[float, float]:
+        """The final values that a quarter of the trials are below and above."""
+        low, high = np.quantile(self.values(metric), [0.25, 0.75])
+        return float(low), float(high)
 
     @property
     def blown(self) -> int:
