@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ahf_cli.report.findings import ROOT, fill, targets, verdict
-from ahf_cli.report.numbers import Study, interval, load
+from ahf_cli.report.numbers import Study, difference, interval, load
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
@@ -70,6 +70,72 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
+
+
+def test_the_spread_of_final_values(made: Study) -> None:
+    for recipe in made.recipes:
+        own = made.data.trials.query("recipe == @recipe.name")
+        accuracy = own["test_accuracy"].where(own["status"] == "ok", 0.1).astype(float)
+        assert recipe.quartiles("test_accuracy") == pytest.approx(accuracy.quantile([0.25, 0.75]).tolist())
+        assert recipe.spread("test_accuracy") == pytest.approx(accuracy.std())
+        finite = own[own["status"] == "ok"]["train_loss"].astype(float)
+        mean, deviation, n = map(float, re.findall(r"[\d.]+", recipe.finite("train_loss")))
+        assert (mean, deviation) == pytest.approx((finite.mean(), finite.std()), abs=6e-4) and n == len(
+            finite
+        )
+        capped = own["train_loss"].where(own["status"] == "ok", math.log(10)).astype(float)
+        capped = capped.clip(upper=math.log(10))
+        mean, error = map(float, recipe.capped_band("train_loss").split(" ± "))
+        assert (mean, error) == pytest.approx((capped.mean(), capped.std() / math.sqrt(12)), abs=6e-4)
+        gone = own[own["status"] == "diverged"]["steps"]
+        assert not len(gone) or recipe.diverged_steps == (gone.min(), gone.max())
+
+
+def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
+    fair = load(ROOT / "results" / "fair")
+    for recipe in fair.recipes:
+        curves = fair.data.curves.query("recipe == @recipe.name")
+        reached, work = [], []
+        for trial, curve in curves.groupby("trial"):
+            own = curve.sort_values("step")
+            if own["train_loss"].min() <= 0.95 * own["train_loss"].iloc[0]:
+                reached.append(trial)
+            row = recipe.trials.query("trial == @trial").iloc[0]
+            if row["status"] == "ok" and not row["stalled"]:
+                work.append(own["work"].iloc[-1])
+        assert recipe.reached == len(reached) >= recipe.trained == len(work) == recipe.that_trained.n
+        assert not work or recipe.that_trained.work == np.median(work)
+    steps = fair.data.steps.query("recipe == 'hf_published' and step <= 15")
+    share = fair.share_of_steps("hf_published", "reduction_ratio < 0.25", first=15)
+    assert share == pytest.approx((steps["reduction_ratio"] < 0.25).mean())
+    peaks = [
+        trial["direction_l1"].max()
+        for _, trial in fair.data.steps.query("recipe == 'adaptive_hf_published'").groupby("trial")
+    ]
+    found = fair.measured("adaptive_hf_published", "l1")["sigma"].range
+    assert (found.low, found.high) == pytest.approx((np.median(peaks), max(peaks)))
+
+
+def test_differences_are_of_pairs_with_equal_settings() -> None:
+    fair, parts, signs = (load(ROOT / "results" / name) for name in ("fair", "release_parts", "signs"))
+    rows = [
+        study.data.trials.query("recipe == @name").set_index("trial")
+        for study, name in ((fair, "hf"), (parts, "hf_published_direction"))
+    ]
+    values = [row["test_accuracy"].where(row["status"] == "ok", 0.1).astype(float) for row in rows]
+    mean, *_, n = map(
+        float, re.findall(r"[-+]?[\d.]+", difference(fair["hf"], parts["hf_published_direction"]))
+    )
+    assert mean == pytest.approx((values[1] - values[0]).mean(), abs=6e-4) and n == 20
+    again = [
+        study.data.reruns.query("recipe == @name").set_index("seed")["test_accuracy"]
+        for study, name in ((fair, "adaptive_hf_published"), (signs, "sign_gradient"))
+    ]
+    said = difference(fair["adaptive_hf_published"], signs["sign_gradient"], again=True)
+    assert float(said.split()[0]) == pytest.approx((again[1] - again[0]).mean(), abs=6e-4)
+    assert said.endswith("n = 10")
+    with pytest.raises(ValueError, match="hf and adaptive_hf_stable have 0 pairs"):
+        difference(fair["hf"], load(ROOT / "results" / "robust")["adaptive_hf_stable"])
 
 
 def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jinja2
 
-from ahf_cli.report.numbers import Study, load
+from ahf_cli.report.numbers import Study, difference, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def fill(template: Path, results: Path) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )  # Markdown of our own
     text = environment.from_string(template.read_text(encoding="utf-8"))
-    return text.render(study=study, verdict=verdict).strip() + "\n"
+    return text.render(study=study, verdict=verdict, difference=difference).strip() + "\n"
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:

@@ -152,8 +152,8 @@ def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:
     others = {cost: name for cost, name in ahead.items() if name != leader}
     if not others:
         return [f"Over the trials of the search it also leads at equal {', '.join(ahead)}."]
-    said = "; ".join(f"{name} at equal {cost}" for cost, name in others.items())
-    return [f"At equal cost others lead over the trials of the search: {said}."]
+    said = ", ".join(f"at equal {cost} {name}" for cost, name in others.items())
+    return [f"In mean test accuracy over all trials of the search another is ahead: {said}."]
 
 
 def _robustness_caveat(robustness: Table, leader: str | None) -> list[str]:
@@ -165,5 +165,6 @@ def _robustness_caveat(robustness: Table, leader: str | None) -> list[str]:
     others = own[own["winner"] != leader]
     if not len(others):
         return ["Over the trials, no way of summing up test accuracy changes who is ahead."]
-    said = ", ".join(f"{row.winner} by {row.way}" for row in others.itertuples())
-    return [f"Who is ahead depends on how trials are summed up: {said}."]
+    by = others.groupby("winner", sort=False)["way"]
+    said = ", ".join(f"{winner} ({'; '.join(ways)})" for winner, ways in by)
+    return [f"Summed up in other ways, the trials' test accuracy has another ahead: {said}."]
