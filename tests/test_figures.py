@@ -16,7 +16,9 @@ from ahf_cli.cli import compare
 from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.recipe import RECIPES
 from ahf_cli.report import figures, style, tables
+from ahf_cli.report.figures.steps import damping
 from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
+from ahf_cli.report.study_data import load_study
 from tests.made_up import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 2}
@@ -40,6 +42,24 @@ def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_
     parts = [tables.curve_table(curves, m, "se", TEN_CLASSES) for m in tables.METRICS]
     expected = pd.concat(parts, ignore_index=True)
     pd.testing.assert_frame_equal(drawn, expected, rtol=1e-12)
+
+
+def test_a_mean_beyond_the_panel_has_the_median_beside_it(tmp_path: Path) -> None:
+    """One trial of a thousand would else hide what the others do."""
+    plan = {"hf": 3, "adaptive_hf": 2}
+    study = write_study(tmp_path, "s", plan, {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]})
+    drawn = pd.read_csv(draw(study, tmp_path / "a")[0]).set_index(["metric", "recipe", "step"])
+    last = drawn.index.get_level_values("step").max()
+    ends = drawn.xs(last, level="step")["median"]
+    assert ends["train_loss", "hf"] == 0.7 and ends.drop(("train_loss", "hf")).isna().all()
+    assert drawn.loc[("train_loss", "hf", last), "centre"] > 3000
+
+
+def test_recipes_without_a_damping_have_no_figure_of_it(tmp_path: Path) -> None:
+    data = load_study(write_study(tmp_path, "s", PLAN, FINALS).folder)
+    assert not isinstance(damping(data.steps, data.trials, data.recipes), str)
+    without = damping(data.steps.assign(damping=0.0), data.trials, data.recipes)
+    assert without == "no recipe of the study has a damping"
 
 
 def test_prerun_figures_take_the_norm_and_both_signs_of_the_smoothness(tmp_path: Path) -> None:

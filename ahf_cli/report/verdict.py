@@ -134,8 +134,12 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
         band = f" (95 % {low:.2f} to {high:.2f})" if np.isfinite(low) else " (one value, no interval)"
         said.append(f"{name} {found[name].estimate:.3f}{band}")
     apart = [f"{a} from {b}" for a, b in combinations(ordered, 2) if found[a].low > found[b].high]
-    overlap = f"Intervals lie apart for {', '.join(apart)}." if apart else "All intervals overlap."
-    return [f"Mean final test accuracy over all trials: {', '.join(said)}.", overlap], ordered[0]
+    sentences = [f"Mean final test accuracy over all trials: {', '.join(said)}."]
+    if apart:
+        sentences.append(f"Intervals lie apart for {', '.join(apart)}.")
+    elif sum(bool(np.isfinite(interval.low)) for interval in found.values()) > 1:
+        sentences.append("All intervals overlap.")
+    return sentences, ordered[0]
 
 
 def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:

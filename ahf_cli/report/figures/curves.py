@@ -30,6 +30,7 @@ def curves(
 ) -> Drawing:
     """Draw mean and band of each metric over the trials of each recipe."""
     table = pd.concat([curve_table(evaluations, m, band, chance) for m in METRICS], ignore_index=True)
+    table = _with_medians(table, evaluations, chance)
     names = recipe_names(trials, planned)
     looks = styles(names)
     own = {name: trials[trials["recipe"] == name] for name in names}
@@ -44,13 +45,28 @@ def curves(
             lines = table[table["metric"] == metric.column]
             for name in lines["recipe"].unique():
                 label = f"{name}, {n[name]}" if at == 0 else None
-                marks.line(axes, lines[lines["recipe"] == name], looks[name], label)
+                own_line = lines[lines["recipe"] == name]
+                if "median" in own_line and own_line["median"].notna().any():
+                    axes.plot(own_line["step"], own_line["median"], color=looks[name].color, linewidth=0.8)
+                    own_line = own_line.assign(low=np.nan, high=np.nan)
+                marks.line(axes, own_line, looks[name], label)
             marks.chance(axes, metric.at(chance))
             axes.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
             _limits(axes, lines, metric.column, chance)
         marks.legend(figure, theme)
 
     return Drawing("figure2", "Training loss and test accuracy against step", table, caption, draw, panels=2)
+
+
+def _with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, chance: Chance) -> pd.DataFrame:
+    """Add the median to the losses of the recipes whose centre leaves the panel: one trial can do that."""
+    beyond = (table["metric"] == "train_loss") & (table["centre"] > marks.loss_top(chance))
+    gone = list(table.loc[beyond, "recipe"].unique())
+    if not gone:
+        return table
+    found = curve_table(evaluations[evaluations["recipe"].isin(gone)], "train_loss", "iqr", chance)
+    medians = found.rename(columns={"centre": "median"})[["metric", "recipe", "step", "median"]]
+    return table.merge(medians, on=["metric", "recipe", "step"], how="left")
 
 
 def _limits(axes: Axes, table: pd.DataFrame, metric: str, chance: Chance) -> None:
@@ -71,7 +87,8 @@ def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
         return []
     peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
     said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
-    return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}."]
+    instead = "Of such a recipe a thin line is the median, and no band is drawn."
+    return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}. {instead}"]
 
 
 def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, chance: Chance) -> str:

@@ -42,6 +42,8 @@ def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Draw
     table = step_lines(steps, list(quantities), names)
     if not len(table):
         return "the study has no step records (steps.csv.gz)"
+    if not (table.loc[table["quantity"] == "damping", "centre"] > 0).any():
+        return "no recipe of the study has a damping"
     looks = styles(names)
     caption = [
         f"{_median(steps)} (n at the start: {marks.counts(trials, names)}). Dotted: ρ = ¼ and ¾, between "

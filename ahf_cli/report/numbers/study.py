@@ -30,8 +30,8 @@ class Study:
 
     @property
     def recipes(self) -> list[Recipe]:
-        """All recipes, in the order of the study."""
-        return [self[name] for name in self.data.recipes]
+        """All recipes that have finished trials, in the order of the study."""
+        return [recipe for recipe in map(self.__getitem__, self.data.recipes) if recipe.n]
 
     def __getitem__(self, name: str) -> Recipe:
         return Recipe(self.data, self.comparison, name)
