@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -68,6 +69,10 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert made.trials_each == "12" and few.counts == f"{few.trained} / {few.stalled} / {few.diverged}"
     quick = load(ROOT / "results" / "quick")
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
+    epoch = load(ROOT / "results" / "paper_epoch")
+    results = (epoch.data.folder / "prerun" / "trials").glob("*/*/result.json")
+    ends = [json.loads(file.read_bytes())["status"] for file in results]
+    assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(ends), ends.count("diverged")) == (15, 6)
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
 

@@ -52,6 +52,11 @@ class Study:
         """Finished trials of the study's pre-run."""
         return len(trials_frame(self.data.sources[0][1].prerun))
 
+    @property
+    def prerun_diverged(self) -> int:
+        """Those of them that diverged."""
+        return int((trials_frame(self.data.sources[0][1].prerun)["status"] == "diverged").sum())
+
     def proposal(self, hyperparameter: str) -> str:
         """The range that the study's pre-run proposes."""
         low, high = self.proposed[hyperparameter]
