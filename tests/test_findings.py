@@ -71,8 +71,8 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     epoch = load(ROOT / "results" / "paper_epoch")
     results = (epoch.data.folder / "prerun" / "trials").glob("*/*/result.json")
-    ends = [json.loads(file.read_bytes())["status"] for file in results]
-    assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(ends), ends.count("diverged")) == (15, 6)
+    said = [json.loads(file.read_bytes())["status"] for file in results]
+    assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(said), said.count("diverged")) == (15, 6)
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
 
