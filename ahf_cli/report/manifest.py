@@ -30,8 +30,8 @@ def following(
         old, new = before.get(key, {}), given.get(key, {})
         if old or new:
             plans[key] = {**old, **{recipe: max(n, old.get(recipe, 0)) for recipe, n in new.items()}}
-    grown = {"identity": identity} if "identity" in before else {}
-    return {**before, **grown, **plans, "sessions": [*before.get("sessions", []), session(now, given)]}
+    sessions = [*before.get("sessions", []), session(now, given)]
+    return {**before, "identity": identity, **plans, "sessions": sessions}
 
 
 def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:
