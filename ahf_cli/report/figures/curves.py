@@ -87,7 +87,7 @@ def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
         return []
     peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
     said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
-    instead = "Of such a recipe a thin line is the median, and no band is drawn."
+    instead = "In the figure file such a recipe has its median as a thin line, and no band."
     return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}. {instead}"]
 
 
