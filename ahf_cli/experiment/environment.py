@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 from ahf_cli.errors import InputError
+from ahf_cli.experiment.source import commit
 
 PACKAGES = ("ahf-cli", "torch", "torchvision", "optuna", "numpy", "pandas")
 
@@ -41,28 +40,6 @@ def describe(device: str) -> dict[str, Any]:
         "cores": cores(),
         "host": platform.node(),
     }
-
-
-def commit(paths: Sequence[str] = (".", ":!results")) -> dict[str, Any]:
-    """Return the commit of the source and whether paths in it changed since; None outside a checkout.
-
-    By default everything counts but `results/`: what runs write there does not change the code.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", *paths)
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": head, "dirty": bool(changed)}
-
-
-def _git(root: Path, *words: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
-    ).stdout.strip()
 
 
 def version(name: str) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
+from ahf_cli.experiment.source import same_training
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.recipe import RECIPES, Recipe
 from ahf_cli.report.study_data import StudyData
@@ -13,7 +15,7 @@ from ahf_cli.structure import choices_of
 
 
 def differences(data: StudyData) -> list[str]:
-    """Say what differs between the recipes that a verdict needs equal: N, spaces, task, versions, commits."""
+    """Say what differs between the recipes that a verdict needs equal: N, spaces, task, versions, code."""
     return [
         *_numbers(data),
         *_spaces(data),
@@ -100,12 +102,16 @@ def _settings(data: StudyData) -> list[str]:
 
 
 def _code(data: StudyData) -> list[str]:
-    """Compare commits and package versions between all sessions of all studies."""
+    """Compare package versions and the code that trains between all sessions of all studies.
+
+    Commits that differ elsewhere are one: a study may grow after a change of a figure.
+    """
     sessions = [s for m in data.manifests.values() for s in m.get("sessions", [])]
     lines = []
-    commits = _distinct(str(s["commit"])[:10] for s in sessions if s.get("commit"))
-    if len(commits) > 1:
-        lines.append(f"commits differ: {', '.join(commits)}")
+    commits = _distinct(str(s["commit"]) for s in sessions if s.get("commit"))
+    alike = all(same_training(one, other) for one, other in pairwise(commits))
+    if len(commits) > 1 and (not alike or any(s.get("dirty") for s in sessions)):
+        lines.append(f"commits differ: {', '.join(commit[:10] for commit in commits)}")
     for package in _distinct(name for s in sessions for name in s.get("versions", {})):
         versions = _distinct(s["versions"][package] for s in sessions if package in s.get("versions", {}))
         if len(versions) > 1:
