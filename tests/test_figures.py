@@ -17,6 +17,7 @@ from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.recipe import RECIPES
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.figures.steps import damping
+from ahf_cli.report.page import interactive
 from ahf_cli.report.store import Study, curves_frame, steps_frame, trials_frame
 from ahf_cli.report.study_data import load_study
 from tests.made_up import NAN, write_study
@@ -53,6 +54,17 @@ def test_a_mean_beyond_the_panel_has_the_median_beside_it(tmp_path: Path) -> Non
     ends = drawn.xs(last, level="step")["median"]
     assert ends["train_loss", "hf"] == 0.7 and ends.drop(("train_loss", "hf")).isna().all()
     assert drawn.loc[("train_loss", "hf", last), "centre"] > 3000
+
+
+def test_the_page_draws_the_same_median(tmp_path: Path) -> None:
+    plan = {"hf": 3, "adaptive_hf": 2}
+    study = write_study(tmp_path, "s", plan, {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]})
+    loss, accuracy = interactive.figures(load_study(study.folder), "se")["figure2"]
+    kinds = [[type(drawn.glyph).__name__ for drawn in plot.renderers] for plot in (loss, accuracy)]
+    assert kinds[0] == ["MultiLine", "Line", "Line", "MultiLine", "VArea", "Line"]
+    assert kinds[1] == ["MultiLine", "VArea", "Line"] * 2
+    median = loss.renderers[1]
+    assert median.data_source.data[median.glyph.y][-1] == 0.7
 
 
 def test_recipes_without_a_damping_have_no_figure_of_it(tmp_path: Path) -> None:

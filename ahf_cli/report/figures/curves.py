@@ -30,7 +30,7 @@ def curves(
 ) -> Drawing:
     """Draw mean and band of each metric over the trials of each recipe."""
     table = pd.concat([curve_table(evaluations, m, band, chance) for m in METRICS], ignore_index=True)
-    table = _with_medians(table, evaluations, chance)
+    table = with_medians(table, evaluations, chance)
     names = recipe_names(trials, planned)
     looks = styles(names)
     own = {name: trials[trials["recipe"] == name] for name in names}
@@ -46,7 +46,7 @@ def curves(
             for name in lines["recipe"].unique():
                 label = f"{name}, {n[name]}" if at == 0 else None
                 own_line = lines[lines["recipe"] == name]
-                if "median" in own_line and own_line["median"].notna().any():
+                if has_median(own_line):
                     axes.plot(own_line["step"], own_line["median"], color=looks[name].color, linewidth=0.8)
                     own_line = own_line.assign(low=np.nan, high=np.nan)
                 marks.line(axes, own_line, looks[name], label)
@@ -58,7 +58,7 @@ def curves(
     return Drawing("figure2", "Training loss and test accuracy against step", table, caption, draw, panels=2)
 
 
-def _with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, chance: Chance) -> pd.DataFrame:
+def with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, chance: Chance) -> pd.DataFrame:
     """Add the median to the losses of the recipes whose centre leaves the panel: one trial can do that."""
     beyond = (table["metric"] == "train_loss") & (table["centre"] > marks.loss_top(chance))
     gone = list(table.loc[beyond, "recipe"].unique())
@@ -67,6 +67,11 @@ def _with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, chance: Chance
     found = curve_table(evaluations[evaluations["recipe"].isin(gone)], "train_loss", "iqr", chance)
     medians = found.rename(columns={"centre": "median"})[["metric", "recipe", "step", "median"]]
     return table.merge(medians, on=["metric", "recipe", "step"], how="left")
+
+
+def has_median(line: pd.DataFrame) -> bool:
+    """Whether the curve of one recipe and metric has a median to draw, in place of its band."""
+    return "median" in line and bool(line["median"].notna().any())
 
 
 def _limits(axes: Axes, table: pd.DataFrame, metric: str, chance: Chance) -> None:
@@ -87,7 +92,7 @@ def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
         return []
     peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
     said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
-    instead = "In the figure file such a recipe has its median as a thin line, and no band."
+    instead = "Such a recipe has its median as a thin line, and no band."
     return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}. {instead}"]
 
 

@@ -13,6 +13,7 @@ from bokeh.plotting import figure
 
 from ahf_cli.experiment.statistics import Band
 from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.report.figures.curves import has_median, with_medians
 from ahf_cli.report.figures.marks import loss_top, spread, value_top
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import Style, styles
@@ -76,27 +77,32 @@ def _curves(
     words: Mapping[Any, Mapping[str, str]],
     looks: Mapping[str, Style],
 ) -> Any:
-    """One thin line a trial, and centre and band of each recipe."""
+    """One thin line a trial; of each recipe the centre and its band, or its median where that leaves."""
     top = loss_top(data.chance) if metric.better == "lower" else 1
     last = float(data.curves["step"].max())
     plot = _plot(
         f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last), (0, top)
     )
     table = curve_table(data.curves, metric.column, band, data.chance)
+    table = with_medians(table, data.curves, data.chance)
     drawn = data.curves[data.curves["status"] != "failed"]
     items, hovered = [], []
     for name in table["recipe"].unique():
         own, centre = drawn[drawn["recipe"] == name], table[table["recipe"] == name]
         lines = _trial_lines(plot, own, metric.column, words, looks[name].color)
-        between = plot.varea(
-            centre["step"].to_numpy(), _light(centre["low"]), _light(centre["high"]), fill_alpha=0.2,
-            fill_color=looks[name].color,
-        )  # fmt: skip
+        steps = centre["step"].to_numpy()
+        if has_median(centre):
+            around = plot.line(steps, _light(centre["median"]), line_width=1, line_color=looks[name].color)
+        else:
+            around = plot.varea(
+                steps, _light(centre["low"]), _light(centre["high"]), fill_alpha=0.2,
+                fill_color=looks[name].color,
+            )  # fmt: skip
         middle = plot.line(
-            centre["step"].to_numpy(), _light(centre["centre"]), line_width=2.5, line_color=looks[name].color,
+            steps, _light(centre["centre"]), line_width=2.5, line_color=looks[name].color,
             line_dash=_dash(looks[name]),
         )  # fmt: skip
-        items.append((name, [middle, between, lines]))
+        items.append((name, [middle, around, lines]))
         hovered.append(lines)
     return _finish(plot, items, hovered)
 
