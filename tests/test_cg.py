@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import MartensRules, Stop, conjugate_gradient
-from ahf_cli.optim.published import PublishedRules
+from ahf_cli.optim.cg import Rules
+from ahf_cli.optim.published import IndefiniteMartensRules, PublishedRules, TruncatedPublishedRules
 from tests.problems import spd
 
 
@@ -85,6 +86,30 @@ def test_published_rules_go_on_at_negative_curvature() -> None:
     x, stops, _ = solve(matrix, b, 0.1, rules=PublishedRules(), max_iterations=3)
     torch.testing.assert_close(x, b / (torch.diag(matrix) + 0.1))  # three steps solve it, definite or not
     assert stops == ["MAX_ITERATIONS"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "curvature", "progress"),
+    [
+        (IndefiniteMartensRules(), PublishedRules(), MartensRules()),
+        (TruncatedPublishedRules(), MartensRules(), PublishedRules()),
+    ],
+)
+def test_half_of_the_published_rules(rules: Rules, curvature: Rules, progress: Rules) -> None:
+    """Each half takes negative curvature from one pair of rules and where to stop from the other."""
+    matrix = torch.diag(torch.tensor([3.0, 2.0, -1.5], dtype=torch.float64))
+    b = torch.tensor([[1.0, 1.0, 0.1]], dtype=torch.float64)
+    x, stops, _ = solve(matrix, b, 0.1, rules=rules, max_iterations=3)
+    expected, why, _ = solve(matrix, b, 0.1, rules=curvature, max_iterations=3)
+    torch.testing.assert_close(x, expected, rtol=0, atol=0)
+    assert stops == why
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        steps = torch.rand(30, generator=generator, dtype=torch.float64) ** 8
+        phi = [seed % 2 - value[None] for value in steps.cumsum(0)]  # a bad warm start in every other
+        for n in range(1, 31):
+            assert str(rules.progress_stop(phi[:n])) == str(progress.progress_stop(phi[:n]))
+    assert rules.residual_tolerance(torch.float64) == progress.residual_tolerance(torch.float64)
 
 
 def test_progress_rules_against_their_formulas() -> None:

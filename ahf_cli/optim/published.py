@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import rows
+from ahf_cli.optim.cg import MartensRules
 from ahf_cli.optim.damping import Change
 from ahf_cli.optim.transform import Moments, Values, beta1
 
@@ -31,6 +32,18 @@ class PublishedRules:
         """(φ_n − φ_{n−10})/φ_n < 1e-4, where n ≥ 12."""
         n = len(phi) - 1
         return (phi[n] - phi[n - 10]) / phi[n] < 1e-4 if n >= 12 else None
+
+
+class IndefiniteMartensRules(MartensRules):
+    """Martens' stopping, and through negative curvature as the release goes: half of `PublishedRules`."""
+
+    breaks_down = PublishedRules.breaks_down
+
+
+class TruncatedPublishedRules(PublishedRules):
+    """The release's stopping, and truncation at negative curvature: the other half of `PublishedRules`."""
+
+    breaks_down = MartensRules.breaks_down
 
 
 class PublishedRatio:

@@ -23,7 +23,14 @@ from ahf_cli.optim.first_order import FirstOrderOptimizer
 from ahf_cli.optim.objective import Evaluation
 from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer
 from ahf_cli.optim.preconditioner import MartensPreconditioner
-from ahf_cli.optim.published import PublishedDamping, PublishedMoments, PublishedRatio, PublishedRules
+from ahf_cli.optim.published import (
+    IndefiniteMartensRules,
+    PublishedDamping,
+    PublishedMoments,
+    PublishedRatio,
+    PublishedRules,
+    TruncatedPublishedRules,
+)
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
     ConstantStep,
@@ -39,7 +46,12 @@ CURVATURE: Mapping[str, Callable[[Evaluation], CurvatureOperator]] = {
     "ggn": GaussNewtonOperator,
     "fisher": FisherOperator,
 }
-CG_RULES: Mapping[str, Callable[[], Rules]] = {"martens": MartensRules, "published": PublishedRules}
+CG_RULES: Mapping[str, Callable[[], Rules]] = {
+    "martens": MartensRules,
+    "published": PublishedRules,
+    "martens_indefinite": IndefiniteMartensRules,
+    "published_truncated": TruncatedPublishedRules,
+}
 MOMENTS: Mapping[str, Callable[[], Transform]] = {
     "none": Identity,
     "adam": ScaleByAdam,

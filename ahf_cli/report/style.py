@@ -70,6 +70,8 @@ EXPLANATIONS: dict[tuple[str, str], str] = {
         "damping grows without end where the step is a small part of the direction"
     ),
     ("cg_rules", "published"): "CG ignores negative curvature",
+    ("cg_rules", "martens_indefinite"): "CG ignores negative curvature",
+    ("cg_rules", "published_truncated"): "CG stops at slow progress by the released rule",
     ("damping_rule", "constant"): "the damping is constant",
     ("curvature", "fisher"): "Fisher matrix of the model's distribution",
     ("preconditioner", "martens"): "CG preconditioned by the empirical Fisher's diagonal",
