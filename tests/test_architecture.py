@@ -29,7 +29,7 @@ BELOW = {
     "report": {"ahf_cli.experiment"},
     "cli": {"ahf_cli.experiment", "ahf_cli.report", "ahf_cli.tasks", "ahf_cli.optim"},
 }
-# What of `experiment` the report may read: records, rules and estimates from records, the source; nothing that runs.
+# What of `experiment` the report may read: records, rules, estimates from records; nothing that runs.
 FOR_REPORT = {"config", "statistics", "records", "trace", "prerun", "source"}
 ONLY_IN = {
     "typer": {"cli"},
