@@ -6,21 +6,18 @@ name and logged, and its trial counts as unfinished.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import TrialResult
@@ -35,6 +32,7 @@ from ahf_cli.report.files import (
     write_table,
 )
 from ahf_cli.report.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.report.lock import FolderLock
 from ahf_cli.report.manifest import first, following, plain, refuse_other
 from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders
 
@@ -101,7 +99,7 @@ class Study:
     def __init__(self, results: Path, name: str):
         self.results = Path(results)
         self.name = check_name(name)
-        self._lock: IO[str] | None = None
+        self._lock = FolderLock(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -178,9 +176,7 @@ class Study:
 
     def close(self) -> None:
         """Release the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def __enter__(self) -> Study:
         return self
@@ -264,15 +260,7 @@ class Study:
 
     def holder(self) -> str | None:
         """Return the process that has the study open for writing, as "PID on HOST"; None where none has."""
-        try:
-            with open(self.folder / ".lock", encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return file.read().strip() or "unknown"
-        except OSError:
-            return None
-        return None
+        return self._lock.holder()
 
     def remove(self) -> None:
         """Delete the study's folder; raises AhfError where a process has it open."""
@@ -291,24 +279,7 @@ class Study:
             self.reruns.write_derived()
 
     def _acquire(self) -> None:
-        """Take the advisory lock on `.lock`, which the system drops when this process ends."""
-        self.close()
-        file = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  # held open until close()
-        for attempt in range(5):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == 4:
-                    file.seek(0)
-                    holder = file.read().strip() or "unknown"
-                    file.close()
-                    raise AhfError(f"study {self.name!r} is in use by process {holder}") from None
-                time.sleep(0.1)  # somebody may only be asking, as `holder` does
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._lock = file
+        self._lock.acquire(f"study {self.name!r}")
 
     def _next_manifest(self, identity: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest to write, or raise InputError if what is on disk is another study."""
