@@ -10,10 +10,11 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+import pandas as pd
 import pytest
 
 from ahf_cli.report.findings import ROOT, fill, targets, verdict
-from ahf_cli.report.numbers import Study, difference, interval, load
+from ahf_cli.report.numbers import Jumps, Study, difference, interval, load
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
@@ -141,6 +142,24 @@ def test_differences_are_of_pairs_with_equal_settings() -> None:
     assert said.endswith("n = 10")
     with pytest.raises(ValueError, match="hf and adaptive_hf_stable have 0 pairs"):
         difference(fair["hf"], load(ROOT / "results" / "robust")["adaptive_hf_stable"])
+
+
+def test_the_first_jump_of_each_trial() -> None:
+    steps = pd.DataFrame(
+        [
+            (1, 1, 0.1, 9.0, 2.0, "progress"), (1, 2, 0.2, 6.0, 2.0, "progress"),
+            (1, 3, 4.0, 4.0, 800.0, "negative_curvature"), (1, 4, 400.0, 6.0, 8e6, "progress"),
+            (2, 1, 0.1, 9.0, 2.0, "progress"), (2, 2, 0.9, 6.0, 2.0, "progress"),
+            (3, 1, 0.5, 6.0, 2.0, "progress"), (3, 2, 5.0, 9.0, 20.0, "progress"),
+        ],
+        columns=["trial", "step", "direction_l2", "damping", "step_size", "stop"],
+    )  # fmt: skip
+    found = Jumps.of(steps.sample(frac=1, random_state=0))
+    assert found.trials == [1, 3] and (found.lowered, found.negative) == (1, 1)
+    assert found.direction == pytest.approx((20 + 10) / 2) and found.alpha == pytest.approx((400 + 10) / 2)
+    assert found.damping == (4, 9)
+    fair = load(ROOT / "results" / "fair")
+    assert set(fair.jumps("adaptive_hf").trials) < set(fair["adaptive_hf"].trials["trial"])
 
 
 def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:

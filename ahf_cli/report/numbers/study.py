@@ -14,6 +14,7 @@ from ahf_cli.experiment.prerun import Estimate, estimate_sigma, estimate_smoothn
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
 from ahf_cli.report.numbers.interval import interval
+from ahf_cli.report.numbers.jumps import Jumps
 from ahf_cli.report.numbers.recipe import Recipe
 from ahf_cli.report.store import trials_frame
 from ahf_cli.report.study_data import load_study
@@ -129,6 +130,11 @@ class Study:
         if first is not None:
             own = own[own["step"] <= first]
         return len(own.query(query)) / len(own)
+
+    def jumps(self, recipe: str) -> Jumps:
+        """The first step of each trial whose ‖δ‖ is ten times that of the step before, or more."""
+        steps = self.data.steps
+        return Jumps.of(steps[steps["recipe"] == recipe])
 
     def measured(self, recipe: str, norm: str = "l2") -> dict[str, Estimate]:
         """What a pre-run would propose for σ and L from the steps of a recipe's trials."""
