@@ -145,4 +145,5 @@ class Comparison:
 def _plus_minus(mean: float, error: float) -> str:
     if pd.isna(mean):
         return "–"
-    return f"{mean:.3f} ± {error:.3f}" if pd.notna(error) else f"{mean:.3f} (n = 1)"
+    centre, half = (f"{x:.3g}" if abs(x) >= 1e4 else f"{x:.3f}" for x in (mean, error))
+    return f"{centre} ± {half}" if pd.notna(error) else f"{centre} (n = 1)"
