@@ -104,7 +104,7 @@ def loss(name: str, *, chance: Callable[[int], float]) -> Callable[[F], F]:
 
     Its derivatives are PyTorch's.  Gauss-Newton products want it convex in the outputs.  Recipes with the
     Fisher matrix or the dual solver need more of a loss than that, and are refused.  A trial that ends above
-    0.95 of its first loss counts as one that stood still, so let a loss be ≥ 0.
+    0.95 of its first loss counts as one that did not train, so let a loss be ≥ 0.
 
     Args:
         name: of the loss.

@@ -93,6 +93,12 @@ def test_the_spread_of_final_values(made: Study) -> None:
         capped = capped.clip(upper=math.log(10))
         mean, error = map(float, recipe.capped_band("train_loss").split(" ± "))
         assert (mean, error) == pytest.approx((capped.mean(), capped.std() / math.sqrt(12)), abs=6e-4)
+        trained = own[(own["status"] == "ok") & ~own["stalled"].astype(bool)]
+        gaps = (trained["test_loss"] - trained["train_loss"]).astype(float)
+        mean, error, n = map(float, re.findall(r"[-+]?[\d.]+", recipe.gap_band))
+        assert (mean, error) == pytest.approx((gaps.mean(), gaps.sem()), abs=6e-4) and n == len(gaps)
+        peaks = made.data.curves.query("recipe == @recipe.name").groupby("trial")["test_accuracy"].max()
+        assert recipe.peaks == f"{peaks.min():.3f} to {peaks.max():.3f}"
         gone = own[own["status"] == "diverged"]["steps"]
         assert not len(gone) or recipe.diverged_steps == (gone.min(), gone.max())
 
@@ -155,11 +161,23 @@ def test_the_first_jump_of_each_trial() -> None:
         columns=["trial", "step", "direction_l2", "damping", "step_size", "stop"],
     )  # fmt: skip
     found = Jumps.of(steps.sample(frac=1, random_state=0))
-    assert found.trials == [1, 3] and (found.lowered, found.negative) == (1, 1)
+    assert found.trials == [1, 3] and found.negative == 1
+    assert found.before(pd.Series({1: 3, 2: 5, 3: 1})) == 1 and found.before(pd.Series({1: 2, 3: 9})) == 1
     assert found.direction == pytest.approx((20 + 10) / 2) and found.alpha == pytest.approx((400 + 10) / 2)
     assert found.damping == (4, 9)
     fair = load(ROOT / "results" / "fair")
     assert set(fair.jumps("adaptive_hf").trials) < set(fair["adaptive_hf"].trials["trial"])
+
+
+def test_the_first_rise_of_each_trial() -> None:
+    fair = load(ROOT / "results" / "fair")
+    steps = fair.data.steps.query("recipe == 'adaptive_hf'")
+    expected: dict[object, int] = {}
+    for trial, own in steps.groupby("trial"):
+        rows = own.sort_values("step").to_dict("records")
+        high = [row["step"] for row in rows if not row["loss_after"] <= 1.5 * rows[0]["loss"]]
+        expected |= {trial: high[0]} if high else {}
+    assert fair.rises("adaptive_hf").to_dict() == expected and 0 < len(expected) < 20
 
 
 def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:

@@ -110,7 +110,7 @@ def test_a_click_on_the_legend_hides_a_recipe_and_hovering_names_a_trial(
         if tip.count():
             break
     said = tip.first.evaluate("element => element.shadowRoot.textContent")
-    assert re.search(r"hf(_published)?/\d{3}.*(trained|stood still|diverged)", said, re.S)
+    assert re.search(r"hf(_published)?/\d{3}.*(trained|did not train|diverged)", said, re.S)
     assert wrong == []
 
 

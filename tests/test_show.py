@@ -79,7 +79,7 @@ def test_without_steps_the_outcome_is_all_that_is_said() -> None:
 def test_one_trial_of_the_committed_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "quick", "hf_published/3", *QUICK, "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "hf_published/003 stood still" in text and "Damping runaway: λ went from 21.5" in text
+    assert "hf_published/003 did not train" in text and "Damping runaway: λ went from 21.5" in text
     assert (tmp_path / "figures" / "trial_hf_published_003.png").stat().st_size > 10_000
     assert len(pd.read_csv(tmp_path / "data" / "trial_hf_published_003.csv")) == 60
 

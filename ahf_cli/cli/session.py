@@ -271,7 +271,7 @@ def say_summary(summary: dict[str, Any]) -> list[str]:
     lines = []
     for name, found in summary["recipes"].items():
         counts = f"{found['trials']} trials: {found['ok']} ok"
-        counts += f" ({found['stalled']} stalled)" if found["stalled"] else ""
+        counts += f" ({found['stalled']} did not train)" if found["stalled"] else ""
         counts += f", {found['diverged']} diverged"
         if found["best_params"]:
             best = " ".join(f"{k}={v:.4g}" for k, v in found["best_params"].items() if k != "mu")

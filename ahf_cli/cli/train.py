@@ -339,6 +339,6 @@ def lines(document: dict[str, Any]) -> list[str]:
     else:
         end = f"{document['steps']} steps in {document['seconds']:.0f} s"
         reached += f" (at first {first['train_loss']:.4f} and {first['test_accuracy']:.4f})"
-        reached += "; it stalled" if document["stalled"] else ""
+        reached += "; it did not train" if document["stalled"] else ""
     params = " ".join(f"{name}={value:g}" for name, value in document["params"].items())
     return [f"{document['recipe']}, {params}: {end}", reached, *document["files"]]

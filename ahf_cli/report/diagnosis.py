@@ -64,8 +64,12 @@ def _outcome(result: TrialResult) -> str:
     if result.status == "diverged":
         how = f"diverged at step {result.steps} of {result.planned_steps}"
     else:
-        how = "stood still" if result.stalled else "trained"
-        how += f" for {result.steps} steps, to training loss {result.train_loss:.4f}"
+        how = (
+            f"did not train in {result.steps} steps:"
+            if result.stalled
+            else f"trained for {result.steps} steps, to"
+        )
+        how += f" training loss {result.train_loss:.4f}"
         how += f" and test accuracy {result.test_accuracy:.4f}"
     return f"{how} ({settings})"
 

@@ -185,7 +185,7 @@ def observed(trials: pd.DataFrame) -> str:
     trained = n - diverged - stalled
     what = [
         f"{count} {word}"
-        for count, word in ((trained, "trained"), (stalled, "stood still"), (diverged, "diverged"))
+        for count, word in ((trained, "trained"), (stalled, "did not train"), (diverged, "diverged"))
         if count
     ]
     if len(what) == 1:

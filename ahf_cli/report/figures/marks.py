@@ -160,7 +160,7 @@ def loss_words(chance: Chance) -> str:
 
 
 def stalled_words(trials: pd.DataFrame) -> str:
-    """Say what it means to stand still, where a trial does."""
+    """Say what it means not to train, where a trial does not."""
     if not len(trials) or not trials["stalled"].any():
         return ""
-    return f" Stood still: final training loss above {STALLED:g} of the initial one."
+    return f" Did not train: final training loss above {STALLED:g} of the initial one."

@@ -12,15 +12,14 @@ class Jumps:
     """The first step of each trial whose ‖δ‖₂ is many times that of the step before."""
 
     steps: pd.DataFrame
-    """one row a trial that has such a step, by trial: that step, and `lowered`, `direction` and `alpha`"""
+    """one row a trial that has such a step, by trial: that step, and by what `direction` and `alpha` grow"""
 
     @classmethod
     def of(cls, steps: pd.DataFrame, factor: float = 10) -> Jumps:
         """Find them in the steps of a recipe, where ‖δ‖ grows at least by a factor."""
         own = steps.sort_values(["trial", "step"])
-        before = own.groupby("trial")[["direction_l2", "damping", "step_size"]].shift()
+        before = own.groupby("trial")[["direction_l2", "step_size"]].shift()
         own = own.assign(
-            lowered=own["damping"] < before["damping"],
             direction=own["direction_l2"] / before["direction_l2"],
             alpha=own["step_size"] / before["step_size"],
         )
@@ -32,14 +31,14 @@ class Jumps:
         return [int(trial) for trial in self.steps.index]
 
     @property
-    def lowered(self) -> int:
-        """How many of them come right after λ was lowered."""
-        return int(self.steps["lowered"].sum())
-
-    @property
     def negative(self) -> int:
         """In how many CG met negative curvature."""
         return int((self.steps["stop"] == "negative_curvature").sum())
+
+    def before(self, steps: pd.Series[int]) -> int:
+        """How many trials have theirs at or before a step of the same trial."""
+        own = self.steps["step"].reindex(steps.index)  # NaN, where there is none, is not before
+        return int((own <= steps).sum())
 
     @property
     def direction(self) -> float:

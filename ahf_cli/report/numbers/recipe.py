@@ -41,7 +41,7 @@ class Recipe:
 
     @property
     def stalled(self) -> int:
-        """Trials that stood still."""
+        """Trials that did not train."""
         return int(((self.trials["status"] == "ok") & self.trials["stalled"].astype(bool)).sum())
 
     @property
@@ -51,7 +51,7 @@ class Recipe:
 
     @property
     def counts(self) -> str:
-        """How many trained, stood still and diverged."""
+        """How many trained, did not train and diverged."""
         return f"{self.trained} / {self.stalled} / {self.diverged}"
 
     @property
@@ -219,6 +219,23 @@ class Recipe:
         own = self.that_trained.trials
         values = (own["test_loss"] - own["train_loss"]).to_numpy(float)
         return f"{interval(*mean_interval(values), sign=True)}, n = {len(values)}" if len(values) > 1 else "–"
+
+    @property
+    def gap_band(self) -> str:
+        """Mean ± standard error of the same."""
+        own = self.that_trained.trials
+        values = (own["test_loss"] - own["train_loss"]).to_numpy(float)
+        if len(values) < 2:
+            return "–"
+        mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+        sign, (centre, half) = "+" * (mean > 0), (number(x, 3, fixed=True) for x in (mean, error))
+        return f"{sign}{centre} ± {half}, n = {len(values)}"
+
+    @property
+    def peaks(self) -> str:
+        """Least and largest of the highest test accuracies that the trials had at an evaluation."""
+        highest = self._own_curves.groupby("trial")["test_accuracy"].max()
+        return f"{highest.min():.3f} to {highest.max():.3f}"
 
     @property
     def rerun_accuracy(self) -> str:

@@ -136,6 +136,13 @@ class Study:
         steps = self.data.steps
         return Jumps.of(steps[steps["recipe"] == recipe])
 
+    def rises(self, recipe: str, factor: float = 1.5) -> pd.Series[int]:
+        """The first step, by trial, after which the batch loss is not at most a multiple of the first one."""
+        steps = self.data.steps
+        own = steps[steps["recipe"] == recipe].sort_values(["trial", "step"])
+        above = ~(own["loss_after"] <= factor * own.groupby("trial")["loss"].transform("first"))
+        return own[above].drop_duplicates("trial").set_index("trial")["step"]
+
     def measured(self, recipe: str, norm: str = "l2") -> dict[str, Estimate]:
         """What a pre-run would propose for σ and L from the steps of a recipe's trials."""
         ok = self[recipe].where("status == 'ok'").trials["trial"]

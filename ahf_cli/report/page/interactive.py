@@ -59,7 +59,7 @@ def trial_words(trials: pd.DataFrame) -> dict[tuple[str, int], dict[str, str]]:
             if pd.notna(row[f"params.{key}"])
         ]
         if row["status"] == "ok":
-            outcome = "stood still" if row["stalled"] else "trained"
+            outcome = "did not train" if row["stalled"] else "trained"
             outcome += f": loss {row['train_loss']:.4f}, accuracy {row['test_accuracy']:.4f}"
         else:
             outcome = f"{row['status']} at step {row['steps']}"

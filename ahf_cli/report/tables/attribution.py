@@ -93,7 +93,7 @@ def attribution_table(
             "test accuracy, 95 %": [_signed(row, "test_accuracy") for row in rows],
             "training loss, 95 %": [_signed(row, "train_loss") for row in rows],
             "diverged": [f"{row['diverged_before']} → {row['diverged_after']}" for row in rows],
-            "stood still": [f"{row['stalled_before']} → {row['stalled_after']}" for row in rows],
+            "did not train": [f"{row['stalled_before']} → {row['stalled_after']}" for row in rows],
         }
     )
     note = (
