@@ -79,7 +79,7 @@ def leave(rank: int, world: int, folder: str) -> None:
         objective.value(theta)
     except AhfError as error:
         (Path(folder) / "said").write_text("\n".join(error.lines))
-    dist.destroy_process_group()  # else gloo's threads are still running at exit, which is an abort now and then
+    dist.destroy_process_group()  # gloo's threads, still running at exit, abort now and then
 
 
 def test_a_rank_that_is_gone_is_named_in_one_line(tmp_path: Path) -> None:
