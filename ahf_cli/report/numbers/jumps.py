@@ -1,4 +1,4 @@
-"""Steps at which the direction jumps: where a damped Hessian loses its definiteness, it does."""
+"""Steps at which the direction is suddenly many times as long."""
 
 from __future__ import annotations
 

@@ -214,17 +214,20 @@ class Recipe:
         return self._curves[self._curves["trial"].isin(self.trials["trial"])]
 
     @property
+    def _gaps(self) -> NDArray[np.floating[Any]]:
+        own = self.that_trained.trials
+        return (own["test_loss"] - own["train_loss"]).to_numpy(float)
+
+    @property
     def gap(self) -> str:
         """Mean of test loss − training loss at the end, over trials that trained, with its 95 % interval."""
-        own = self.that_trained.trials
-        values = (own["test_loss"] - own["train_loss"]).to_numpy(float)
+        values = self._gaps
         return f"{interval(*mean_interval(values), sign=True)}, n = {len(values)}" if len(values) > 1 else "–"
 
     @property
     def gap_band(self) -> str:
         """Mean ± standard error of the same."""
-        own = self.that_trained.trials
-        values = (own["test_loss"] - own["train_loss"]).to_numpy(float)
+        values = self._gaps
         if len(values) < 2:
             return "–"
         mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
