@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from ahf_cli.errors import AhfError
+from ahf_cli.experiment.ranks import joined
 from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.recipe import RECIPES, Recipe
@@ -44,21 +47,38 @@ def trained(recipe: Recipe, rank: int = 0, world: int = 1) -> torch.Tensor:
     return state.parameters
 
 
-def join(rank: int, world: int, folder: str) -> None:
+@contextmanager
+def group(rank: int, world: int, port: int) -> Iterator[None]:
+    """Join the other ranks as the processes of `torchrun` do."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with joined("cpu") as ranks:
+        assert (ranks.rank, ranks.world) == (rank, world)
+        yield
 
 
-def work(rank: int, world: int, folder: str) -> None:
-    join(rank, world, folder)
-    found = {name: trained(recipe, rank, world) for name, recipe in CASES.items()}
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def threads() -> set[str]:
+    return {name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")}
+
+
+def work(rank: int, world: int, port: int, folder: str) -> None:
+    with group(rank, world, port):
+        found = {name: trained(recipe, rank, world) for name, recipe in CASES.items()}
+        torch.save(found, f"{folder}/{rank}.pt")
+        assert "pt_gloo_runloop" in threads()
+    # One that is still running when the interpreter ends aborts the process now and then.
+    assert not any("gloo" in name for name in threads()), threads()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_ranks_with_equal_parts_are_one_process_with_the_joined_batch(world: int, tmp_path: Path) -> None:
-    spawn(work, (world, str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
+    spawn(work, (world, free_port(), str(tmp_path)), nprocs=world)  # type: ignore[no-untyped-call]
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for name, recipe in CASES.items():
         alone = trained(recipe)
@@ -68,22 +88,21 @@ def test_ranks_with_equal_parts_are_one_process_with_the_joined_batch(world: int
         assert (alone - rows(problem("mlp"), 2)).abs().max() > 1e-3 or name == "adaptive_hf"
 
 
-def leave(rank: int, world: int, folder: str) -> None:
-    join(rank, world, folder)
-    objective = DistributedObjective(problem("mlp"))
-    theta = rows(problem("mlp"), 1)
-    objective.value(theta)
-    if rank == 1:
-        os._exit(0)
-    try:
+def leave(rank: int, world: int, port: int, folder: str) -> None:
+    with group(rank, world, port):
+        objective = DistributedObjective(problem("mlp"))
+        theta = rows(problem("mlp"), 1)
         objective.value(theta)
-    except AhfError as error:
-        (Path(folder) / "said").write_text("\n".join(error.lines))
-    dist.destroy_process_group()  # gloo's threads, still running at exit, abort now and then
+        if rank == 1:
+            os._exit(0)
+        try:
+            objective.value(theta)
+        except AhfError as error:
+            (Path(folder) / "said").write_text("\n".join(error.lines))
 
 
 def test_a_rank_that_is_gone_is_named_in_one_line(tmp_path: Path) -> None:
-    spawn(leave, (2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(leave, (2, free_port(), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     said = (tmp_path / "said").read_text()
     assert said.startswith("rank 0 of 2 has lost another one (") and "from the last checkpoint" in said
     assert len(said.splitlines()) == 1

@@ -52,6 +52,10 @@ def joined(device: str) -> Iterator[Ranks]:
     import torch
     import torch.distributed as dist
 
+    # Imported later (vmap does), it takes the group as the default argument of its functions. Then the group
+    # outlives its destruction, and a process that exits while gloo's threads run is aborted now and then.
+    import torch.distributed.nn.functional
+
     ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
     if device == "cuda":
         torch.cuda.set_device(ranks.local)
