@@ -22,8 +22,8 @@ class Style:
     marker: str
 
 
-# Okabe and Ito's palette, distinct in the common kinds of colour blindness, without its pale yellow.
-_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#666666")
+# Okabe and Ito's palette without its yellow, a grey, and Tol's wine: distinct in common colour blindness.
+_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#666666", "#882255")
 _LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     "-",
     (0, (6, 2)),
