@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from ahf_cli.experiment.records import CurveRow, Status, StepRow, TrialResult
-from ahf_cli.report.store import Study
+from ahf_cli.study.store import Study
 
 NAN = math.nan
 GRID = (0, 5, 10)

@@ -16,8 +16,8 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.experiment.config import load
-from ahf_cli.report.store import Study
 from ahf_cli.report.trace_file import read_trace
+from ahf_cli.study.store import Study
 from ahf_cli.tasks.data import locate
 
 LENET = ("conv1", "conv2", "fc1", "fc2", "fc3")

@@ -20,7 +20,7 @@ from ahf_cli.experiment.ranks import joined
 from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.recipe import RECIPES, Recipe
-from ahf_cli.report.store import Study
+from ahf_cli.study.store import Study
 from tests.problems import problem, rows
 
 CASES: dict[str, Recipe] = {

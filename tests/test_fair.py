@@ -17,8 +17,8 @@ from ahf_cli.experiment.search import Search
 from ahf_cli.experiment.space import sobol
 from ahf_cli.experiment.storage import open_storage
 from ahf_cli.hyperparameters import Range
-from ahf_cli.report.store import Study
 from ahf_cli.report.study_data import load_study
+from ahf_cli.study.store import Study
 from tests.test_search import SPACES, FakePool, plan, result_of, run
 
 TINY = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ahf_cli.report.store import Study
+from ahf_cli.study.store import Study
 
 WORDS = [
     "search", "--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64",

@@ -25,8 +25,8 @@ from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from ahf_cli.optim import SoftmaxCrossEntropy, compose
 from ahf_cli.optim.losses import MeanLoss
 from ahf_cli.recipe import RECIPES, single_run
-from ahf_cli.report.store import Study
 from ahf_cli.structure import PARTS
+from ahf_cli.study.store import Study
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
 from ahf_cli.tasks.datasets import DATA_SETS
 

@@ -15,7 +15,7 @@ from ahf_cli.errors import AhfError
 from ahf_cli.experiment.pool import Job, Outcome, ProcessPool, Report, ShouldStop
 from ahf_cli.experiment.records import TrialResult
 from ahf_cli.experiment.search import Hooks, Search
-from ahf_cli.report.store import Study
+from ahf_cli.study.store import Study
 from benchmarks.reliability.toy import Toy, plan
 
 

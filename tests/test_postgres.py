@@ -21,7 +21,7 @@ from ahf_cli.experiment.reruns import Best, rerun_plan
 from ahf_cli.experiment.search import Hooks, Search
 from ahf_cli.experiment.storage import Storage, open_storage
 from ahf_cli.experiment.survey import survey
-from ahf_cli.report.store import Study
+from ahf_cli.study.store import Study
 from benchmarks.reliability import kills, machines
 from benchmarks.reliability.postgres import PASSWORD, Cluster, cluster, database, programs
 from benchmarks.reliability.toy import plan, toy_curve, toy_result

@@ -69,8 +69,8 @@ def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     from ahf_cli.experiment import search as module
     from ahf_cli.experiment.search import Hooks, Search
     from ahf_cli.experiment.storage import open_storage
-    from ahf_cli.report.status import survey
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.status import survey
+    from ahf_cli.study.store import Study
     from tests.test_search import FakePool
 
     study, url = Study(tmp_path, "toy"), f"sqlite:///{tmp_path}/a.db"
@@ -94,7 +94,7 @@ def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None
     from ahf_cli.experiment.pool import ProcessPool
     from ahf_cli.experiment.search import Search
     from ahf_cli.experiment.storage import open_storage
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.store import Study
 
     shutil.copytree(Path(__file__).parent / "old_study", tmp_path / "old")
     study = Study(tmp_path, "old")

@@ -20,8 +20,8 @@ from ahf_cli.experiment.space import sampler, suggest
 from ahf_cli.experiment.storage import open_storage
 from ahf_cli.hyperparameters import Range
 from ahf_cli.recipe import RECIPES, search_range
-from ahf_cli.report.store import Study
-from ahf_cli.report.trial_folder import TrialFolder
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolder
 
 SPACES = {
     name: {key: found for key in RECIPES[name].free if (found := search_range(RECIPES[name], key))}

@@ -20,7 +20,7 @@ import pytest
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.report.store import (
+from ahf_cli.study.store import (
     Study,
     atomic_write,
     curves_frame,
@@ -278,7 +278,7 @@ def test_frames_join_trials_by_recipe_in_the_order_of_the_plan(tmp_path: Path) -
 HOLD = """
     import sys, time
     from pathlib import Path
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.store import Study
     study = Study(Path(sys.argv[1]), "s")
     study.open_for_writing("seed: 0\\n", {"seed": 0, "task": {"name": "lenet"}}, {})
     print("open", flush=True); time.sleep(60)
@@ -288,7 +288,7 @@ WRITE = """
     from pathlib import Path
     from dataclasses import replace
     from tests.test_store import CURVE, RESULT, STEPS
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.store import Study
     print("open", flush=True)
     for slot in range(10_000):
         trial = Study(Path(sys.argv[1]), "s").trial("hf", slot)

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from ahf_cli.errors import InputError
-from ahf_cli.report.store import Study
 from ahf_cli.report.study_data import load_study, pool
+from ahf_cli.study.store import Study
 from tests.made_up import NAN, write_study
 from tests.plausible import write
 

@@ -316,7 +316,7 @@ def _settings_of(file: Path, overrides: tuple[str, ...]) -> Any:
 
 
 def _checked(name: str) -> str:
-    from ahf_cli.report.store import check_name
+    from ahf_cli.study.store import check_name
 
     return check_name(name)
 

@@ -30,7 +30,7 @@ from ahf_cli.hyperparameters import HYPERPARAMETERS
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
     from ahf_cli.experiment.prerun import Estimate
-    from ahf_cli.report.store import Study as StudyFolder
+    from ahf_cli.study.store import Study as StudyFolder
 
 OneRecipe = Annotated[
     str | None,
@@ -87,8 +87,8 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
     from ahf_cli.experiment.config import dump_yaml
     from ahf_cli.experiment.prerun import ranges
     from ahf_cli.report.figures import prerun_figures
-    from ahf_cli.report.store import Study as StudyFolder
-    from ahf_cli.report.store import atomic_write, steps_frame
+    from ahf_cli.study.store import Study as StudyFolder
+    from ahf_cli.study.store import atomic_write, steps_frame
 
     own = config.for_prerun()
     name = config.prerun.recipe

@@ -44,7 +44,7 @@ def reproduce(
     The search takes the ranges of the configuration, not those that the pre-run proposes.  Killed at any
     moment, the same command goes on where it was.
     """
-    from ahf_cli.report.store import Study as StudyFolder
+    from ahf_cli.study.store import Study as StudyFolder
 
     resolved = resolve(
         preset, config, study, override, recipe, trials, device, default_preset="quick", design=design

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ahf_cli.experiment.storage import Storage
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
-    from ahf_cli.report.store import Study, TrialFolders
+    from ahf_cli.study.store import Study, TrialFolders
 
 
 def interrupted() -> InterruptedRunError:
@@ -60,7 +60,7 @@ def run_search(
     """
     from ahf_cli.experiment.growth import whole
     from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
-    from ahf_cli.report.copies import keep_plugins
+    from ahf_cli.study.copies import keep_plugins
 
     started = time.monotonic()
     # All that can be wrong is found before anything is written.

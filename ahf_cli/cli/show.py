@@ -15,7 +15,7 @@ from ahf_cli.errors import IncompleteError, InputError
 from ahf_cli.hyperparameters import nearest
 
 if TYPE_CHECKING:
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.store import Study
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
 TrialName = Annotated[
@@ -41,7 +41,7 @@ def show(
 ) -> None:
     """Say why a trial ended as it did, in words and one figure; without RECIPE/SLOT, list all trials."""
     del device, quiet  # taken by every command
-    from ahf_cli.report.store import find_study
+    from ahf_cli.study.store import find_study
 
     found = find_study(results, study)
     found = found.prerun if prerun else found

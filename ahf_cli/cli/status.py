@@ -55,8 +55,8 @@ def status(
 
 
 def _in_folder(results: Path, name: str | None) -> Iterator[dict[str, Any]]:
-    from ahf_cli.report.status import survey
-    from ahf_cli.report.store import find_study, study_names
+    from ahf_cli.study.status import survey
+    from ahf_cli.study.store import find_study, study_names
 
     for study in [find_study(results, n) for n in ([name] if name else study_names(results))]:
         for part, stage in ((study.prerun, "prerun"), (study, "search"), (study.reruns, "reruns")):

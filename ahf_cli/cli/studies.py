@@ -15,7 +15,7 @@ from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Quiet, Results, Storage, 
 from ahf_cli.errors import InputError
 
 if TYPE_CHECKING:
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.store import Study
 
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
 What = Annotated[
@@ -31,7 +31,7 @@ Out = Annotated[
 
 def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     """List the studies of a results folder, or what a configuration can name, with that of --plugin."""
-    from ahf_cli.report.store import Study, study_names
+    from ahf_cli.study.store import Study, study_names
 
     if what != "studies":
         registered = _registered(what)
@@ -100,7 +100,7 @@ def _entry(study: Study) -> dict[str, Any]:
 
 def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None, yes: Yes = False) -> None:
     """Delete a study: its folder, and with a storage what that holds of it."""
-    from ahf_cli.report.store import find_study
+    from ahf_cli.study.store import find_study
 
     url = session.storage_url(storage, None)
     folder = find_study(results, study)
@@ -135,7 +135,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a study's trials, curves and steps as tables."""
-    from ahf_cli.report.store import curves_frame, find_study, steps_frame, trials_frame, write_table
+    from ahf_cli.study.store import curves_frame, find_study, steps_frame, trials_frame, write_table
 
     found = find_study(results, study)
     folder = out or found.folder / "export"
@@ -163,8 +163,8 @@ def repair(
     Damaged files are set aside under another name; their trials count as unfinished, and `ahf search` does
     them again.  The trial folders are the truth: the database is an index of them.
     """
-    from ahf_cli.report.repair import repair_folder
-    from ahf_cli.report.store import find_study
+    from ahf_cli.study.repair import repair_folder
+    from ahf_cli.study.store import find_study
 
     url = session.storage_url(storage, None)
     found = find_study(results, study)

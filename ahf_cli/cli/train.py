@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
     from ahf_cli.recipe import Recipe
-    from ahf_cli.report.store import Study as StudyFolder
+    from ahf_cli.study.store import Study as StudyFolder
     from ahf_cli.tasks.task import Task
 
 THREADS = "OMP_NUM_THREADS"
@@ -193,10 +193,10 @@ def _run(
 ) -> dict[str, Any]:
     """Train, or find that it is done, and return what a person or program wants to know of it."""
     from ahf_cli.experiment.ranks import shared
-    from ahf_cli.report.copies import keep_plugins
     from ahf_cli.report.figures import figure_2
-    from ahf_cli.report.store import Study as StudyFolder
-    from ahf_cli.report.store import curves_frame, trials_frame
+    from ahf_cli.study.copies import keep_plugins
+    from ahf_cli.study.store import Study as StudyFolder
+    from ahf_cli.study.store import curves_frame, trials_frame
 
     identity = {**config.searching([recipe.name]).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ahf_cli.errors import InputError
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.files import SUMMARY_DIGITS, atomic_write, csv_bytes
+from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, csv_bytes
 
 Format = Literal["png", "pdf", "svg", "pgf"]
 ThemeName = Literal["screen", "paper"]

@@ -12,7 +12,6 @@ import pandas as pd
 
 from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, make
 from ahf_cli.report.figures import Choices, drawings
-from ahf_cli.report.files import SUMMARY_DIGITS, atomic_write, write_csv
 from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables import METRICS, curve_table, final_table, readable
@@ -24,6 +23,7 @@ from ahf_cli.report.tables.sensitivity import sensitivity_table
 from ahf_cli.report.tables.target import equal_cost_table, target_table
 from ahf_cli.report.tables.text import Table, as_latex, as_text
 from ahf_cli.report.verdict import Verdict, verdict
+from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, write_csv
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import pandas as pd
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.records import Chance, CurveRow, StepRow, chance_of_task
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.store import Reruns, Study, curves_frame, steps_frame, study_names, trials_frame
 from ahf_cli.report.style import explanations
 from ahf_cli.report.tables.target import with_work
+from ahf_cli.study.store import Reruns, Study, curves_frame, steps_frame, study_names, trials_frame
 
 INDEPENDENT = {"random", "qmc"}
 """Samplers whose trials do not depend on each other."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.trace import Trace
-from ahf_cli.report.files import atomic_write
+from ahf_cli.study.files import atomic_write
 
 ARRAYS = ("setup", "x", "y", "last_direction")
 GROUPS = ("init", "final", "trace")

@@ -16,9 +16,9 @@ from typing import Any
 from ahf_cli.experiment.pool import Job
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.recipe import RECIPES
-from ahf_cli.report import files
-from ahf_cli.report.store import Study
-from ahf_cli.report.trial_folder import TrialFolder
+from ahf_cli.study import files
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolder
 from benchmarks.reliability.kills import command, completed, finish, start, table
 from benchmarks.reliability.toy import toy_curve, toy_result
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from ahf_cli.experiment.storage import open_storage
-from ahf_cli.report.store import Study
+from ahf_cli.study.store import Study
 
 RECIPES = ("hf", "adaptive_hf")
 Table = dict[str, list[tuple[int, str, float, dict[str, float]]]]

@@ -14,7 +14,7 @@ from ahf_cli.experiment.pool import ProcessPool
 from ahf_cli.experiment.search import Hooks, Search
 from ahf_cli.experiment.storage import answering, open_storage
 from ahf_cli.interruption import Interruption
-from ahf_cli.report.store import Study, TrialFolders
+from ahf_cli.study.store import Study, TrialFolders
 from benchmarks.reliability.toy import Toy, plan
 
 

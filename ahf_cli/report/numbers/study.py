@@ -16,9 +16,9 @@ from ahf_cli.report.figures import Choices
 from ahf_cli.report.numbers.interval import interval
 from ahf_cli.report.numbers.jumps import Jumps
 from ahf_cli.report.numbers.recipe import Recipe
-from ahf_cli.report.store import trials_frame
 from ahf_cli.report.study_data import load_study
 from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.study.store import trials_frame
 
 
 class Study:

@@ -20,10 +20,10 @@ from ahf_cli.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Picture
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions
-from ahf_cli.report.files import atomic_write
 from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables.text import number
+from ahf_cli.study.files import atomic_write
 
 PARTLY = ("damping",)
 """static figures that show more than their interactive form, and stay beside it"""

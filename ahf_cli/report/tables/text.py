@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.experiment.statistics import Interval
-from ahf_cli.report.files import SUMMARY_DIGITS
+from ahf_cli.study.files import SUMMARY_DIGITS
 
 NOTHING = "–"
 

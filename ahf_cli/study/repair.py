@@ -7,8 +7,8 @@ from typing import Any
 
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import Config, load
-from ahf_cli.report.files import set_aside, write_json
-from ahf_cli.report.store import NAME, Study
+from ahf_cli.study.files import set_aside, write_json
+from ahf_cli.study.store import NAME, Study
 
 
 def repair_folder(study: Study) -> dict[str, Any]:

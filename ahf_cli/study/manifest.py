@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ahf_cli.errors import InputError
-from ahf_cli.report.files import strict
+from ahf_cli.study.files import strict
 
 SESSION_KEYS = ("command", "commit", "dirty", "versions", "device", "threads", "host")
 """What may change from one session of a study to the next, and is kept for each."""

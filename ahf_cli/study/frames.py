@@ -8,12 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.report.trial_folder import rows_frame, with_stops
+from ahf_cli.study.trial_folder import rows_frame, with_stops
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need it
     import pandas as pd
 
-    from ahf_cli.report.store import Study
+    from ahf_cli.study.store import Study
 
 
 def trials_frame(study: Study) -> pd.DataFrame:

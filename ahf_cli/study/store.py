@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import TrialResult
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.files import (
+from ahf_cli.study.files import (
     atomic_write,
     csv_bytes,
     make_folder,
@@ -31,10 +31,10 @@ from ahf_cli.report.files import (
     write_json,
     write_table,
 )
-from ahf_cli.report.frames import curves_frame, steps_frame, trials_frame
-from ahf_cli.report.lock import FolderLock
-from ahf_cli.report.manifest import first, following, plain, refuse_other
-from ahf_cli.report.trial_folder import SCHEMA, TrialFolder, TrialFolders
+from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.study.lock import FolderLock
+from ahf_cli.study.manifest import first, following, plain, refuse_other
+from ahf_cli.study.trial_folder import SCHEMA, TrialFolder, TrialFolders
 
 if TYPE_CHECKING:
     import pandas as pd

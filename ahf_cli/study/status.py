@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean
 
 from ahf_cli.experiment.records import RecipeStatus, Running, TrialResult
-from ahf_cli.report.store import Study
-from ahf_cli.report.trial_folder import TrialFolder
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolder
 
 
 def survey(study: Study) -> list[RecipeStatus]:

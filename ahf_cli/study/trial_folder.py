@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.report.files import atomic_write, make_folder, set_aside, sha256, write_json
+from ahf_cli.study.files import atomic_write, make_folder, set_aside, sha256, write_json
 
 if TYPE_CHECKING:  # slow to import, and workers need it not
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ahf_cli.report.files import atomic_write, make_folder
+from ahf_cli.study.files import atomic_write, make_folder
 
 
 def keep_plugins(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -1,0 +1,1 @@
+"""Studies on disk: the only writer and the only reader of results."""
