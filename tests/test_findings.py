@@ -71,7 +71,7 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     quick = load(ROOT / "results" / "quick")
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     epoch = load(ROOT / "results" / "paper_epoch")
-    results = (epoch.data.folder / "prerun" / "trials").glob("*/*/result.json")
+    results = (epoch.data.study.folder / "prerun" / "trials").glob("*/*/result.json")
     said = [json.loads(file.read_bytes())["status"] for file in results]
     assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(said), said.count("diverged")) == (15, 6)
     assert made.steps == made.data.curves["step"].max() > 0
@@ -242,10 +242,10 @@ def test_words_that_the_data_contradict_are_an_error(made: Study, tmp_path: Path
     assert verdict(True, "holds") == "holds"
     template = tmp_path / "t.md"
     template.write_text("{{ verdict(study('s')['hf'].n == 12, 'holds') }}")
-    assert fill(template, made.data.folder.parent) == "holds\n"
+    assert fill(template, made.data.study.folder.parent) == "holds\n"
     template.write_text("{{ verdict(study('s')['hf'].n > 12, 'does not hold') }}")
     with pytest.raises(ValueError, match="the data do not bear out 'does not hold'"):
-        fill(template, made.data.folder.parent)
+        fill(template, made.data.study.folder.parent)
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:
@@ -257,7 +257,7 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 def test_a_template_with_an_unknown_name_is_an_error(made: Study, tmp_path: Path) -> None:
     template = tmp_path / "t.md"
     template.write_text("{{ study('s')['hf'].n }} trials")
-    assert fill(template, made.data.folder.parent) == "12 trials\n"
+    assert fill(template, made.data.study.folder.parent) == "12 trials\n"
     template.write_text("{{ study('s')['hf'].m }}")
     with pytest.raises(jinja2.UndefinedError):
-        fill(template, made.data.folder.parent)
+        fill(template, made.data.study.folder.parent)

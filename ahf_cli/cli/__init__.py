@@ -48,6 +48,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ls": studies.ls,
     "rm": studies.rm,
     "export": studies.export,
+    "pack": studies.pack,
+    "unpack": studies.unpack,
     "repair": studies.repair,
 }
 GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}

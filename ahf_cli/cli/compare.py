@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -43,8 +44,8 @@ Studies = Annotated[
     list[str] | None,
     typer.Option(
         "--study",
-        metavar="[LABEL=]NAME",
-        help="Study to compare, under a label of your choice; repeatable. Default: that of the preset.",
+        metavar="[LABEL=]STUDY",
+        help="Study to compare, by name or path, under a label of your choice; repeatable. Default: that of the preset.",
     ),
 ]
 BandOption = Annotated[
@@ -264,16 +265,12 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     if not len(data.trials) or (data.trials["status"] == "failed").all():
         planned = "; ".join(data.missing) or "none planned"
         raise IncompleteError(f"no trial of {', '.join(data.names)} is finished yet: {planned}")
-    out = request.out or data.folder / "report"
+    out = request.out or data.study.report_folder
     if request.out is None and len(data.names) > 1:
         out = out / f"with-{'-'.join(data.names[1:])}"
     files: list[Path] = []
-    with writing_to(out):
+    with writing_to(out, data.study.folder):
         if "tables" in parts:
-            if request.out is None:
-                alone = len(data.sources) == 1
-                for _, study in data.sources:
-                    study.write_derived((data.trials, data.curves.drop(columns="work")) if alone else None)
             files += found.save_tables(out)
         if "figures" in parts:
             log(f"drawing {len(data.trials)} trials of {', '.join(data.names)}", request.quiet)
@@ -289,13 +286,14 @@ def _comparison(request: Request) -> Comparison:
     """Read the studies that are asked for."""
     from ahf_cli.report.comparison import Comparison
     from ahf_cli.report.figures import Choices
-    from ahf_cli.report.study_data import load_study, pool
+    from ahf_cli.report.study_data import pool, read_study
+    from ahf_cli.study.store import find_study
 
     config = resolve(request.preset, request.config, None, request.overrides)
     names = _labels(request.studies) or {config.study: config.study}
-    studies = {label: load_study(request.results / _checked(name)) for label, name in names.items()}
-    own = next(iter(studies.values())).folder / "config.yaml"
-    if request.preset is None and request.config is None and own.exists():
+    studies = {label: read_study(find_study(request.results, name)) for label, name in names.items()}
+    own = next(iter(studies.values())).study.folder / "config.yaml"
+    if request.preset is None and request.config is None and os.path.lexists(own):
         config = _settings_of(own, request.overrides) or config
     target = config.compare.target if request.target is None else request.target
     if not 0 < target < 1:
@@ -315,19 +313,16 @@ def _settings_of(file: Path, overrides: tuple[str, ...]) -> Any:
         return None
 
 
-def _checked(name: str) -> str:
+def _labels(studies: tuple[str, ...]) -> dict[str, str]:
+    """Return names or paths by label, from `NAME` or `LABEL=NAME`; a label is the last part of a path."""
     from ahf_cli.study.store import check_name
 
-    return check_name(name)
-
-
-def _labels(studies: tuple[str, ...]) -> dict[str, str]:
-    """Return names by label, from `NAME` or `LABEL=NAME`."""
     found: dict[str, str] = {}
     for text in studies:
         label, equals, name = text.partition("=")
-        name = name if equals else label
-        if found.get(_checked(label), name) != name:
-            raise InputError(f"--study: labels must differ, got {label!r} twice")
+        if not equals or "/" in label:
+            label, name = Path(os.path.abspath(text)).name if "/" in text else text, text
+        if found.get(check_name(label, "label and study" if "/" in text else "study"), name) != name:
+            raise InputError(f"--study: labels must differ, got {label!r} twice; LABEL=NAME gives another")
         found[label] = name
     return found

@@ -193,8 +193,20 @@ def _finite(data: Any) -> Any:
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Name the folder, and the way out, where what a command draws cannot be written."""
+def writing_to(folder: Path, study: Path | None = None) -> Iterator[None]:
+    """Name the folder, and the way out, where a command cannot write to it.
+
+    Within a study's folder no link is followed: a received one may point to any file of the reader's.
+    """
+    if study is not None and folder.is_relative_to(study):
+        from ahf_cli.study.opening import refuse_links
+
+        for part in (folder, *folder.parents):
+            if part == study:
+                break
+            if part.is_symlink():
+                raise InputError(f"{part} is a link, and is not written through; choose a folder with --out")
+        refuse_links(folder)
     try:
         yield
     except OSError as error:

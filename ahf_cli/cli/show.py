@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, say, writing_to
+from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, log, say, writing_to
 from ahf_cli.cli.ruled import print_tables
 from ahf_cli.errors import IncompleteError, InputError
 from ahf_cli.hyperparameters import nearest
@@ -17,7 +17,7 @@ from ahf_cli.hyperparameters import nearest
 if TYPE_CHECKING:
     from ahf_cli.study.store import Study
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name or path.")]
 TrialName = Annotated[
     str | None,
     typer.Argument(metavar="[RECIPE/SLOT]", help="One trial, such as hf/003; default: all of them."),
@@ -56,18 +56,27 @@ def _list(study: Study, as_json: bool) -> None:
     import pandas as pd
 
     from ahf_cli.report.diagnosis import diagnose
+    from ahf_cli.study.frames import rows_frame
 
+    results, problems = study.read_results()
+    read = study.reader.steps(results)
+    steps = rows_frame(results, read)
+    own = dict(iter(steps.groupby(["recipe", "trial"])))
     rows = []
-    for recipe in study.recipes():
-        for result in study.finished(recipe):
-            found = diagnose(result, study.trial(recipe, result.slot).steps())
+    if results:
+        for result in results:
+            found = diagnose(result, own.get((result.recipe, result.slot), steps[:0]))
             first = found.findings[0].split(":")[0] if result.status == "diverged" or result.stalled else ""
-            rows.append({"trial": f"{recipe}/{result.slot:03d}", "outcome": found.outcome, "first": first})
+            rows.append(
+                {"trial": f"{result.recipe}/{result.slot:03d}", "outcome": found.outcome, "first": first}
+            )
     if as_json:
         emit_json({"study": study.name, "trials": rows})
     elif rows:
         print_tables({f"{study.name}: {len(rows)} trials": pd.DataFrame(rows)[["trial", "outcome"]]})
         say(f"why one of them ended so: ahf show {study.name} {rows[0]['trial']}")
+    for line in (*problems, *read.problems):
+        log(f"damaged: trial {line}")
     if not rows:
         raise IncompleteError(f"no trial of {study.name} is finished yet")
 
@@ -75,17 +84,21 @@ def _list(study: Study, as_json: bool) -> None:
 def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
     from ahf_cli.report.canvas import save
     from ahf_cli.report.diagnosis import diagnose, trial_drawing
+    from ahf_cli.study.frames import rows_frame
 
     recipe, slot = _parsed(study, trial)
-    folder = study.trial(recipe, slot)
-    result = folder.result()
+    result = study.reader.inspect(recipe, slot)
     if result is None:
         raise IncompleteError(f"trial {recipe}/{slot:03d} of {study.name} is not finished")
-    steps = folder.steps()
+    read = study.reader.steps([result])
+    if read.problems:
+        raise InputError([f"trial {line}" for line in read.problems])
+    steps = rows_frame([result], read)
+    steps = steps[steps["trial"] == slot].reset_index(drop=True)
     found = diagnose(result, steps, _max_iterations(study, recipe))
     drawing = trial_drawing(result, steps)
     target = out or study.report_folder
-    with writing_to(target):
+    with writing_to(target, study.folder):
         files = [] if isinstance(drawing, str) else save(drawing, target)
     if as_json:
         document: dict[str, Any] = {"study": study.name, **asdict(result), **asdict(found)}
@@ -102,16 +115,16 @@ def _parsed(study: Study, trial: str) -> tuple[str, int]:
     """Return recipe and slot of `recipe/slot`, or raise InputError with the nearest that there is."""
     recipe, slash, slot = trial.rpartition("/")
     known = study.recipes()
-    if not slash or not slot.isdecimal():
+    if not slash or not slot.isdecimal() or not slot.isascii() or len(slot) > 9:
         raise InputError(
             f"trial must be RECIPE/SLOT, such as {known[0] if known else 'hf'}/000, got {trial!r}"
         )
     if recipe not in known:
         raise InputError(f"{study.name} has no recipe {recipe!r}{nearest(recipe, known) if known else ''}")
-    if not (study.trials_folder / recipe / f"{int(slot):03d}").is_dir():
-        slots = sorted(p.name for p in (study.trials_folder / recipe).iterdir() if p.name.isdecimal())
+    slots = study.reader.slots(recipe)
+    if int(slot) not in slots:
         raise InputError(
-            f"{recipe} has no slot {int(slot):03d}; it has {slots[0]} to {slots[-1]}"
+            f"{recipe} has no slot {int(slot):03d}; it has {slots[0]:03d} to {slots[-1]:03d}"
             if slots
             else f"{recipe} has no trials"
         )

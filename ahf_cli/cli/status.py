@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ahf_cli.cli import session
-from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_json, say
+from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_json, log, say
+from ahf_cli.errors import InputError
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.records import RecipeStatus
+    from ahf_cli.study.store import Study
 
 Name = Annotated[
-    str | None, typer.Option("--study", metavar="NAME", help="Study; default: all in the results folder.")
+    str | None,
+    typer.Option(
+        "--study", metavar="STUDY", help="A study's name or path; default: all in the results folder."
+    ),
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until all is done.")]
 _EVERY = 2.0
@@ -55,13 +60,30 @@ def status(
 
 
 def _in_folder(results: Path, name: str | None) -> Iterator[dict[str, Any]]:
-    from ahf_cli.study.status import survey
-    from ahf_cli.study.store import find_study, study_names
+    from ahf_cli.study.store import check_results, find_study, study_names
 
-    for study in [find_study(results, n) for n in ([name] if name else study_names(results))]:
-        for part, stage in ((study.prerun, "prerun"), (study, "search"), (study.reruns, "reruns")):
-            if part.exists() and part.planned():
-                yield document(study.name, stage, str(part.folder), part.holder(), survey(part))
+    if name is None:
+        check_results(results)
+    for found in [name] if name else study_names(results):
+        try:
+            yield from _parts(find_study(results, found))
+        except InputError as error:
+            if name:
+                raise
+            log("; ".join(error.lines))  # one bad study hides no other
+
+
+def _parts(study: Study) -> list[dict[str, Any]]:
+    """Return the status of a study's pre-run, search and re-runs."""
+    from ahf_cli.study.status import survey
+
+    parts = ((study.prerun, "prerun"), (study, "search"), (study.reruns, "reruns"))
+    return [
+        document(study.name, stage, str(part.folder), part.holder(), survey(part))
+        | {"damaged": part.read_results()[1]}
+        for part, stage in parts
+        if part.exists() and part.planned()
+    ]
 
 
 def _in_storage(url: str, name: str | None) -> Iterator[dict[str, Any]]:
@@ -93,6 +115,7 @@ def document(
         "stage": stage,
         "where": where,
         "in_use_by": holder,
+        "damaged": [],
         "complete": not any(r.waiting or r.running for r in found),
         "seconds_left": None if None in left else sum(filter(None, left)),
         "recipes": recipes,
@@ -111,14 +134,22 @@ def lines(found: dict[str, Any]) -> list[str]:
         best = "" if r["best_value"] is None else f"; best value {r['best_value']:.4f}"
         said.append(f"  {name:{width}}  {counts}{r['waiting']} waiting, of {r['planned']}{best}")
         said += [
-            f"  {'':{width}}    trial {t['slot']}: for {_time(t['seconds'])} on {t['host']}"
+            f"  {'':{width}}    trial {t['slot']}: for {_time(t['seconds'])} on {t['host']}{_row(t['row'])}"
             for t in r["running"]
         ]
+    said += [f"  damaged: trial {line}" for line in found["damaged"]]
     if found["complete"]:
         said.append("  all is done")
     elif found["seconds_left"] is not None:
         said.append(f"  about {_time(found['seconds_left'])} left")
     return said
+
+
+def _row(row: dict[str, Any] | None) -> str:
+    """Return the last evaluation of a running trial in words."""
+    if row is None:
+        return ""
+    return f"; step {row['step']}: training loss {row['train_loss']:.4f}, test accuracy {row['test_accuracy']:.4f}"
 
 
 def _time(seconds: float) -> str:

@@ -6,21 +6,42 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from ahf_cli.cli import session
-from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Quiet, Results, Storage, emit_json, log, say
+from ahf_cli.cli.options import (
+    DEFAULT_RESULTS,
+    Json,
+    Quiet,
+    Results,
+    Storage,
+    emit_json,
+    log,
+    say,
+    writing_to,
+)
 from ahf_cli.errors import InputError
 
 if TYPE_CHECKING:
     from ahf_cli.study.store import Study
 
-Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name or path of the study.", show_default=False)]
+Kind = Literal["recipes", "models", "data", "losses"]
 What = Annotated[
-    Literal["studies", "recipes", "models", "data", "losses"],
-    typer.Argument(metavar="WHAT", help="studies, recipes, models, data or losses."),
+    str,
+    typer.Argument(
+        metavar="WHAT", help="studies, recipes, models, data or losses; or a study's name or path."
+    ),
+]
+To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that gets the study, as DIR/STUDY.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Pack a study that is not finished, with its checkpoints.")
+]
+WithoutSteps = Annotated[
+    list[str] | None,
+    typer.Option("--without-steps", metavar="RECIPE", help="Leave out the steps of a recipe; repeatable."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Format = Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Format of the tables.")]
@@ -31,9 +52,9 @@ Out = Annotated[
 
 def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     """List the studies of a results folder, or what a configuration can name, with that of --plugin."""
-    from ahf_cli.study.store import Study, study_names
+    from ahf_cli.study.store import check_results, find_study, study_names
 
-    if what != "studies":
+    if what in get_args(Kind):
         registered = _registered(what)
         width = max(map(len, registered))
         if as_json:
@@ -41,7 +62,9 @@ def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json
         for name, said in registered.items() if not as_json else ():
             say(f"{name:{width}}  {said}")
         return
-    found = [_entry(Study(results, name)) for name in study_names(results)]
+    if what == "studies":
+        check_results(results)
+    found = [_entry(find_study(results, n)) for n in (study_names(results) if what == "studies" else [what])]
     if as_json:
         emit_json(found)
         return
@@ -49,10 +72,11 @@ def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json
         say(f"no studies in {results}")
     width = max((len(e["study"]) for e in found), default=0)
     for e in found:
+        packed = "  packed" if e["packed"] else ""
         holder = f"  in use by process {e['in_use_by']}" if e["in_use_by"] else ""
         say(
             f"{e['study']:{width}}  {e['trials']} of {e['planned']} trials of {', '.join(e['recipes'])}"
-            f"  {e['megabytes']:.1f} MB  {e['changed'][:16].replace('T', ' ')}{e['problem']}{holder}"
+            f"  {e['megabytes']:.1f} MB  {e['changed'][:16].replace('T', ' ')}{packed}{e['problem']}{holder}"
         )
 
 
@@ -79,18 +103,30 @@ def _registered(what: str) -> dict[str, str]:
 
 
 def _entry(study: Study) -> dict[str, Any]:
-    files = [path.stat() for path in study.folder.rglob("*") if path.is_file()]
+    from ahf_cli.study.opening import walk
+
+    files = [e.stat(follow_symlinks=False) for e in walk(study.folder) if e.is_file(follow_symlinks=False)]
     changed = max((stat.st_mtime for stat in files), default=study.folder.stat().st_mtime)
+    plan: dict[str, int] = {}
+    recipes: list[str] = []
+    trials, problem, packed = 0, "", False
     try:
-        plan, problem = study.planned(), ""
-    except InputError:
-        plan, problem = {}, "  manifest.json is damaged: ahf repair"
-    found = list(study.trials_folder.glob("*/*/result.json"))
+        packed = study.pack is not None
+        plan = study.planned()
+    except InputError as error:
+        problem = f"  {error.lines[0]}"
+    try:
+        recipes = study.recipes_on_disk()
+        trials = sum(study.begun(recipe) for recipe in recipes)
+    except InputError as error:
+        problem = problem or f"  {error.lines[0]}"
     return {
         "study": study.name,
-        "recipes": list(plan) or sorted({file.parents[1].name for file in found}),
-        "trials": len(found),
+        "recipes": list(plan) or recipes,
+        "trials": trials,
         "planned": sum(plan.values()),
+        "packed": packed,
+        "where": str(study.folder),
         "megabytes": sum(stat.st_size for stat in files) / 1e6,
         "changed": datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds"),
         "in_use_by": study.holder(),
@@ -138,17 +174,55 @@ def export(
     from ahf_cli.study.store import curves_frame, find_study, steps_frame, trials_frame, write_table
 
     found = find_study(results, study)
-    folder = out or found.folder / "export"
+    folder = out or (found.folder if found.pack is None else found.report_folder) / "export"
     tables = {"trials": trials_frame(found), "curves": curves_frame(found)}
     tables |= {f"steps-{name}": steps_frame(found, name) for name in found.recipes()}
     files = [folder / f"{name}.{format_}" for name in tables]
-    for file, table in zip(files, tables.values(), strict=True):
-        write_table(file, table)
+    with writing_to(folder, found.folder):
+        for file, table in zip(files, tables.values(), strict=True):
+            write_table(file, table)
+    for line in found.read_results()[1]:
+        log(f"damaged: trial {line}")
     if as_json:
         emit_json({"study": study, "files": [str(file) for file in files]})
         return
     for file in files:
         say(str(file))
+
+
+def pack(
+    study: Name,
+    to: To,
+    partial: Partial = False,
+    without_steps: WithoutSteps = None,
+    results: Results = DEFAULT_RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Write a finished study as a few read-only files, in which nothing is lost: to be kept or sent.
+
+    `ahf compare`, `show`, `export`, `status` and `ls` read it as it is; `ahf unpack` makes folders of it again.
+    """
+    from ahf_cli.study.pack import pack as packed
+    from ahf_cli.study.store import find_study
+
+    _say_copied(packed(find_study(results, study), to, partial, without_steps or ()), "packed", as_json)
+
+
+def unpack(study: Name, to: To, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
+    """Write a packed study as folders again, which `ahf search` can go on with."""
+    from ahf_cli.study.pack import unpack as unpacked
+    from ahf_cli.study.store import find_study
+
+    _say_copied(unpacked(find_study(results, study), to), "unpacked", as_json)
+
+
+def _say_copied(folder: Path, how: str, as_json: bool) -> None:
+    """Say where a study was written, in how many files of how many bytes."""
+    sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    if as_json:
+        emit_json({"study": folder.name, "folder": str(folder), "files": len(sizes), "bytes": sum(sizes)})
+    else:
+        say(f"{how} into {folder}: {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
 
 
 def repair(
@@ -168,6 +242,7 @@ def repair(
 
     url = session.storage_url(storage, None)
     found = find_study(results, study)
+    found.refuse_packed()
     documents = []
     for part, stream in ((found.prerun, 1), (found, 0)):
         if part.exists() and any((part.folder / name).exists() for name in ("manifest.json", "trials")):

@@ -114,6 +114,12 @@ class Follower:
         """Nothing."""
         return None
 
+    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
+        """The leading rank writes."""
+
+    def append_curve(self, row: CurveRow) -> None:
+        """The leading rank writes."""
+
     def save_checkpoint(self, data: bytes, step: int) -> None:
         """The leading rank saves."""
 

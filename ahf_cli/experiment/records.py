@@ -155,6 +155,14 @@ class TrialRecord(Protocol):
         """Return that note."""
         ...
 
+    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
+        """Note the evaluations with which the trial begins, or goes on from a checkpoint."""
+        ...
+
+    def append_curve(self, row: CurveRow) -> None:
+        """Note one evaluation more of the running trial."""
+        ...
+
     def save_checkpoint(self, data: bytes, step: int) -> None:
         """Keep a checkpoint."""
         ...
@@ -210,6 +218,8 @@ class Running:
     host: str
     seconds: float
     """since it began, or went on"""
+    row: CurveRow | None = None
+    """its last evaluation so far"""
 
 
 @dataclass(frozen=True)

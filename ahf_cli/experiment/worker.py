@@ -135,10 +135,18 @@ class Worker:
         if batch.step == 0 and begins in self._first:  # trials of one seed begin at the same parameters
             for trial in batch.trials:
                 trial.curve.append(self._first[begins])
+        for trial in batch.trials:
+            self.records.trial(name, trial.slot).begin_curve(trial.curve)
+
+        def heard(progress: Progress) -> None:
+            if progress.row is not None:
+                self.records.trial(name, progress.slot).append_curve(progress.row)
+            self.on_progress(progress)
+
         done = train(
             self.task,
             batch,
-            on_progress=self.on_progress,
+            on_progress=heard,
             on_checkpoint=lambda slot, data, step: self.records.trial(name, slot).save_checkpoint(data, step),
             should_stop=self.should_stop,
         )

@@ -14,19 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from ahf_cli.errors import InputError
-from ahf_cli.experiment.records import Chance, CurveRow, StepRow, chance_of_task
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.experiment.records import Chance, StepRow, TrialResult, chance_of_task
 from ahf_cli.report.style import explanations
 from ahf_cli.report.tables.target import with_work
-from ahf_cli.study.store import Reruns, Study, curves_frame, steps_frame, study_names, trials_frame
+from ahf_cli.study.frames import results_frame, rows_frame
+from ahf_cli.study.store import Study, find_study
 
 INDEPENDENT = {"random", "qmc"}
 """Samplers whose trials do not depend on each other."""
-_CURVE_COLUMNS = [f.name for f in fields(CurveRow)]
 _STEP_COLUMNS = [f.name for f in fields(StepRow)]
 
 
@@ -38,8 +35,8 @@ class StudyData:
     """
 
     names: tuple[str, ...]
-    folder: Path
-    """of the first study"""
+    study: Study
+    """the first study"""
     manifests: Mapping[str, Mapping[str, Any]]
     """`manifest.json` by study label"""
     planned: Mapping[str, int]
@@ -60,11 +57,7 @@ class StudyData:
     @cached_property
     def steps(self) -> pd.DataFrame:
         """One row a trial and step: recipe, trial, status and the fields of `StepRow`; read on demand."""
-        frames = [
-            _prefixed(steps_frame(study, recipe), prefix)
-            for prefix, study in self.sources
-            for recipe in study.recipes()
-        ]
+        frames = [_prefixed(_steps(study), prefix) for prefix, study in self.sources]
         return _joined(frames, ["recipe", "trial", "status", *_STEP_COLUMNS])
 
     @cached_property
@@ -75,7 +68,7 @@ class StudyData:
         if not names:
             return pd.DataFrame(columns=["trial", *_STEP_COLUMNS]), "l2"
         described = study.manifest().get("identity", {}).get("recipes", {}).get(names[0], {})
-        return steps_frame(study, names[0]), str(described.get("structure", {}).get("norm", "l2"))
+        return _steps(study, names[:1]), str(described.get("structure", {}).get("norm", "l2"))
 
     @property
     def recipes(self) -> list[str]:
@@ -155,27 +148,29 @@ class StudyData:
         return lines
 
 
-def load_study(path: str | Path) -> StudyData:
-    """Read the study in a folder, such as `results/quick`, as far as it has come.
+def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
+    """Return a study as far as it has come, by its path or its name, in folders or packed.
 
-    Raises InputError, naming the nearest study there is, where the folder holds none.
+    Args:
+        path: a path, such as `results/quick`, or a name.
+        results: the folder in which a name is sought, and then in its `reference`.
+
+    Raises:
+        InputError: there is none; the line has the nearest name that there is.
     """
-    folder = Path(path).absolute()
-    study = Study(folder.parent, folder.name)
-    if not study.exists():
-        known = study_names(folder.parent)
-        hint = nearest(folder.name, known) if known else "; it has none"
-        raise InputError(f"no study {folder.name!r} in {Path(path).parent}{hint}")
-    return read_study(study)
+    folder = Path(path)
+    if len(folder.parts) > 1 and (known := find_study(folder.parent, folder.name)):
+        return read_study(known)
+    return read_study(find_study(Path(results), str(path)))
 
 
 def read_study(study: Study) -> StudyData:
-    """Read a study as far as it has come."""
+    """Return a study as far as it has come."""
     manifest = study.manifest()
     trials, curves, problems = _read(study, "trial")
-    reruns, rerun_curves, more = _read(Reruns(study.results, study.name), "re-run")
+    reruns, rerun_curves, more = _read(study.reruns, "re-run")
     return StudyData(
-        (study.name,), study.folder, {study.name: manifest}, dict(manifest.get("plan", {})), trials, curves,
+        (study.name,), study, {study.name: manifest}, dict(manifest.get("plan", {})), trials, curves,
         reruns, rerun_curves, dict(manifest.get("rerun_plan", {})), tuple(problems + more), (("", study),),
     )  # fmt: skip
 
@@ -194,39 +189,45 @@ def pool(studies: Mapping[str, StudyData]) -> StudyData:
 
     first = next(iter(studies.values()))
     return StudyData(
-        tuple(studies), first.folder, {k: m for k, d in studies.items() for m in d.manifests.values()},
+        tuple(studies), first.study, {k: m for k, d in studies.items() for m in d.manifests.values()},
         plans("planned"), joined("trials"), joined("curves"), joined("reruns"), joined("rerun_curves"),
         plans("reruns_planned"), tuple(f"{k}: {p}" for k, d in studies.items() for p in d.problems),
         tuple((f"{label}/", study) for label, data in studies.items() for _, study in data.sources),
     )  # fmt: skip
 
 
+def _steps(study: Study, recipes: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the steps of a study's finished trials, of all recipes by default."""
+    results, _ = study.results_of(study.recipes() if recipes is None else recipes)
+    return rows_frame(results, study.reader.steps(results))
+
+
 def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    trials, curves = trials_frame(study), curves_frame(study)
-    if not len(trials):
-        return _empty_trials(), curves, []
-    problems = []
-    for column in _CURVE_COLUMNS:
-        if column not in curves:
-            curves[column] = np.nan
-    curves = with_work(curves)
-    results = {(row["recipe"], row["trial"]): row for row in trials.to_dict("records")}
-    read = {key: own for key, own in curves.groupby(["recipe", "trial"], sort=False) if key in results}
-    for (recipe, number), result in results.items():
-        fault = _fault(read[recipe, number], result) if (recipe, number) in read else "has no rows"
-        problems += [f"{what} {recipe}/{number:03d}: curve.csv {fault}"] if fault else []
-    return trials, curves, problems
+    """Return the finished trials of a study, their curves, and one line for each problem."""
+    results, damaged = study.read_results()
+    read = study.reader.curves(results)
+    curves = with_work(rows_frame(results, read))
+    problems = [f"{what} {line}" for line in (*damaged, *read.problems)]
+    if not results:
+        return _empty_trials(), curves, problems
+    by_key = {(r.recipe, r.slot): r for r in results}
+    own = dict(iter(curves.groupby(["recipe", "trial"], sort=False)))
+    for (recipe, slot), result in by_key.items():
+        fault = _fault(own[recipe, slot], result) if (recipe, slot) in own else "has no rows"
+        if fault and result.status != "failed":
+            problems.append(f"{what} {recipe}/{slot:03d}: curve.csv {fault}")
+    return results_frame(results), curves, problems
 
 
-def _fault(curve: pd.DataFrame, result: Mapping[Any, Any]) -> str:
+def _fault(curve: pd.DataFrame, result: TrialResult) -> str:
     """Say what is wrong with a trial's curve, or nothing."""
-    ended = result["status"] == "ok"
+    ended = result.status == "ok"
     if ended and curve[["train_loss", "test_accuracy"]].isna().any(axis=None):
         lacks = [c for c in ("train_loss", "test_accuracy") if curve[c].isna().all()]
         return f"lacks {', '.join(lacks)}" if lacks else "has values that are missing or not finite"
     if not curve["step"].is_monotonic_increasing or curve["step"].duplicated().any():
         return "has steps out of order"
-    if ended and curve["step"].iloc[-1] < result["planned_steps"]:
+    if ended and curve["step"].iloc[-1] < result.planned_steps:
         return f"ends at step {curve['step'].iloc[-1]} of {result['planned_steps']}"
     return ""
 

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ahf_cli.errors import InputError
-
 if TYPE_CHECKING:  # slow to import, and workers need it not
     import pandas as pd
 
@@ -60,10 +58,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     if path.suffix != ".parquet":
         return write_csv(path, frame)
     buffer = io.BytesIO()
-    try:
-        frame.to_parquet(buffer, index=False)
-    except ImportError:
-        raise InputError("--format parquet needs: pip install 'ahf-cli[parquet]'") from None
+    frame.to_parquet(buffer, index=False)
     atomic_write(path, buffer.getvalue())
 
 
@@ -87,10 +82,10 @@ def sha256(data: bytes) -> str:
 
 def set_aside(file: Path, why: str) -> None:
     """Rename a damaged file to `<name>.corrupt-N`, where it can be, and log it."""
-    if not file.exists():
+    if not os.path.lexists(file):
         return
     n = 1
-    while (target := file.with_name(f"{file.name}.corrupt-{n}")).exists():
+    while os.path.lexists(target := file.with_name(f"{file.name}.corrupt-{n}")):
         n += 1
     try:
         os.replace(file, target)

@@ -1,14 +1,14 @@
-"""All finished trials of a study as tables."""
+"""All finished trials of a study as pandas tables."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.study.trial_folder import rows_frame, with_stops
+from ahf_cli.experiment.records import TrialResult
+from ahf_cli.study.columns import as_frame
+from ahf_cli.study.trials import Labelled
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need it
     import pandas as pd
@@ -17,11 +17,28 @@ if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need i
 
 
 def trials_frame(study: Study) -> pd.DataFrame:
-    """One row per finished trial: the fields of `TrialResult`, with `params.*` and `extra.*` spread."""
+    """Return one row per finished trial: the fields of `TrialResult`, with `params.*` and `extra.*` spread."""
+    return results_frame(study.read_results()[0])
+
+
+def curves_frame(study: Study) -> pd.DataFrame:
+    """Return one row per finished trial and evaluation: recipe, trial, status and those of `CurveRow`."""
+    results = study.read_results()[0]
+    return rows_frame(results, study.reader.curves(results))
+
+
+def steps_frame(study: Study, recipe: str) -> pd.DataFrame:
+    """Return one row per finished trial and step: recipe, trial, status and the columns of `StepRow`."""
+    results = study.finished(recipe)
+    return rows_frame(results, study.reader.steps(results))
+
+
+def results_frame(results: Sequence[TrialResult]) -> pd.DataFrame:
+    """Return results as a table."""
     import pandas as pd
 
     rows = []
-    for result in (r for recipe in study.recipes() for r in study.finished(recipe)):
+    for result in results:
         row = {"recipe": result.recipe, "trial": result.slot, **asdict(result)}
         del row["slot"]
         for key in ("params", "extra"):
@@ -30,45 +47,14 @@ def trials_frame(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["recipe", "trial", "status"])
 
 
-def curves_frame(study: Study) -> pd.DataFrame:
-    """One row per finished trial and evaluation: recipe, trial, status and the columns of `CurveRow`."""
-    finished = [r for recipe in study.recipes() for r in study.finished(recipe)]
-    return _joined(_read([(r, study.trial(r.recipe, r.slot).curve_text()) for r in finished]), CurveRow)
-
-
-def steps_frame(study: Study, recipe: str) -> pd.DataFrame:
-    """One row per finished trial and step: recipe, trial, status and the columns of `StepRow`."""
-    texts = [(r, study.trial(recipe, r.slot).steps_text()) for r in study.finished(recipe)]
-    return _joined([with_stops(frame) for frame in _read(texts)], StepRow)
-
-
-def _read(texts: list[tuple[TrialResult, bytes]]) -> list[pd.DataFrame]:
-    """Return the tables of trials, labelled; what has the same columns is read at once, as one table."""
-    import numpy as np
+def rows_frame(results: Sequence[TrialResult], read: Labelled) -> pd.DataFrame:
+    """Return rows of trials as a table that has the status of each row's trial as well."""
     import pandas as pd
 
-    frames: list[pd.DataFrame] = []
-    for header, group in groupby(texts, key=lambda pair: pair[1].partition(b"\n")[0]):
-        owners, bodies = [], []
-        for result, text in group:
-            owners.append(result)
-            bodies.append(text.partition(b"\n")[2].removesuffix(b"\n"))
-        if not header:  # a file that was left out
-            continue
-        counts = [body.count(b"\n") + 1 if body else 0 for body in bodies]
-        frame = pd.read_csv(io.BytesIO(b"\n".join([header, *filter(None, bodies)]) + b"\n"))
-        for at, name in enumerate(("recipe", "slot", "status")):
-            values = np.repeat(np.array([getattr(r, name) for r in owners], object), counts)
-            frame.insert(at, "trial" if name == "slot" else name, pd.Series(values).infer_objects())
-        frames.append(frame)
-    return frames
-
-
-def _joined(frames: list[pd.DataFrame], row: type[CurveRow] | type[StepRow]) -> pd.DataFrame:
-    import pandas as pd
-
-    frames = [frame for frame in frames if len(frame)]
-    if frames:
-        return pd.concat(frames, ignore_index=True)
-    empty = rows_frame([], row)
-    return empty.assign(recipe="", trial=0, status="")[["recipe", "trial", "status", *empty.columns]]
+    keys = ["recipe", "trial"]
+    labels = pd.DataFrame([(r.recipe, r.slot, r.status) for r in results], columns=[*keys, "status"])
+    labels = labels.astype({"recipe": "str", "trial": "int64", "status": "str"})
+    rows = as_frame(read.rows)
+    found = rows[keys].merge(labels, how="left", on=keys)["status"]
+    rows.insert(2, "status", found)
+    return rows

@@ -1,16 +1,148 @@
-"""What `manifest.json` says, and how two of them differ."""
+"""The content of `manifest.json`: its schema, and the differences between two of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ahf_cli.errors import InputError
 from ahf_cli.study.files import strict
+from ahf_cli.study.opening import DamagedError
+
+SCHEMA = 1
+"""Version of the layout on disk."""
 
 SESSION_KEYS = ("command", "commit", "dirty", "versions", "device", "threads", "host")
 """What may change from one session of a study to the next, and is kept for each."""
+
+
+PRERUN = r"prerun(-[A-Za-z0-9._-]{1,57})?"
+"""Names of the folders that hold a pre-run."""
+FILES = rf"^(plugins/[A-Za-z0-9_][A-Za-z0-9._-]*\.py|{PRERUN}/(config\.yaml|manifest\.json|ranges\.yaml))$"
+"""Places of the small files that a packed study carries in its manifest."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Key = Annotated[str, Field(max_length=200)]
+Scalar = str | int | float | bool | None
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Plan = dict[Name, Count]
+
+
+class _Part(BaseModel):
+    """A mapping whose known keys have types; others are kept and not read."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Space(_Part):
+    low: float
+    high: float
+    log: bool = False
+
+
+class _Recipe(_Part):
+    structure: dict[Key, Scalar] = {}
+    fixed: dict[Key, float] = {}
+
+
+class _Task(_Part):
+    data: str | None = None
+    model: str | None = None
+    loss: str | None = None
+    split: str | None = None
+    batch_size: int | None = None
+    subset: int | None = None
+
+
+class _Train(_Part):
+    steps: int | None = None
+    epochs: float | None = None
+    longer: dict[Key, int] = {}
+
+
+class _Search(_Part):
+    design: str = "paper"
+    sampler: str = "tpe"
+    objective: str = "train_loss"
+
+
+class _Identity(_Part):
+    seed: int = 0
+    task: _Task = _Task()
+    train: _Train = _Train()
+    search: _Search = _Search()
+    recipes: dict[Name, _Recipe] = {}
+    spaces: dict[Name, dict[Key, _Space]] = {}
+    plugins: dict[Key, str] = {}
+    params: dict[Key, float] = {}
+
+
+class _Session(_Part):
+    started: str = ""
+    command: str = ""
+    commit: str | None = None
+    dirty: bool | None = None
+    versions: dict[Key, str | None] = {}
+    device: str | None = None
+    host: str | None = None
+
+
+class TableFile(BaseModel):
+    """One table of a packed study, as it was written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Packed(BaseModel):
+    """The section `packed` of a packed study's manifest."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal[1]
+    tables: dict[Literal["trials", "curves", "steps"], TableFile]
+    partial: bool = False
+    without_steps: list[Name] = []
+    """recipes whose steps were left out"""
+    files: dict[Annotated[str, Field(pattern=FILES)], str] = {}
+    """the content of small files, by their place in the study's folder"""
+
+
+class _Manifest(_Part):
+    schema_: Annotated[int, Field(alias="schema", ge=1)]
+    name: str = ""
+    created: str = ""
+    identity: _Identity = _Identity()
+    plan: Plan = {}
+    rerun_plan: Plan = {}
+    sessions: list[_Session] = []
+    packed: Packed | None = None
+
+
+def checked(file: Path, content: Any) -> dict[str, Any]:
+    """Return the content of a manifest, unchanged.
+
+    Raises:
+        DamagedError: it does not follow the schema; the line names the first key that does not.
+        InputError: it is of a later version.
+    """
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InputError(f"{file} has schema {schema}, and this version of ahf reads up to {SCHEMA}")
+    try:
+        _Manifest.model_validate(content)
+    except ValidationError as error:
+        first_error = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first_error["loc"])) or "the file"
+        got = repr(first_error["input"])
+        got = got if len(got) <= 80 else f"{got[:77]}…"
+        rule = first_error["msg"].replace("Input should", "must").replace(" or instance of _Manifest", "")
+        raise DamagedError(file, f"{key}: {rule[:1].lower()}{rule[1:]}, got {got}") from None
+    return dict(content)
 
 
 def first(

@@ -8,7 +8,7 @@ from typing import Any
 from ahf_cli.errors import InputError
 from ahf_cli.experiment.config import Config, load
 from ahf_cli.study.files import set_aside, write_json
-from ahf_cli.study.store import NAME, Study
+from ahf_cli.study.store import Study
 
 
 def repair_folder(study: Study) -> dict[str, Any]:
@@ -36,10 +36,11 @@ def repair_folder(study: Study) -> dict[str, Any]:
 
 def _check_trials(study: Study) -> dict[str, int]:
     """Read every file of every trial, which sets damaged ones aside; return the finished ones by recipe."""
-    finished = {recipe: len(study.finished(recipe)) for recipe in study.recipes_on_disk()}
-    for folder in study.trials_folder.glob("*/*"):
-        if folder.name.isdecimal() and NAME.fullmatch(folder.parent.name):
-            trial = study.trial(folder.parent.name, int(folder.name))
+    finished = {}
+    for recipe in study.recipes_on_disk():
+        trials = [study.trial(recipe, slot) for slot in study.trials.slots(recipe)]
+        finished[recipe] = sum(trial.result() is not None for trial in trials)
+        for trial in trials:
             trial.read_params()
             trial.load_checkpoints()
     return finished

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from ahf_cli.experiment.records import RecipeStatus, Running, TrialResult
+from ahf_cli.experiment.records import CurveRow, RecipeStatus, Running, TrialResult
+from ahf_cli.study.opening import DamagedError
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
 
@@ -24,14 +26,14 @@ def _recipes(study: Study) -> list[str]:
 
 
 def _survey(study: Study, recipe: str, planned: int, since: datetime | None) -> RecipeStatus:
-    results = study.finished(recipe)
+    results, _ = study.results_of([recipe])
     done = {r.slot for r in results if r.status != "failed"}
     running = []
     for slot in range(planned if since is not None else 0):
         if slot not in done and (found := _running(study.trial(recipe, slot), since)):
             running.append(found)
     lost = {r.slot for r in results if r.status == "failed"} - {r.slot for r in running}
-    times = [t for r in results if r.status == "ok" and (t := _duration(study.trial(recipe, r.slot), r))]
+    times = [t for r in results if r.status == "ok" and (t := _duration(study, r)) is not None]
     ok = [r for r in results if r.status == "ok"]
     return RecipeStatus(
         recipe,
@@ -46,20 +48,35 @@ def _survey(study: Study, recipe: str, planned: int, since: datetime | None) -> 
 
 
 def _running(trial: TrialFolder, since: datetime | None) -> Running | None:
-    note = trial.read_params() or {}
+    """Return how far a trial is that this session began; None where it is none."""
+    try:
+        note, curve = trial.note() or {}, trial.running_curve()
+    except DamagedError:
+        return None
     began = _time(note.get("started"))
     if began is None or since is None or began < since:
         return None
-    return Running(trial.slot, str(note.get("host", "")), (datetime.now(UTC) - began).total_seconds())
+    last = CurveRow(**curve.slice(len(curve) - 1).to_pylist()[0]) if len(curve) and _whole(curve) else None
+    seconds = (datetime.now(UTC) - began).total_seconds()
+    return Running(trial.slot, str(note.get("host", "")), seconds, last)
 
 
-def _duration(trial: TrialFolder, result: TrialResult) -> float | None:
-    """Return the time from a trial's beginning to its end, None where it ran in several sessions."""
-    began, asked = _time(result.started), _time((trial.read_params() or {}).get("started"))
-    file = Path(trial.path / "result.json")
-    if began is None or asked is None or not file.exists():
+def _whole(curve: Any) -> bool:
+    return {f.name for f in fields(CurveRow)} == set(curve.column_names)
+
+
+def _duration(study: Study, result: TrialResult) -> float | None:
+    """Return the time from a trial's beginning to its end, None where it is not known."""
+    if study.pack is not None:
         return None
-    return max(0.0, file.stat().st_mtime - began.timestamp())
+    trial = study.trial(result.recipe, result.slot)
+    try:
+        asked = _time((trial.note() or {}).get("started"))
+        ended = (trial.path / "result.json").stat(follow_symlinks=False).st_mtime
+    except (DamagedError, OSError):
+        return None
+    began = _time(result.started)
+    return None if began is None or asked is None else max(0.0, ended - began.timestamp())
 
 
 def _time(text: object) -> datetime | None:

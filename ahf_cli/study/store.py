@@ -6,15 +6,16 @@ name and logged, and its trial counts as unfinished.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,12 @@ from ahf_cli.study.files import (
 )
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.study.lock import FolderLock
-from ahf_cli.study.manifest import first, following, plain, refuse_other
-from ahf_cli.study.trial_folder import SCHEMA, TrialFolder, TrialFolders
+from ahf_cli.study.manifest import NAME as NAME_PATTERN
+from ahf_cli.study.manifest import PRERUN, SCHEMA, checked, first, following, plain, refuse_other
+from ahf_cli.study.opening import DamagedError, as_json, folders, read, read_json, refuse_links
+from ahf_cli.study.packed import Pack, PackedTrials, is_packed
+from ahf_cli.study.trial_folder import TrialFolder, TrialFolders
+from ahf_cli.study.trials import InFolders, Trials, read_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +62,9 @@ __all__ = [
     "write_table",
 ]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(NAME_PATTERN)
+REFERENCE = "reference"
+"""The folder of a results folder that holds committed studies."""
 
 
 def check_name(name: str, what: str = "study") -> str:
@@ -71,34 +78,77 @@ def check_name(name: str, what: str = "study") -> str:
 
 
 def study_names(results: Path) -> list[str]:
-    """Names of the studies in a results folder."""
-    if not results.is_dir():
+    """Return the names of the studies in a results folder; those in its `reference` are named with it."""
+    own = _names_in(results)
+    return own + [f"{REFERENCE}/{name}" for name in _names_in(results / REFERENCE)]
+
+
+def _names_in(folder: Path) -> list[str]:
+    if not folder.is_dir():
         return []
-    return sorted(
-        p.name for p in results.iterdir() if NAME.fullmatch(p.name) and Study(results, p.name).exists()
-    )
+    names = sorted(p.name for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir())
+    return [name for name in names if Study(folder, name).exists()]
+
+
+def check_results(results: Path) -> None:
+    """Raise InputError where a results folder is missing."""
+    if not results.is_dir():
+        raise InputError(f"--results must be a folder, and {results} is none: give another, or run a study")
 
 
 def find_study(results: Path, name: str) -> Study:
-    """Return an existing study, or raise InputError with the nearest existing name."""
-    study = Study(results, name)
-    if not study.exists():
-        known = study_names(results)
-        raise InputError(
-            f"no study {name!r} in {results}{nearest(name, known) if known else '; it has none'}"
-        )
-    return study
+    """Return an existing study by its name or its path.
+
+    A name is sought in the results folder and then in its `reference`; a path is one that holds a `/`.
+
+    Raises:
+        InputError: there is none; the line has the nearest name that there is.
+    """
+    for study in _candidates(results, name):
+        if study.exists():
+            return study
+    if not NAME.fullmatch(name):
+        raise InputError(f"no study in {name}")
+    known = [known.rpartition("/")[2] for known in study_names(results)]
+    raise InputError(f"no study {name!r} in {results}{nearest(name, known) if known else '; it has none'}")
+
+
+def _candidates(results: Path, name: str) -> Iterator[Study]:
+    if NAME.fullmatch(name):
+        yield Study(results, name)
+        yield Study(results / REFERENCE, name, home=results)
+        return
+    for path in (Path(name), results / name):
+        whole = Path(os.path.abspath(path))
+        if whole.name and "\0" not in name:
+            yield Study(whole.parent, whole.name, home=results, given=True)
 
 
 class Study:
     """A study's folder `results/<name>`: opened for writing by one process, read by any.
 
+    A packed study is read through the same methods, and never written.
+
     Use it as a context manager to release the lock that `open_for_writing` takes.
     """
 
-    def __init__(self, results: Path, name: str):
+    phase = "search"
+    """the part of a packed study's tables that its trials are in"""
+
+    def __init__(
+        self,
+        results: Path,
+        name: str,
+        *,
+        home: Path | None = None,
+        given: bool = False,
+        pack: Pack | None = None,
+    ):
         self.results = Path(results)
-        self.name = check_name(name)
+        self.name = name if given else check_name(name)
+        self.home = home or self.results
+        """the results folder that the user named"""
+        self._within = pack
         self._lock = FolderLock(self.folder)
 
     @property
@@ -116,24 +166,63 @@ class Study:
         """Its trials, in a form that worker processes can be given."""
         return TrialFolders(self.trials_folder)
 
+    @cached_property
+    def pack(self) -> Pack | None:
+        """The packed form of the study; None where its trials are folders."""
+        if self._within is not None:
+            return self._within
+        return Pack(self.folder) if is_packed(self.folder) else None
+
+    @property
+    def reader(self) -> Trials:
+        """Its trials, to be read in either form."""
+        return InFolders(self.trials) if self.pack is None else PackedTrials(self.pack, self.phase)
+
     @property
     def report_folder(self) -> Path:
-        """The folder of its figures and tables."""
-        return self.folder / "report"
+        """The folder of its figures and tables: within a study's own, or beside all studies for a packed one."""
+        return self.folder / "report" if self.pack is None else self.home / "reports" / self.name
 
     @property
     def prerun(self) -> Study:
         """The study's pre-run: a study of its own in the folder `prerun`."""
-        return Study(self.folder, "prerun")
+        return self.part("prerun")
+
+    def part(self, name: str) -> Study:
+        """Return a pre-run by the name of its folder."""
+        if self.pack is None:
+            return Study(self.folder, name, home=self.home)
+        return _PackedPart(self.folder, name, home=self.home, pack=self.pack)
+
+    def preruns(self) -> list[str]:
+        """Return the names of the folders of its pre-runs."""
+        found = folders(self.folder) if self.pack is None else self.pack.phases()
+        return [name for name in found if re.fullmatch(PRERUN, name)]
 
     @property
     def reruns(self) -> Reruns:
         """The re-runs of its best trials with new seeds."""
-        return Reruns(self.results, self.name)
+        return Reruns(self.results, self.name, home=self.home, given=True, pack=self.pack)
 
     def exists(self) -> bool:
         """Tell whether there is anything of this study on disk."""
-        return any((self.folder / part).exists() for part in ("manifest.json", "trials", "prerun"))
+        parts = ("manifest.json", "trials", "prerun")
+        return self.pack is not None or any(os.path.lexists(self.folder / part) for part in parts)
+
+    def text(self, name: str) -> str | None:
+        """Return the content of a small file of the study, such as `config.yaml`; None where it is missing."""
+        try:
+            return read(self.folder / name).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def refuse_packed(self) -> None:
+        """Raise InputError where the study is packed, and say how to go on."""
+        if self.pack is not None:
+            raise InputError(
+                f"{self.folder} is packed, and a packed study is only read: `ahf unpack {shlex.quote(str(self.folder))} "
+                "--to DIR` makes a copy in the folder DIR, and the same command with --results DIR goes on with it"
+            )
 
     def open_for_writing(
         self, config_yaml: str, identity: Mapping[str, object], manifest: Mapping[str, Any]
@@ -144,10 +233,12 @@ class Study:
         InputError if the folder cannot be written or holds a study with another identity, AhfError if another
         process has it open.  Nothing is overwritten then.
         """
+        self.refuse_packed()
         try:
             make_folder(self.folder)
             self._acquire()
             try:
+                refuse_links(self.folder)
                 content = self._next_manifest(plain(identity), plain(manifest))
                 for stale in self.folder.rglob(".*.tmp"):
                     stale.unlink(missing_ok=True)
@@ -172,7 +263,9 @@ class Study:
 
     def lock(self) -> None:
         """Keep other processes from writing, as `open_for_writing` does, whatever the manifest says."""
+        self.refuse_packed()
         self._acquire()
+        refuse_links(self.folder)
 
     def close(self) -> None:
         """Release the lock."""
@@ -187,37 +280,31 @@ class Study:
         self.close()
 
     def manifest(self) -> dict[str, Any]:
-        """Return `manifest.json`, {} where there is none; raises InputError where it cannot be read."""
+        """Return `manifest.json`, {} where it is missing; raises InputError where it cannot be read."""
+        if self.pack is not None:
+            return self.pack.manifest
         file = self.folder / "manifest.json"
         try:
-            content = json.loads(file.read_bytes())
-            if not isinstance(content, dict) or not isinstance(content["schema"], int):
-                raise ValueError("not a manifest")
+            return checked(file, read_json(file))
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError) as error:
-            raise InputError(f"{file} is damaged ({error}): {self._repair}") from error
-        if content["schema"] > SCHEMA:
-            raise InputError(
-                f"{file} has schema {content['schema']}, and this version of ahf reads up to {SCHEMA}"
-            )
-        return content
+        except DamagedError as error:
+            raise InputError(f"{file} is damaged ({error.why}): {self._repair}") from None
 
     @property
     def _repair(self) -> str:
         name, results = self.name, self.results
         if name == "prerun":  # a part of the study that it lies in
             name, results = results.name, results.parent
-        return f"`ahf repair {name} --results {results}` makes it anew from config.yaml and the trials"
+        words = shlex.join(["ahf", "repair", name, "--results", str(results)])
+        return f"`{words}` makes it anew from config.yaml and the trials"
 
     def planned(self) -> dict[str, int]:
         """Return how many trials each recipe is to have."""
         return self._plan("plan")
 
     def _plan(self, key: str) -> dict[str, int]:
-        plan = self.manifest().get(key)
-        found = plan.items() if isinstance(plan, dict) else ()
-        return {recipe: n for recipe, n in found if isinstance(n, int) and NAME.fullmatch(recipe)}
+        return dict(self.manifest().get(key, {}))
 
     def recipes(self) -> list[str]:
         """Return the recipes found on disk: planned ones in the order of the plan, then others by name."""
@@ -226,18 +313,34 @@ class Study:
 
     def recipes_on_disk(self) -> list[str]:
         """Return the recipes found on disk by name, whatever the manifest says."""
-        return sorted(p.name for p in _folders(self.trials_folder) if NAME.fullmatch(p.name))
+        return self.reader.recipes()
+
+    def begun(self, recipe: str) -> int:
+        """Return how many trials of a recipe have a result, whole or not; nothing of it is read."""
+        slots = self.reader.slots(recipe)
+        if self.pack is not None:
+            return sum(self.pack.trials[self.phase, recipe, slot]["status"] is not None for slot in slots)
+        return sum(os.path.lexists(self.trial(recipe, slot).path / "result.json") for slot in slots)
+
+    def hopeless(self, recipe: str) -> bool:
+        """Tell whether a recipe lacks trials because there is nothing to train: never so in a search."""
+        return False
+
+    def results_of(self, recipes: Sequence[str]) -> tuple[list[TrialResult], list[str]]:
+        """Return the results of recipes by slot, and one line for each trial that is damaged."""
+        return read_results(self.reader, recipes)
+
+    def read_results(self) -> tuple[list[TrialResult], list[str]]:
+        """Return the results of all trials by recipe and slot, and one line for each that is damaged."""
+        return self.results_of(self.recipes())
+
+    def finished(self, recipe: str) -> list[TrialResult]:
+        """Return the results of a recipe by slot: ok and diverged ones, and those that failed for good."""
+        return self.results_of([check_name(recipe, "recipe")])[0]
 
     def trial(self, recipe: str, slot: int) -> TrialFolder:
         """Return the folder of one trial, which need not exist yet."""
         return self.trials.trial(check_name(recipe, "recipe"), slot)
-
-    def finished(self, recipe: str) -> list[TrialResult]:
-        """Return the results of a recipe by slot: ok and diverged ones, and those that failed for good."""
-        folders = (p.name for p in _folders(self.trials_folder / check_name(recipe, "recipe")))
-        slots = sorted(int(name) for name in folders if name.isdecimal())
-        results = (self.trial(recipe, slot).result() for slot in slots)
-        return [result for result in results if result is not None]
 
     def index(self) -> Path:
         """Return the file of the search's database, set aside before if it is no whole database.
@@ -260,7 +363,7 @@ class Study:
 
     def holder(self) -> str | None:
         """Return the process that has the study open for writing, as "PID on HOST"; None where none has."""
-        return self._lock.holder()
+        return self._lock.holder() if self.pack is None else None
 
     def remove(self) -> None:
         """Delete the study's folder; raises AhfError where a process has it open."""
@@ -285,7 +388,7 @@ class Study:
         """Return the manifest to write, or raise InputError if what is on disk is another study."""
         before = self.manifest()
         if not before:
-            if any(_folders(self.trials_folder)):
+            if folders(self.trials_folder):
                 raise InputError(f"{self.folder} holds trials but no manifest.json: {self._repair}")
             return self.first_manifest(identity, given)
         refuse_other(self.name, before.get("identity", {}), identity)
@@ -299,6 +402,8 @@ class Study:
 class Reruns(Study):
     """The re-runs of a study: `reruns/<recipe>/<replicate>`, trial folders whose slot is the replicate."""
 
+    phase = "rerun"
+
     @property
     def trials_folder(self) -> Path:
         """The folder of the re-runs, one folder per recipe and replicate."""
@@ -308,14 +413,44 @@ class Reruns(Study):
         """Return how many re-runs each recipe is to have."""
         return self._plan("rerun_plan")
 
+    def hopeless(self, recipe: str) -> bool:
+        """Tell whether all trials of a recipe have diverged, so that it has none to run again."""
+        search = Study(self.results, self.name, home=self.home, given=True, pack=self.pack)
+        results = [r for r in search.finished(recipe) if r.status != "failed"]
+        return len(results) >= search.planned().get(recipe, 0) and all(
+            r.status == "diverged" for r in results
+        )
+
     def write_derived(self, read: tuple[pd.DataFrame, pd.DataFrame] | None = None) -> None:
         """Write `reruns.csv`, all finished re-runs in one table."""
         write_csv(self.folder / "reruns.csv", trials_frame(self))
 
 
+class _PackedPart(Study):
+    """A pre-run of a packed study: a study of its own, whose trials are in the same tables."""
+
+    @property
+    def phase(self) -> str:  # type: ignore[override]
+        return self.name
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the pre-run's own `manifest.json`, {} where it is missing."""
+        text = self.text("manifest.json")
+        return (
+            {}
+            if text is None
+            else checked(self.folder / "manifest.json", as_json(self.folder, text.encode()))
+        )
+
+    def text(self, name: str) -> str | None:
+        """Return the content of a small file, which the pack carries in its manifest."""
+        assert self.pack is not None
+        return self.pack.files.get(f"{self.name}/{name}")
+
+    def exists(self) -> bool:
+        """Tell whether the pack has it."""
+        return self.pack is not None and self.name in self.pack.phases()
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _folders(path: Path) -> Iterator[Path]:
-    return (p for p in path.iterdir() if p.is_dir()) if path.is_dir() else iter(())

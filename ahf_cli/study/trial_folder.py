@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import logging
 import math
 import os
@@ -15,28 +14,35 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
+from ahf_cli.study.columns import Row, as_frame, empty, parse_csv
 from ahf_cli.study.files import atomic_write, make_folder, set_aside, sha256, write_json
+from ahf_cli.study.manifest import NAME, SCHEMA
+from ahf_cli.study.opening import LARGE, DamagedError, as_json, folders, read, read_json, unzip
 
-if TYPE_CHECKING:  # slow to import, and workers need it not
+if TYPE_CHECKING:  # slow to import, and workers need them not
     import pandas as pd
-
-SCHEMA = 1
-"""Version of the layout on disk."""
+    import pyarrow as pa
 
 log = logging.getLogger("ahf")
 _FILES = ("params.json", "curve.csv", "steps.csv.gz", "result.json")
-"""what is left of a finished trial, in the order in which it is written"""
+"""the files of a finished trial, in the order in which they are written"""
 _RESULT: TypeAdapter[TrialResult] = TypeAdapter(TrialResult)
 _FLOATS = [f.name for f in fields(TrialResult) if f.type == "float"]
 _CHECKPOINT = re.compile(rb"ahf-checkpoint 1 step=(\d+) sha256=([0-9a-f]{64})\n")
+MAX_STEPS = 10**8
+"""Steps that a trial may have."""
 
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """One trial on disk.  Cheap and picklable: workers get it."""
+    """One trial on disk.  Cheap and picklable: workers get it.
+
+    `result` and `read_params` are for the processes that write: they set damaged files aside.  `inspect`,
+    `note`, `curve_rows` and `step_rows` change nothing.
+    """
 
     path: Path
     recipe: str
@@ -47,18 +53,50 @@ class TrialFolder:
         write_json(self.path / "params.json", dict(params))
 
     def read_params(self) -> dict[str, Any] | None:
-        """Return `params.json`, or None where there is none or it had to be set aside."""
+        """Return `params.json`, or None where it is missing or had to be set aside."""
+        try:
+            return self.note()
+        except DamagedError as error:
+            set_aside(error.file, error.why)
+            return None
+
+    def note(self) -> dict[str, Any] | None:
+        """Return `params.json`, None where it is missing; raises DamagedError where it is no JSON object."""
         file = self.path / "params.json"
         try:
-            value = json.loads(file.read_bytes())
-            if not isinstance(value, dict):
-                raise ValueError("not an object")
+            value = read_json(file)
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            set_aside(file, str(error))
-            return None
+        if not isinstance(value, dict):
+            raise DamagedError(file, "must be a JSON object")
         return value
+
+    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
+        """Write the evaluations of a trial that begins, or goes on from a checkpoint with these."""
+        atomic_write(self.path / "curve.csv", rows_bytes(rows, CurveRow))
+
+    def append_curve(self, row: CurveRow) -> None:
+        """Append one evaluation of a running trial, so that others can watch it.
+
+        A crash can tear the line: readers of running trials drop a last line without its end.
+        """
+        line = rows_bytes([row], CurveRow).partition(b"\n")[2]
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.path / "curve.csv", flags)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def running_curve(self) -> pa.Table:
+        """Return the evaluations of an unfinished trial so far, without a torn last line."""
+        file = self.path / "curve.csv"
+        try:
+            text = read(file, LARGE)
+        except FileNotFoundError:
+            return empty((), CurveRow)
+        whole = text[: text.rfind(b"\n") + 1]
+        return parse_csv(file, whole, CurveRow) if whole else empty((), CurveRow)
 
     def save_checkpoint(self, data: bytes, step: int) -> None:
         """Write a checkpoint under a checksum, and keep the one before it."""
@@ -73,6 +111,11 @@ class TrialFolder:
         """Return the whole checkpoints, newest first; damaged ones are set aside."""
         return [data for file in self._checkpoints() if (data := _read_checkpoint(file)) is not None]
 
+    def checkpoint_files(self) -> dict[str, bytes]:
+        """Return the files of its checkpoints by name, as they are."""
+        found = ((file.name, _read(file, 64 * LARGE)) for file in self._checkpoints())
+        return {name: data for name, data in found if data is not None}
+
     def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
         """Write the trial's tables and then its result, and remove its checkpoints.
 
@@ -83,34 +126,50 @@ class TrialFolder:
         if before is not None and before.status != "failed":
             log.info("trial %s/%d is finished already; kept", self.recipe, self.slot)
             return False
-        result_file = self.path / "result.json"
-        result_file.unlink(missing_ok=True)  # a result must never stand beside another trial's tables
         files = {
             "curve.csv": rows_bytes(curve, CurveRow),
             "steps.csv.gz": gzip.compress(rows_bytes(steps, StepRow), mtime=0),
         }
-        for name, data in files.items():
-            atomic_write(self.path / name, data)
-        sizes = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
-        write_json(result_file, {"schema": SCHEMA, **asdict(result), "files": sizes})
+        self.commit(result, files)
         for file in self._checkpoints():
             file.unlink(missing_ok=True)
         return True
 
+    def commit(self, result: TrialResult, files: Mapping[str, bytes], leave_out: Sequence[str] = ()) -> None:
+        """Write the trial's tables, but those to leave out, and then its result with their checksums."""
+        result_file = self.path / "result.json"
+        result_file.unlink(missing_ok=True)  # a result must never stand beside another trial's tables
+        for name, data in files.items():
+            if name not in leave_out:
+                atomic_write(self.path / name, data)
+        sizes = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
+        write_json(result_file, {"schema": SCHEMA, **asdict(result), "files": sizes})
+
     def result(self) -> TrialResult | None:
         """Return how the trial ended; None while it has not, or where its files are damaged (set aside)."""
+        try:
+            return self.inspect()
+        except DamagedError as error:
+            set_aside(error.file, error.why)
+            file = self.path / "result.json"
+            set_aside(file, f"{error.file.name} is damaged; the trial counts as unfinished")
+            return None
+
+    def inspect(self) -> TrialResult | None:
+        """Return how the trial ended, None while it has not; changes nothing.
+
+        Raises:
+            DamagedError: one of its files is not as it was written.
+        """
         file = self.path / "result.json"
         data = _read(file)
         while data is not None:
-            verdict = self._judge(data)
-            if isinstance(verdict, TrialResult):
-                return verdict
-            seen, data = data, _read(file)
-            if data == seen:  # else it was replaced while we looked: judge the new one
-                bad, why = verdict
-                set_aside(bad, why)
-                set_aside(file, f"{bad.name} is damaged; the trial counts as unfinished")
-                return None
+            try:
+                return self._judge(file, data)
+            except DamagedError:
+                seen, data = data, _read(file)
+                if data == seen:  # else it was replaced while we looked: judge the new one
+                    raise
         return None
 
     def pack(self) -> dict[str, bytes]:
@@ -131,53 +190,55 @@ class TrialFolder:
 
     def curve(self) -> pd.DataFrame:
         """Return `curve.csv`: one row per evaluation, columns as in `CurveRow`."""
-        import pandas as pd
+        return as_frame(self.curve_rows())
 
-        return pd.read_csv(io.BytesIO(self.curve_text()))
-
-    def curve_text(self) -> bytes:
-        """Return the content of `curve.csv`."""
-        return (self.path / "curve.csv").read_bytes()
+    def curve_rows(self) -> pa.Table:
+        """Return `curve.csv` as an Arrow table; raises DamagedError."""
+        file = self.path / "curve.csv"
+        return parse_csv(file, self._table(file), CurveRow)
 
     def steps(self) -> pd.DataFrame:
         """Return `steps.csv.gz`: one row per step, columns as in `StepRow`; empty where it was left out."""
-        import pandas as pd
+        return as_frame(self.step_rows() or empty((), StepRow))
 
-        text = self.steps_text()
-        return with_stops(pd.read_csv(io.BytesIO(text))) if text else rows_frame([], StepRow)
-
-    def steps_text(self) -> bytes:
-        """Return the content of `steps.csv.gz`, unpacked; nothing where it was left out."""
+    def step_rows(self) -> pa.Table | None:
+        """Return `steps.csv.gz` as an Arrow table, None where it was left out; raises DamagedError."""
         file = self.path / "steps.csv.gz"
-        return gzip.decompress(file.read_bytes()) if file.exists() else b""
+        if not os.path.lexists(file):
+            return None
+        return parse_csv(file, unzip(file, self._table(file)), StepRow)
+
+    def _table(self, file: Path) -> bytes:
+        try:
+            return read(file, LARGE)
+        except FileNotFoundError:
+            raise DamagedError(file, "is missing") from None
 
     def _checkpoints(self) -> tuple[Path, Path]:
         return self.path / "checkpoint.pt", self.path / "checkpoint.previous.pt"
 
-    def _judge(self, data: bytes) -> TrialResult | tuple[Path, str]:
-        """Return the record in a `result.json`, or the damaged file and what is wrong with it."""
-        file = self.path / "result.json"
+    def _judge(self, file: Path, data: bytes) -> TrialResult:
+        """Return the record in a `result.json`, or raise DamagedError for the first file that is damaged."""
+        content = as_json(file, data)
         try:
-            content = json.loads(data)
-            result = _parse(content)
-            damaged = self._damaged(content["files"])
+            result = parse_result(content)
+            sizes = {name: content["files"][name] for name in ("curve.csv", "steps.csv.gz")}
+            said = {name: (int(found["bytes"]), str(found["sha256"])) for name, found in sizes.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return file, repr(error).splitlines()[0]
+            raise DamagedError(file, one_line(error)) from None
         if (result.recipe, result.slot) != (self.recipe, self.slot):
-            return file, f"it is of trial {result.recipe}/{result.slot}"
-        return (damaged, "missing, or not as its result.json says") if damaged else result
-
-    def _damaged(self, files: Mapping[str, Mapping[str, object]]) -> Path | None:
-        """Return the first table that is not the one written with the result; left-out steps are allowed."""
-        for name in ("curve.csv", "steps.csv.gz"):
-            file, said = self.path / name, files[name]
-            if not file.exists() and name == "steps.csv.gz":
-                continue
-            if not file.exists() or file.stat().st_size != said["bytes"]:
-                return file
-            if sha256(file.read_bytes()) != said["sha256"]:
-                return file
-        return None
+            raise DamagedError(
+                file,
+                f"must be of trial {self.recipe}/{self.slot:03d}, and is of {result.recipe}/{result.slot:03d}",
+            )
+        for name, written in said.items():
+            table = self.path / name
+            if name == "steps.csv.gz" and not os.path.lexists(table):
+                continue  # steps may be left out
+            found = self._table(table)
+            if (len(found), sha256(found)) != written:
+                raise DamagedError(table, "is not the file that was written with result.json")
+        return result
 
 
 @dataclass(frozen=True)
@@ -190,11 +251,21 @@ class TrialFolders:
         """Return the folder of one trial, which need not exist yet."""
         return TrialFolder(self.path / recipe / f"{slot:03d}", recipe, slot)
 
+    def recipes(self) -> list[str]:
+        """Return the names of the recipes that have a folder."""
+        return [name for name in folders(self.path) if re.fullmatch(NAME, name)]
+
+    def slots(self, recipe: str) -> list[int]:
+        """Return the slots of a recipe that have a folder."""
+        names = (
+            [] if (self.path / recipe).is_symlink() or self.path.is_symlink() else folders(self.path / recipe)
+        )
+        return sorted(int(name) for name in names if re.fullmatch(r"\d{3,9}", name, re.ASCII))
+
     def retire(self, recipe: str, belongs: Callable[[TrialResult], bool]) -> Path | None:
         """Set a recipe's trials aside if a finished one does not belong here; return where they are then."""
         folder = self.path / recipe
-        slots = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal()]
-        results = (self.trial(recipe, slot).result() for slot in slots)
+        results = (self.trial(recipe, slot).result() for slot in self.slots(recipe))
         if all(belongs(result) for result in results if result is not None):
             return None
         n = 1
@@ -203,35 +274,54 @@ class TrialFolders:
         return folder.rename(target)
 
 
-def _parse(content: dict[str, Any]) -> TrialResult:
-    """Return the record in a parsed `result.json`; raises ValueError or KeyError where it is none."""
+def parse_result(content: Any) -> TrialResult:
+    """Return the record in a parsed `result.json`; raises ValueError, KeyError or TypeError where it is none."""
     values: dict[str, object] = {k: math.nan for k in _FLOATS if content[k] is None}
     for key in ("params", "extra"):
-        values[key] = {k: math.nan if v is None else v for k, v in content[key].items()}
-    return _RESULT.validate_python({**content, **values})
+        values[key] = {k: math.nan if v is None else v for k, v in content.get(key, {}).items()}
+    result = _RESULT.validate_python({**content, **values})
+    if not 0 <= result.steps <= max(result.planned_steps, 0) <= MAX_STEPS or result.slot < 0:
+        raise ValueError(
+            f"steps must be in [0, planned_steps] and planned_steps ≤ {MAX_STEPS}, got {result.steps} and {result.planned_steps}"
+        )
+    return result
 
 
-def _read(file: Path) -> bytes | None:
+def one_line(error: Exception) -> str:
+    """Return the first thing that is wrong with a record, with its key."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False, include_context=False)[0]
+        got = repr(found["input"])[:80]
+        return f"{'.'.join(map(str, found['loc'])) or 'the record'}: {found['msg'].replace('Input should', 'must')}, got {got}"
+    if isinstance(error, KeyError):
+        return f"must have the key {error}, and lacks it"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _read(file: Path, limit: int = LARGE) -> bytes | None:
     try:
-        return file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        return read(file, limit)
+    except FileNotFoundError:
         return None
 
 
 def _read_checkpoint(file: Path) -> bytes | None:
-    """Return a checkpoint's content, None where there is none or its checksum is wrong (set aside)."""
-    if not file.exists():
-        return None
-    content = file.read_bytes()
-    head = _CHECKPOINT.match(content)
-    data = content[head.end() :] if head else b""
-    if head and head[2].decode() == sha256(data):
-        return data
-    set_aside(file, "its checksum is wrong")
+    """Return a checkpoint's content, None where it is missing or its checksum is wrong (set aside)."""
+    try:
+        content = read(file, 64 * LARGE)
+        head = _CHECKPOINT.match(content)
+        data = content[head.end() :] if head else b""
+        if head and head[2].decode() == sha256(data):
+            return data
+        set_aside(file, "its checksum is wrong")
+    except FileNotFoundError:
+        pass
+    except DamagedError as error:
+        set_aside(file, error.why)
     return None
 
 
-def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: type[CurveRow] | type[StepRow]) -> bytes:
+def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> bytes:
     """Return records of one kind as CSV, with all digits of their numbers; NaN is an empty field."""
     names = [f.name for f in fields(row)]
     text = io.StringIO()
@@ -243,14 +333,7 @@ def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: type[CurveRow]
     return text.getvalue().encode()
 
 
-def with_stops(steps: pd.DataFrame) -> pd.DataFrame:
-    """Return steps as they were written: no reason to stop is an empty string."""
-    return steps.assign(stop=steps["stop"].astype(object).fillna("").astype(str))
-
-
-def rows_frame(
-    rows: Sequence[CurveRow] | Sequence[StepRow], row: type[CurveRow] | type[StepRow]
-) -> pd.DataFrame:
+def rows_frame(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> pd.DataFrame:
     """Return records of one kind as a table; its columns are there even without rows."""
     import pandas as pd
 

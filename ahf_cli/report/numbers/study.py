@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.config import read_yaml
+from ahf_cli.experiment.config import parse_yaml
 from ahf_cli.experiment.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
@@ -160,8 +160,8 @@ class Study:
     @property
     def proposed(self) -> dict[str, tuple[float, float]]:
         """The ranges that the study's pre-run proposes, by hyperparameter."""
-        folder = self.data.sources[0][1].prerun.folder
-        (found,) = read_yaml(folder / "ranges.yaml").values()
+        text = self.data.study.prerun.text("ranges.yaml")
+        (found,) = parse_yaml(text or "", f"ranges.yaml of {self.name}").values()
         return {name: (float(r["low"]), float(r["high"])) for name, r in found.items()}
 
     def median_step(self, recipe: str, column: str) -> float:

@@ -1,0 +1,144 @@
+"""The trials of one part of a study, as every reader sees them: in folders, or in the tables of a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
+from ahf_cli.study.columns import Row, empty
+from ahf_cli.study.opening import DamagedError
+
+if TYPE_CHECKING:  # slow to import, and `ahf status` needs it not
+    import pyarrow as pa
+
+    from ahf_cli.study.trial_folder import TrialFolders
+
+
+class Trials(Protocol):
+    """A reader of trials; it changes nothing."""
+
+    def recipes(self) -> list[str]:
+        """Return the names of the recipes that have trials, by name."""
+        ...
+
+    def slots(self, recipe: str) -> list[int]:
+        """Return the slots of a recipe that have begun, in order."""
+        ...
+
+    def inspect(self, recipe: str, slot: int) -> TrialResult | None:
+        """Return how a trial ended, None while it has not; raises DamagedError."""
+        ...
+
+    def note(self, recipe: str, slot: int) -> Mapping[str, Any] | None:
+        """Return the content of a trial's `params.json`; raises DamagedError."""
+        ...
+
+    def running_curve(self, recipe: str, slot: int) -> pa.Table:
+        """Return the evaluations of an unfinished trial so far; raises DamagedError."""
+        ...
+
+    def checkpoints(self, recipe: str, slot: int) -> dict[str, bytes]:
+        """Return the files of an unfinished trial's checkpoints by name."""
+        ...
+
+    def curves(self, results: Sequence[TrialResult]) -> Labelled:
+        """Return the evaluations of finished trials."""
+        ...
+
+    def steps(self, results: Sequence[TrialResult]) -> Labelled:
+        """Return the steps of finished trials; those of some may have been left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows of several trials: the columns `recipe` and `trial`, and then those of the rows."""
+
+    rows: pa.Table
+    problems: tuple[str, ...] = ()
+    """one line for each trial that could not be read"""
+
+
+@dataclass(frozen=True)
+class InFolders:
+    """Trials that have a folder each."""
+
+    folders: TrialFolders
+
+    def recipes(self) -> list[str]:
+        """Return the names of the recipes that have a folder, by name."""
+        return self.folders.recipes()
+
+    def slots(self, recipe: str) -> list[int]:
+        """Return the slots of a recipe that have a folder, in order."""
+        return self.folders.slots(recipe)
+
+    def inspect(self, recipe: str, slot: int) -> TrialResult | None:
+        """Return how a trial ended, None while it has not; raises DamagedError."""
+        return self.folders.trial(recipe, slot).inspect()
+
+    def note(self, recipe: str, slot: int) -> Mapping[str, Any] | None:
+        """Return the content of a trial's `params.json`; raises DamagedError."""
+        return self.folders.trial(recipe, slot).note()
+
+    def running_curve(self, recipe: str, slot: int) -> pa.Table:
+        """Return the evaluations of an unfinished trial so far; raises DamagedError."""
+        return self.folders.trial(recipe, slot).running_curve()
+
+    def checkpoints(self, recipe: str, slot: int) -> dict[str, bytes]:
+        """Return the files of an unfinished trial's checkpoints by name."""
+        return self.folders.trial(recipe, slot).checkpoint_files()
+
+    def curves(self, results: Sequence[TrialResult]) -> Labelled:
+        """Return the evaluations of finished trials."""
+        return self._labelled(results, lambda r: self.folders.trial(r.recipe, r.slot).curve_rows(), CurveRow)
+
+    def steps(self, results: Sequence[TrialResult]) -> Labelled:
+        """Return the steps of finished trials; those of some may have been left out."""
+        return self._labelled(results, lambda r: self.folders.trial(r.recipe, r.slot).step_rows(), StepRow)
+
+    def _labelled(
+        self, results: Sequence[TrialResult], rows_of: Callable[[TrialResult], pa.Table | None], row: Row
+    ) -> Labelled:
+        import pyarrow as pa
+
+        tables, problems = [], []
+        for result in results:
+            try:
+                rows = rows_of(result)
+            except DamagedError as error:
+                problems.append(f"{result.recipe}/{result.slot:03d}: {error.file.name} {error.why}")
+                continue
+            if rows is not None:
+                tables.append(labelled(rows, result.recipe, result.slot))
+        first = empty(("recipe",), row)
+        first = first.add_column(1, "trial", pa.array([], pa.int64()))
+        # The first table has all columns, so that those of older files come in their place.
+        return Labelled(pa.concat_tables([first, *tables], promote_options="default"), tuple(problems))
+
+
+def labelled(rows: pa.Table, recipe: str, slot: int) -> pa.Table:
+    """Return the rows of one trial with the columns `recipe` and `trial` in front."""
+    import pyarrow as pa
+
+    labels = {"recipe": pa.scalar(recipe), "trial": pa.scalar(slot, pa.int64())}
+    for at, (name, value) in enumerate(labels.items()):
+        rows = rows.add_column(at, name, pa.repeat(value, len(rows)))
+    return rows
+
+
+def read_results(trials: Trials, recipes: Sequence[str]) -> tuple[list[TrialResult], list[str]]:
+    """Return the results of finished trials by recipe and slot, and one line for each damaged trial."""
+    found, problems = [], []
+    for recipe in recipes:
+        for slot in trials.slots(recipe):
+            try:
+                result = trials.inspect(recipe, slot)
+            except DamagedError as error:
+                problems.append(f"{recipe}/{slot:03d}: {error.file.name} {error.why}")
+                continue
+            if result is not None:
+                found.append(result)
+    return found, problems
