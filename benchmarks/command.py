@@ -17,7 +17,7 @@ from benchmarks.sections import SECTIONS, section
 from benchmarks.tables import render
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "benchmarks"
+RESULTS = ROOT / "results" / "reference" / "benchmarks"
 DOCUMENT = ROOT / "docs" / "performance.md"
 
 

@@ -175,7 +175,7 @@ def test_attribution_pairs_equal_settings_and_seeds_and_caps_losses_at_chance() 
 
 
 def test_the_committed_study_attributes_the_curvature() -> None:
-    data = load_study(Path(__file__).parents[1] / "results" / "quick")
+    data = load_study(Path(__file__).parents[1] / "results" / "reference" / "quick")
     numbers = attribution_table(data.trials, data.described, data.recipes, data.chance).numbers
     assert numbers[["before", "after", "key", "pairs"]].values.tolist() == [["hf", "hf_ggn", "curvature", 4]]
 

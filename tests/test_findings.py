@@ -68,9 +68,9 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
     assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)
     assert made.trials_each == "12" and few.counts == f"{few.trained} / {few.stalled} / {few.diverged}"
-    quick = load(ROOT / "results" / "quick")
+    quick = load(ROOT / "results" / "reference" / "quick")
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
-    epoch = load(ROOT / "results" / "paper_epoch")
+    epoch = load(ROOT / "results" / "reference" / "paper_epoch")
     results = (epoch.data.study.folder / "prerun" / "trials").glob("*/*/result.json")
     said = [json.loads(file.read_bytes())["status"] for file in results]
     assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(said), said.count("diverged")) == (15, 6)
@@ -104,7 +104,7 @@ def test_the_spread_of_final_values(made: Study) -> None:
 
 
 def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
-    fair = load(ROOT / "results" / "fair")
+    fair = load(ROOT / "results" / "reference" / "fair")
     for recipe in fair.recipes:
         curves = fair.data.curves.query("recipe == @recipe.name")
         reached, work = [], []
@@ -129,7 +129,7 @@ def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
 
 
 def test_differences_are_of_pairs_with_equal_settings() -> None:
-    fair, parts, signs = (load(ROOT / "results" / name) for name in ("fair", "release_parts", "signs"))
+    fair, parts, signs = (load(ROOT / "results" / "reference" / name) for name in ("fair", "release_parts", "signs"))
     rows = [
         study.data.trials.query("recipe == @name").set_index("trial")
         for study, name in ((fair, "hf"), (parts, "hf_published_direction"))
@@ -147,7 +147,7 @@ def test_differences_are_of_pairs_with_equal_settings() -> None:
     assert float(said.split()[0]) == pytest.approx((again[1] - again[0]).mean(), abs=6e-4)
     assert said.endswith("n = 10")
     with pytest.raises(ValueError, match="hf and adaptive_hf_stable have 0 pairs"):
-        difference(fair["hf"], load(ROOT / "results" / "robust")["adaptive_hf_stable"])
+        difference(fair["hf"], load(ROOT / "results" / "reference" / "robust")["adaptive_hf_stable"])
 
 
 def test_the_first_jump_of_each_trial() -> None:
@@ -165,12 +165,12 @@ def test_the_first_jump_of_each_trial() -> None:
     assert found.before(pd.Series({1: 3, 2: 5, 3: 1})) == 1 and found.before(pd.Series({1: 2, 3: 9})) == 1
     assert found.direction == pytest.approx((20 + 10) / 2) and found.alpha == pytest.approx((400 + 10) / 2)
     assert found.damping == (4, 9)
-    fair = load(ROOT / "results" / "fair")
+    fair = load(ROOT / "results" / "reference" / "fair")
     assert set(fair.jumps("adaptive_hf").trials) < set(fair["adaptive_hf"].trials["trial"])
 
 
 def test_the_first_rise_of_each_trial() -> None:
-    fair = load(ROOT / "results" / "fair")
+    fair = load(ROOT / "results" / "reference" / "fair")
     steps = fair.data.steps.query("recipe == 'adaptive_hf'")
     expected: dict[object, int] = {}
     for trial, own in steps.groupby("trial"):
@@ -181,7 +181,7 @@ def test_the_first_rise_of_each_trial() -> None:
 
 
 def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:
-    fair = load(ROOT / "results" / "fair")
+    fair = load(ROOT / "results" / "reference" / "fair")
     small = fair["hf_published"].where("lr < 0.134")
     steps = fair.data.steps.query("recipe == 'hf_published'")
     own = [steps[steps["trial"] == trial] for trial in small.trials["trial"]]
@@ -214,11 +214,11 @@ def test_p_of_the_new_seeds_is_that_of_all_sign_changes(made: Study) -> None:
 
 
 def test_a_change_is_named_and_matters_where_its_interval_leaves_out_zero() -> None:
-    wide = load(ROOT / "results" / "wide")
+    wide = load(ROOT / "results" / "reference" / "wide")
     assert wide.choice("hf", "hf_ggn") == "curvature: hessian → ggn"
     _, low, high = map(float, re.findall(r"[-+]?[\d.]+", wide.paired("hf", "hf_ggn")))
     assert low > 0 and high > low and wide.matters("hf", "hf_ggn")
-    fair = load(ROOT / "results" / "fair")
+    fair = load(ROOT / "results" / "reference" / "fair")
     _, low, high = map(float, re.findall(r"[-+]?[\d.]+", fair.paired("hf", "hf_rho")))
     assert low < 0 < high and not fair.matters("hf", "hf_rho")
 

@@ -40,7 +40,7 @@ def test_frames_are_tidy_and_steps_are_read_on_demand(tmp_path: Path) -> None:
 
 
 def test_the_committed_study_is_whole() -> None:
-    data = load_study(Path(__file__).parents[1] / "results" / "quick")
+    data = load_study(Path(__file__).parents[1] / "results" / "reference" / "quick")
     assert data.problems == () and data.missing == []
     assert data.trials.groupby("recipe").size().to_dict() == dict.fromkeys(data.recipes, 4)
     assert set(data.explanations) >= set(data.recipes)
@@ -99,7 +99,11 @@ def test_a_half_deleted_study_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert sorted(zip(data.trials["recipe"], data.trials["trial"], strict=True)) == [
         ("adaptive_hf", 1), ("hf", 1), ("hf", 2),
     ]  # fmt: skip
-    assert len(data.steps) == 20 and data.planned == {} and data.problems == ()
+    assert len(data.steps) == 20 and data.planned == {}
+    assert data.problems == (
+        "trial adaptive_hf/000: curve.csv is not the file that was written with result.json",
+    )
+    assert not list(study.folder.rglob("*.corrupt-*"))
 
 
 def test_an_empty_study_has_no_rows_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def targets(root: Path = ROOT) -> dict[Path, str]:
     readme = root / "README.md"
     text, pages = readme.read_text(encoding="utf-8"), {}
     for template in sorted((root / "docs" / "templates").glob("*.md")):
-        filled, key = fill(template, root / "results"), template.stem
+        filled, key = fill(template, root / "results" / "reference"), template.stem
         begin, end = f"<!-- begin: {key} -->", f"<!-- end: {key} -->"
         if begin in text:
             before, after = text.split(begin)[0], text.split(end)[1]

@@ -228,7 +228,7 @@ def _fault(curve: pd.DataFrame, result: TrialResult) -> str:
     if not curve["step"].is_monotonic_increasing or curve["step"].duplicated().any():
         return "has steps out of order"
     if ended and curve["step"].iloc[-1] < result.planned_steps:
-        return f"ends at step {curve['step'].iloc[-1]} of {result['planned_steps']}"
+        return f"ends at step {curve['step'].iloc[-1]} of {result.planned_steps}"
     return ""
 
 

@@ -142,7 +142,11 @@ class TrialFolder:
         for name, data in files.items():
             if name not in leave_out:
                 atomic_write(self.path / name, data)
-        sizes = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
+        sizes = {
+            name: {"bytes": len(data), "sha256": sha256(data)}
+            for name, data in files.items()
+            if name not in leave_out
+        }
         write_json(result_file, {"schema": SCHEMA, **asdict(result), "files": sizes})
 
     def result(self) -> TrialResult | None:
@@ -222,8 +226,11 @@ class TrialFolder:
         content = as_json(file, data)
         try:
             result = parse_result(content)
-            sizes = {name: content["files"][name] for name in ("curve.csv", "steps.csv.gz")}
-            said = {name: (int(found["bytes"]), str(found["sha256"])) for name, found in sizes.items()}
+            written_files = {"steps.csv.gz": None, **content["files"]}  # steps may have been left out
+            sizes = {name: written_files[name] for name in ("curve.csv", "steps.csv.gz")}
+            said = {
+                name: found and (int(found["bytes"]), str(found["sha256"])) for name, found in sizes.items()
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(file, one_line(error)) from None
         if (result.recipe, result.slot) != (self.recipe, self.slot):

@@ -19,7 +19,7 @@ from benchmarks.document import replace
 from benchmarks.reliability import damage, kills, machines
 from benchmarks.reliability.postgres import cluster, database, programs
 
-NUMBERS = Path("results/reliability.json")
+NUMBERS = Path("results/reference/reliability.json")
 PAGE = Path("docs/reliability.md")
 Row = dict[str, Any]
 KILLS, WORKERS_KILLED, LOAD = 30, 5, 1000
