@@ -136,6 +136,13 @@ class Picture:
         alone.quantize(256, dither=Image.Dither.NONE).save(content, "png", dpi=(DPI, DPI))
         return content.getvalue()
 
+    def small(self) -> bytes:
+        """Return the whole figure as a PNG of 128 colours, for documents that a repository carries."""
+        content = io.BytesIO()
+        few = self.image.quantize(128, dither=Image.Dither.NONE)
+        few.save(content, "png", dpi=(DPI, DPI), optimize=True)
+        return content.getvalue()
+
     def save(self, out: Path, formats: Sequence[Format]) -> list[Path]:
         """Write `data/<name>.csv` and `figures/<name>.<format>` under `out`, and return their paths.
 

@@ -1,6 +1,6 @@
 """Texts whose numbers come from committed studies: templates in docs/templates, filled in by `make findings`.
 
-`docs/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/`.  Filled in, it
+`docs/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/reference/`.  Filled in, it
 becomes `docs/NAME.md`, or what stands in README.md between `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
 A test does so again and compares, so that no number in these texts can be another one than that in the data.
 Words that rest on numbers stand as `verdict(condition, words)`: data that contradict them are an error.
@@ -8,11 +8,14 @@ Words that rest on numbers stand as `verdict(condition, words)`: data that contr
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
 
+from ahf_cli.report.canvas import THEMES, make
 from ahf_cli.report.numbers import Study, difference, load
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +60,22 @@ def targets(root: Path = ROOT) -> dict[Path, str]:
     return {readme: text, **pages}
 
 
+def figures(texts: Iterable[str], root: Path = ROOT) -> dict[Path, bytes]:
+    """Return the figures of reference studies that texts show, as small PNGs by their place."""
+    shown = re.findall(r"\]\((?:\.\./)?(results/reference/(\w+)/(\w+)\.png)\)", "\n".join(texts))
+    found = {}
+    for place, study, name in dict.fromkeys(shown):
+        drawn = {d.name: d for d in load(root / "results" / "reference" / study).comparison.drawn[0]}
+        found[root / place] = make(drawn[name], THEMES["screen"]).small()
+    return found
+
+
 def main() -> int:
-    """Write them."""
-    for file, text in targets().items():
-        file.write_text(text, encoding="utf-8")
+    """Write the texts and the figures that they show."""
+    texts = targets()
+    files = {file: text.encode() for file, text in texts.items()} | figures(texts.values())
+    for file, content in files.items():
+        file.write_bytes(content)
         sys.stdout.write(f"{file.relative_to(ROOT)}\n")
     return 0
 
