@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from ahf_cli import streams
 from ahf_cli.interruption import raise_on_signals, resume_line
 
 
 def main() -> int:
     """Run `ahf`; signals are heard before anything slow is imported."""
+    streams.prepare()
     raise_on_signals()
     try:
         from ahf_cli.cli import main as run

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-"""Ctrl-C, a service manager's stop, and what Slurm is told to send before time is up."""
+from ahf_cli.streams import to_null
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+"""Ctrl-C, a service manager's stop, what Slurm is told to send before time is up, and a closed terminal."""
 RESUMABLE = {"search", "prerun", "reproduce", "train", "worker"}
 """Commands that go on where they were stopped when they are typed again."""
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s]*@|([?&]password=)[^&\s]*")
@@ -33,9 +35,15 @@ def resume_line() -> str:
     return f"interrupted; this resumes it: {command_line()}" if resumes else "interrupted"
 
 
+def heard() -> list[signal.Signals]:
+    """Return the signals that ask this process to stop: all but SIGHUP under `nohup`, which ignores it."""
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (deaf and number == signal.SIGHUP)]
+
+
 def raise_on_signals() -> None:
     """Let every signal that asks to stop do what Ctrl-C does: raise KeyboardInterrupt."""
-    for number in SIGNALS:
+    for number in heard():
         signal.signal(number, signal.default_int_handler)
 
 
@@ -55,17 +63,24 @@ class Interruption:
 
         def note(number: int, frame: FrameType | None) -> None:
             self.asked = True
-            if not quiet:
-                print(
-                    "stopping: finishing the step and saving a checkpoint (again: stop at once)",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+            if number == signal.SIGHUP:  # it may come twice, from the shell and from the system
+                signal.signal(number, signal.SIG_IGN)
+            _say("stopping: finishing the step and saving a checkpoint (again: stop at once)", quiet)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-        before = {n: signal.signal(n, note) for n in SIGNALS}
+        before = {n: signal.signal(n, note) for n in heard()}
         try:
             yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _say(text: str, quiet: bool) -> None:
+    """Print a line to standard error; where the terminal is gone, let all that follows go nowhere."""
+    try:
+        print("" if quiet else f"{text}\n", end="", file=sys.stderr, flush=True)
+    except OSError:
+        for number in (1, 2):
+            to_null(number)

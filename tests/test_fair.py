@@ -15,7 +15,7 @@ from ahf_cli.cli import main
 from ahf_cli.experiment.reruns import Best, repeats, rerun_plan, seed_of
 from ahf_cli.experiment.search import Search
 from ahf_cli.experiment.space import sobol
-from ahf_cli.experiment.storage import open_storage
+from ahf_cli.experiment.storage import open_storage, sqlite_url
 from ahf_cli.hyperparameters import Range
 from ahf_cli.report.study_data import load_study
 from ahf_cli.study.store import Study
@@ -62,7 +62,7 @@ def test_the_gaussian_process_sampler_asks_after_a_restart_what_it_had_asked(tmp
 
 
 def test_the_best_trial_is_repeated_with_seeds_of_its_own(tmp_path: Path) -> None:
-    study, url = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/study.db"
+    study, url = Study(tmp_path, "s"), sqlite_url(tmp_path / "study.db")
     jobs = run(study, plan(6), url)
     storage = open_storage(url)
     search = Search(plan(6), study, storage)

@@ -129,7 +129,9 @@ def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
 
 
 def test_differences_are_of_pairs_with_equal_settings() -> None:
-    fair, parts, signs = (load(ROOT / "results" / "reference" / name) for name in ("fair", "release_parts", "signs"))
+    fair, parts, signs = (
+        load(ROOT / "results" / "reference" / name) for name in ("fair", "release_parts", "signs")
+    )
     rows = [
         study.data.trials.query("recipe == @name").set_index("trial")
         for study, name in ((fair, "hf"), (parts, "hf_published_direction"))

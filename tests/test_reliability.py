@@ -68,12 +68,12 @@ def test_a_search_on_a_full_file_system_says_so_and_goes_on_when_there_is_room()
 def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ahf_cli.experiment import search as module
     from ahf_cli.experiment.search import Hooks, Search
-    from ahf_cli.experiment.storage import open_storage
+    from ahf_cli.experiment.storage import open_storage, sqlite_url
     from ahf_cli.study.status import survey
     from ahf_cli.study.store import Study
     from tests.test_search import FakePool
 
-    study, url = Study(tmp_path, "toy"), f"sqlite:///{tmp_path}/a.db"
+    study, url = Study(tmp_path, "toy"), sqlite_url(tmp_path / "a.db")
     study.open_for_writing("", {}, {"plan": {"hf": 3, "adaptive_hf": 3}})
     for trials, year in ((1, 2040), (3, 1999)):
         monkeypatch.setattr(module, "_now", lambda y=year: f"{y}-01-01T00:00:00+00:00")
@@ -93,14 +93,14 @@ def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None
 
     from ahf_cli.experiment.pool import ProcessPool
     from ahf_cli.experiment.search import Search
-    from ahf_cli.experiment.storage import open_storage
+    from ahf_cli.experiment.storage import open_storage, sqlite_url
     from ahf_cli.study.store import Study
 
     shutil.copytree(Path(__file__).parent / "old_study", tmp_path / "old")
     study = Study(tmp_path, "old")
     before = [(r.slot, r.value) for r in study.finished("hf")]
     assert before and study.planned() == {"hf": 3}
-    storage = open_storage(f"sqlite:///{study.index()}")
+    storage = open_storage(sqlite_url(study.index()))
     search = Search(plan(4, names=("hf",)), study.trials, storage)
     assert [slot for _, slot in search.unfinished] == [2, 3]
     assert search.run(lambda: ProcessPool(Toy(study.trials), 1))

@@ -17,7 +17,7 @@ from ahf_cli.experiment.pool import Ended, Job, Outcome
 from ahf_cli.experiment.records import Status, TrialResult
 from ahf_cli.experiment.search import Hooks, Search, SearchPlan
 from ahf_cli.experiment.space import sampler, suggest
-from ahf_cli.experiment.storage import open_storage
+from ahf_cli.experiment.storage import open_storage, sqlite_url
 from ahf_cli.hyperparameters import Range
 from ahf_cli.recipe import RECIPES, search_range
 from ahf_cli.study.store import Study
@@ -119,7 +119,7 @@ def test_exactly_n_slots_each_once(tmp_path: Path, workers: int, batch: int) -> 
 
 
 def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path}/a.db"
+    storage = sqlite_url(tmp_path / "a.db")
     straight, broken = Study(tmp_path, "straight"), Study(tmp_path, "broken")
     run(straight, plan())
     for limit in (3, 0, 7, 1, 100):  # each run of the search is stopped after so many trials
@@ -132,10 +132,10 @@ def test_an_interrupted_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> N
 def test_the_storage_is_an_index_that_is_rebuilt(tmp_path: Path) -> None:
     straight, study = Study(tmp_path, "straight"), Study(tmp_path, "s")
     run(straight, plan(14))
-    run(study, plan(9), f"sqlite:///{tmp_path}/one.db")
-    run(study, plan(14), f"sqlite:///{tmp_path}/two.db")  # as if the first had been deleted
+    run(study, plan(9), sqlite_url(tmp_path / "one.db"))
+    run(study, plan(14), sqlite_url(tmp_path / "two.db"))  # as if the first had been deleted
     assert table(study, "hf") == table(straight, "hf")
-    index = index_of(f"sqlite:///{tmp_path}/two.db")
+    index = index_of(sqlite_url(tmp_path / "two.db"))
     assert sorted(t.user_attrs["slot"] for t in index) == list(range(14))
     assert {t.state for t in index} == {TrialState.COMPLETE}
 
@@ -151,7 +151,7 @@ def completed(url: str, name: str = "hf") -> list[int]:
 
 
 def test_a_killed_search_leaves_stale_trials_that_count_for_nothing(tmp_path: Path) -> None:
-    study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
+    study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
     killed = Search(plan(4), study, open_storage(storage))
     job = killed._next_job(Hooks())  # asked, and then the process is gone
     jobs = run(study, plan(4), storage)
@@ -161,7 +161,7 @@ def test_a_killed_search_leaves_stale_trials_that_count_for_nothing(tmp_path: Pa
 
 
 def test_a_trial_redone_after_damage_is_complete_once(tmp_path: Path) -> None:
-    study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
+    study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
     run(study, plan(4), storage)
     (study.trial("hf", 2).path / "result.json").write_text("{")
     jobs = run(study, plan(4), storage)
@@ -172,7 +172,7 @@ def test_a_trial_redone_after_damage_is_complete_once(tmp_path: Path) -> None:
 
 
 def test_an_index_that_counts_a_slot_twice_is_made_anew(tmp_path: Path) -> None:
-    study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
+    study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
     run(study, plan(3), storage)
     twice = optuna.load_study(study_name="hf", storage=storage)
     twice.add_trial(twice.trials[1])
@@ -240,7 +240,7 @@ def test_three_failures_in_a_row_end_the_search_with_a_reason(tmp_path: Path) ->
 
 
 def test_a_trial_that_always_fails_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
-    study, storage, said = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db", list[str]()
+    study, storage, said = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db"), list[str]()
     own = replace(plan(4, workers=2, names=("hf",)), chance_loss=1.5)
     with pytest.raises(AhfError, match=r"^failed 4 times each: hf/1; the same command tries again$"):
         run(study, own, storage, lambda job: DIED if 1 in job.params else None, on_remark=said.append)
@@ -305,7 +305,7 @@ def test_stopped_jobs_stay_unfinished(tmp_path: Path) -> None:
 
 
 def test_diverged_trials_count_and_are_told_as_chance(tmp_path: Path) -> None:
-    study, storage = Study(tmp_path, "s"), f"sqlite:///{tmp_path}/a.db"
+    study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
 
     def lost(job: Job) -> Outcome:
         results = [result_of(job, slot, "diverged") for slot in job.params]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -29,6 +30,7 @@ from ahf_cli.cli import (
 from ahf_cli.cli.plugins import with_plugins
 from ahf_cli.errors import AhfError, InterruptedRunError
 from ahf_cli.interruption import resume_line, scrub
+from ahf_cli.streams import to_null
 
 EPILOG = (
     "Exit codes: [bold]0[/bold] done, [bold]1[/bold] error, [bold]2[/bold] usage or bad input, "
@@ -139,7 +141,8 @@ def _fail(lines: Sequence[str], exit_code: int) -> int:
     for line in lines:
         # Names from files are printed as they are, so a line break or an escape code may hide in them.
         printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in scrub(line))
-        print(f"ahf: {printable}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk or a closed terminal: the exit code still tells
+            print(f"ahf: {printable}", file=sys.stderr)
     return exit_code
 
 
@@ -148,4 +151,4 @@ def _discard_output() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_null(sys.stdout.fileno())

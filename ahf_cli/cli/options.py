@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ahf_cli.errors import InputError
+from ahf_cli.streams import takes_unicode
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config, Setting
@@ -181,7 +182,7 @@ def log(text: str, quiet: bool = False) -> None:
 
 def emit_json(data: object) -> None:
     """Print one JSON document; NaN and infinities, which JSON does not know, become null."""
-    typer.echo(json.dumps(_finite(data), ensure_ascii=False, indent=2, allow_nan=False))
+    typer.echo(json.dumps(_finite(data), ensure_ascii=not takes_unicode(), indent=2, allow_nan=False))
 
 
 def _finite(data: Any) -> Any:

@@ -50,6 +50,16 @@ def storage_url(option: str | None, config: Config | None) -> str | None:
     return url
 
 
+def own_storage(study: Study) -> Storage:
+    """Return the storage of a study's own file; one of another version of Optuna is set aside before."""
+    from ahf_cli.experiment.storage import OtherSchemaError, open_storage, sqlite_url
+
+    try:
+        return open_storage(sqlite_url(study.index()))
+    except OtherSchemaError:
+        return open_storage(sqlite_url(study.index("its tables are of another version of Optuna")))
+
+
 def run_search(
     config: Config, study: Study, quiet: bool, title: str, stream: int = 0, storage: str | None = None
 ) -> dict[str, Any]:
@@ -84,7 +94,7 @@ def run_search(
         created = study.manifest()["created"] if opened else ""
         search = search_plan(config, workers, batch, stream, created, text=grown.to_yaml())
         done = conduct(
-            search, study.trials, opened or open_storage(f"sqlite:///{study.index()}"),
+            search, study.trials, opened or own_storage(study),
             Training(spec, plan, workers, title, str(study.folder)), quiet,
             again_of(config, study.reruns.trials, search.prefix),
         )  # fmt: skip

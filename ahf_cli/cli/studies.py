@@ -268,7 +268,7 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     from ahf_cli.experiment.config import load
     from ahf_cli.experiment.reruns import rerun_plan
     from ahf_cli.experiment.search import Search
-    from ahf_cli.experiment.storage import answering, open_storage
+    from ahf_cli.experiment.storage import answering, open_storage, sqlite_url
 
     file = part.folder / "config.yaml"
     if not file.exists() or (part.results / part.name).name.startswith("train-"):
@@ -280,7 +280,7 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     if url is None:
         for name in ("study.db", "study.db-journal", "study.db-wal", "study.db-shm"):
             (part.folder / name).unlink(missing_ok=True)
-    store = open_storage(url or f"sqlite:///{(part.folder / 'study.db').absolute()}")
+    store = open_storage(url or sqlite_url(part.folder / "study.db"))
     with closing(store), answering(store):
         log(f"making the index anew in {store.where}", quiet)
         plan = session.search_plan(config, stream=stream, created=created)

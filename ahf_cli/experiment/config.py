@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -200,6 +201,8 @@ def load(
         data = _with_value(data, setting.path, setting.value)
     if data.get("study") is None:
         data = {**data, "study": stem}
+        of_file = f"{source}: the file's name names the study, unless --study NAME or the key study does"
+        settings = [Setting(of_file, ("study",), stem), *settings]
     return parse(data, source, settings)
 
 
@@ -240,8 +243,16 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
 
 
+_YAML = "tag:yaml.org,2002:"
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """Notes duplicate keys, of which YAML keeps the last in silence, and keys that are no strings."""
+    """A loader that leaves numbers, dates and keys as they are written: the schema knows which is meant.
+
+    It notes duplicate keys, of which YAML keeps the last in silence.
+    """
+
+    yaml_implicit_resolvers = {}
 
     def __init__(self, stream: str | bytes):
         super().__init__(stream)
@@ -252,11 +263,10 @@ class _StrictLoader(yaml.SafeLoader):
         seen: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
-            if key.tag == "tag:yaml.org,2002:merge":
+            if key.tag == f"{_YAML}merge" or not isinstance(key, yaml.ScalarNode):  # that cannot be a key
                 continue
-            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                self.problems.append((line, f"a key must be a string, got {_text(key)}: quote it"))
-            elif key.value in seen:
+            key.tag = f"{_YAML}str"
+            if key.value in seen:
                 self.problems.append(
                     (line, f"key {key.value!r} appears twice, first in line {seen[key.value]}")
                 )
@@ -265,12 +275,11 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
 
-# A lone `=` is a type of its own to YAML 1.1, which nobody means.
-_StrictLoader.add_constructor("tag:yaml.org,2002:value", lambda loader, node: node.value)
-
-
-def _text(node: yaml.Node) -> str:
-    return repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+for _kind, _pattern in (("null", r"~|null|Null|NULL|"), ("bool", r"true|True|TRUE|false|False|FALSE")):
+    _StrictLoader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(rf"(?:{_pattern})\Z"), None)
+_StrictLoader.add_implicit_resolver(f"{_YAML}merge", re.compile(r"<<\Z"), ["<"])
+for _kind in ("int", "float", "timestamp"):  # as a tag of the user's: !!int 010
+    _StrictLoader.add_constructor(f"{_YAML}{_kind}", lambda loader, node: node.value)
 
 
 def _parse(content: str | bytes, source: str) -> Any:

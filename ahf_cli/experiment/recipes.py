@@ -149,13 +149,11 @@ class _Resolver:
 
 
 def _number(key: str, value: object) -> object:
-    """Turn a string such as `1e-3`, which YAML 1.1 does not take for a number, into one."""
+    """Return an integer that is given for a real number as one."""
     if isinstance(value, bool) or not (key in HYPERPARAMETERS or key == "warm_start_decay"):
         return value
     try:
-        return float(value) if isinstance(value, str | int) else value
-    except ValueError:
-        return value
+        return float(value) if isinstance(value, int) else value
     except OverflowError:  # an integer of more than 308 digits
         return math.inf
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from datetime import date
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -20,13 +20,49 @@ Problem = tuple[KeyPath, str]
 """Where, and the rule that is broken."""
 
 
-def _no_boolean(value: object) -> object:
+# YAML 1.1 reads 010 as 8 and 1:30 as 90; here a leading zero or a colon makes no number.
+_DECIMAL = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+_NOT_FINITE = re.compile(r"([-+]?)\.(inf|nan)", re.IGNORECASE)
+
+
+def read_number(text: str) -> int | float | None:
+    """Return the number that a text of YAML writes; None where it writes none.
+
+    Raises:
+        ValueError: more digits than Python reads.
+    """
+    if found := _NOT_FINITE.fullmatch(text):
+        return float(found[1] + found[2])
+    if not _DECIMAL.fullmatch(text):
+        return None
+    return int(text) if text.lstrip("+-").isdecimal() else float(text)
+
+
+def _number(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a boolean is not a number")
-    return value
+    if not isinstance(value, str):
+        return value
+    number = read_number(value)
+    if number is None:  # pydantic would take 010 and 1_000
+        raise ValueError("a text that is not a number")
+    return number
 
 
-_NUMBER = BeforeValidator(_no_boolean)
+def _choice(value: object) -> object:
+    """Return what a recipe is given for a key: a number where a text writes one."""
+    number = read_number(value) if isinstance(value, str) else None
+    return value if number is None else number
+
+
+def _changes(recipe: object) -> object:
+    """Return what a recipe changes with its numbers read; `base` is a name, and stays as it is."""
+    if not isinstance(recipe, Mapping):
+        return recipe
+    return {key: value if key == "base" else _choice(value) for key, value in recipe.items()}
+
+
+_NUMBER = BeforeValidator(_number)
 
 # The description is the rule that an error message prints after "must be".
 Name = Annotated[str, Field(pattern=NAME, description=f"a string that matches {NAME}")]
@@ -152,7 +188,7 @@ class Settings(_Section):
     task: Task = Task()
     train: Train = Train()
     search: Search = Search()
-    recipes: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, Annotated[dict[str, Any], BeforeValidator(_changes)]] = {}
     spaces: dict[str, dict[str, Bounds]] = {}
     prerun: Prerun = Prerun()
     compare: Compare = Compare()
@@ -170,7 +206,7 @@ def schema_problems(error: ValidationError) -> list[Problem]:
         elif path == ("storage",):
             message = _rule(path)  # the URL may hold a password: never printed
         else:
-            message = f"{_rule(path)}, got {show(item['input'])}{_nearest_value(path, item['input'])}"
+            message = f"{_rule(path)}, got {show(item['input'])}{_hint(path, item['input'])}"
         problems.setdefault(path, message)
     return list(problems.items())
 
@@ -179,11 +215,11 @@ def show(value: object) -> str:
     """Write a value as in YAML, cut where it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, date):
-        return value.isoformat()
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
-    return short.repr(value)
+    shown = short.repr(value)
+    number = isinstance(value, str) and (_DECIMAL.fullmatch(value) or _NOT_FINITE.fullmatch(value))
+    return shown.strip("'") if number else shown
 
 
 def without(data: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
@@ -225,7 +261,10 @@ def _rule(path: KeyPath) -> str:
     return f"must be {model.model_fields[path[-1]].description or 'a mapping'}"
 
 
-def _nearest_value(path: KeyPath, value: object) -> str:
+def _hint(path: KeyPath, value: object) -> str:
+    """Say what was meant, where that can be told."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?0\d+(\.\d*)?", value, re.ASCII):
+        return ": a number has no leading zeros"
     allowed = _allowed(path) if path else ()
     hint = nearest(value, allowed) if isinstance(value, str) else ""
     return hint if "did you mean" in hint else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -92,10 +93,20 @@ def grace_period() -> int:
     return int(text)
 
 
+class OtherSchemaError(InputError):
+    """The tables of a storage are those of another version of Optuna."""
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of a SQLite file, whatever characters are in its path."""
+    return URL.create("sqlite", database=str(file.absolute())).render_as_string()
+
+
 def open_storage(url: str) -> Storage:
     """Open a storage by its URL.
 
     Raises:
+        OtherSchemaError: another version of Optuna made it.
         InputError: it cannot be opened; the message is one line and holds no password.
     """
     parsed, grace = parse_url(url), grace_period()
@@ -121,7 +132,7 @@ def open_storage(url: str) -> Storage:
     except FAILURES as error:
         raise InputError(f"storage {safe_url(url)} cannot be opened: {reason(error)}") from None
     except RuntimeError as error:  # of another version of Optuna
-        raise InputError(f"storage {safe_url(url)} cannot be used: {reason(error)}") from None
+        raise OtherSchemaError(f"storage {safe_url(url)} cannot be used: {reason(error)}") from None
     return Storage(cached, shared, safe_url(url), grace, backend.engine)
 
 
@@ -212,7 +223,7 @@ def file_system(file: Path, mounts: str) -> str:
     path, found, kind = str(file.resolve()), "", ""
     for line in mounts.splitlines():
         _, place, name, *_ = [*line.split(" "), "", "", ""]
-        place = place.encode().decode("unicode_escape")  # a space in a path is \040
+        place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place)  # a space is \040
         inside = path == place or path.startswith(place.rstrip("/") + "/")
         if inside and len(place) >= len(found):
             found, kind = place, name

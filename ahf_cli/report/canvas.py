@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ahf_cli.errors import InputError
 from ahf_cli.hyperparameters import nearest
+from ahf_cli.report.plotting import Figure, FigureCanvasAgg, settings
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, csv_bytes
 
 Format = Literal["png", "pdf", "svg", "pgf"]
@@ -57,12 +55,13 @@ _COMMON = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
     "svg.hashsalt": "ahf", "svg.fonttype": "path", "axes.formatter.useoffset": False,
     "path.simplify_threshold": 0.3,
+    "pdf.fonttype": 42,  # journals refuse Type 3
 }  # fmt: skip
 THEMES: dict[ThemeName, Theme] = {
     "screen": Theme("screen", (4.8, 3.7), 10, 10, True, {**_COMMON, "font.size": 10}),
     "paper": Theme(
         "paper", (3.35, 2.3), 3.35, 8, False,
-        {**_COMMON, "pdf.fonttype": 42, "font.size": 8, "font.family": ["STIXGeneral", "DejaVu Serif"],
+        {**_COMMON, "font.size": 8, "font.family": ["STIXGeneral", "DejaVu Serif"],
          "mathtext.fontset": "stix", "lines.markersize": 3, "legend.fontsize": 7, "axes.labelsize": 8,
          "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
          "xtick.labelsize": 7, "ytick.labelsize": 7},
@@ -124,7 +123,7 @@ class Picture:
             self.image.save(content, "png", dpi=(DPI, DPI))
             return content.getvalue()
         tex: Any = {"pgf.texsystem": next(filter(shutil.which, TEX), TEX[0]), "pgf.rcfonts": False}
-        with matplotlib.rc_context({**self.theme.rc, **tex}):
+        with settings({**self.theme.rc, **tex}):
             self.figure.savefig(content, format=kind, dpi=DPI, metadata=_UNDATED[kind])
         return content.getvalue()
 
@@ -162,7 +161,7 @@ class Picture:
 
 def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Picture:
     """Draw a figure and lay it out once for all formats; caption and stamp never cover a panel."""
-    with matplotlib.rc_context(theme.rc):
+    with settings(theme.rc):
         columns = theme.columns(drawing.panels, drawing.across)
         rows = -(-drawing.panels // columns)
         width = theme.width if columns > 1 or theme.name == "paper" else 0.75 * theme.width
@@ -170,7 +169,7 @@ def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Picture:
         figure = Figure(figsize=(width, panels), dpi=DPI, layout="constrained")
         drawing.draw(figure, theme)
         caption = drawing.caption if theme.caption else ()
-        below = _frame(figure, panels + _legend_height(figure, theme), caption, stamp)
+        below = _frame(figure, panels + _legend_height(figure, theme), caption, stamp, 0.8 * theme.font)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
         figure.set_layout_engine("none")  # laid out once for all formats
@@ -183,9 +182,9 @@ def save(drawing: Drawing, out: Path) -> list[Path]:
     return make(drawing, THEMES["screen"]).save(out, ("png", "pdf"))
 
 
-def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str) -> float:
+def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str, size: float) -> float:
     """Make room below the panels for stamp and caption, and return it; all heights are in inches."""
-    width, size = figure.get_figwidth(), 0.8 * float(matplotlib.rcParams["font.size"])
+    width = figure.get_figwidth()
     texts = [
         _wrapped(part, width * CHARACTERS_PER_INCH / size) for part in ([stamp] if stamp else [], caption)
     ]

@@ -66,13 +66,24 @@ SUMMARY_DIGITS = 12
 """Significant digits of means and intervals; sums in the order of another processor round to the same."""
 
 
+_RUN = ("=", "+", "-", "@", "\t", "\r")
+"""What a text that a spreadsheet runs begins with."""
+
+
 def csv_bytes(frame: pd.DataFrame, digits: int | None = None) -> bytes:
-    """Return a table as CSV; NaN is an empty field.
+    """Return a table as CSV; NaN is an empty field, and no text is a formula to a spreadsheet.
 
     Numbers have as many significant digits as `digits` says, or else enough to read the same numbers back.
     """
     form = None if digits is None else f"%.{digits}g"
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    frame = frame.assign(**{str(name): column.map(_inert) for name, column in texts.items()})
     return frame.to_csv(index=False, lineterminator="\n", float_format=form).encode()
+
+
+def _inert(cell: object) -> object:
+    """Return a cell that a spreadsheet shows and does not run: an apostrophe stands before a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_RUN) else cell
 
 
 def sha256(data: bytes) -> str:

@@ -342,10 +342,13 @@ class Study:
         """Return the folder of one trial, which need not exist yet."""
         return self.trials.trial(check_name(recipe, "recipe"), slot)
 
-    def index(self) -> Path:
-        """Return the file of the search's database, set aside before if it is no whole database.
+    def index(self, unusable: str = "") -> Path:
+        """Return the file of the search's database; a damaged one is set aside before.
 
         It is an index of the trial folders, and is made anew from them.
+
+        Args:
+            unusable: why a whole database is set aside as well, such as tables of another version.
         """
         file = self.folder / "study.db"
         if file.exists():
@@ -356,9 +359,14 @@ class Study:
                 raise AhfError(f"{file} cannot be opened: {error}") from None
             except sqlite3.DatabaseError as error:
                 said = str(error)
+            beside = [file.with_name(f"study.db-{end}") for end in ("journal", "wal", "shm")]
             if said != "ok":
-                for part in (file, *(file.with_name(f"study.db-{end}") for end in ("journal", "wal", "shm"))):
+                for part in (file, *beside):
                     set_aside(part, said)
+            elif unusable:
+                set_aside(file, unusable)
+                for part in beside:  # SQLite would take them for those of the new file
+                    part.unlink(missing_ok=True)
         return file.absolute()
 
     def holder(self) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ahf_cli.experiment.pool import Job
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
+from ahf_cli.experiment.storage import sqlite_url
 from ahf_cli.recipe import RECIPES
 from ahf_cli.study import files
 from ahf_cli.study.store import Study
@@ -102,7 +103,7 @@ def database_cut(folder: Path, positions: int) -> dict[str, Any]:
     for i in range(positions):
         file.write_bytes(whole[: i * len(whole) // positions])
         counted = finish(start(words))
-        same = completed(f"sqlite:///{file}") == {"trials": 6, "slots": 6}
+        same = completed(sqlite_url(file)) == {"trials": 6, "slots": 6}
         survived += not counted and table(folder) == before and same
     return {"file": "study.db", "positions": positions, "survived": survived}
 
@@ -140,7 +141,7 @@ def disk_filled(kilobytes: int = 400) -> dict[str, Any] | None:
         subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
         finish(start(words))
         trials = sum(map(len, table(folder).values()))
-        complete = completed(f"sqlite:///{folder}/toy/study.db")
+        complete = completed(sqlite_url(folder / "toy" / "study.db"))
         return {**found, "trials": trials, "planned": 80, "complete": complete}
 
 

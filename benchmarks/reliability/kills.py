@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from ahf_cli.experiment.storage import open_storage
+from ahf_cli.experiment.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
 
 RECIPES = ("hf", "adaptive_hf")
@@ -93,7 +93,7 @@ def search_killed(folder: Path, trials: int, kills: int, seed: int = 0) -> dict[
         "planned": trials * len(RECIPES),
         "equal": table(folder / "killed") == table(folder / "straight"),
         "damaged": len(damaged(folder / "killed")),
-        "complete": completed(f"sqlite:///{folder}/killed/toy/study.db"),
+        "complete": completed(sqlite_url(folder / "killed" / "toy" / "study.db")),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from ahf_cli.experiment.storage import open_storage
+from ahf_cli.experiment.storage import open_storage, sqlite_url
 from benchmarks.reliability.kills import RECIPES, command, completed, finish, kill, start, table
 
 GRACE = 2
@@ -94,7 +94,7 @@ def load(folder: Path, url: str | None, trials: int, workers: int) -> dict[str, 
     began = time.monotonic()
     counted = sum(len(finish(process)) for process in processes)
     seconds = time.monotonic() - began
-    where, prefix = (url, "toy/search/") if url else (f"sqlite:///{folder}/toy/study.db", "")
+    where, prefix = (url, "toy/search/") if url else (sqlite_url(folder / "toy" / "study.db"), "")
     ended = _ends(where, prefix)
     return {
         "workers": workers,

@@ -12,7 +12,7 @@ from pathlib import Path
 from ahf_cli.errors import AhfError
 from ahf_cli.experiment.pool import ProcessPool
 from ahf_cli.experiment.search import Hooks, Search
-from ahf_cli.experiment.storage import answering, open_storage
+from ahf_cli.experiment.storage import answering, open_storage, sqlite_url
 from ahf_cli.interruption import Interruption
 from ahf_cli.study.store import Study, TrialFolders
 from benchmarks.reliability.toy import Toy, plan
@@ -54,7 +54,7 @@ def _run(words: argparse.Namespace) -> int:
         words.trials, words.workers, recipes, words.sampler,
         prefix="toy/search/" if url else "", guest=joins, about=dict.fromkeys(recipes, said),
     )  # fmt: skip
-    storage = open_storage(url or f"sqlite:///{study.index()}")
+    storage = open_storage(url or sqlite_url(study.index()))
     stop = Interruption()
     with study, closing(storage), answering(storage), stop.watched(quiet=True):
         search = Search(own, records, storage)

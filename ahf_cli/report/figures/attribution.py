@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
+from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.tables import METRICS
 
 

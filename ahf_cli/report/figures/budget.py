@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
+from ahf_cli.report.plotting import Figure
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.budget import beating_table, expected_best_table
 from ahf_cli.report.tables.metrics import objective_words

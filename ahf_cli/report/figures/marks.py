@@ -6,13 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from ahf_cli.experiment.records import Chance
 from ahf_cli.experiment.statistics import BANDS, Band
 from ahf_cli.report.canvas import Theme
+from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.style import STALLED, Style
 from ahf_cli.report.tables.metrics import Metric
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ahf_cli.experiment.records import Chance
 from ahf_cli.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
+from ahf_cli.report.plotting import Figure
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.metrics import objective_words
 from ahf_cli.report.tables.sensitivity import sensitivity_points

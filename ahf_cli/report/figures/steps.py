@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
+from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.style import Style, styles
 from ahf_cli.report.tables.cost import cost_table, step_lines, window
 
