@@ -69,7 +69,7 @@ def test_plans_take_the_chance_of_the_configured_task(monkeypatch: pytest.Monkey
     assert plan_of(config).chance_loss == search_plan(config).chance_loss == math.log(3)
 
 
-@pytest.mark.parametrize(("task", "classes"), [(THREE, 3), ({}, 10), (None, 10), ("damaged", 10)])
+@pytest.mark.parametrize(("task", "classes"), [(THREE, 3), ({}, 10), (None, 10)])
 def test_diverged_trials_count_at_the_chance_of_the_studys_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: object, classes: int
 ) -> None:

@@ -38,7 +38,7 @@ def results(tmp_path: Path) -> Path:
         (["--study", "a/b=paper"], "study name must be 1 to 64 letters"),
         (["--study", "=paper"], "study name must be 1 to 64 letters"),
         (["--study", "x=papr"], "did you mean 'paper'?"),
-        (["--study", "../paper"], "study name must be 1 to 64 letters"),
+        (["--study", "../paper"], "no study in ../paper"),
         (["--study", "<b>"], "study name must be 1 to 64 letters"),
     ],
 )

@@ -148,7 +148,13 @@ def test_compare_prints_one_screen_and_writes_everything_without_importing_torch
     assert len(done.stdout.splitlines()) <= 24 and "▇" in done.stdout
     assert "No verdict" in done.stdout and "trials differ: hf 3, adaptive_hf 2" in done.stdout
     assert "not drawn: reruns" in done.stdout
-    assert {path.name for path in study.folder.iterdir()} == {"manifest.json", "trials", "report"}
+    assert {path.name for path in study.folder.iterdir()} == {
+        "config.yaml",
+        ".lock",
+        "manifest.json",
+        "trials",
+        "report",
+    }
 
 
 def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from pathlib import Path
@@ -71,8 +70,9 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     quick = load(ROOT / "results" / "reference" / "quick")
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
     epoch = load(ROOT / "results" / "reference" / "paper_epoch")
-    results = (epoch.data.study.folder / "prerun" / "trials").glob("*/*/result.json")
-    said = [json.loads(file.read_bytes())["status"] for file in results]
+    results, problems = epoch.data.study.prerun.read_results()
+    said = [result.status for result in results]
+    assert problems == []
     assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(said), said.count("diverged")) == (15, 6)
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")

@@ -201,11 +201,12 @@ def test_another_identity_is_refused_with_the_difference_and_nothing_changes(tmp
 
 def test_a_study_grows_in_recipes_and_in_nothing_else(tmp_path: Path) -> None:
     def identity(**recipes: int) -> dict[str, object]:
-        parts = {name: {"rule": rule} for name, rule in recipes.items()}
+        parts = {name: {"fixed": {"rule": rule}} for name, rule in recipes.items()}
+        spaces = {name: {"lr": {"low": 0, "high": rule}} for name, rule in recipes.items()}
         plugins = (
             {"plugins": {f"recipe {name}": "0" for name in recipes if name == "c"}} if "c" in recipes else {}
         )
-        return {"train": {"longer": recipes}, "recipes": parts, "spaces": parts, **plugins}
+        return {"train": {"longer": recipes}, "recipes": parts, "spaces": spaces, **plugins}
 
     opened(tmp_path, **identity(a=1)).close()
     opened(tmp_path, **identity(a=1, b=2)).close()
@@ -213,8 +214,11 @@ def test_a_study_grows_in_recipes_and_in_nothing_else(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
     assert study.manifest()["identity"]["recipes"].keys() == {"a", "b", "c"}
     for other, lines in (
-        (identity(a=1, b=2, c=4, d=5), ["train.longer.c", "recipes.c.rule", "spaces.c.rule"]),
-        (identity(a=1, c=3, d=5), ["train.longer.b", "recipes.b.rule", "spaces.b.rule"]),
+        (identity(a=1, b=2, c=4, d=5), ["train.longer.c", "recipes.c.fixed.rule", "spaces.c.lr.high"]),
+        (
+            identity(a=1, c=3, d=5),
+            ["train.longer.b", "recipes.b.fixed.rule", "spaces.b.lr.low", "spaces.b.lr.high"],
+        ),
         ({**identity(a=1, b=2, c=3, d=5), "plugins": {"recipe c": "1"}}, ["plugins.recipe c"]),
         ({**identity(a=1, b=2, c=3, d=5), "seed": 1}, ["seed"]),
     ):

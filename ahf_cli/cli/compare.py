@@ -265,6 +265,8 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     if not len(data.trials) or (data.trials["status"] == "failed").all():
         planned = "; ".join(data.missing) or "none planned"
         raise IncompleteError(f"no trial of {', '.join(data.names)} is finished yet: {planned}")
+    if {"figures", "report"} & set(parts):
+        _ = data.steps  # what is damaged is found before anything is written
     out = request.out or data.study.report_folder
     if request.out is None and len(data.names) > 1:
         out = out / f"with-{'-'.join(data.names[1:])}"

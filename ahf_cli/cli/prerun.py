@@ -92,7 +92,9 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
 
     own = config.for_prerun()
     name = config.prerun.recipe
-    folder = StudyFolder(StudyFolder(results, config.study).folder, folder_name)
+    whole = StudyFolder(results, config.study)
+    whole.refuse_packed()
+    folder = StudyFolder(whole.folder, folder_name)
     summary = session.run_search(own, folder, quiet, "prerun", stream=1)
     estimates = _estimates(folder, own, name)
     file = folder.folder / "ranges.yaml"

@@ -71,7 +71,7 @@ class _Search(_Part):
 
 
 class _Identity(_Part):
-    seed: int = 0
+    seed: int | float = 0
     task: _Task = _Task()
     train: _Train = _Train()
     search: _Search = _Search()
@@ -140,7 +140,7 @@ def checked(file: Path, content: Any) -> dict[str, Any]:
         key = ".".join(map(str, first_error["loc"])) or "the file"
         got = repr(first_error["input"])
         got = got if len(got) <= 80 else f"{got[:77]}…"
-        rule = first_error["msg"].replace("Input should", "must").replace(" or instance of _Manifest", "")
+        rule = first_error["msg"].replace("Input should", "must").partition(" or instance of")[0]
         raise DamagedError(file, f"{key}: {rule[:1].lower()}{rule[1:]}, got {got}") from None
     return dict(content)
 

@@ -51,7 +51,7 @@ def read(file: Path, limit: int = SMALL) -> bytes:
             raise DamagedError(file, "must be a regular file")
         if about.st_size > limit:
             raise DamagedError(file, f"must have at most {limit} bytes, got {about.st_size}")
-        return stream.read(limit)
+        return stream.read(about.st_size)
 
 
 def read_json(file: Path) -> Any:

@@ -265,7 +265,11 @@ class Study:
         """Keep other processes from writing, as `open_for_writing` does, whatever the manifest says."""
         self.refuse_packed()
         self._acquire()
-        refuse_links(self.folder)
+        try:
+            refuse_links(self.folder)
+        except InputError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release the lock."""

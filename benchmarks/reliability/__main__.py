@@ -17,6 +17,7 @@ from ahf_cli.errors import AhfError
 from benchmarks import record
 from benchmarks.document import replace
 from benchmarks.reliability import damage, kills, machines
+from benchmarks.reliability.mutations import study_mutated
 from benchmarks.reliability.postgres import cluster, database, programs
 
 NUMBERS = Path("results/reference/reliability.json")
@@ -70,6 +71,7 @@ def measure(quick: bool) -> dict[str, Any]:
         run(f"cut {name}", lambda folder, name=name: damage.cut(folder, name, 12 if quick else None))  # type: ignore[misc]
     run("cut study.db", lambda folder: damage.database_cut(folder, 2 if quick else 24))
     run("writes_failed", lambda folder: damage.writes_failed(folder, 997 if quick else 23))
+    run("mutated", lambda folder: study_mutated(folder, 60 if quick else None))
     run("disk_filled", lambda folder: damage.disk_filled())
     with cluster() as server:
         for seed in range(times):
@@ -144,6 +146,15 @@ def _writes(rows: list[Row]) -> list[str]:
     ]
 
 
+def _mutated(rows: list[Row]) -> list[str]:
+    (r,) = rows
+    return [
+        "a file of a study changed, in folders and packed, and one of ten reading commands run",
+        f"{r['tried']} runs",
+        f"{len(r['failed'])} internal errors, hangs or changed files",
+    ]
+
+
 def _disk(rows: list[Row]) -> list[str]:
     (r,) = rows
     return [
@@ -185,7 +196,7 @@ def _load(rows: list[Row]) -> list[str]:
 
 
 _LINES: dict[str, Callable[[list[Row]], list[str]]] = {
-    "killed": _killed, "two_at_once": _two, "cut": _cut, "writes_failed": _writes, "disk_filled": _disk,
+    "killed": _killed, "two_at_once": _two, "cut": _cut, "writes_failed": _writes, "mutated": _mutated, "disk_filled": _disk,
     "workers_killed": _workers, "worker_paused": _paused, "load": _load,
 }  # fmt: skip
 
