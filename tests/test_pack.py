@@ -150,7 +150,7 @@ def test_nothing_is_written_over(tmp_path: Path, study: Study) -> None:
         with pytest.raises(
             InputError, match=r"s exists, and is not written over: give another folder with --to"
         ):
-            write_again()
+            write_again()  # type: ignore[no-untyped-call]
     with pytest.raises(InputError, match="is not packed"):
         unpack(study, tmp_path / "other")
 
@@ -204,7 +204,7 @@ def test_a_broken_pack_is_one_line(
     tmp_path: Path, study: Study, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = packed(study, tmp_path / "packs").folder
-    BROKEN[line](folder)
+    BROKEN[line](folder)  # type: ignore[no-untyped-call]
     before = {p: p.read_bytes() for p in folder.rglob("*")}
     words = ["--results", str(tmp_path / "packs")]
     for command in (

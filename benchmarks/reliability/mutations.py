@@ -128,6 +128,8 @@ def _fitting(file: Path, data: bytes) -> None:
 
     _write(file, data)
     result = file.with_name("result.json")
+    if not result.exists():  # of a trial that runs
+        return
     content = json.loads(result.read_bytes())
     content["files"][file.name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     _write(result, json.dumps(content).encode())
