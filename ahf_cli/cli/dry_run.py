@@ -6,33 +6,43 @@ from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli import conditions
 from ahf_cli.cli.options import log
+from ahf_cli.cli.remaining import grown_from, refuse_other_settings, remaining
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
     from ahf_cli.experiment.estimate import Slice
+    from ahf_cli.study.store import Study
 
 
-def estimate(config: Config, quiet: bool) -> dict[str, Any]:
-    """Time a slice of each recipe and return trials, spaces, hours and disk as plain data."""
+def estimate(config: Config, study: Study, quiet: bool) -> dict[str, Any]:
+    """Time a slice of each recipe with trials left, and return the estimate as plain data.
+
+    Raises InputError where the folder holds a study with other settings, which a search refuses.
+    """
     import torch
 
     from ahf_cli.experiment import estimate as e
 
+    refuse_other_settings(study, grown_from(study, config))
+    left = {name: found for name, found in remaining(study, config).items() if found.runs}
+    if not left:
+        return {"study": config.study, "folder": str(study.folder), "hours": 0.0, "recipes": {}}
     spec, plan = conditions.task_spec(config), conditions.plan_of(config)
     workers, batch = conditions.workers_and_batch(config, spec.device)
     torch.set_num_threads(conditions.threads_of(spec.device))
     task = spec.load()
     per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
     recipes: dict[str, Any] = {}
-    for name in config.searched:
+    for name in left:
         log(f"timing {name}", quiet)
         found = e.time_slice(task, config.recipe(name), config.space(name), plan.seed)
         own = plan.of(name)
         evaluations = e.evaluations(own.steps, own.eval_every)
         seconds = found.seconds_per_step * own.steps + per_evaluation * evaluations
         recipes[name] = {
-            "trials": config.search.trials,
-            "reruns": config.search.reruns if config.search.design == "fair" else 0,
+            "planned": config.search.trials,
+            "trials": left[name].trials,
+            "reruns": left[name].reruns,
             "space": {key: [r.low, r.high, r.log] for key, r in config.space(name).items()},
             "steps": own.steps,
             "seconds_per_step": found.seconds_per_step,
@@ -44,6 +54,7 @@ def estimate(config: Config, quiet: bool) -> dict[str, Any]:
     total = sum(_runs(r) * r["seconds_per_trial"] for r in recipes.values())
     return {
         "study": config.study,
+        "folder": str(study.folder),
         "steps": plan.steps,
         "evaluations": e.evaluations(plan.steps, plan.eval_every),
         "seconds_per_evaluation": per_evaluation,
@@ -74,6 +85,8 @@ def _bytes(found: Slice, steps: int, evaluations: int) -> float:
 
 def lines(document: dict[str, Any]) -> list[str]:
     """Return an estimate as lines for a person, with its assumptions."""
+    if not document["recipes"]:
+        return [f"nothing is left to do: all trials of {document['study']} are finished in {document['folder']}"]
     found = []
     for name, r in document["recipes"].items():
         space = ", ".join(
@@ -82,7 +95,8 @@ def lines(document: dict[str, Any]) -> list[str]:
         )
         again = f", then {r['reruns']} re-runs of the best" if r["reruns"] else ""
         more = f" of {r['steps']} steps" if r["steps"] != document["steps"] else ""
-        found.append(f"{name}: {r['trials']} trials{more} over {space or 'nothing: all is fixed'}{again}")
+        done = f" of {r['planned']}, the others are finished," if r["trials"] < r["planned"] else ""
+        found.append(f"{name}: {r['trials']} trials{done}{more} over {space or 'nothing: all is fixed'}{again}")
         found.append(
             f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
             f"{r['seconds_per_trial'] / 60:.1f} min a trial, {r['evaluation_share']:.0%} of it evaluation"

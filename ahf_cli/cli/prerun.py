@@ -25,6 +25,7 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
+from ahf_cli.cli.remaining import refuse_vanished
 from ahf_cli.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def prerun(
     document = run(resolved, results, quiet, folder)
     if as_json:
         emit_json(document)
-        return
-    for line in lines(document):
+    for line in lines(document) if not as_json else ():
         say(line)
-    if document["proposed"]:
+    refuse_vanished(document)
+    if document["proposed"] and not as_json:
         same = shlex.join(repeated(preset, config, override, results, device))
         say(f"to search these ranges: {_search(resolved, document)} {same}".rstrip())
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ahf_cli.cli.options import log
+from ahf_cli.experiment.best import own_value
 from ahf_cli.experiment.records import Progress as TrialProgress
 from ahf_cli.experiment.records import TrialResult
 
@@ -25,7 +26,8 @@ def describe(result: TrialResult) -> str:
     if result.status == "diverged":
         end = f"diverged at step {result.steps}"
     else:
-        end = f"loss {result.train_loss:.4f}  test accuracy {result.test_accuracy:.4f}"
+        loss = f"{result.objective.replace('_', ' ')} {own_value(result):.4f}"
+        end = f"{loss}  test accuracy {result.test_accuracy:.4f}"
         end += "  stalled" if result.stalled else ""
     return f"{name:28} {end}  ({result.seconds:.0f} s)  {params}"
 

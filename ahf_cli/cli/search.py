@@ -28,6 +28,8 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
+from ahf_cli.cli.remaining import refuse_vanished
+from ahf_cli.cli.summary import summary_lines
 
 Ranges = Annotated[
     Path | None,
@@ -68,22 +70,24 @@ def search(
     resolved = resolve(preset, config, study, override, recipe, trials, device, design=design)
     if ranges is not None:
         resolved = resolved.with_ranges(read_yaml(ranges), str(ranges))
+    folder = StudyFolder(results, resolved.study)
     if dry_run:
-        estimate = dry.estimate(resolved, quiet)
+        estimate = dry.estimate(resolved, folder, quiet)
         if as_json:
             emit_json(estimate)
         else:
             for line in dry.lines(estimate):
                 say(line)
         return
-    folder = StudyFolder(results, resolved.study)
     summary = session.run_search(resolved, folder, quiet, "search", storage=storage)
     if as_json:
         emit_json(summary)
-        return
-    for line in session.say_summary(summary):
-        say(line)
-    say(f"next: ahf compare --study {resolved.study}{_at(results)}")
+    else:
+        for line in summary_lines(summary):
+            say(line)
+    refuse_vanished(summary)
+    if not as_json:
+        say(f"next: ahf compare --study {resolved.study}{_at(results)}")
 
 
 def _at(results: Path) -> str:

@@ -7,11 +7,12 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli.conditions import manifest, plan_of, task_spec, threads_of, used_plugins, workers_and_batch
 from ahf_cli.cli.options import log
+from ahf_cli.cli.remaining import grown_from, refuse_other_settings, remaining
+from ahf_cli.cli.summary import summarize
 from ahf_cli.errors import InputError, InterruptedRunError
 from ahf_cli.interruption import Interruption, resume_line
 
@@ -68,7 +69,6 @@ def run_search(
     Raises:
         InterruptedRunError: stopped by a signal; the same command resumes.
     """
-    from ahf_cli.experiment.growth import whole
     from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
     from ahf_cli.study.copies import keep_plugins
 
@@ -83,10 +83,10 @@ def run_search(
         refuse_network_file_system(study.folder)
     opened = open_storage(url) if url is not None else None
     about = manifest(config, spec, workers)
-    _say_fewer(study, config, quiet)
-    known = study.manifest().get("identity", {}).get("recipes", {}) if study.exists() else {}
-    # A pre-run has one recipe; those of a search are added to what the study has.
-    grown = config if stream else whole(config, known, study.folder / "config.yaml")
+    grown = grown_from(study, config, stream)
+    if url is None and _fewer(study, config, quiet):
+        refuse_other_settings(study, grown)
+        return summarize(study, config, time.monotonic() - started)
     study.open_for_writing(grown.to_yaml(), grown.identity(), about)
     with study:
         keep_plugins(study.folder, used_plugins(config))
@@ -101,9 +101,10 @@ def run_search(
         study.write_derived()
         if not done:
             raise interrupted()
-        if study.result_files() == before:
+        summary = summarize(study, config, time.monotonic() - started)
+        if study.result_files() == before and study.manifest():
             study.drop_session()
-    return _summary(study, config, time.monotonic() - started)
+    return summary
 
 
 def search_plan(
@@ -224,16 +225,21 @@ def prefix(study: str, stage: str) -> str:
     return f"{study}/{stage}/"
 
 
-def _say_fewer(study: Study, config: Config, quiet: bool) -> None:
-    """Say that trials are only added, where fewer are asked for than planned before."""
+def _fewer(study: Study, config: Config, quiet: bool) -> bool:
+    """Say that trials are only added, where fewer are asked for; return whether these are all finished."""
     planned = study.planned() if study.exists() else {}
-    more = max((planned.get(name, 0) for name in config.searched), default=0)
-    if more > config.search.trials:
-        log(
-            f"study {study.name!r} plans {more} trials of a recipe, and trials are only added: this goes on "
-            f"to {config.search.trials} and keeps the others; --trials {more} finishes them",
-            quiet,
-        )
+    more, asked = max((planned.get(name, 0) for name in config.searched), default=0), config.search.trials
+    if more <= asked:
+        return False
+    done = not any(left.runs for left in remaining(study, config).values())
+    head = f"study {study.name!r} plans {more} trials of a recipe, and trials are only added: "
+    tail = (
+        f"the {asked} asked for are finished, and no file is changed"
+        if done
+        else f"this goes on to {asked} and keeps the others; --trials {more} finishes them"
+    )
+    log(head + tail, quiet)
+    return done
 
 
 def _plan_line(title: str, folder: str, total: int, left: int, steps: str, workers: int, device: str) -> str:
@@ -241,59 +247,3 @@ def _plan_line(title: str, folder: str, total: int, left: int, steps: str, worke
         return f"{title}: all {total} trials are done in {folder}"
     done = f", {total - left} of them done" if left < total else ""
     return f"{title}: {total} trials of {steps} steps{done}; {workers} worker(s) on {device}; in {folder}"
-
-
-def _summary(study: Study, config: Config, seconds: float) -> dict[str, Any]:
-    recipes = {}
-    for name in config.searched:
-        results = study.finished(name)
-        ok = [r for r in results if r.status == "ok"]
-        best = min(ok, key=lambda r: r.value, default=None)
-        recipes[name] = {
-            "trials": len(results),
-            "ok": len(ok),
-            "diverged": sum(r.status == "diverged" for r in results),
-            "stalled": sum(r.stalled for r in results),
-            "best_value": best.value if best else None,
-            "best_params": best.params if best else None,
-            "best_test_accuracy": best.test_accuracy if best else None,
-            "reruns": _reruns(study, name),
-        }
-    return {"study": study.name, "folder": str(study.folder), "seconds": seconds, "recipes": recipes}
-
-
-def _reruns(study: Study, name: str) -> dict[str, Any] | None:
-    """Sum up the re-runs of a recipe; None where it has none."""
-    results = study.reruns.finished(name)
-    ok = [r for r in results if r.status == "ok"]
-    if not results:
-        return None
-    return {
-        "runs": len(results),
-        "diverged": sum(r.status == "diverged" for r in results),
-        "mean_value": fmean(r.value for r in results),
-        "mean_test_accuracy": fmean(r.test_accuracy for r in ok) if ok else None,
-    }
-
-
-def say_summary(summary: dict[str, Any]) -> list[str]:
-    """Return a search's summary as lines for a person."""
-    lines = []
-    for name, found in summary["recipes"].items():
-        counts = f"{found['trials']} trials: {found['ok']} ok"
-        counts += f" ({found['stalled']} did not train)" if found["stalled"] else ""
-        counts += f", {found['diverged']} diverged"
-        if found["best_params"]:
-            best = " ".join(f"{k}={v:.4g}" for k, v in found["best_params"].items() if k != "mu")
-            accuracy = found["best_test_accuracy"]
-            counts += f"; best loss {found['best_value']:.4f}, test accuracy {accuracy:.4f} at {best}"
-        lines.append(f"{name}: {counts}")
-        if again := found["reruns"]:
-            accuracy = again["mean_test_accuracy"]
-            tested = "" if accuracy is None else f", mean test accuracy {accuracy:.4f}"
-            tested += " of those that did not" if again["diverged"] and tested else ""
-            lines.append(
-                f"  its best again with {again['runs']} new seeds: {again['diverged']} diverged, "
-                f"mean loss {again['mean_value']:.4f}{tested}"
-            )
-    return lines

@@ -140,18 +140,20 @@ def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None,
 
     url = session.storage_url(storage, None)
     folder = find_study(results, study)
-    entry = _entry(folder)
+    target = folder.folder.resolve() if folder.folder.is_symlink() else None
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(
                 f"ahf rm asks before it deletes study {study!r}: give --yes where nobody can answer"
             )
-        question = f"delete study {study!r} with {entry['trials']} trials ({entry['megabytes']:.1f} MB)?"
-        typer.confirm(question, abort=True)
-    if url:
+        entry = None if target else _entry(folder)
+        what = f"with {entry['trials']} trials ({entry['megabytes']:.1f} MB)" if entry else f"a link to {target}"
+        typer.confirm(f"delete study {study!r}, {what}?", abort=True)
+    if url and target is None:
         _remove_from_storage(url, study)
     folder.remove()
-    say(f"deleted {folder.folder}")
+    kept = f", a link; {target} stays as it is" if target else ""
+    say(f"deleted {folder.folder}{kept}")
 
 
 def _remove_from_storage(url: str, study: str) -> None:

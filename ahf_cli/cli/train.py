@@ -30,7 +30,7 @@ from ahf_cli.cli.options import (
     say,
 )
 from ahf_cli.cli.record import record_trace
-from ahf_cli.errors import AhfError, InputError
+from ahf_cli.errors import AhfError, IncompleteError, InputError
 
 if TYPE_CHECKING:
     from ahf_cli.cli.progress import Display
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 THREADS = "OMP_NUM_THREADS"
 MAX_THREADS = 1024
-EVERY = 60.0
+EVERY = 5.0
 """seconds between lines where there is no terminal"""
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, such as hf or adaptive_hf.")]
@@ -214,6 +214,11 @@ def _run(
             folder.drop_session()
         else:
             result = _train(spec, plan, recipe, params, folder, count, quiet, ranks)
+            if folder.trial(recipe.name, 0).result() is None:
+                raise IncompleteError(
+                    f"{recipe.name}: the finished trial has vanished from {folder.folder}, 0 of 1 is left; "
+                    "the same command trains it again"
+                )
         folder.write_derived()
         trials = trials_frame(folder)
         files = figure_2(
@@ -314,7 +319,7 @@ def _follow(
 
 
 def _shown(display: Display) -> Callable[[Progress], None]:
-    """Show every step on a terminal; elsewhere the first evaluation, and then at most one a minute."""
+    """Show every step on a terminal; elsewhere the first evaluation, and then at most one in EVERY seconds."""
     last = -math.inf
 
     def show(progress: Progress) -> None:
@@ -333,12 +338,12 @@ def lines(document: dict[str, Any]) -> list[str]:
     """Return how a run ended, for a person: what is last known of a diverged one is not called its end."""
     last, first = document["last_evaluation"], document["first"]
     reached = f"training loss {last['train_loss']:.4f}, test accuracy {last['test_accuracy']:.4f}"
+    began = f"(at first {first['train_loss']:.4f} and {first['test_accuracy']:.4f})"
     if document["status"] == "diverged":
         end = f"diverged at step {document['steps']} of {document['planned_steps']}"
         reached = f"last evaluation before that, at step {last['step']}: {reached}"
     else:
         end = f"{document['steps']} steps in {document['seconds']:.0f} s"
-        reached += f" (at first {first['train_loss']:.4f} and {first['test_accuracy']:.4f})"
-        reached += "; it did not train" if document["stalled"] else ""
+        reached = f"{'it did not train' if document['stalled'] else 'it trained'}: {reached} {began}"
     params = " ".join(f"{name}={value:g}" for name, value in document["params"].items())
     return [f"{document['recipe']}, {params}: {end}", reached, *document["files"]]

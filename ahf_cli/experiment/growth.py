@@ -47,3 +47,11 @@ def including(config: Config, other: Config) -> Config:
         config.study,
     )
     return both if both.searching(own).identity() == config.identity() else config
+
+
+def at_least(config: Config, trials: int) -> Config:
+    """Return the configuration with no fewer trials of a recipe than a study has planned before."""
+    if trials <= config.search.trials:
+        return config
+    plain = config.plain()
+    return parse({**plain, "search": {**plain["search"], "trials": trials}}, config.study)

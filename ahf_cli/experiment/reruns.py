@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ahf_cli.experiment.best import rank
+
 if TYPE_CHECKING:
     from ahf_cli.experiment.plan import SearchPlan
     from ahf_cli.experiment.records import TrialResult
     from ahf_cli.experiment.slots import Slots
 
+OWN_VALUE = "own_value"
+"""Where the index says a trial's own value, which may be above the capped one that a sampler was told."""
 SEARCH_SLOT = "search_slot"
 """Where a re-run says, among the extra numbers of its result, which trial of the search it repeats."""
 
@@ -25,13 +29,15 @@ class Best:
 
 
 def best_of(slots: Slots) -> Best | None:
-    """Return the best complete trial, of equals the first; None where all have diverged."""
-    complete = slots.complete().items()
-    ok = [(t.value, slot) for slot, t in complete if t.user_attrs.get("status") != "diverged"]
+    """Return the best complete trial; None where all have diverged."""
+    complete = slots.complete()
+    ok = {slot: t for slot, t in complete.items() if t.user_attrs.get("status") != "diverged"}
     if not ok:
         return None
-    slot = min(ok, key=lambda pair: (float(pair[0] or 0.0), pair[1]))[1]
-    return Best(slot, dict(slots.complete()[slot].params))
+    # Only a capped value has its own one beside it in the index.
+    keys = [rank(t.value or 0.0, t.user_attrs.get(OWN_VALUE, t.value), slot) for slot, t in ok.items()]
+    slot = min(keys)[2]
+    return Best(slot, dict(complete[slot].params))
 
 
 def seed_of(study_seed: int, replicate: int) -> int:

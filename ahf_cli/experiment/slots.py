@@ -24,7 +24,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ahf_cli.errors import InputError
+from ahf_cli.experiment.best import own_value
 from ahf_cli.experiment.records import TrialResult
+from ahf_cli.experiment.reruns import OWN_VALUE
 from ahf_cli.experiment.space import Known, fits, frozen
 from ahf_cli.experiment.storage import Storage, quiet
 from ahf_cli.hyperparameters import Range
@@ -208,7 +210,10 @@ class Slots:
         told = [t for ts in self._trials.values() for t in ts if t.state == TrialState.COMPLETE]
         slots = [t.user_attrs["slot"] for t in told]
         agree = len(slots) == len(set(slots)) and all(
-            t.user_attrs["slot"] in finished and t.value == finished[t.user_attrs["slot"]].value for t in told
+            (found := finished.get(t.user_attrs["slot"])) is not None
+            and t.value == found.value
+            and t.user_attrs.get(OWN_VALUE) == attributes(found).get(OWN_VALUE)
+            for t in told
         )
         if not agree:
             self.rebuild(finished.values())
@@ -278,7 +283,9 @@ class Slots:
 def attributes(result: TrialResult) -> dict[str, Any]:
     """Return what the index says of a finished trial."""
     if result.status == "ok" and math.isfinite(result.test_accuracy):
-        return {"test_accuracy": result.test_accuracy}
+        own = own_value(result)
+        capped = {OWN_VALUE: own} if own > result.value else {}
+        return {"test_accuracy": result.test_accuracy, **capped}
     return {"status": result.status}
 
 

@@ -378,7 +378,16 @@ class Study:
         return self._lock.holder() if self.pack is None else None
 
     def remove(self) -> None:
-        """Delete the study's folder; raises AhfError where a process has it open."""
+        """Delete the study's folder; raises AhfError where a process has it open.
+
+        Of a folder that is a symbolic link only the link is deleted, and nothing is locked.
+        """
+        if self.folder.is_symlink():
+            self.folder.unlink()
+            return
+        lock = self.folder / ".lock"
+        if lock.is_symlink() or lock.is_fifo():  # no process of ours holds it, and it must not be followed
+            lock.unlink()
         self._acquire()
         gone = self.folder.with_name(f".{self.name}.{secrets.token_hex(4)}.removed")
         os.replace(self.folder, gone)  # at once, so that half a study is never seen

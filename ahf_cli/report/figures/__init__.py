@@ -52,7 +52,7 @@ FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
     "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.objective, independent=d.independent),
     "time_to_target": lambda d, c: time_to_target(d.curves, d.recipes, c.target),
     "sensitivity": lambda d, c: sensitivity(d.trials, d.recipes, d.objective, d.chance),
-    "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes, d.chance),
+    "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes, d.objective, d.chance),
     "cost": lambda d, c: cost(d.steps, d.curves, d.trials, d.recipes),
     "damping": lambda d, c: damping(d.steps, d.trials, d.recipes),
 }

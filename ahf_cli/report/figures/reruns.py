@@ -16,7 +16,9 @@ from ahf_cli.report.tables import METRICS, at_chance
 from ahf_cli.report.tables.reruns import best_trials
 
 
-def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str], chance: Chance) -> Drawing | str:
+def reruns(
+    trials: pd.DataFrame, again: pd.DataFrame, names: list[str], objective: str, chance: Chance
+) -> Drawing | str:
     """Draw each re-run, their mean with its interval, and what the search had seen."""
     done = again[again["status"] != "failed"] if len(again) else again
     drawn = [name for name in names if (done["recipe"] == name).any()]
@@ -25,7 +27,8 @@ def reruns(trials: pd.DataFrame, again: pd.DataFrame, names: list[str], chance: 
     table = done[["recipe", "trial", "seed", "status"]].assign(
         **{m.column: at_chance(done, m, chance) for m in METRICS.values()}
     )
-    seen: dict[Any, dict[Any, float]] = best_trials(trials)[[*METRICS]].astype(float).to_dict()
+    best = best_trials(trials, objective)[[*METRICS]].astype(float)
+    seen: dict[Any, dict[Any, float]] = best.to_dict()
     looks = styles(names)
     caption = [
         "The best configuration of each recipe, trained again with new seeds: one point a seed "

@@ -20,10 +20,10 @@ from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, ranked
 from ahf_cli.report.tables.text import Table, number, spread_interval, within
 
 
-def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the row of each recipe's best trial, the one with the least `value`, by recipe."""
-    done = ranked(trials)
-    return done.loc[done.groupby("recipe", sort=False)["value"].idxmin()].set_index("recipe")
+def best_trials(trials: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """Return the row of each recipe's best trial by recipe, in the order of `experiment.best`."""
+    done = ranked(trials).sort_values(["value", objective, "trial"])
+    return done.drop_duplicates("recipe").set_index("recipe")
 
 
 def rerun_table(
@@ -33,7 +33,7 @@ def rerun_table(
 
     A positive luck in accuracy, or a negative one in loss, is optimism of the search.
     """
-    best = best_trials(trials)
+    best = best_trials(trials, objective)
     rows = []
     for name in names:
         own = reruns[reruns["recipe"] == name]

@@ -1,0 +1,80 @@
+"""The summary of a search: counts, its best trial and the re-runs of that."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ahf_cli.cli.remaining import remaining
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config
+    from ahf_cli.study.store import Study
+
+
+def summarize(study: Study, config: Config, seconds: float) -> dict[str, Any]:
+    """Return a search's summary as plain data; values are the trials' own, without the cap at chance."""
+    from ahf_cli.experiment.best import best_trial, own_value
+
+    recipes = {}
+    for name, left in remaining(study, config).items():
+        results = study.finished(name)
+        best = best_trial(results)
+        recipes[name] = {
+            "planned": config.search.trials,
+            "missing": left.trials,
+            "planned_reruns": config.search.reruns if config.search.design == "fair" else 0,
+            "missing_reruns": left.reruns,
+            "trials": len(results),
+            "ok": sum(r.status == "ok" for r in results),
+            "diverged": sum(r.status == "diverged" for r in results),
+            "stalled": sum(r.stalled for r in results),
+            "objective": config.search.objective,
+            "best_trial": best.slot if best else None,
+            "best_value": own_value(best) if best else None,
+            "best_params": best.params if best else None,
+            "best_test_accuracy": best.test_accuracy if best else None,
+            "reruns": _reruns(study, name),
+        }
+    return {"study": study.name, "folder": str(study.folder), "seconds": seconds, "recipes": recipes}
+
+
+def _reruns(study: Study, name: str) -> dict[str, Any] | None:
+    """Return counts and means of a recipe's re-runs, means of those that did not diverge."""
+    from ahf_cli.experiment.best import own_value
+
+    results = study.reruns.finished(name)
+    ok = [r for r in results if r.status == "ok"]
+    if not results:
+        return None
+    return {
+        "runs": len(results),
+        "diverged": sum(r.status == "diverged" for r in results),
+        "mean_value": fmean(own_value(r) for r in ok) if ok else None,
+        "mean_test_accuracy": fmean(r.test_accuracy for r in ok) if ok else None,
+    }
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Return a search's summary as lines for a person."""
+    lines = []
+    for name, found in summary["recipes"].items():
+        loss = found["objective"].replace("_", " ")
+        counts = f"{found['trials']} trials: {found['ok']} ok"
+        counts += f" ({found['stalled']} did not train)" if found["stalled"] else ""
+        counts += f", {found['diverged']} diverged"
+        if found["best_params"]:
+            best = " ".join(f"{k}={v:.4g}" for k, v in found["best_params"].items() if k != "mu")
+            counts += f"; best: trial {found['best_trial']}, {loss} {found['best_value']:.4f}, "
+            counts += f"test accuracy {found['best_test_accuracy']:.4f} at {best}"
+        lines.append(f"{name}: {counts}")
+        if again := found["reruns"]:
+            means = ""
+            if again["mean_value"] is not None:
+                means = f", mean {loss} {again['mean_value']:.4f} and test accuracy "
+                means += f"{again['mean_test_accuracy']:.4f}"
+                means += " of those that did not" if again["diverged"] else ""
+            lines.append(
+                f"  its best again with {again['runs']} new seeds: {again['diverged']} diverged{means}"
+            )
+    return lines
