@@ -86,7 +86,9 @@ def _bytes(found: Slice, steps: int, evaluations: int) -> float:
 def lines(document: dict[str, Any]) -> list[str]:
     """Return an estimate as lines for a person, with its assumptions."""
     if not document["recipes"]:
-        return [f"nothing is left to do: all trials of {document['study']} are finished in {document['folder']}"]
+        return [
+            f"nothing is left to do: all trials of {document['study']} are finished in {document['folder']}"
+        ]
     found = []
     for name, r in document["recipes"].items():
         space = ", ".join(
@@ -96,7 +98,9 @@ def lines(document: dict[str, Any]) -> list[str]:
         again = f", then {r['reruns']} re-runs of the best" if r["reruns"] else ""
         more = f" of {r['steps']} steps" if r["steps"] != document["steps"] else ""
         done = f" of {r['planned']}, the others are finished," if r["trials"] < r["planned"] else ""
-        found.append(f"{name}: {r['trials']} trials{done}{more} over {space or 'nothing: all is fixed'}{again}")
+        found.append(
+            f"{name}: {r['trials']} trials{done}{more} over {space or 'nothing: all is fixed'}{again}"
+        )
         found.append(
             f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
             f"{r['seconds_per_trial'] / 60:.1f} min a trial, {r['evaluation_share']:.0%} of it evaluation"

@@ -147,7 +147,9 @@ def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None,
                 f"ahf rm asks before it deletes study {study!r}: give --yes where nobody can answer"
             )
         entry = None if target else _entry(folder)
-        what = f"with {entry['trials']} trials ({entry['megabytes']:.1f} MB)" if entry else f"a link to {target}"
+        what = (
+            f"with {entry['trials']} trials ({entry['megabytes']:.1f} MB)" if entry else f"a link to {target}"
+        )
         typer.confirm(f"delete study {study!r}, {what}?", abort=True)
     if url and target is None:
         _remove_from_storage(url, study)
