@@ -45,7 +45,7 @@ Studies = Annotated[
     typer.Option(
         "--study",
         metavar="[LABEL=]STUDY",
-        help="Study to compare, by name or path, under a label of your choice; repeatable. Default: that of the preset.",
+        help="Study by name or path, under a label of your choice; repeatable. Default: that of the preset.",
     ),
 ]
 BandOption = Annotated[

@@ -84,6 +84,8 @@ def refuse_vanished(*summaries: dict[str, Any]) -> None:
 
 def _gone(recipe: dict[str, Any]) -> str:
     """Return how many trials and re-runs are left of how many; "" where all are."""
-    pairs = (("trials", recipe["missing"], recipe["planned"]),)
-    pairs += (("re-runs", recipe["missing_reruns"], recipe["planned_reruns"]),)
+    pairs = (
+        ("trials", recipe["missing"], recipe["planned"]),
+        ("re-runs", recipe["missing_reruns"], recipe["planned_reruns"]),
+    )
     return " and ".join(f"{n - lost} of {n} {what}" for what, lost, n in pairs if lost)

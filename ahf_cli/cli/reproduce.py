@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli import compare, prerun, session
 from ahf_cli.cli.options import (
@@ -24,6 +25,11 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
+from ahf_cli.cli.remaining import refuse_vanished
+from ahf_cli.cli.summary import summary_lines
+
+if TYPE_CHECKING:
+    from ahf_cli.experiment.config import Config
 
 
 def reproduce(
@@ -50,6 +56,7 @@ def reproduce(
         preset, config, study, override, recipe, trials, device, default_preset="quick", design=design
     )
     started = time.monotonic()
+    log(_announcement(resolved, results, None if config is not None else preset or "quick"), quiet)
     found = prerun.run(resolved, results, quiet)
     summary = session.run_search(resolved, StudyFolder(results, resolved.study), quiet, "search")
     drawn = compare.compare_study(resolved.study, results, resolved.compare.band, quiet)
@@ -57,8 +64,23 @@ def reproduce(
     if as_json:
         document: dict[str, Any] = {"prerun": found, "search": summary, "compare": drawn.document}
         emit_json(document)
+        refuse_vanished(found, summary)
         return
-    for line in [*prerun.lines(found), "", *session.say_summary(summary), ""]:
+    for line in [*prerun.lines(found), "", *summary_lines(summary), ""]:
         say(line)
     drawn.show()
+    refuse_vanished(found, summary)
     log(f"study {resolved.study!r} is done; this took {minutes:.1f} minutes", quiet)
+
+
+def _announcement(config: Config, results: Path, preset: str | None) -> str:
+    """Return what is about to be done, and how long it takes: a preset's own words say that."""
+    from ahf_cli.cli.config import purpose
+    from ahf_cli.experiment.config import presets
+
+    search = config.search
+    head = (
+        f"study {config.study!r} in {results / config.study}: a pre-run of {config.prerun.trials} trials, then "
+        f"{search.trials} trials of each of {len(search.recipes)} recipes, then figures and tables"
+    )
+    return head if preset is None else f"{head}. {purpose(presets()[preset].read_text(encoding='utf-8'))}"

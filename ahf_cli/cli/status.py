@@ -149,7 +149,8 @@ def _row(row: dict[str, Any] | None) -> str:
     """Return the last evaluation of a running trial in words."""
     if row is None:
         return ""
-    return f"; step {row['step']}: training loss {row['train_loss']:.4f}, test accuracy {row['test_accuracy']:.4f}"
+    loss, accuracy = row["train_loss"], row["test_accuracy"]
+    return f"; step {row['step']}: training loss {loss:.4f}, test accuracy {accuracy:.4f}"
 
 
 def _time(seconds: float) -> str:

@@ -204,7 +204,7 @@ def pack(
 ) -> None:
     """Write a finished study as a few read-only files, in which nothing is lost: to be kept or sent.
 
-    `ahf compare`, `show`, `export`, `status` and `ls` read it as it is; `ahf unpack` makes folders of it again.
+    `ahf compare`, `show`, `export`, `status` and `ls` read it as it is; `ahf unpack` makes folders again.
     """
     from ahf_cli.study.pack import pack as packed
     from ahf_cli.study.store import find_study

@@ -319,7 +319,7 @@ def _follow(
 
 
 def _shown(display: Display) -> Callable[[Progress], None]:
-    """Show every step on a terminal; elsewhere the first evaluation, and then at most one in EVERY seconds."""
+    """Show every step on a terminal; elsewhere the first evaluation, then one in EVERY seconds."""
     last = -math.inf
 
     def show(progress: Progress) -> None:

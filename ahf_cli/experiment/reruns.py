@@ -35,7 +35,9 @@ def best_of(slots: Slots) -> Best | None:
     if not ok:
         return None
     # Only a capped value has its own one beside it in the index.
-    keys = [rank(t.value or 0.0, t.user_attrs.get(OWN_VALUE, t.value), slot) for slot, t in ok.items()]
+    values = {slot: float(t.value or 0.0) for slot, t in ok.items()}
+    own = {slot: float(ok[slot].user_attrs.get(OWN_VALUE, value)) for slot, value in values.items()}
+    keys = [rank(value, own[slot], slot) for slot, value in values.items()]
     slot = min(keys)[2]
     return Best(slot, dict(complete[slot].params))
 

@@ -1,7 +1,8 @@
 """Texts whose numbers come from committed studies: templates in docs/templates, filled in by `make findings`.
 
-`docs/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/reference/`.  Filled in, it
-becomes `docs/NAME.md`, or what stands in README.md between `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+`docs/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/reference/`.
+Filled in, it becomes `docs/NAME.md`, or the part of README.md between `<!-- begin: NAME -->` and
+`<!-- end: NAME -->`.
 A test does so again and compares, so that no number in these texts can be another one than that in the data.
 Words that rest on numbers stand as `verdict(condition, words)`: data that contradict them are an error.
 """

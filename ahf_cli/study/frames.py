@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need i
 
 
 def trials_frame(study: Study) -> pd.DataFrame:
-    """Return one row per finished trial: the fields of `TrialResult`, with `params.*` and `extra.*` spread."""
+    """Return one row per finished trial: those of `TrialResult`, with `params.*` and `extra.*` spread."""
     return results_frame(study.read_results()[0])
 
 

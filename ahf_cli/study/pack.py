@@ -90,7 +90,7 @@ def pack(study: Study, to: Path, partial: bool = False, without_steps: Sequence[
 
 
 def unpack(study: Study, to: Path) -> Path:
-    """Write a packed study as folders into `to`/NAME, and return that; every value is the one that was packed.
+    """Write a packed study as folders into `to`/NAME, and return that; every value is the packed one.
 
     Raises:
         InputError: the study is not packed, is damaged, or the folder exists.

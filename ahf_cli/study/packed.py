@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # slow to import
 
 TABLES = ("trials", "curves", "steps")
 KEYS = {"phase": str, "recipe": str, "trial": int}
-"""Columns of every table: the part of the study that a row belongs to, its recipe, and the slot of its trial."""
+"""Columns of every table: part of the study, recipe, and slot of the trial that a row belongs to."""
 _KINDS = {"float": float, "int": int, "bool": bool}
 RESULT = {
     f.name: _KINDS.get(str(f.type), str)

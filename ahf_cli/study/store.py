@@ -180,7 +180,7 @@ class Study:
 
     @property
     def report_folder(self) -> Path:
-        """The folder of its figures and tables: within a study's own, or beside all studies for a packed one."""
+        """The folder of its figures and tables: in its own folder, or beside all studies if it is packed."""
         return self.folder / "report" if self.pack is None else self.home / "reports" / self.name
 
     @property
@@ -210,7 +210,7 @@ class Study:
         return self.pack is not None or any(os.path.lexists(self.folder / part) for part in parts)
 
     def text(self, name: str) -> str | None:
-        """Return the content of a small file of the study, such as `config.yaml`; None where it is missing."""
+        """Return the content of a small file, such as `config.yaml`; None where it is missing."""
         try:
             return read(self.folder / name).decode(errors="replace")
         except FileNotFoundError:
@@ -220,8 +220,9 @@ class Study:
         """Raise InputError where the study is packed, and say how to go on."""
         if self.pack is not None:
             raise InputError(
-                f"{self.folder} is packed, and a packed study is only read: `ahf unpack {shlex.quote(str(self.folder))} "
-                "--to DIR` makes a copy in the folder DIR, and the same command with --results DIR goes on with it"
+                f"{self.folder} is packed, and a packed study is only read: `ahf unpack "
+                f"{shlex.quote(str(self.folder))} --to DIR` makes a copy in the folder DIR, and the same "
+                "command with --results DIR goes on with it"
             )
 
     def open_for_writing(

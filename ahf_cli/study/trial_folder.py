@@ -236,7 +236,7 @@ class TrialFolder:
         if (result.recipe, result.slot) != (self.recipe, self.slot):
             raise DamagedError(
                 file,
-                f"must be of trial {self.recipe}/{self.slot:03d}, and is of {result.recipe}/{result.slot:03d}",
+                f"must be of {self.recipe}/{self.slot:03d}, and is of {result.recipe}/{result.slot:03d}",
             )
         for name, written in said.items():
             table = self.path / name
@@ -282,14 +282,15 @@ class TrialFolders:
 
 
 def parse_result(content: Any) -> TrialResult:
-    """Return the record in a parsed `result.json`; raises ValueError, KeyError or TypeError where it is none."""
+    """Return the record in a parsed `result.json`; raises ValueError, KeyError or TypeError for others."""
     values: dict[str, object] = {k: math.nan for k in _FLOATS if content[k] is None}
     for key in ("params", "extra"):
         values[key] = {k: math.nan if v is None else v for k, v in content.get(key, {}).items()}
     result = _RESULT.validate_python({**content, **values})
     if not 0 <= result.steps <= max(result.planned_steps, 0) <= MAX_STEPS or result.slot < 0:
         raise ValueError(
-            f"steps must be in [0, planned_steps] and planned_steps ≤ {MAX_STEPS}, got {result.steps} and {result.planned_steps}"
+            f"steps must be in [0, planned_steps] and planned_steps ≤ {MAX_STEPS}, "
+            f"got {result.steps} and {result.planned_steps}"
         )
     return result
 
@@ -299,7 +300,8 @@ def one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False)[0]
         got = repr(found["input"])[:80]
-        return f"{'.'.join(map(str, found['loc'])) or 'the record'}: {found['msg'].replace('Input should', 'must')}, got {got}"
+        key, rule = ".".join(map(str, found["loc"])), found["msg"].replace("Input should", "must")
+        return f"{key or 'the record'}: {rule}, got {got}"
     if isinstance(error, KeyError):
         return f"must have the key {error}, and lacks it"
     return str(error).partition("\n")[0] or type(error).__name__

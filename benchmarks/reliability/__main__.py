@@ -196,8 +196,8 @@ def _load(rows: list[Row]) -> list[str]:
 
 
 _LINES: dict[str, Callable[[list[Row]], list[str]]] = {
-    "killed": _killed, "two_at_once": _two, "cut": _cut, "writes_failed": _writes, "mutated": _mutated, "disk_filled": _disk,
-    "workers_killed": _workers, "worker_paused": _paused, "load": _load,
+    "killed": _killed, "two_at_once": _two, "cut": _cut, "writes_failed": _writes, "mutated": _mutated,
+    "disk_filled": _disk, "workers_killed": _workers, "worker_paused": _paused, "load": _load,
 }  # fmt: skip
 
 

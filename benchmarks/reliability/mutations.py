@@ -1,4 +1,4 @@
-"""Files of a small study changed at each place: every reading command says so in one line, and changes nothing."""
+"""Files of a small study changed at each place: a reading command says so in order, and changes nothing."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ COMMANDS = {
 }
 """Ten reading commands."""
 _VALUES: list[Any] = [
-    None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x" * 5000, "\x00\n\x1b[2J", [], [1, 2], {}, {"a": {"b": []}},
-    "../../etc/passwd",
+    None, True, -1, 0, 10**30, 1.5, float("nan"), "", "x" * 5000, "\x00\n\x1b[2J", [], [1, 2],
+    {}, {"a": {"b": [0]}}, "../../etc/passwd",
 ]  # fmt: skip
 _CELLS = [b"", b"x", b"-1", b"1e999", b"nan", b'"', b",,", b"\xff", b"99999999999999999999", b"=1+1"]
 

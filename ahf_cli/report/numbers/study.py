@@ -131,6 +131,16 @@ class Study:
             own = own[own["step"] <= first]
         return len(own.query(query)) / len(own)
 
+    def radius_share(self, recipe: str) -> float:
+        """Median over trials of the share of steps whose update was cut to the length of the radius."""
+        steps = self.data.steps
+        own = steps[steps["recipe"] == recipe]
+        trials = self.data.trials[self.data.trials["recipe"] == recipe].set_index("trial")
+        radius = own["trial"].map(trials["params.radius"])
+        # A length in float32 differs from the radius by rounding.
+        cut = own["update_l2"] >= radius * (1 - 1e-4)
+        return float(cut.groupby(own["trial"]).mean().median())
+
     def jumps(self, recipe: str) -> Jumps:
         """The first step of each trial whose ‖δ‖ is ten times that of the step before, or more."""
         steps = self.data.steps
