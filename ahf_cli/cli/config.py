@@ -32,7 +32,7 @@ def list_presets(as_json: Json = False) -> None:
     """List the presets with their purpose."""
     from ahf_cli.experiment.config import presets
 
-    found = {name: purpose(file.read_text(encoding="utf-8")) for name, file in presets().items()}
+    found = {name: preset_purpose(file.read_text(encoding="utf-8")) for name, file in presets().items()}
     if as_json:
         emit_json([{"name": name, "purpose": purpose} for name, purpose in found.items()])
         return
@@ -112,7 +112,7 @@ def validate(
         raise InputError(wrong)
 
 
-def purpose(text: str) -> str:
+def preset_purpose(text: str) -> str:
     """Return the first paragraph of the comment that opens a preset, as one line."""
     lines = []
     for line in text.splitlines():

@@ -75,12 +75,14 @@ def reproduce(
 
 def _announcement(config: Config, results: Path, preset: str | None) -> str:
     """Return what is about to be done, and how long it takes: a preset's own words say that."""
-    from ahf_cli.cli.config import purpose
+    from ahf_cli.cli.config import preset_purpose
     from ahf_cli.experiment.config import presets
 
     search = config.search
     head = (
-        f"study {config.study!r} in {results / config.study}: a pre-run of {config.prerun.trials} trials, then "
-        f"{search.trials} trials of each of {len(search.recipes)} recipes, then figures and tables"
+        f"study {config.study!r} in {results / config.study}: a pre-run of {config.prerun.trials} trials, "
+        f"then {search.trials} trials of each of {len(search.recipes)} recipes, then figures and tables"
     )
-    return head if preset is None else f"{head}. {purpose(presets()[preset].read_text(encoding='utf-8'))}"
+    return (
+        head if preset is None else f"{head}. {preset_purpose(presets()[preset].read_text(encoding='utf-8'))}"
+    )

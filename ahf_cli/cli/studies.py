@@ -140,6 +140,8 @@ def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None,
 
     url = session.storage_url(storage, None)
     folder = find_study(results, study)
+    if "/" not in study and folder.results != results:
+        raise InputError(f"{folder.folder} is a reference study; ahf rm takes its path, not its name")
     target = folder.folder.resolve() if folder.folder.is_symlink() else None
     if not yes:
         if not sys.stdin.isatty():
