@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run install data test lint types pytest test-long bench reliability docs findings clean
+.PHONY: run plan install data test lint types pytest test-long bench reliability docs findings clean
 
-run: $(VENV)/installed data
+run: plan $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
+
+plan:
+	@echo "make run: installs ahf with PyTorch into $(VENV), finds Fashion-MNIST, then trains the preset quick"
+	@sed -n 's/^# On two cores: /  the training takes, on two cores: /p' configs/quick.yaml
 
 install: $(VENV)/installed
 
