@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.cli import main
+from ahf_cli.cli.config import preset_purpose
 from ahf_cli.cli.remaining import refuse_vanished
 from ahf_cli.cli.summary import summarize, summary_lines
 from ahf_cli.errors import IncompleteError
 from ahf_cli.experiment.best import best_trial, own_value
-from ahf_cli.experiment.config import load
+from ahf_cli.experiment.config import load, presets
+from ahf_cli.experiment.search import Search
 from ahf_cli.study.pack import unpack
 from ahf_cli.study.store import Study, find_study
 from tests.made_up import write_study
+from tests.test_search import plan, result_of, run
 from tests.test_store import RESULT
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
@@ -102,3 +105,50 @@ def test_a_reference_study_is_deleted_by_its_path_alone(
     assert "is a reference study; ahf rm takes its path" in capsys.readouterr().err
     assert main(["rm", str(tmp_path / "reference" / "signs"), *words]) == 0
     assert not (tmp_path / "reference" / "signs").exists()
+
+
+def test_other_settings_are_refused_before_anything_is_said_of_fewer_trials(
+    quick: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = state(quick)
+    words = ["search", "--preset", "quick", "--results", str(quick), "--trials", "3", "-o", "seed=5"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "seed: on disk 0, asked for 5" in said and "are finished" not in said
+    assert state(quick) == before
+
+
+def test_trials_beyond_those_asked_for_count_among_the_best(tmp_path: Path) -> None:
+    """Else re-runs of the best of all would be set aside where the index is new and fewer are asked for."""
+    study = Study(tmp_path, "s")
+    run(study, plan(8, names=("hf",)))
+    whole = Search(plan(8, names=("hf",)), study).best()["hf"]
+    few = whole.slot  # the best lies beyond these
+    assert few > 0
+    assert Search(replace(plan(few, names=("hf",)), known=8), study).best()["hf"] == whole
+
+
+def test_a_new_index_breaks_ties_of_capped_values_as_the_folder_does(tmp_path: Path) -> None:
+    study = Study(tmp_path, "s")
+    for job in run(Study(tmp_path, "drawn"), plan(2, names=("hf",))):
+        for slot in job.params:
+            loss = (8634.0, 45.0)[slot]
+            study.trial("hf", slot).finish(replace(result_of(job, slot), value=CAP, train_loss=loss), [], [])
+    assert Search(plan(2, names=("hf",)), study).best()["hf"].slot == 1
+
+
+def test_reproduce_of_a_finished_study_says_so_first_and_where_its_figures_are(
+    quick: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = {p: p.read_bytes() for p in quick.rglob("result.json")}
+    assert main(["reproduce", "--preset", "quick", "--results", str(quick)]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"study 'quick' in {quick}/quick is finished: nothing is trained")
+    assert f"figures: {quick}/quick/report/figures, {quick}/quick/prerun/figures" in said.out
+    assert {p: p.read_bytes() for p in quick.rglob("result.json")} == results
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_declares_its_duration_once(name: str) -> None:
+    text = presets()[name].read_text(encoding="utf-8")
+    assert "On two cores: " in preset_purpose(text) and text.lower().count("on two cores") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli import compare, prerun, session
@@ -25,11 +24,13 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
-from ahf_cli.cli.remaining import refuse_vanished
+from ahf_cli.cli.remaining import refuse_vanished, remaining
 from ahf_cli.cli.summary import summary_lines
+from ahf_cli.errors import IncompleteError
 
 if TYPE_CHECKING:
     from ahf_cli.experiment.config import Config
+    from ahf_cli.study.store import Study as StudyFolder
 
 
 def reproduce(
@@ -50,39 +51,61 @@ def reproduce(
     The search takes the ranges of the configuration, not those that the pre-run proposes.  Killed at any
     moment, the same command goes on where it was.
     """
-    from ahf_cli.study.store import Study as StudyFolder
+    from ahf_cli.study.store import Study as Folder
 
     resolved = resolve(
         preset, config, study, override, recipe, trials, device, default_preset="quick", design=design
     )
     started = time.monotonic()
-    log(_announcement(resolved, results, None if config is not None else preset or "quick"), quiet)
+    folder = Folder(results, resolved.study)
+    left = _left(folder, resolved)
+    named = None if config is not None else preset or "quick"
+    log(_announcement(folder, resolved, named, left), quiet)
     found = prerun.run(resolved, results, quiet)
-    summary = session.run_search(resolved, StudyFolder(results, resolved.study), quiet, "search")
+    summary = session.run_search(resolved, folder, quiet, "search")
+    said = [*prerun.lines(found), "", *summary_lines(summary), ""]
+    try:
+        refuse_vanished(found, summary)
+    except IncompleteError:  # what is left is no basis for a comparison
+        if as_json:
+            emit_json({"prerun": found, "search": summary, "compare": None})
+        for line in said if not as_json else ():
+            say(line)
+        raise
     drawn = compare.compare_study(resolved.study, results, resolved.compare.band, quiet)
     minutes = (time.monotonic() - started) / 60
     if as_json:
         document: dict[str, Any] = {"prerun": found, "search": summary, "compare": drawn.document}
         emit_json(document)
-        refuse_vanished(found, summary)
         return
-    for line in [*prerun.lines(found), "", *summary_lines(summary), ""]:
+    for line in said:
         say(line)
     drawn.show()
-    refuse_vanished(found, summary)
-    log(f"study {resolved.study!r} is done; this took {minutes:.1f} minutes", quiet)
+    say(f"figures: {folder.report_folder / 'figures'}, {folder.prerun.folder / 'figures'}")
+    before = "" if left else ", and was before: nothing was trained"
+    log(f"study {resolved.study!r} is done{before}; this took {minutes:.1f} minutes", quiet)
 
 
-def _announcement(config: Config, results: Path, preset: str | None) -> str:
+def _left(folder: StudyFolder, config: Config) -> int:
+    """Return the number of runs that pre-run, search and re-runs still have to train."""
+    parts = (remaining(folder.prerun, config.for_prerun()), remaining(folder, config))
+    return sum(left.runs for part in parts for left in part.values())
+
+
+def _announcement(folder: StudyFolder, config: Config, preset: str | None, left: int) -> str:
     """Return what is about to be done, and how long it takes: a preset's own words say that."""
     from ahf_cli.cli.config import preset_purpose
-    from ahf_cli.experiment.config import presets
+    from ahf_cli.experiment.config import load, presets
 
-    search = config.search
-    head = (
-        f"study {config.study!r} in {results / config.study}: a pre-run of {config.prerun.trials} trials, "
-        f"then {search.trials} trials of each of {len(search.recipes)} recipes, then figures and tables"
+    head, search = f"study {folder.name!r} in {folder.folder}", config.search
+    if not left:
+        return f"{head} is finished: nothing is trained, and its figures and tables are made again"
+    head += (
+        f": a pre-run of {config.prerun.trials} trials, then {search.trials} trials of each of "
+        f"{len(search.recipes)} recipes, then figures and tables; {left} runs are left to train"
     )
-    return (
-        head if preset is None else f"{head}. {preset_purpose(presets()[preset].read_text(encoding='utf-8'))}"
-    )
+    if preset is None:
+        return head
+    own = load(preset)  # other steps or trials than the preset's take another time
+    same = (own.identity(), own.search, own.prerun) == (config.identity(), search, config.prerun)
+    return f"{head}. {preset_purpose(presets()[preset].read_text(encoding='utf-8'))}" if same else head

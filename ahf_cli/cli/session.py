@@ -84,8 +84,8 @@ def run_search(
     opened = open_storage(url) if url is not None else None
     about = manifest(config, spec, workers)
     grown = grown_from(study, config, stream)
-    if url is None and _fewer(study, config, quiet):
-        refuse_other_settings(study, grown)
+    refuse_other_settings(study, grown)
+    if _fewer(study, config, url is not None, quiet):
         return summarize(study, config, time.monotonic() - started)
     study.open_for_writing(grown.to_yaml(), grown.identity(), about)
     with study:
@@ -93,6 +93,7 @@ def run_search(
         before = study.result_files()
         created = study.manifest()["created"] if opened else ""
         search = search_plan(config, workers, batch, stream, created, text=grown.to_yaml())
+        search = replace(search, known=grown.search.trials)
         done = conduct(
             search, study.trials, opened or own_storage(study),
             Training(spec, plan, workers, title, str(study.folder)), quiet,
@@ -225,13 +226,16 @@ def prefix(study: str, stage: str) -> str:
     return f"{study}/{stage}/"
 
 
-def _fewer(study: Study, config: Config, quiet: bool) -> bool:
-    """Say that trials are only added, where fewer are asked for; return whether these are all finished."""
+def _fewer(study: Study, config: Config, stored: bool, quiet: bool) -> bool:
+    """Say that trials are only added, where fewer are asked for; return whether these are all finished.
+
+    With a storage (`stored`) that is not known: others may have finished trials that are not here yet.
+    """
     planned = study.planned() if study.exists() else {}
     more, asked = max((planned.get(name, 0) for name in config.searched), default=0), config.search.trials
     if more <= asked:
         return False
-    done = not any(left.runs for left in remaining(study, config).values())
+    done = not stored and not any(left.runs for left in remaining(study, config).values())
     head = f"study {study.name!r} plans {more} trials of a recipe, and trials are only added: "
     tail = (
         f"the {asked} asked for are finished, and no file is changed"

@@ -34,6 +34,8 @@ class SearchPlan:
     """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
     again: Mapping[str, Best] = field(default_factory=dict)
     """for re-runs: the trial that is repeated, by recipe; its slots are replicates with seeds of their own"""
+    known: int = 0
+    """slots that may be finished already, where these are more than `trials`"""
     chance_loss: float = TEN_CLASSES.loss
     """value of a trial that was given up"""
 

@@ -59,6 +59,7 @@ def rerun_plan(plan: SearchPlan, best: Mapping[str, Best], count: int, prefix: s
         plan,
         recipes={name: plan.recipes[name] for name in best},
         trials=count,
+        known=count,
         batch=1,  # rows of one batch share weights and batch order, and here these differ
         prefix=prefix,
         about={name: {**said, "trials": count} for name, said in plan.about.items()},

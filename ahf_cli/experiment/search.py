@@ -316,7 +316,7 @@ class Search:
 
     def _finished_of(self, name: str) -> dict[int, TrialResult]:
         """Return the finished records of a recipe, also those beyond the number of trials asked for."""
-        last = max([self.plan.trials - 1, *self.slots[name].complete()])
+        last = max([self.plan.trials - 1, self.plan.known - 1, *self.slots[name].complete()])
         found = {slot: self._finished(name, slot) for slot in range(last + 1)}
         return {slot: result for slot, result in found.items() if result is not None}
 
