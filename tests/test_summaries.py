@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ahf_cli.cli import main
+from ahf_cli.cli import main, session, train
 from ahf_cli.cli.config import preset_purpose
 from ahf_cli.cli.remaining import refuse_vanished
 from ahf_cli.cli.summary import summarize, summary_lines
 from ahf_cli.errors import IncompleteError
 from ahf_cli.experiment.best import best_trial, own_value
 from ahf_cli.experiment.config import load, presets
-from ahf_cli.experiment.search import Search
+from ahf_cli.experiment.search import Search, SearchPlan
 from ahf_cli.study.pack import unpack
 from ahf_cli.study.store import Study, find_study
 from tests.made_up import write_study
@@ -152,3 +155,57 @@ def test_reproduce_of_a_finished_study_says_so_first_and_where_its_figures_are(
 def test_every_preset_declares_its_duration_once(name: str) -> None:
     text = presets()[name].read_text(encoding="utf-8")
     assert "On two cores: " in preset_purpose(text) and text.lower().count("on two cores") == 1
+
+
+@pytest.mark.parametrize("gone", ["quick/trials/hf/001", "quick"])
+@pytest.mark.parametrize("command", ["search", "reproduce"])
+def test_what_vanishes_while_a_command_runs_is_exit_code_3_after_the_summary(
+    command: str, gone: str, quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conduct = session.conduct
+
+    def deleting(search: SearchPlan, *rest: Any) -> bool:
+        done = conduct(search, *rest)
+        if search.stream == 0:
+            shutil.rmtree(quick / gone)
+        return done
+
+    monkeypatch.setattr(session, "conduct", deleting)
+    assert main([command, "--preset", "quick", "--results", str(quick), "--json", "-q"]) == 3
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    found = (summary if command == "search" else summary["search"])["recipes"]["hf"]
+    assert found["missing"] == (1 if "hf" in gone else 4)
+    assert f"hf {4 - found['missing']} of 4 trials" in said.err and str(quick / "quick") in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_run_that_vanishes_is_exit_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_train", lambda *unused: RESULT)  # and nothing is on disk
+    assert main(["train", "hf", "--preset", "smoke", "--results", str(tmp_path), "-q"]) == 3
+    assert "hf: the finished trial has vanished from " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_rm_follows_no_lock_that_is_no_file(kind: str, tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", {"hf": 1}, {"hf": [0.5]})
+    (outside := tmp_path / "outside").write_text("mine")
+    (lock := study.folder / ".lock").unlink(missing_ok=True)
+    if kind == "link":
+        lock.symlink_to(outside)
+    else:
+        os.mkfifo(lock)
+    assert main(["rm", "s", "--yes", "--results", str(tmp_path)]) == 0
+    assert outside.read_text() == "mine" and not study.folder.exists()
+
+
+def test_a_dry_run_counts_what_is_left(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(quick / "quick" / "trials" / "adaptive_hf" / "002")
+    before = state(quick)
+    words = ["search", "--preset", "quick", "--results", str(quick), "--dry-run", "--json", "-q"]
+    assert main(words) == 0
+    recipes = json.loads(capsys.readouterr().out)["recipes"]
+    assert {name: (r["trials"], r["planned"]) for name, r in recipes.items()} == {"adaptive_hf": (1, 4)}
+    assert state(quick) == before
