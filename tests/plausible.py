@@ -12,7 +12,8 @@ import numpy as np
 from ahf_cli.experiment.records import TEN_CLASSES, CurveRow, StepRow, TrialResult
 from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.recipe import RECIPES
-from ahf_cli.study.store import Study, TrialFolders
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolders
 
 NAN = math.nan
 ENDS = {"hf": 0.75, "adaptive_hf": 2.2, "hf_published": 1.3, "adaptive_hf_published": 0.65}

@@ -32,7 +32,7 @@ BELOW = {
     "cli": {"ahf_cli.experiment", "ahf_cli.study", "ahf_cli.report", "ahf_cli.tasks", "ahf_cli.optim"},
 }
 # What of `experiment` the report may read: records, rules, estimates from records; nothing that runs.
-FOR_REPORT = {"config", "statistics", "records", "trace", "prerun", "source"}
+FOR_REPORT = {"best", "config", "statistics", "records", "trace", "prerun", "source"}
 ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},

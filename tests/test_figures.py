@@ -19,7 +19,8 @@ from ahf_cli.report import figures, style, tables
 from ahf_cli.report.figures.steps import damping
 from ahf_cli.report.page import interactive
 from ahf_cli.report.study_data import load_study
-from ahf_cli.study.store import Study, curves_frame, steps_frame, trials_frame
+from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.study.store import Study
 from tests.made_up import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 2}

@@ -17,8 +17,9 @@ from pyarrow import parquet
 from ahf_cli.cli import main
 from ahf_cli.errors import InputError
 from ahf_cli.report.study_data import load_study
+from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import pack, unpack
-from ahf_cli.study.store import Study, find_study
+from ahf_cli.study.store import Study
 from tests.made_up import NAN, write_study
 from tests.plausible import write
 from tests.test_store import CURVE, RESULT, STEPS

@@ -14,21 +14,19 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ahf_cli.cli import main
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.study.store import (
-    Study,
-    atomic_write,
-    curves_frame,
-    find_study,
-    steps_frame,
-    study_names,
-    trials_frame,
-)
+from ahf_cli.study.files import atomic_write
+from ahf_cli.study.find import find_study, study_names
+from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.study.status import survey
+from ahf_cli.study.store import Study
 
 NAN = math.nan
 RESULT = TrialResult(
@@ -343,3 +341,26 @@ def test_a_killed_writer_leaves_only_whole_trials(
             trial = study.trial("hf", int(folder.name))
             assert trial.finish(replace(RESULT, slot=trial.slot), CURVE, STEPS)
     assert len(study.finished("hf")) == len(list(study.trials_folder.glob("hf/*")))
+
+
+def test_a_running_trial_can_be_watched_and_a_torn_row_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(tmp_path) as study:
+        trial = study.trial("hf", 0)
+        now = datetime.now(UTC).isoformat()
+        trial.write_params({"recipe": "hf", "slot": 0, "params": {}, "started": now, "host": "here"})
+        trial.begin_curve([])
+        lines = []
+        for row in CURVE:
+            trial.append_curve(row)
+            assert main(["status", "--study", "s", "--results", str(tmp_path)]) == 0
+            lines += [line for line in capsys.readouterr().out.splitlines() if "trial 0" in line]
+        assert [line.partition("; ")[2].partition(":")[0] for line in lines] == ["step 0", "step 1", "step 2"]
+        whole = (trial.path / "curve.csv").read_bytes()
+        (trial.path / "curve.csv").write_bytes(whole[:-5])
+        (found, *_), damaged = survey(study)
+        row = found.running[0].row
+        assert row is not None and (row.step, row.train_loss) == (1, CURVE[1].train_loss) and damaged == []
+        trial.finish(RESULT, CURVE, STEPS)
+        assert (trial.path / "curve.csv").read_bytes() == whole

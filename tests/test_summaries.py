@@ -20,8 +20,9 @@ from ahf_cli.errors import IncompleteError
 from ahf_cli.experiment.best import best_trial, own_value
 from ahf_cli.experiment.config import load, presets
 from ahf_cli.experiment.search import Search, SearchPlan
+from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import unpack
-from ahf_cli.study.store import Study, find_study
+from ahf_cli.study.store import Study
 from tests.made_up import write_study
 from tests.test_search import plan, result_of, run
 from tests.test_store import RESULT

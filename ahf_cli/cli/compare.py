@@ -289,7 +289,7 @@ def _comparison(request: Request) -> Comparison:
     from ahf_cli.report.comparison import Comparison
     from ahf_cli.report.figures import Choices
     from ahf_cli.report.study_data import pool, read_study
-    from ahf_cli.study.store import find_study
+    from ahf_cli.study.find import find_study
 
     config = resolve(request.preset, request.config, None, request.overrides)
     names = _labels(request.studies) or {config.study: config.study}
@@ -317,7 +317,7 @@ def _settings_of(file: Path, overrides: tuple[str, ...]) -> Any:
 
 def _labels(studies: tuple[str, ...]) -> dict[str, str]:
     """Return names or paths by label, from `NAME` or `LABEL=NAME`; a label is the last part of a path."""
-    from ahf_cli.study.store import check_name
+    from ahf_cli.study.manifest import check_name
 
     found: dict[str, str] = {}
     for text in studies:

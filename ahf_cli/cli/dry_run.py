@@ -76,7 +76,7 @@ def _bytes(found: Slice, steps: int, evaluations: int) -> float:
     import gzip
 
     from ahf_cli.experiment.records import StepRow
-    from ahf_cli.study.store import csv_bytes
+    from ahf_cli.study.files import csv_bytes
     from ahf_cli.study.trial_folder import rows_frame
 
     compressed = len(gzip.compress(csv_bytes(rows_frame(found.rows, StepRow))))

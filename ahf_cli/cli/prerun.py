@@ -88,8 +88,9 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
     from ahf_cli.experiment.config import dump_yaml
     from ahf_cli.experiment.prerun import ranges
     from ahf_cli.report.figures import prerun_figures
+    from ahf_cli.study.files import atomic_write
+    from ahf_cli.study.frames import steps_frame
     from ahf_cli.study.store import Study as StudyFolder
-    from ahf_cli.study.store import atomic_write, steps_frame
 
     own = config.for_prerun()
     name = config.prerun.recipe

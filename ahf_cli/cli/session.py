@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ahf_cli.experiment.storage import Storage
     from ahf_cli.experiment.train import Plan
     from ahf_cli.experiment.worker import TaskSpec
-    from ahf_cli.study.store import Study, TrialFolders
+    from ahf_cli.study.store import Study
+    from ahf_cli.study.trial_folder import TrialFolders
 
 
 def interrupted() -> InterruptedRunError:

@@ -41,7 +41,7 @@ def show(
 ) -> None:
     """Say why a trial ended as it did, in words and one figure; without RECIPE/SLOT, list all trials."""
     del device, quiet  # taken by every command
-    from ahf_cli.study.store import find_study
+    from ahf_cli.study.find import find_study
 
     found = find_study(results, study)
     found = found.prerun if prerun else found
@@ -63,13 +63,10 @@ def _list(study: Study, as_json: bool) -> None:
     steps = rows_frame(results, read)
     own = dict(iter(steps.groupby(["recipe", "trial"])))
     rows = []
-    if results:
-        for result in results:
-            found = diagnose(result, own.get((result.recipe, result.slot), steps[:0]))
-            first = found.findings[0].split(":")[0] if result.status == "diverged" or result.stalled else ""
-            rows.append(
-                {"trial": f"{result.recipe}/{result.slot:03d}", "outcome": found.outcome, "first": first}
-            )
+    for result in results:
+        found = diagnose(result, own.get((result.recipe, result.slot), steps[:0]))
+        first = found.findings[0].split(":")[0] if result.status == "diverged" or result.stalled else ""
+        rows.append({"trial": f"{result.recipe}/{result.slot:03d}", "outcome": found.outcome, "first": first})
     if as_json:
         emit_json({"study": study.name, "trials": rows})
     elif rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -60,7 +60,7 @@ def status(
 
 
 def _in_folder(results: Path, name: str | None) -> Iterator[dict[str, Any]]:
-    from ahf_cli.study.store import check_results, find_study, study_names
+    from ahf_cli.study.find import check_results, find_study, study_names
 
     if name is None:
         check_results(results)
@@ -77,13 +77,12 @@ def _parts(study: Study) -> list[dict[str, Any]]:
     """Return the status of a study's pre-run, search and re-runs."""
     from ahf_cli.study.status import survey
 
-    parts = ((study.prerun, "prerun"), (study, "search"), (study.reruns, "reruns"))
-    return [
-        document(study.name, stage, str(part.folder), part.holder(), survey(part))
-        | {"damaged": part.read_results()[1]}
-        for part, stage in parts
-        if part.exists() and part.planned()
-    ]
+    documents = []
+    for part, stage in ((study.prerun, "prerun"), (study, "search"), (study.reruns, "reruns")):
+        if part.exists() and part.planned():
+            found, damaged = survey(part)
+            documents.append(document(study.name, stage, str(part.folder), part.holder(), found, damaged))
+    return documents
 
 
 def _in_storage(url: str, name: str | None) -> Iterator[dict[str, Any]]:
@@ -99,8 +98,13 @@ def _in_storage(url: str, name: str | None) -> Iterator[dict[str, Any]]:
 
 
 def document(
-    study: str, stage: str, where: str, holder: str | None, found: list[RecipeStatus]
-) -> dict[str, Any]:
+    study: str,
+    stage: str,
+    where: str,
+    holder: str | None,
+    found: list[RecipeStatus],
+    damaged: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Return a study's status as plain data."""
     recipes = {
         r.recipe: {
@@ -115,7 +119,7 @@ def document(
         "stage": stage,
         "where": where,
         "in_use_by": holder,
-        "damaged": [],
+        "damaged": list(damaged),
         "complete": not any(r.waiting or r.running for r in found),
         "seconds_left": None if None in left else sum(filter(None, left)),
         "recipes": recipes,

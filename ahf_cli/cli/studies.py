@@ -52,7 +52,7 @@ Out = Annotated[
 
 def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     """List the studies of a results folder, or what a configuration can name, with that of --plugin."""
-    from ahf_cli.study.store import check_results, find_study, study_names
+    from ahf_cli.study.find import check_results, find_study, study_names
 
     if what in get_args(Kind):
         registered = _registered(what)
@@ -136,7 +136,7 @@ def _entry(study: Study) -> dict[str, Any]:
 
 def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None, yes: Yes = False) -> None:
     """Delete a study: its folder, and with a storage what that holds of it."""
-    from ahf_cli.study.store import find_study
+    from ahf_cli.study.find import find_study
 
     url = session.storage_url(storage, None)
     folder = find_study(results, study)
@@ -177,7 +177,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a study's trials, curves and steps as tables."""
-    from ahf_cli.study.store import curves_frame, find_study, steps_frame, trials_frame, write_table
+    from ahf_cli.study.files import write_table
+    from ahf_cli.study.find import find_study
+    from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 
     found = find_study(results, study)
     folder = out or (found.folder if found.pack is None else found.report_folder) / "export"
@@ -208,16 +210,16 @@ def pack(
 
     `ahf compare`, `show`, `export`, `status` and `ls` read it as it is; `ahf unpack` makes folders again.
     """
+    from ahf_cli.study.find import find_study
     from ahf_cli.study.pack import pack as packed
-    from ahf_cli.study.store import find_study
 
     _say_copied(packed(find_study(results, study), to, partial, without_steps or ()), "packed", as_json)
 
 
 def unpack(study: Name, to: To, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     """Write a packed study as folders again, which `ahf search` can go on with."""
+    from ahf_cli.study.find import find_study
     from ahf_cli.study.pack import unpack as unpacked
-    from ahf_cli.study.store import find_study
 
     _say_copied(unpacked(find_study(results, study), to), "unpacked", as_json)
 
@@ -243,8 +245,8 @@ def repair(
     Damaged files are set aside under another name; their trials count as unfinished, and `ahf search` does
     them again.  The trial folders are the truth: the database is an index of them.
     """
+    from ahf_cli.study.find import find_study
     from ahf_cli.study.repair import repair_folder
-    from ahf_cli.study.store import find_study
 
     url = session.storage_url(storage, None)
     found = find_study(results, study)

@@ -195,8 +195,8 @@ def _run(
     from ahf_cli.experiment.ranks import shared
     from ahf_cli.report.figures import figure_2
     from ahf_cli.study.copies import keep_plugins
+    from ahf_cli.study.frames import curves_frame, trials_frame
     from ahf_cli.study.store import Study as StudyFolder
-    from ahf_cli.study.store import curves_frame, trials_frame
 
     identity = {**config.searching([recipe.name]).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")

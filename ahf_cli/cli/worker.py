@@ -13,7 +13,7 @@ from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Quiet, Results, Storage
 from ahf_cli.errors import InputError
 
 if TYPE_CHECKING:
-    from ahf_cli.study.store import TrialFolders
+    from ahf_cli.study.trial_folder import TrialFolders
 
 Name = Annotated[str, typer.Option("--study", metavar="NAME", help="Study to join.", show_default=False)]
 Workers = Annotated[
@@ -37,7 +37,7 @@ def worker(
     from ahf_cli.experiment.config import parse, parse_yaml
     from ahf_cli.experiment.storage import open_storage
     from ahf_cli.experiment.survey import about
-    from ahf_cli.study.store import check_name
+    from ahf_cli.study.manifest import check_name
 
     check_name(study)
     url = session.storage_url(storage, None)
@@ -68,7 +68,8 @@ def worker(
 
 def _records(results: Path, study: str, created: str) -> tuple[TrialFolders, TrialFolders, str]:
     """Return where trials are written: the study's own folder, or one that is sent through the storage."""
-    from ahf_cli.study.store import Study, TrialFolders
+    from ahf_cli.study.store import Study
+    from ahf_cli.study.trial_folder import TrialFolders
 
     folder = Study(results, study)
     if folder.exists() and folder.manifest().get("created") == created:

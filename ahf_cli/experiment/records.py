@@ -233,7 +233,7 @@ class RecipeStatus:
     failed: int
     running: tuple[Running, ...]
     best_value: float | None
-    """the lowest value of the trials that did not diverge"""
+    """that of the best trial; in a folder its own one, without the cap"""
     trial_seconds: float | None
     """mean time of a finished trial, evaluation included"""
 

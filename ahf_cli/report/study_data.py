@@ -19,8 +19,9 @@ import pandas as pd
 from ahf_cli.experiment.records import Chance, StepRow, TrialResult, chance_of_task
 from ahf_cli.report.style import explanations
 from ahf_cli.report.tables.target import with_work
+from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
-from ahf_cli.study.store import Study, find_study
+from ahf_cli.study.store import Study
 
 INDEPENDENT = {"random", "qmc"}
 """Samplers whose trials do not depend on each other."""
@@ -159,8 +160,8 @@ def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
         InputError: there is none; the line has the nearest name that there is.
     """
     folder = Path(path)
-    if len(folder.parts) > 1 and (known := find_study(folder.parent, folder.name)):
-        return read_study(known)
+    if len(folder.parts) > 1:
+        return read_study(find_study(folder.parent, folder.name))
     return read_study(find_study(Path(results), str(path)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,16 @@ Key = Annotated[str, Field(max_length=200)]
 Scalar = str | int | float | bool | None
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Plan = dict[Name, Count]
+
+
+def check_name(name: str, what: str = "study") -> str:
+    """Return the name, or raise InputError: names become folders, so they are never paths."""
+    if not re.fullmatch(NAME, name):
+        raise InputError(
+            f"{what} name must be 1 to 64 letters, digits, '.', '_' or '-' "
+            f"and begin with a letter or digit, got {name!r}"
+        )
+    return name
 
 
 class _Part(BaseModel):

@@ -56,7 +56,7 @@ def pack(study: Study, to: Path, partial: bool = False, without_steps: Sequence[
             raise InputError(
                 f"--without-steps: no recipe {name!r} in {study.name}{nearest(name, study.recipes())}"
             )
-    parts = {"search": study, "rerun": study.reruns, **{name: study.part(name) for name in study.preruns()}}
+    parts = _parts(study)
     read_parts = {phase: part.read_results() for phase, part in parts.items()}
     _refuse_damaged(study, {phase: problems for phase, (_, problems) in read_parts.items()})
     short = [line for phase, part in parts.items() for line in _unfinished(phase, part, read_parts[phase][0])]
@@ -99,9 +99,8 @@ def unpack(study: Study, to: Path) -> Path:
         raise InputError(f"{study.folder} is not packed")
     manifest, files = dict(study.manifest()), study.pack.files
     manifest.pop("packed")
-    parts = {"search": study, "rerun": study.reruns, **{name: study.part(name) for name in study.preruns()}}
     with _written_at_once(to / study.name) as folder:
-        for phase, part in parts.items():
+        for phase, part in _parts(study).items():
             place = {"search": "trials", "rerun": "reruns"}.get(phase, f"{phase}/trials")
             _write_trials(part, phase, folder / place)
         for name, text in files.items():
@@ -109,6 +108,11 @@ def unpack(study: Study, to: Path) -> Path:
         _write_config(study, folder)
         write_json(folder / "manifest.json", manifest)
     return to / study.name
+
+
+def _parts(study: Study) -> dict[str, Study]:
+    """Return search, re-runs and pre-runs by the name that the tables give them."""
+    return {"search": study, "rerun": study.reruns, **{name: study.part(name) for name in study.preruns()}}
 
 
 def _write_config(study: Study, folder: Path) -> None:

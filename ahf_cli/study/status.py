@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
+from ahf_cli.experiment.best import best_trial, own_value
 from ahf_cli.experiment.records import CurveRow, RecipeStatus, Running, TrialResult
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
 
 
-def survey(study: Study) -> list[RecipeStatus]:
-    """Return how far each recipe is; running are trials begun by the process that has the study open."""
+def survey(study: Study) -> tuple[list[RecipeStatus], list[str]]:
+    """Return how far each recipe is, and one line for each damaged trial.
+
+    Running are trials begun by the process that has the study open.
+    """
     sessions = study.manifest().get("sessions") or [{}]
     since = _time(sessions[-1].get("started")) if study.holder() else None
     planned = study.planned()
-    return [_survey(study, recipe, planned.get(recipe, 0), since) for recipe in _recipes(study)]
+    found, damaged = [], []
+    for recipe in dict.fromkeys([*planned, *study.recipes()]):
+        results, problems = study.results_of([recipe])
+        damaged += problems
+        found.append(_survey(study, recipe, results, planned.get(recipe, 0), since))
+    return found, damaged
 
 
-def _recipes(study: Study) -> list[str]:
-    return list(dict.fromkeys([*study.planned(), *study.recipes()]))
-
-
-def _survey(study: Study, recipe: str, planned: int, since: datetime | None) -> RecipeStatus:
-    results, _ = study.results_of([recipe])
+def _survey(
+    study: Study, recipe: str, results: Sequence[TrialResult], planned: int, since: datetime | None
+) -> RecipeStatus:
     done = {r.slot for r in results if r.status != "failed"}
     running = []
     for slot in range(planned if since is not None else 0):
@@ -34,15 +41,15 @@ def _survey(study: Study, recipe: str, planned: int, since: datetime | None) -> 
             running.append(found)
     lost = {r.slot for r in results if r.status == "failed"} - {r.slot for r in running}
     times = [t for r in results if r.status == "ok" and (t := _duration(study, r)) is not None]
-    ok = [r for r in results if r.status == "ok"]
+    best = best_trial(results)
     return RecipeStatus(
         recipe,
         planned,
-        len(ok),
+        sum(r.status == "ok" for r in results),
         sum(r.status == "diverged" for r in results),
         len(lost),
         tuple(running),
-        min((r.value for r in ok), default=None),
+        own_value(best) if best else None,
         fmean(times) if times else None,
     )
 

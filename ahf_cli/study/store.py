@@ -11,117 +11,24 @@ import re
 import secrets
 import shlex
 import shutil
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ahf_cli.errors import AhfError, InputError
+from ahf_cli.errors import InputError
 from ahf_cli.experiment.records import TrialResult
-from ahf_cli.hyperparameters import nearest
-from ahf_cli.study.files import (
-    atomic_write,
-    csv_bytes,
-    make_folder,
-    set_aside,
-    write_csv,
-    write_json,
-    write_table,
-)
-from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.study.files import atomic_write, make_folder, write_csv, write_json
+from ahf_cli.study.frames import curves_frame, trials_frame
+from ahf_cli.study.index import whole_index
 from ahf_cli.study.lock import FolderLock
-from ahf_cli.study.manifest import NAME as NAME_PATTERN
-from ahf_cli.study.manifest import PRERUN, SCHEMA, checked, first, following, plain, refuse_other
+from ahf_cli.study.manifest import PRERUN, SCHEMA, check_name, checked, first, following, plain, refuse_other
 from ahf_cli.study.opening import DamagedError, as_json, folders, read, read_json, refuse_links
 from ahf_cli.study.packed import Pack, PackedTrials, is_packed
 from ahf_cli.study.trial_folder import TrialFolder, TrialFolders
 from ahf_cli.study.trials import InFolders, Trials, read_results
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "Reruns",
-    "Study",
-    "TrialFolder",
-    "TrialFolders",
-    "atomic_write",
-    "check_name",
-    "csv_bytes",
-    "curves_frame",
-    "find_study",
-    "steps_frame",
-    "study_names",
-    "trials_frame",
-    "write_csv",
-    "write_json",
-    "write_table",
-]
-
-NAME = re.compile(NAME_PATTERN)
-REFERENCE = "reference"
-"""The folder of a results folder that holds committed studies."""
-
-
-def check_name(name: str, what: str = "study") -> str:
-    """Return the name, or raise InputError: names become folders, so they are never paths."""
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"{what} name must be 1 to 64 letters, digits, '.', '_' or '-' "
-            f"and begin with a letter or digit, got {name!r}"
-        )
-    return name
-
-
-def study_names(results: Path) -> list[str]:
-    """Return the names of the studies in a results folder; those in its `reference` are named with it."""
-    own = _names_in(results)
-    return own + [f"{REFERENCE}/{name}" for name in _names_in(results / REFERENCE)]
-
-
-def _names_in(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    names = sorted(p.name for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir())
-    return [name for name in names if Study(folder, name).exists()]
-
-
-def check_results(results: Path) -> None:
-    """Raise InputError where a results folder is missing."""
-    if not results.is_dir():
-        raise InputError(f"--results must be a folder, and {results} is none: give another, or run a study")
-
-
-def find_study(results: Path, name: str) -> Study:
-    """Return an existing study by its name or its path.
-
-    A name is sought in the results folder and then in its `reference`; a path is one that holds a `/`.
-
-    Raises:
-        InputError: there is none; the line has the nearest name that there is.
-    """
-    for study in _candidates(results, name):
-        if study.exists():
-            return study
-    if not NAME.fullmatch(name):
-        raise InputError(f"no study in {name}")
-    known = [known.rpartition("/")[2] for known in study_names(results)]
-    raise InputError(f"no study {name!r} in {results}{nearest(name, known) if known else '; it has none'}")
-
-
-def _candidates(results: Path, name: str) -> Iterator[Study]:
-    if NAME.fullmatch(name):
-        yield Study(results, name)
-        yield Study(results / REFERENCE, name, home=results)
-        return
-    for path in (Path(name), results / name):
-        whole = Path(os.path.abspath(path))
-        if whole.name and "\0" not in name:
-            yield Study(whole.parent, whole.name, home=results, given=True)
 
 
 class Study:
@@ -237,9 +144,8 @@ class Study:
         self.refuse_packed()
         try:
             make_folder(self.folder)
-            self._acquire()
+            self.lock()
             try:
-                refuse_links(self.folder)
                 content = self._next_manifest(plain(identity), plain(manifest))
                 for stale in self.folder.rglob(".*.tmp"):
                     stale.unlink(missing_ok=True)
@@ -355,24 +261,7 @@ class Study:
         Args:
             unusable: why a whole database is set aside as well, such as tables of another version.
         """
-        file = self.folder / "study.db"
-        if file.exists():
-            try:
-                with closing(sqlite3.connect(file)) as connection:
-                    (said,) = connection.execute("PRAGMA quick_check").fetchone()
-            except sqlite3.OperationalError as error:  # locked: somebody looks at it
-                raise AhfError(f"{file} cannot be opened: {error}") from None
-            except sqlite3.DatabaseError as error:
-                said = str(error)
-            beside = [file.with_name(f"study.db-{end}") for end in ("journal", "wal", "shm")]
-            if said != "ok":
-                for part in (file, *beside):
-                    set_aside(part, said)
-            elif unusable:
-                set_aside(file, unusable)
-                for part in beside:  # SQLite would take them for those of the new file
-                    part.unlink(missing_ok=True)
-        return file.absolute()
+        return whole_index(self.folder, unusable)
 
     def holder(self) -> str | None:
         """Return the process that has the study open for writing, as "PID on HOST"; None where none has."""
@@ -395,11 +284,10 @@ class Study:
         self.close()
         shutil.rmtree(gone)
 
-    def write_derived(self, read: tuple[pd.DataFrame, pd.DataFrame] | None = None) -> None:
-        """Write `trials.csv`, `curves.csv` (`read`, where they have been read already) and `reruns.csv`."""
-        trials, curves = read or (trials_frame(self), curves_frame(self))
-        write_csv(self.folder / "trials.csv", trials)
-        write_csv(self.folder / "curves.csv", curves)
+    def write_derived(self) -> None:
+        """Write `trials.csv`, `curves.csv` and, where there are re-runs, `reruns.csv`."""
+        write_csv(self.folder / "trials.csv", trials_frame(self))
+        write_csv(self.folder / "curves.csv", curves_frame(self))
         if self.reruns.recipes_on_disk():
             self.reruns.write_derived()
 
@@ -443,7 +331,7 @@ class Reruns(Study):
             r.status == "diverged" for r in results
         )
 
-    def write_derived(self, read: tuple[pd.DataFrame, pd.DataFrame] | None = None) -> None:
+    def write_derived(self) -> None:
         """Write `reruns.csv`, all finished re-runs in one table."""
         write_csv(self.folder / "reruns.csv", trials_frame(self))
 
@@ -458,11 +346,10 @@ class _PackedPart(Study):
     def manifest(self) -> dict[str, Any]:
         """Return the pre-run's own `manifest.json`, {} where it is missing."""
         text = self.text("manifest.json")
-        return (
-            {}
-            if text is None
-            else checked(self.folder / "manifest.json", as_json(self.folder, text.encode()))
-        )
+        if text is None:
+            return {}
+        file = self.folder / "manifest.json"
+        return checked(file, as_json(file, text.encode()))
 
     def text(self, name: str) -> str | None:
         """Return the content of a small file, which the pack carries in its manifest."""

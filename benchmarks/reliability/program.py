@@ -14,7 +14,8 @@ from ahf_cli.experiment.pool import ProcessPool
 from ahf_cli.experiment.search import Hooks, Search
 from ahf_cli.experiment.storage import answering, open_storage, sqlite_url
 from ahf_cli.interruption import Interruption
-from ahf_cli.study.store import Study, TrialFolders
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolders
 from benchmarks.reliability.toy import Toy, plan
 
 

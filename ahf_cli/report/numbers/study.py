@@ -18,7 +18,7 @@ from ahf_cli.report.numbers.jumps import Jumps
 from ahf_cli.report.numbers.recipe import Recipe
 from ahf_cli.report.study_data import load_study
 from ahf_cli.report.tables.metrics import METRICS, at_chance
-from ahf_cli.study.store import trials_frame
+from ahf_cli.study.frames import trials_frame
 
 
 class Study:
