@@ -360,7 +360,7 @@ def test_a_running_trial_can_be_watched_and_a_torn_row_is_dropped(
         whole = (trial.path / "curve.csv").read_bytes()
         (trial.path / "curve.csv").write_bytes(whole[:-5])
         (found, *_), damaged = survey(study)
-        row = found.running[0].row
-        assert row is not None and (row.step, row.train_loss) == (1, CURVE[1].train_loss) and damaged == []
+        last = found.running[0].row
+        assert last is not None and (last.step, last.train_loss) == (1, CURVE[1].train_loss) and damaged == []
         trial.finish(RESULT, CURVE, STEPS)
         assert (trial.path / "curve.csv").read_bytes() == whole
