@@ -56,7 +56,7 @@ def packed(study: Study, to: Path) -> Study:
 @pytest.mark.parametrize("name", ["quick", "signs", "robust_long", "stable_parts"])
 def test_a_reference_study_comes_back_in_every_byte_after_a_second_way(tmp_path: Path, name: str) -> None:
     """Folders from the pack, a pack of these, and its folders: both are the same, and so are the tables."""
-    source = find_study(ROOT / "results", name)
+    source = find_study(REFERENCE, name)
     first = unpack(source, tmp_path / "a")
     again = pack(Study(tmp_path / "a", name), tmp_path / "b")
     second = unpack(find_study(tmp_path / "b", name), tmp_path / "c")

@@ -15,7 +15,7 @@ from ahf_cli.report.diagnosis import diagnose, trial_drawing
 from ahf_cli.study.trial_folder import rows_frame
 from tests.made_up import NAN, write_study
 
-QUICK = ["--results", str(Path(__file__).parents[1] / "results")]
+QUICK = ["--results", str(Path(__file__).parents[1] / "results" / "reference")]
 
 
 def result(**changes: object) -> TrialResult:
