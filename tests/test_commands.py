@@ -52,9 +52,9 @@ def test_reproduce_leaves_a_whole_study(searched: Path) -> None:
     folder = searched / "smoke"
     for name in (
         "config.yaml", "manifest.json", "trials.csv", "curves.csv", "prerun/ranges.yaml",
-        "prerun/figures/prerun_steps.png", "prerun/figures/prerun_smoothness.pdf",
+        "prerun/figures/prerun_steps.png", "prerun/figures/prerun_smoothness.png",
         "prerun/data/prerun_steps.csv",
-        "report/figures/figure2.png", "report/figures/figure2.pdf", "report/data/figure2.csv",
+        "report/figures/figure2.png", "report/data/figure2.csv",
         "report/tables/final_values.csv", "trials/hf/000/result.json", "trials/adaptive_hf/001/steps.csv.gz",
     ):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name

@@ -64,7 +64,7 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="png|pdf|svg|pgf",
-        help="Formats of the figures, repeatable; default: png and pdf.",
+        help="Formats of the figures, repeatable; default: png, with --theme paper pdf.",
     ),
 ]
 ThemeOption = Annotated[
@@ -257,9 +257,9 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
 
     Raises IncompleteError where no trial is finished, InputError where the folder cannot be written.
     """
-    from ahf_cli.report.canvas import check_formats
+    from ahf_cli.report.canvas import THEMES, check_formats
 
-    formats = check_formats(request.formats or ("png", "pdf"))
+    formats = check_formats(request.formats or THEMES[request.theme].formats)
     found = _comparison(request)
     data = found.data
     if not len(data.trials) or (data.trials["status"] == "failed").all():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ahf_cli.errors import InputError
 from ahf_cli.hyperparameters import nearest
-from ahf_cli.report.plotting import Figure, FigureCanvasAgg, settings
+from ahf_cli.report.plotting import Figure, FigureCanvasAgg, settings, write
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, csv_bytes
 
 Format = Literal["png", "pdf", "svg", "pgf"]
@@ -42,6 +42,8 @@ class Theme:
     font: float
     caption: bool
     """write the caption below the panels; else into a file of its own, for an article's \\caption"""
+    formats: tuple[Format, ...]
+    """unless others are asked for"""
     rc: Any = field(default_factory=dict)
     """Matplotlib's settings"""
 
@@ -58,9 +60,9 @@ _COMMON = {
     "pdf.fonttype": 42,  # journals refuse Type 3
 }  # fmt: skip
 THEMES: dict[ThemeName, Theme] = {
-    "screen": Theme("screen", (4.8, 3.7), 10, 10, True, {**_COMMON, "font.size": 10}),
+    "screen": Theme("screen", (4.8, 3.7), 10, 10, True, ("png",), {**_COMMON, "font.size": 10}),
     "paper": Theme(
-        "paper", (3.35, 2.3), 3.35, 8, False,
+        "paper", (3.35, 2.3), 3.35, 8, False, ("pdf",),
         {**_COMMON, "font.size": 8, "font.family": ["STIXGeneral", "DejaVu Serif"],
          "mathtext.fontset": "stix", "lines.markersize": 3, "legend.fontsize": 7, "axes.labelsize": 8,
          "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
@@ -124,15 +126,15 @@ class Picture:
             return content.getvalue()
         tex: Any = {"pgf.texsystem": next(filter(shutil.which, TEX), TEX[0]), "pgf.rcfonts": False}
         with settings({**self.theme.rc, **tex}):
-            self.figure.savefig(content, format=kind, dpi=DPI, metadata=_UNDATED[kind])
+            write(self.figure, kind, content, DPI, _UNDATED[kind])
         return content.getvalue()
 
     def panels(self) -> bytes:
-        """Return the panels alone as a small PNG of 256 colours."""
+        """Return the panels alone as a PNG."""
         width, height = self.image.size
         content = io.BytesIO()
         alone = self.image.crop((0, 0, width, height - round(self.below * DPI)))
-        alone.quantize(256, dither=Image.Dither.NONE).save(content, "png", dpi=(DPI, DPI))
+        alone.save(content, "png", dpi=(DPI, DPI))
         return content.getvalue()
 
     def small(self) -> bytes:
@@ -178,8 +180,8 @@ def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Picture:
 
 
 def save(drawing: Drawing, out: Path) -> list[Path]:
-    """Save a drawing for the screen, as PNG and PDF with its table as CSV, and return the paths."""
-    return make(drawing, THEMES["screen"]).save(out, ("png", "pdf"))
+    """Save a drawing for the screen, as PNG with its table as CSV, and return the paths."""
+    return make(drawing, THEMES["screen"]).save(out, THEMES["screen"].formats)
 
 
 def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str, size: float) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Axes", "Figure", "FigureCanvasAgg", "MaxNLocator", "settings"]
+__all__ = ["Axes", "Figure", "FigureCanvasAgg", "MaxNLocator", "settings", "write"]
 
 
 @contextmanager
@@ -45,3 +46,13 @@ def settings(theme: Any) -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(theme)
         yield
+
+
+def write(figure: Figure, kind: str, content: io.BytesIO, dpi: int, metadata: Any) -> None:
+    """Write a figure that is laid out, in a vector format: pdf, svg or pgf.
+
+    `Figure.savefig` would draw it once more before, for the layout.
+    """
+    backend: Any = importlib.import_module(f"matplotlib.backends.backend_{kind}")
+    figure.set_dpi(dpi)
+    getattr(backend.FigureCanvas(figure), f"print_{kind}")(content, metadata=metadata)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.resources import Resources
 from jinja2 import Environment
@@ -41,8 +42,7 @@ def page(comparison: Comparison) -> str:
     """Return the page; every text from a study is escaped."""
     data, verdict = comparison.data, comparison.verdict
     live = {name: plots for name, plots in figures(data, comparison.choices.band).items() if plots}
-    script, divs = components([plot for plots in live.values() for plot in plots])
-    script, divs = _renamed(script, divs)
+    script, divs = _embedded([plot for plots in live.values() for plot in plots])
     own = iter(divs)
     by_name = {name: [Markup(next(own)) for _ in plots] for name, plots in live.items()}
     environment = Environment(autoescape=True, trim_blocks=True)
@@ -60,6 +60,15 @@ def page(comparison: Comparison) -> str:
         css=Markup(_resource("page.css")), js=Markup(_resource("page.js")),
         scripts=Markup(library + script),
     )  # fmt: skip
+
+
+def _embedded(plots: Sequence[Any]) -> tuple[str, list[str]]:
+    """Return a script that draws interactive figures, and the element of each."""
+    document = Document()
+    with document.models.freeze():  # else Bokeh visits all figures again at each one that is added
+        for plot in plots:
+            document.add_root(plot)
+    return _renamed(*components(plots))
 
 
 def _renamed(script: str, divs: Sequence[str]) -> tuple[str, list[str]]:
