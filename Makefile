@@ -56,7 +56,7 @@ docs: $(VENV)/installed
 	$(BIN)/ahf config recipes --markdown > docs/recipes.md
 
 findings: $(VENV)/installed
-	$(BIN)/python -m ahf_cli.report.findings
+	$(BIN)/python -m docs.findings
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

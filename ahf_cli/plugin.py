@@ -21,9 +21,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ahf_cli.errors import InputError
-from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
-from ahf_cli.recipe import RECIPES, Recipe, find_recipe
-from ahf_cli.structure import PARTS, Own, Parts
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
+from ahf_cli.recipes.recipe import RECIPES, Recipe, find_recipe
+from ahf_cli.recipes.structure import PARTS, Own, Parts
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ahf_cli.optim import Evaluation, ModelObjective
 from ahf_cli.optim.rows import Layout
-from ahf_cli.structure import Curvature
+from ahf_cli.recipes.structure import Curvature
 from ahf_cli.tasks.lenet import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread

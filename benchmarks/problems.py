@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ahf_cli.optim import MartensRules, ModelObjective, Optimizer, State, compose
 from ahf_cli.optim.descent import TruncatedNewton
 from ahf_cli.optim.dual import DualNewton
-from ahf_cli.recipe import find_recipe
-from ahf_cli.structure import Curvature, Solver
+from ahf_cli.recipes.recipe import find_recipe
+from ahf_cli.recipes.structure import Curvature, Solver
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
 BATCH_SIZE = 128

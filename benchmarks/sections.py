@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal, get_args
 
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.recipes.hyperparameters import nearest
 
 Section = Literal[
     "trials", "products", "variants", "steps", "growth", "others", "evaluation", "workers", "machine"

@@ -15,7 +15,7 @@ from torch import Tensor
 from ahf_cli.optim import CGResult, Evaluation, ModelObjective, Optimizer, State
 from ahf_cli.optim.descent import LinearSolver, LinearSystem
 from ahf_cli.optim.rows import Layout
-from ahf_cli.structure import Curvature, Solver
+from ahf_cli.recipes.structure import Curvature, Solver
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 

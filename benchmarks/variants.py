@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, jvp, linearize, vjp
 from torch.nn import functional as F
 
 from ahf_cli.optim import Evaluation, ModelObjective
-from ahf_cli.structure import Curvature
+from ahf_cli.recipes.structure import Curvature
 from ahf_cli.tasks.lenet import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ahf_cli.experiment.records import CurveRow, Status, StepRow, TrialResult
 from ahf_cli.study.store import Study
+from ahf_cli.training.records import CurveRow, Status, StepRow, TrialResult
 
 NAN = math.nan
 GRID = (0, 5, 10)

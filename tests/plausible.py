@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ahf_cli.experiment.records import TEN_CLASSES, CurveRow, StepRow, TrialResult
-from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
+from ahf_cli.recipes.recipe import RECIPES
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
+from ahf_cli.tasks.chance import TEN_CLASSES
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 NAN = math.nan
 ENDS = {"hf": 0.75, "adaptive_hf": 2.2, "hf_published": 1.3, "adaptive_hf_published": 0.65}

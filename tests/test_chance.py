@@ -13,16 +13,16 @@ from matplotlib.figure import Figure
 
 from ahf_cli.cli.conditions import plan_of
 from ahf_cli.cli.session import search_plan
+from ahf_cli.config import load as configurations
+from ahf_cli.config.load import load
 from ahf_cli.errors import InputError
-from ahf_cli.experiment import config as configurations
-from ahf_cli.experiment.config import load
-from ahf_cli.experiment.records import Chance, chance_of_task
 from ahf_cli.report import study_data
 from ahf_cli.report.canvas import THEMES
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import marks
 from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import load_study
+from ahf_cli.tasks.chance import Chance, chance_of_task
 from tests.made_up import NAN, write_study
 
 THREE = {"data": "three"}

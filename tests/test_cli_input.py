@@ -15,8 +15,8 @@ import ahf_cli
 from ahf_cli import cli
 from ahf_cli.cli import main
 from ahf_cli.cli.options import emit_json, log, resolve, say
+from ahf_cli.config.load import load, parse, parse_yaml, presets
 from ahf_cli.errors import IncompleteError, InputError
-from ahf_cli.experiment.config import load, parse, parse_yaml, presets
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 
@@ -159,7 +159,7 @@ def test_errors_become_lines_and_codes(
         raise error
 
     monkeypatch.delenv("AHF_DEBUG", raising=False)
-    monkeypatch.setattr("ahf_cli.experiment.config.presets", fail)
+    monkeypatch.setattr("ahf_cli.config.load.presets", fail)
     assert main(["config", "ls"]) == code
     assert capsys.readouterr().err == line
     monkeypatch.setenv("AHF_DEBUG", "1")

@@ -8,7 +8,7 @@ import statistics as standard
 import numpy as np
 import pytest
 
-from ahf_cli.experiment import statistics
+from ahf_cli.report import statistics
 
 X = np.array([[3.0, 1.0], [1.0, 1.0], [4.0, np.nan], [8.0, np.nan]])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.cli import main
-from ahf_cli.experiment.config import load
+from ahf_cli.config.load import load
 from ahf_cli.report.trace_file import read_trace
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.data import locate

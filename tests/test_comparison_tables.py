@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ahf_cli.experiment.config import load
-from ahf_cli.experiment.records import TEN_CLASSES
-from ahf_cli.recipe import RECIPES
+from ahf_cli.config.load import load
+from ahf_cli.recipes.recipe import RECIPES
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.study_data import load_study
 from ahf_cli.report.tables.attribution import attribution_table, single_changes
@@ -23,6 +22,7 @@ from ahf_cli.report.tables.robustness import robustness_table
 from ahf_cli.report.tables.sensitivity import sensitivity_table
 from ahf_cli.report.tables.target import crossing_table, equal_cost_table, target_table
 from ahf_cli.report.tables.text import as_latex, number, within
+from ahf_cli.tasks.chance import TEN_CLASSES
 from tests.made_up import NAN, write_study
 
 NAMES = ["a", "b"]

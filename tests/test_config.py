@@ -11,11 +11,11 @@ import pytest
 
 import ahf_cli
 from ahf_cli.cli.conditions import plan_of
+from ahf_cli.config.load import Config, Setting, load, parse, parse_yaml, presets, read_yaml
+from ahf_cli.config.schema import NAME
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.config import Config, Setting, load, parse, parse_yaml, presets, read_yaml
-from ahf_cli.experiment.schema import NAME
-from ahf_cli.hyperparameters import Range
-from ahf_cli.recipe import single_run
+from ahf_cli.recipes.hyperparameters import Range
+from ahf_cli.recipes.recipe import single_run
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 
@@ -421,7 +421,7 @@ def test_ranges_replace_spaces(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     heavy = "{'torch', 'optuna', 'pandas', 'numpy', 'matplotlib', 'typer'}"
     code = (
-        "import sys, ahf_cli.experiment.config as c; c.load('quick');"
+        "import sys, ahf_cli.config.load as c; c.load('quick');"
         f"sys.exit(str({heavy} & set(sys.modules) or ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from ahf_cli.experiment import statistics
-from ahf_cli.experiment.statistics import Array, Interval
+from ahf_cli.report import statistics
+from ahf_cli.report.statistics import Array, Interval
 
 Draw = Callable[[int], Array]
 RNG = np.random.default_rng(0)

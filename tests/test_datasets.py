@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from ahf_cli.cli import main
+from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.config import load as load_config
 from ahf_cli.tasks import sources, ways
 from ahf_cli.tasks.data import load
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet, checked, training_size

@@ -16,11 +16,11 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from ahf_cli.errors import AhfError
-from ahf_cli.experiment.ranks import joined
 from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.distributed import DistributedObjective
-from ahf_cli.recipe import RECIPES, Recipe
+from ahf_cli.recipes.recipe import RECIPES, Recipe
 from ahf_cli.study.store import Study
+from ahf_cli.training.ranks import joined
 from tests.problems import problem, rows
 
 CASES: dict[str, Recipe] = {

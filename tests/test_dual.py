@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.experiment.trace import deviations, recipe_of, run
 from ahf_cli.optim import GaussNewtonOperator, MartensRules, ModelObjective, Optimizer, Stop, compose
 from ahf_cli.optim.descent import LinearSystem, TruncatedNewton
 from ahf_cli.optim.dual import DualNewton, OutputSpace
 from ahf_cli.optim.layers import LayerCall
 from ahf_cli.optim.losses import SoftmaxCrossEntropy
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.recipe import RECIPES
 from ahf_cli.report.trace_file import read_trace
+from ahf_cli.training.trace import deviations, recipe_of, run
 from tests.problems import MODELS, Quadratic, problem, rows, spd
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import ahf_cli
-from ahf_cli.experiment.storage import file_system
+from ahf_cli.search.storage import file_system
 from ahf_cli.study.files import csv_bytes
 from ahf_cli.study.store import Study
 

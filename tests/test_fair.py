@@ -12,12 +12,12 @@ import pytest
 from scipy.stats import qmc
 
 from ahf_cli.cli import main
-from ahf_cli.experiment.reruns import Best, repeats, rerun_plan, seed_of
-from ahf_cli.experiment.search import Search
-from ahf_cli.experiment.space import sobol
-from ahf_cli.experiment.storage import open_storage, sqlite_url
-from ahf_cli.hyperparameters import Range
+from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.report.study_data import load_study
+from ahf_cli.search.reruns import Best, repeats, rerun_plan, seed_of
+from ahf_cli.search.sampler import sobol
+from ahf_cli.search.search import Search
+from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
 from tests.test_search import SPACES, FakePool, plan, result_of, run
 

@@ -13,14 +13,14 @@ import pytest
 from matplotlib.image import imread
 
 from ahf_cli.cli import compare
-from ahf_cli.experiment.records import TEN_CLASSES
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.recipe import RECIPES
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.figures.steps import damping
 from ahf_cli.report.page import interactive
 from ahf_cli.report.study_data import load_study
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.study.store import Study
+from ahf_cli.tasks.chance import TEN_CLASSES
 from tests.made_up import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 2}

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ahf_cli.report.findings import ROOT, fill, targets, verdict
-from ahf_cli.report.numbers import Jumps, Study, difference, interval, load
+from docs.findings import Jumps, Study, difference, interval, load
+from docs.findings.__main__ import ROOT, fill, targets, verdict
 from tests.plausible import write
 
 PAIR = {"hf": 12, "adaptive_hf": 12}

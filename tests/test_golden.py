@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ahf_cli.experiment.trace import deviations, replay
 from ahf_cli.report.trace_file import read_trace, write_trace
+from ahf_cli.training.trace import deviations, replay
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 

@@ -15,8 +15,8 @@ from ahf_cli.optim import CGResult, GaussNewtonOperator, State, StepInfo, Stop, 
 from ahf_cli.optim.backtracking import armijo, backtrack, kept_iterates
 from ahf_cli.optim.preconditioner import MartensPreconditioner
 from ahf_cli.optim.regularized import Regularized
-from ahf_cli.recipe import RECIPES
-from ahf_cli.structure import Structure, choices_of, structure_of
+from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.recipes.structure import Structure, choices_of, structure_of
 from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows, spd
 from tests.test_cg import Patient, right_hand_sides
 

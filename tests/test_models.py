@@ -11,7 +11,7 @@ from torch import nn
 
 from ahf_cli.cli import main
 from ahf_cli.optim import GaussNewtonOperator, HessianOperator, compose
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.recipe import RECIPES
 from ahf_cli.tasks.catalogue import MODELS, make_model
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.task import Task

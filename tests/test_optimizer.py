@@ -24,8 +24,8 @@ from ahf_cli.optim.step_size import (
     eq3,
 )
 from ahf_cli.optim.transform import ScaleByAdam
-from ahf_cli.recipe import RECIPES, Recipe
-from ahf_cli.structure import Structure
+from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.recipes.structure import Structure
 from tests.problems import Quadratic, problem, rows, spd
 
 EVERY = {

@@ -18,16 +18,16 @@ from torch.nn import functional as F
 
 from ahf_cli import plugin
 from ahf_cli.cli import main
+from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.config import load as load_config
-from ahf_cli.experiment.records import chance_of_task
-from ahf_cli.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from ahf_cli.optim import SoftmaxCrossEntropy, compose
 from ahf_cli.optim.losses import MeanLoss
-from ahf_cli.recipe import RECIPES, single_run
-from ahf_cli.structure import PARTS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter
+from ahf_cli.recipes.recipe import RECIPES, single_run
+from ahf_cli.recipes.structure import PARTS
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
+from ahf_cli.tasks.chance import chance_of_task
 from ahf_cli.tasks.datasets import DATA_SETS
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"

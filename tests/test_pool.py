@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from ahf_cli.errors import AhfError
-from ahf_cli.experiment.pool import Job, Outcome, ProcessPool, Report, ShouldStop
-from ahf_cli.experiment.records import TrialResult
-from ahf_cli.experiment.search import Hooks, Search
+from ahf_cli.search.pool import Job, Outcome, ProcessPool, Report, ShouldStop
+from ahf_cli.search.search import Hooks, Search
 from ahf_cli.study.store import Study
+from ahf_cli.training.records import TrialResult
 from benchmarks.reliability.toy import Toy, plan
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.errors import AhfError, InputError
-from ahf_cli.experiment import search as module
-from ahf_cli.experiment import storage
-from ahf_cli.experiment.pool import Job
-from ahf_cli.experiment.reruns import Best, rerun_plan
-from ahf_cli.experiment.search import Hooks, Search
-from ahf_cli.experiment.storage import Storage, open_storage
-from ahf_cli.experiment.survey import survey
+from ahf_cli.search import search as module
+from ahf_cli.search import storage
+from ahf_cli.search.pool import Job
+from ahf_cli.search.reruns import Best, rerun_plan
+from ahf_cli.search.search import Hooks, Search
+from ahf_cli.search.storage import Storage, open_storage
+from ahf_cli.search.survey import survey
 from ahf_cli.study.store import Study
 from benchmarks.reliability import kills, machines
 from benchmarks.reliability.postgres import PASSWORD, Cluster, cluster, database, programs

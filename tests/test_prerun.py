@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ahf_cli.experiment.config import load
-from ahf_cli.experiment.prerun import estimate_sigma, estimate_smoothness, ranges
-from ahf_cli.hyperparameters import Range
+from ahf_cli.config.load import load
+from ahf_cli.recipes.hyperparameters import Range
+from ahf_cli.search.prerun import estimate_sigma, estimate_smoothness, ranges
 
 
 def test_sigma_goes_from_the_median_to_the_maximum_of_the_peaks() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.cli import main
-from ahf_cli.experiment.config import load, presets
+from ahf_cli.config.load import load, presets
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ahf_cli.experiment.config import load
+from ahf_cli.config.load import load
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
 from ahf_cli.report.study_data import pool, read_study

@@ -66,9 +66,9 @@ def test_a_search_on_a_full_file_system_says_so_and_goes_on_when_there_is_room()
 
 
 def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ahf_cli.experiment import search as module
-    from ahf_cli.experiment.search import Hooks, Search
-    from ahf_cli.experiment.storage import open_storage, sqlite_url
+    from ahf_cli.search import search as module
+    from ahf_cli.search.search import Hooks, Search
+    from ahf_cli.search.storage import open_storage, sqlite_url
     from ahf_cli.study.status import survey
     from ahf_cli.study.store import Study
     from tests.test_search import FakePool
@@ -91,9 +91,9 @@ def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None
     """`tests/old_study` was written by version 0.1.0: its index counts by attributes of enqueued trials."""
     import shutil
 
-    from ahf_cli.experiment.pool import ProcessPool
-    from ahf_cli.experiment.search import Search
-    from ahf_cli.experiment.storage import open_storage, sqlite_url
+    from ahf_cli.search.pool import ProcessPool
+    from ahf_cli.search.search import Search
+    from ahf_cli.search.storage import open_storage, sqlite_url
     from ahf_cli.study.store import Study
 
     shutil.copytree(Path(__file__).parent / "old_study", tmp_path / "old")

@@ -13,15 +13,15 @@ import pytest
 from optuna.trial import TrialState
 
 from ahf_cli.errors import AhfError
-from ahf_cli.experiment.pool import Ended, Job, Outcome
-from ahf_cli.experiment.records import Status, TrialResult
-from ahf_cli.experiment.search import Hooks, Search, SearchPlan
-from ahf_cli.experiment.space import sampler, suggest
-from ahf_cli.experiment.storage import open_storage, sqlite_url
-from ahf_cli.hyperparameters import Range
-from ahf_cli.recipe import RECIPES, search_range
+from ahf_cli.recipes.hyperparameters import Range
+from ahf_cli.recipes.recipe import RECIPES, search_range
+from ahf_cli.search.pool import Ended, Job, Outcome
+from ahf_cli.search.sampler import sampler, suggest
+from ahf_cli.search.search import Hooks, Search, SearchPlan
+from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
+from ahf_cli.training.records import Status, TrialResult
 
 SPACES = {
     name: {key: found for key in RECIPES[name].free if (found := search_range(RECIPES[name], key))}

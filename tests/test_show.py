@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from ahf_cli.cli import main
-from ahf_cli.experiment.records import StepRow, TrialResult
 from ahf_cli.report.diagnosis import diagnose, trial_drawing
 from ahf_cli.study.trial_folder import rows_frame
+from ahf_cli.training.records import StepRow, TrialResult
 from tests.made_up import NAN, write_study
 
 QUICK = ["--results", str(Path(__file__).parents[1] / "results" / "reference")]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ahf_cli.experiment import source
-from ahf_cli.experiment.source import TRAINING, same_training
+from ahf_cli.training import source
+from ahf_cli.training.source import TRAINING, same_training
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_without_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_everything_that_training_imports_is_watched() -> None:
-    code = "import sys, ahf_cli.experiment.train, ahf_cli.experiment.space; print(*sys.modules)"
+    code = "import sys, ahf_cli.training.train, ahf_cli.search.sampler; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     ours = [name for name in modules if name.startswith("ahf_cli")]
     watched = [path.removesuffix(".py").replace("/", ".") for path in TRAINING]
-    packages = {"ahf_cli", "ahf_cli.experiment"}
+    packages = {"ahf_cli", "ahf_cli.search", "ahf_cli.training"}
     assert "ahf_cli.optim.cg" in ours
     assert [m for m in ours if m not in packages and not m.startswith(tuple(watched))] == []
     assert all((source.ROOT / path).exists() for path in TRAINING)

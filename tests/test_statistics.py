@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ahf_cli.experiment import statistics
-from ahf_cli.experiment.statistics.student import student_cdf, student_quantile
+from ahf_cli.report import statistics
+from ahf_cli.report.statistics.student import student_cdf, student_quantile
 
 X = np.array([0.4, 0.9, 0.5, 2.3, 0.7, 2.3, 1.1])
 Y = np.array([0.6, 0.5, 1.9, 2.3, 0.8])
@@ -102,7 +102,7 @@ def test_the_probability_of_beating_is_the_share_over_all_pairs_of_subsets(k: in
 def test_leaving_out_one_value_gives_the_jackknife_error() -> None:
     brute = np.array([statistics.expected_best(np.delete(X, i), 2) for i in range(len(X))])
     error = math.sqrt((len(X) - 1) / len(X) * np.sum((brute - brute.mean()) ** 2))
-    from ahf_cli.experiment.statistics.budget import _jackknife_errors
+    from ahf_cli.report.statistics.budget import _jackknife_errors
 
     ordered = np.sort(X)[:, None] + [0.0, 5.0]
     assert _jackknife_errors(ordered, 2) == pytest.approx([error, error])

@@ -21,12 +21,12 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.errors import AhfError, InputError
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.study.files import atomic_write
 from ahf_cli.study.find import find_study, study_names
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.study.status import survey
 from ahf_cli.study.store import Study
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 NAN = math.nan
 RESULT = TrialResult(

@@ -16,10 +16,10 @@ from ahf_cli.cli import main, session, train
 from ahf_cli.cli.config import preset_purpose
 from ahf_cli.cli.remaining import refuse_vanished
 from ahf_cli.cli.summary import summarize, summary_lines
+from ahf_cli.config.load import load, presets
 from ahf_cli.errors import IncompleteError
-from ahf_cli.experiment.best import best_trial, own_value
-from ahf_cli.experiment.config import load, presets
-from ahf_cli.experiment.search import Search, SearchPlan
+from ahf_cli.search.search import Search, SearchPlan
+from ahf_cli.study.best import best_trial, own_value
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import unpack
 from ahf_cli.study.store import Study

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ahf_cli.experiment.records import TEN_CLASSES
 from ahf_cli.report import tables
 from ahf_cli.report.tables.text import number
 from ahf_cli.study.files import SUMMARY_DIGITS, csv_bytes
 from ahf_cli.study.frames import curves_frame, trials_frame
+from ahf_cli.tasks.chance import TEN_CLASSES
 from tests.made_up import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 3, "hf_published": 2}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ahf_cli.optim import AdaptiveHessianFree, HessianFree, ModelObjective, compose
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.recipe import RECIPES
 from tests.problems import TinyConvNet, problem
 
 CASES: dict[str, Callable[[Any], HessianFree | AdaptiveHessianFree]] = {

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from ahf_cli.experiment.evaluate import evaluate
-from ahf_cli.experiment.records import TEN_CLASSES, Progress
-from ahf_cli.experiment.train import Plan, StoppedError, begin, restore, train
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.tasks.chance import TEN_CLASSES
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, batch_indices
+from ahf_cli.training.evaluate import evaluate
+from ahf_cli.training.records import Progress
+from ahf_cli.training.train import Plan, StoppedError, begin, restore, train
 
 PLAN = Plan(steps=6, eval_every=2, seed=3)
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ahf_cli.cli import main
-from ahf_cli.experiment.trace import Trace, deviations, replay
-from ahf_cli.experiment.trace_check import problems
 from ahf_cli.report.trace_file import read_trace, write_trace
+from ahf_cli.training.trace import Trace, deviations, replay
+from ahf_cli.training.trace_check import problems
 
 GOLDEN = Path(__file__).parent / "golden" / "mlp_hf_hessian.npz"
 TRACE = read_trace(GOLDEN)

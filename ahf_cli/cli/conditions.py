@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 from ahf_cli.interruption import command_line
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.train import Plan
-    from ahf_cli.experiment.worker import TaskSpec
+    from ahf_cli.config.load import Config
+    from ahf_cli.search.worker import TaskSpec
+    from ahf_cli.training.train import Plan
 
 
 def task_spec(config: Config) -> TaskSpec:
     """Find data and device."""
-    from ahf_cli.experiment.environment import resolve_device
-    from ahf_cli.experiment.worker import TaskSpec
     from ahf_cli.plugin import LOADED
+    from ahf_cli.search.worker import TaskSpec
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.sources import locate
+    from ahf_cli.training.environment import resolve_device
 
     device = resolve_device(config.run.device)
     task = config.task
@@ -52,7 +52,7 @@ def train_size(config: Config) -> int:
 
 def plan_of(config: Config) -> Plan:
     """Return how each trial of a configuration trains."""
-    from ahf_cli.experiment.train import Plan
+    from ahf_cli.training.train import Plan
 
     return Plan(
         steps=config.total_steps(train_size(config)),
@@ -72,7 +72,7 @@ def workers_and_batch(config: Config, device: str) -> tuple[int, int]:
     On a CPU both are measured (docs/performance.md).  On a GPU, not measured: ten trials in the paper's
     design, whose first ten are drawn at random anyway, and up to 70 where trials are independent.
     """
-    from ahf_cli.experiment.environment import cores
+    from ahf_cli.training.environment import cores
 
     if device == "cpu":
         return config.run.workers or cores(), config.run.batch or 1
@@ -87,9 +87,9 @@ def threads_of(device: str) -> int:
 
 def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
     """Return the record of what this session runs on."""
-    from ahf_cli.experiment.environment import describe
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.digests import digests
+    from ahf_cli.training.environment import describe
 
     fair = config.search.design == "fair"
     return {

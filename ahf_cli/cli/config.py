@@ -30,7 +30,7 @@ app = typer.Typer(no_args_is_help=True, help="List presets, show and check confi
 @app.command("ls")
 def list_presets(as_json: Json = False) -> None:
     """List the presets with their purpose."""
-    from ahf_cli.experiment.config import presets
+    from ahf_cli.config.load import presets
 
     found = {name: preset_purpose(file.read_text(encoding="utf-8")) for name, file in presets().items()}
     if as_json:
@@ -70,7 +70,7 @@ def recipes(
 ) -> None:
     """List the built-in recipes: update rule, search ranges, source, and where the code is."""
     from ahf_cli.cli import recipes as listed
-    from ahf_cli.recipe import RECIPES
+    from ahf_cli.recipes.recipe import RECIPES
 
     if markdown:
         say(listed.page().rstrip("\n"))
@@ -94,7 +94,7 @@ def validate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Check configuration files and print every error of each.  Exit code 0 if there is none, else 2."""
-    from ahf_cli.experiment.config import load
+    from ahf_cli.config.load import load
 
     errors: dict[Path, list[str]] = {file: [] for file in files}
     for file in errors:

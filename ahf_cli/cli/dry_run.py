@@ -9,9 +9,9 @@ from ahf_cli.cli.options import log
 from ahf_cli.cli.remaining import grown_from, refuse_other_settings, remaining
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.estimate import Slice
+    from ahf_cli.config.load import Config
     from ahf_cli.study.store import Study
+    from ahf_cli.training.estimate import Slice
 
 
 def estimate(config: Config, study: Study, quiet: bool) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def estimate(config: Config, study: Study, quiet: bool) -> dict[str, Any]:
     """
     import torch
 
-    from ahf_cli.experiment import estimate as e
+    from ahf_cli.training import estimate as e
 
     refuse_other_settings(study, grown_from(study, config))
     left = {name: found for name, found in remaining(study, config).items() if found.runs}
@@ -75,9 +75,9 @@ def _bytes(found: Slice, steps: int, evaluations: int) -> float:
     """Size of a trial's folder: its steps as they compress, and a line of about 200 bytes an evaluation."""
     import gzip
 
-    from ahf_cli.experiment.records import StepRow
     from ahf_cli.study.files import csv_bytes
     from ahf_cli.study.trial_folder import rows_frame
+    from ahf_cli.training.records import StepRow
 
     compressed = len(gzip.compress(csv_bytes(rows_frame(found.rows, StepRow))))
     return compressed / max(1, len(found.rows)) * steps + 200 * evaluations + 2000

@@ -15,7 +15,7 @@ from ahf_cli.errors import InputError
 from ahf_cli.streams import takes_unicode
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config, Setting
+    from ahf_cli.config.load import Config, Setting
 
 _CONFIGURATION = "Configuration"
 
@@ -114,7 +114,7 @@ def resolve(
 
     `trials_key` is the key that `--trials` sets.  Raises InputError with one line for each error.
     """
-    from ahf_cli.experiment.config import load
+    from ahf_cli.config.load import load
 
     if trials is not None and trials < 1:
         raise InputError(f"--trials must be ≥ 1, got {trials}")
@@ -134,8 +134,8 @@ def resolve(
 
 def _implied(design: str | None) -> list[Setting]:
     """Return the settings that `--design` brings with it."""
-    from ahf_cli.experiment.config import Setting
-    from ahf_cli.experiment.schema import IMPLIED_BY_FAIR
+    from ahf_cli.config.load import Setting
+    from ahf_cli.config.schema import IMPLIED_BY_FAIR
 
     found = IMPLIED_BY_FAIR if design == "fair" else {}
     return [Setting("--design", ("search", key), value) for key, value in found.items()]
@@ -160,7 +160,7 @@ def repeated(
 
 def _settings(options: Mapping[str, tuple[str, object]]) -> list[Setting]:
     """Turn the options that were given into settings."""
-    from ahf_cli.experiment.config import Setting
+    from ahf_cli.config.load import Setting
 
     return [
         Setting(option, tuple(key.split(".")), value)

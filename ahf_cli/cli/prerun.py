@@ -26,11 +26,11 @@ from ahf_cli.cli.options import (
     say,
 )
 from ahf_cli.cli.remaining import refuse_vanished
-from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.prerun import Estimate
+    from ahf_cli.config.load import Config
+    from ahf_cli.search.prerun import Estimate
     from ahf_cli.study.store import Study as StudyFolder
 
 OneRecipe = Annotated[
@@ -60,7 +60,7 @@ def prerun(
     Writes into the folder RESULTS/STUDY/prerun: ranges.yaml, which `ahf search --ranges` takes, and the
     paper's Figure 1.  Another `--recipe` than the configuration's has the folder prerun-NAME.
     """
-    from ahf_cli.experiment.config import Setting
+    from ahf_cli.config.load import Setting
 
     resolved = resolve(
         preset, config, study, override, trials=trials, device=device, trials_key="prerun.trials"
@@ -85,9 +85,9 @@ def prerun(
 
 def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun") -> dict[str, Any]:
     """Run or resume a study's pre-run; write ranges and figures; return what was found."""
-    from ahf_cli.experiment.config import dump_yaml
-    from ahf_cli.experiment.prerun import ranges
+    from ahf_cli.config.load import dump_yaml
     from ahf_cli.report.figures import prerun_figures
+    from ahf_cli.search.prerun import ranges
     from ahf_cli.study.files import atomic_write
     from ahf_cli.study.frames import steps_frame
     from ahf_cli.study.store import Study as StudyFolder
@@ -130,7 +130,7 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
 
 
 def _estimates(folder: StudyFolder, config: Config, name: str) -> list[Estimate]:
-    from ahf_cli.experiment.prerun import estimate_sigma, estimate_smoothness
+    from ahf_cli.search.prerun import estimate_sigma, estimate_smoothness
 
     norm = config.recipe(name).choices.norm
     finished = folder.finished(name)

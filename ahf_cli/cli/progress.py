@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ahf_cli.cli.options import log
-from ahf_cli.experiment.best import own_value
-from ahf_cli.experiment.records import Progress as TrialProgress
-from ahf_cli.experiment.records import TrialResult
+from ahf_cli.study.best import own_value
+from ahf_cli.training.records import Progress as TrialProgress
+from ahf_cli.training.records import TrialResult
 
 _SHOWN = 8
 """running trials with a bar of their own"""

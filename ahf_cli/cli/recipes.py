@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ahf_cli.hyperparameters import HYPERPARAMETERS
-from ahf_cli.recipe import RECIPES, Recipe, search_range
-from ahf_cli.structure import PARTS, DiagonalHessian, FirstOrder, Own, Structure, choices_of
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.recipe import RECIPES, Recipe, search_range
+from ahf_cli.recipes.structure import PARTS, DiagonalHessian, FirstOrder, Own, Structure, choices_of
 
 RULES = {
     "sgd_momentum": "b ← γ b + g;  u = −α b",
@@ -108,7 +108,7 @@ def page() -> str:
     lines = [
         "# Recipes",
         "",
-        "Written by `make docs` from the declarations in `ahf_cli/recipe.py`. g is the gradient of",
+        "Written by `make docs` from the declarations in `ahf_cli/recipes/recipe.py`. g is the gradient of",
         "the mini-batch's mean loss h, u the update θ ← θ + u, δ the direction, λ the damping; hats are bias",
         "corrections.",
         "The exact rules are in [algorithms.md](algorithms.md).",

@@ -15,10 +15,10 @@ from ahf_cli.cli.options import emit_json, log, say
 from ahf_cli.errors import InputError, InterruptedRunError
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.trace import Trace
-    from ahf_cli.recipe import Recipe
+    from ahf_cli.config.load import Config
+    from ahf_cli.recipes.recipe import Recipe
     from ahf_cli.tasks.task import Task
+    from ahf_cli.training.trace import Trace
 
 LARGE = 500e6
 """bytes of inputs from which a recording is warned about"""
@@ -99,11 +99,11 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
     import torch
 
     from ahf_cli.cli.progress import Display
-    from ahf_cli.experiment.records import Progress
-    from ahf_cli.experiment.trace import run
-    from ahf_cli.structure import CHOICES
+    from ahf_cli.recipes.structure import CHOICES
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
+    from ahf_cli.training.records import Progress
+    from ahf_cli.training.trace import run
 
     independent = recipe.choices.curvature_batch == "independent"
     streams = [GRADIENT_STREAM, CURVATURE_STREAM] if independent else [GRADIENT_STREAM]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ahf_cli.errors import IncompleteError
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
+    from ahf_cli.config.load import Config
     from ahf_cli.study.store import Study
 
 
@@ -31,8 +31,8 @@ def remaining(study: Study, config: Config) -> dict[str, Remaining]:
 
 
 def _of(study: Study, config: Config, name: str) -> Remaining:
-    from ahf_cli.experiment.best import best_trial
-    from ahf_cli.experiment.reruns import SEARCH_SLOT
+    from ahf_cli.search.reruns import SEARCH_SLOT
+    from ahf_cli.study.best import best_trial
 
     results = study.finished(name)
     done = {r.slot for r in results if r.status != "failed" and r.slot < config.search.trials}
@@ -50,7 +50,7 @@ def _of(study: Study, config: Config, name: str) -> Remaining:
 
 def grown_from(study: Study, config: Config, stream: int = 0) -> Config:
     """Return the configuration with the recipes and trials that the study has besides."""
-    from ahf_cli.experiment.growth import at_least, whole
+    from ahf_cli.config.growth import at_least, whole
 
     if not study.exists():
         return config

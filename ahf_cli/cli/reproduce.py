@@ -29,7 +29,7 @@ from ahf_cli.cli.summary import summary_lines
 from ahf_cli.errors import IncompleteError
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
+    from ahf_cli.config.load import Config
     from ahf_cli.study.store import Study as StudyFolder
 
 
@@ -95,7 +95,7 @@ def _left(folder: StudyFolder, config: Config) -> int:
 def _announcement(folder: StudyFolder, config: Config, preset: str | None, left: int) -> str:
     """Return what is about to be done, and how long it takes: a preset's own words say that."""
     from ahf_cli.cli.config import preset_purpose
-    from ahf_cli.experiment.config import load, presets
+    from ahf_cli.config.load import load, presets
 
     head, search = f"study {folder.name!r} in {folder.folder}", config.search
     if not left:

@@ -64,7 +64,7 @@ def search(
 
     Killed at any moment, the same command goes on where it was.
     """
-    from ahf_cli.experiment.config import read_yaml
+    from ahf_cli.config.load import read_yaml
     from ahf_cli.study.store import Study as StudyFolder
 
     resolved = resolve(preset, config, study, override, recipe, trials, device, design=design)

@@ -19,13 +19,13 @@ from ahf_cli.interruption import Interruption, resume_line
 __all__ = ["Interruption"]
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.search import Search, SearchPlan
-    from ahf_cli.experiment.storage import Storage
-    from ahf_cli.experiment.train import Plan
-    from ahf_cli.experiment.worker import TaskSpec
+    from ahf_cli.config.load import Config
+    from ahf_cli.search.search import Search, SearchPlan
+    from ahf_cli.search.storage import Storage
+    from ahf_cli.search.worker import TaskSpec
     from ahf_cli.study.store import Study
     from ahf_cli.study.trial_folder import TrialFolders
+    from ahf_cli.training.train import Plan
 
 
 def interrupted() -> InterruptedRunError:
@@ -39,7 +39,7 @@ def storage_url(option: str | None, config: Config | None) -> str | None:
     Raises:
         InputError: it is no such URL, or the option holds a password, which would be seen by everybody.
     """
-    from ahf_cli.experiment.storage import has_password, parse_url
+    from ahf_cli.search.storage import has_password, parse_url
 
     if option is not None and has_password(option):
         raise InputError(
@@ -54,7 +54,7 @@ def storage_url(option: str | None, config: Config | None) -> str | None:
 
 def own_storage(study: Study) -> Storage:
     """Return the storage of a study's own file; one of another version of Optuna is set aside before."""
-    from ahf_cli.experiment.storage import OtherSchemaError, open_storage, sqlite_url
+    from ahf_cli.search.storage import OtherSchemaError, open_storage, sqlite_url
 
     try:
         return open_storage(sqlite_url(study.index()))
@@ -70,7 +70,7 @@ def run_search(
     Raises:
         InterruptedRunError: stopped by a signal; the same command resumes.
     """
-    from ahf_cli.experiment.storage import open_storage, refuse_network_file_system
+    from ahf_cli.search.storage import open_storage, refuse_network_file_system
     from ahf_cli.study.copies import keep_plugins
 
     started = time.monotonic()
@@ -119,7 +119,7 @@ def search_plan(
     `created`, a study's time of birth, says that it is such a one.  `text` is what others join by, where that
     is more than this configuration.
     """
-    from ahf_cli.experiment.search import SearchPlan
+    from ahf_cli.search.search import SearchPlan
 
     about = {
         name: {
@@ -174,9 +174,9 @@ def conduct(
     again: Again | None = None,
 ) -> bool:  # fmt: skip
     """Run a search on a storage until all is done, and return True, or until a signal comes."""
-    from ahf_cli.experiment.reruns import repeats, rerun_plan
-    from ahf_cli.experiment.search import Search
-    from ahf_cli.experiment.storage import answering
+    from ahf_cli.search.reruns import repeats, rerun_plan
+    from ahf_cli.search.search import Search
+    from ahf_cli.search.storage import answering
 
     stop = Interruption()
     with closing(storage), answering(storage), stop.watched(quiet):
@@ -204,8 +204,8 @@ def _train(
 ) -> bool:
     """Train what is unfinished of a search; return whether all is done."""
     from ahf_cli.cli.progress import Display
-    from ahf_cli.experiment.search import Hooks
-    from ahf_cli.experiment.worker import process_pool
+    from ahf_cli.search.search import Hooks
+    from ahf_cli.search.worker import process_pool
 
     spec, title, plan = training.spec, training.title, search.plan
     total = plan.trials * len(plan.recipes)

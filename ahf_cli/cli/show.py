@@ -12,7 +12,7 @@ import typer
 from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, log, say, writing_to
 from ahf_cli.cli.ruled import print_tables
 from ahf_cli.errors import IncompleteError, InputError
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.recipes.hyperparameters import nearest
 
 if TYPE_CHECKING:
     from ahf_cli.study.store import Study

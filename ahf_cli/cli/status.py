@@ -17,8 +17,8 @@ from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_js
 from ahf_cli.errors import InputError
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.records import RecipeStatus
     from ahf_cli.study.store import Study
+    from ahf_cli.training.records import RecipeStatus
 
 Name = Annotated[
     str | None,
@@ -86,8 +86,8 @@ def _parts(study: Study) -> list[dict[str, Any]]:
 
 
 def _in_storage(url: str, name: str | None) -> Iterator[dict[str, Any]]:
-    from ahf_cli.experiment.storage import answering, open_storage
-    from ahf_cli.experiment.survey import searches, survey
+    from ahf_cli.search.storage import answering, open_storage
+    from ahf_cli.search.survey import searches, survey
 
     storage = open_storage(url)
     with closing(storage), answering(storage):

@@ -83,7 +83,7 @@ def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json
 def _registered(what: str) -> dict[str, str]:
     """Return the names of a kind, each with a few words."""
     from ahf_cli.cli.recipes import rule
-    from ahf_cli.recipe import RECIPES
+    from ahf_cli.recipes.recipe import RECIPES
     from ahf_cli.tasks.catalogue import LOSSES, MODELS, describe
     from ahf_cli.tasks.datasets import DATA_SETS
 
@@ -161,8 +161,8 @@ def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None,
 
 
 def _remove_from_storage(url: str, study: str) -> None:
-    from ahf_cli.experiment.storage import answering, open_storage
-    from ahf_cli.experiment.survey import remove
+    from ahf_cli.search.storage import answering, open_storage
+    from ahf_cli.search.survey import remove
 
     storage = open_storage(url)
     with closing(storage), answering(storage):
@@ -273,10 +273,10 @@ def repair(
 
 def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     """Make the database of a study anew from its trials and re-runs; return how many it holds."""
-    from ahf_cli.experiment.config import load
-    from ahf_cli.experiment.reruns import rerun_plan
-    from ahf_cli.experiment.search import Search
-    from ahf_cli.experiment.storage import answering, open_storage, sqlite_url
+    from ahf_cli.config.load import load
+    from ahf_cli.search.reruns import rerun_plan
+    from ahf_cli.search.search import Search
+    from ahf_cli.search.storage import answering, open_storage, sqlite_url
 
     file = part.folder / "config.yaml"
     if not file.exists() or (part.results / part.name).name.startswith("train-"):

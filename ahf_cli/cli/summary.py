@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ahf_cli.cli.remaining import remaining
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.config import Config
+    from ahf_cli.config.load import Config
     from ahf_cli.study.store import Study
 
 
 def summarize(study: Study, config: Config, seconds: float) -> dict[str, Any]:
     """Return a search's summary as plain data; values are the trials' own, without the cap at chance."""
-    from ahf_cli.experiment.best import best_trial, own_value
+    from ahf_cli.study.best import best_trial, own_value
 
     recipes = {}
     for name, left in remaining(study, config).items():
@@ -41,7 +41,7 @@ def summarize(study: Study, config: Config, seconds: float) -> dict[str, Any]:
 
 def _reruns(study: Study, name: str) -> dict[str, Any] | None:
     """Return counts and means of a recipe's re-runs, means of those that did not diverge."""
-    from ahf_cli.experiment.best import own_value
+    from ahf_cli.study.best import own_value
 
     results = study.reruns.finished(name)
     ok = [r for r in results if r.status == "ok"]

@@ -34,14 +34,14 @@ from ahf_cli.errors import AhfError, IncompleteError, InputError
 
 if TYPE_CHECKING:
     from ahf_cli.cli.progress import Display
-    from ahf_cli.experiment.config import Config
-    from ahf_cli.experiment.ranks import Ranks
-    from ahf_cli.experiment.records import Progress, TrialResult
-    from ahf_cli.experiment.train import Plan
-    from ahf_cli.experiment.worker import TaskSpec
-    from ahf_cli.recipe import Recipe
+    from ahf_cli.config.load import Config
+    from ahf_cli.recipes.recipe import Recipe
+    from ahf_cli.search.worker import TaskSpec
     from ahf_cli.study.store import Study as StudyFolder
     from ahf_cli.tasks.task import Task
+    from ahf_cli.training.ranks import Ranks
+    from ahf_cli.training.records import Progress, TrialResult
+    from ahf_cli.training.train import Plan
 
 THREADS = "OMP_NUM_THREADS"
 MAX_THREADS = 1024
@@ -109,8 +109,8 @@ def train(
     if record is not None:
         record_trace(resolved, found, params, record, count, as_json, quiet)
         return
-    from ahf_cli.experiment.environment import resolve_device
-    from ahf_cli.experiment.ranks import joined
+    from ahf_cli.training.environment import resolve_device
+    from ahf_cli.training.ranks import joined
 
     with joined(resolve_device(resolved.run.device)) as ranks:
         ranks.check(resolved.task.batch_size)
@@ -126,8 +126,8 @@ def train(
 
 
 def _find(config: Config, name: str) -> Recipe:
-    from ahf_cli.experiment.config import load, presets
-    from ahf_cli.hyperparameters import nearest
+    from ahf_cli.config.load import load, presets
+    from ahf_cli.recipes.hyperparameters import nearest
 
     if name in config.recipe_names:
         return config.recipe(name)
@@ -141,7 +141,7 @@ def _find(config: Config, name: str) -> Recipe:
 
 def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:
     """Parse NAME=VALUE and complete with defaults; raise InputError for everything that is wrong."""
-    from ahf_cli.recipe import single_run
+    from ahf_cli.recipes.recipe import single_run
 
     values: dict[str, float] = {}
     errors: list[str] = []
@@ -192,11 +192,11 @@ def _run(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Train, or find that it is done, and return what a person or program wants to know of it."""
-    from ahf_cli.experiment.ranks import shared
     from ahf_cli.report.figures import figure_2
     from ahf_cli.study.copies import keep_plugins
     from ahf_cli.study.frames import curves_frame, trials_frame
     from ahf_cli.study.store import Study as StudyFolder
+    from ahf_cli.training.ranks import shared
 
     identity = {**config.searching([recipe.name]).identity(), "params": params}
     folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
@@ -263,9 +263,9 @@ def _train(
     import torch
 
     from ahf_cli.cli.progress import Display
-    from ahf_cli.experiment.ranks import agreed, shared
-    from ahf_cli.experiment.search import Job
-    from ahf_cli.experiment.worker import Worker
+    from ahf_cli.search.search import Job
+    from ahf_cli.search.worker import Worker
+    from ahf_cli.training.ranks import agreed, shared
 
     trial, stop = folder.trial(recipe.name, 0), session.Interruption()
     resuming = ", from the last checkpoint" if trial.load_checkpoints() else ""
@@ -300,9 +300,9 @@ def _follow(
     """Do a rank's part of a run that the first rank leads, and write nothing."""
     import torch
 
-    from ahf_cli.experiment.ranks import Follower, agreed, shared
-    from ahf_cli.experiment.search import Job
-    from ahf_cli.experiment.worker import Worker
+    from ahf_cli.search.search import Job
+    from ahf_cli.search.worker import Worker
+    from ahf_cli.training.ranks import Follower, agreed, shared
 
     spec, plan = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name)
     torch.set_num_threads(threads or conditions.threads_of(spec.device))

@@ -11,7 +11,7 @@ from ahf_cli.cli.options import Json, Quiet, emit_json, log, say
 from ahf_cli.errors import AhfError, InputError
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.trace import Deviation, Trace
+    from ahf_cli.training.trace import Deviation, Trace
 
 Files = Annotated[
     list[Path], typer.Argument(metavar="FILE.npz...", help="Traces, as `ahf train --record` writes them.")
@@ -24,7 +24,7 @@ def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
     Exit code 0 if all are within the tolerance (1e-5 relative; iterations and stop reasons equal), 1 if one
     is not, 2 if a file is no whole trace.
     """
-    from ahf_cli.experiment.trace import deviations, replay
+    from ahf_cli.training.trace import deviations, replay
 
     documents, outside = [], []
     for file, trace in _read(files, quiet):
@@ -42,8 +42,8 @@ def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
 
 def _read(files: list[Path], quiet: bool) -> list[tuple[Path, Trace]]:
     """Read and check all files before any work; raise InputError with everything that is wrong."""
-    from ahf_cli.experiment.trace_check import problems, unknown_names
     from ahf_cli.report.trace_file import read_trace
+    from ahf_cli.training.trace_check import problems, unknown_names
 
     traces, errors = [], []
     for file in files:

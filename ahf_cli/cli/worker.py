@@ -34,9 +34,9 @@ def worker(
     Where the results folder is that of the search, trials are written there; else they are sent through the
     storage, and the next `ahf search` or `ahf repair` on the other machine fetches them.
     """
-    from ahf_cli.experiment.config import parse, parse_yaml
-    from ahf_cli.experiment.storage import open_storage
-    from ahf_cli.experiment.survey import about
+    from ahf_cli.config.load import parse, parse_yaml
+    from ahf_cli.search.storage import open_storage
+    from ahf_cli.search.survey import about
     from ahf_cli.study.manifest import check_name
 
     check_name(study)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ahf_cli.optim.explicit import ExplicitOptimizer, Move
 from ahf_cli.optim.objective import Evaluation
 from ahf_cli.optim.optimizer import State
-from ahf_cli.structure import Method
+from ahf_cli.recipes.structure import Method
 
 Options = dict[str, Any]
 

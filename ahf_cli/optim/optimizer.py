@@ -21,7 +21,7 @@ from ahf_cli.optim.preconditioner import Preconditioner
 from ahf_cli.optim.regularized import Regularized
 from ahf_cli.optim.step_size import StepSize, conjugate_smoothness, eq3, shortening
 from ahf_cli.optim.transform import Moments, Transform, Values
-from ahf_cli.structure import Clipping, Norm
+from ahf_cli.recipes.structure import Clipping, Norm
 
 
 @dataclass(frozen=True)

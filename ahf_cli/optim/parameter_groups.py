@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ahf_cli.hyperparameters import HYPERPARAMETERS, nearest
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, nearest
 
 Group = dict[str, Any]
 

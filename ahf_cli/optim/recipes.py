@@ -39,7 +39,7 @@ from ahf_cli.optim.step_size import (
     StepSize,
 )
 from ahf_cli.optim.transform import Identity, ScaleByAdam, Transform
-from ahf_cli.structure import PARTS, AnyStructure, DiagonalHessian, FirstOrder, Own, Structure
+from ahf_cli.recipes.structure import PARTS, AnyStructure, DiagonalHessian, FirstOrder, Own, Structure
 
 CURVATURE: Mapping[str, Callable[[Evaluation], CurvatureOperator]] = {
     "hessian": HessianOperator,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ahf_cli.structure import Norm
+from ahf_cli.recipes.structure import Norm
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

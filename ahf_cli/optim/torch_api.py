@@ -14,7 +14,7 @@ from ahf_cli.optim.closure import Closure, ClosureObjective, graphs_in_use
 from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
 from ahf_cli.optim.recipes import compose
 from ahf_cli.optim.rows import Layout
-from ahf_cli.recipe import RECIPES, Recipe
+from ahf_cli.recipes.recipe import RECIPES, Recipe
 
 
 class _RecipeOptimizer(torch.optim.Optimizer):
@@ -216,7 +216,7 @@ class HessianFree(_RecipeOptimizer):
         lr: step size α > 0; schedulers may change it, also to 0.
         damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there by the reduction ratio ρ.
         choices: structural choices by name, such as `curvature="ggn"`, `reduction_ratio="update"` or
-            `max_iterations=20`; see `ahf_cli.structure.Structure`.  Where a choice uses further
+            `max_iterations=20`; see `ahf_cli.recipes.structure.Structure`.  Where a choice uses further
             hyperparameters, they are given the same way.
 
     Raises:

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from ahf_cli.errors import InputError
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.report.plotting import Figure, FigureCanvasAgg, settings, write
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, csv_bytes
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from ahf_cli.experiment.source import same_training
-from ahf_cli.hyperparameters import HYPERPARAMETERS, Range
-from ahf_cli.recipe import RECIPES, Recipe
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
+from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.recipes.structure import choices_of
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.structure import choices_of
+from ahf_cli.training.source import same_training
 
 
 def differences(data: StudyData) -> list[str]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import TrialResult
-from ahf_cli.experiment.statistics import Array
-from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
+from ahf_cli.report.statistics import Array
+from ahf_cli.training.records import TrialResult
 
 RUNAWAY = 1e3
 """λ has run away where it ends at this multiple of its start, or of its lowest value"""

@@ -16,12 +16,13 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance, StepRow, TrialResult, chance_of_task
 from ahf_cli.report.style import explanations
 from ahf_cli.report.tables.target import with_work
 from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
 from ahf_cli.study.store import Study
+from ahf_cli.tasks.chance import Chance, chance_of_task
+from ahf_cli.training.records import StepRow, TrialResult
 
 INDEPENDENT = {"random", "qmc"}
 """Samplers whose trials do not depend on each other."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.recipe import RECIPES, Recipe
-from ahf_cli.structure import CHOICES, AnyStructure, DiagonalHessian, Own, Structure, structure_of
+from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.recipes.structure import CHOICES, AnyStructure, DiagonalHessian, Own, Structure, structure_of
 
 
 @dataclass(frozen=True)

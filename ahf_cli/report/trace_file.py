@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.trace import Trace
 from ahf_cli.study.files import atomic_write
+from ahf_cli.training.trace import Trace
 
 ARRAYS = ("setup", "x", "y", "last_direction")
 GROUPS = ("init", "final", "trace")
@@ -22,7 +22,7 @@ GROUPS = ("init", "final", "trace")
 def read_trace(path: Path) -> Trace:
     """Read a trace, or raise InputError naming the file and what is wrong with it.
 
-    Whether its parts fit together is for `ahf_cli.experiment.trace_check`.
+    Whether its parts fit together is for `ahf_cli.training.trace_check`.
     """
     content = _read_arrays(path)
     missing = [name for name in ARRAYS if name not in content]

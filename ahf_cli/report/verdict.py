@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.statistics import mean_interval
 from ahf_cli.report.conditions import conditions, differences
+from ahf_cli.report.statistics import mean_interval
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables.metrics import METRICS, at_chance
 from ahf_cli.report.tables.target import PLURAL

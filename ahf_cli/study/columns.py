@@ -8,8 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ahf_cli.experiment.records import CurveRow, StepRow
 from ahf_cli.study.opening import DamagedError
+from ahf_cli.training.records import CurveRow, StepRow
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need them
     import pandas as pd

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ahf_cli.errors import InputError
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.study.manifest import NAME
 from ahf_cli.study.store import Study
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ahf_cli.experiment.records import TrialResult
 from ahf_cli.study.columns import as_frame
 from ahf_cli.study.trials import Labelled
+from ahf_cli.training.records import TrialResult
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need it
     import pandas as pd

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import AhfError, InputError
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.study.columns import Row, arrow_types, columns, empty
 from ahf_cli.study.files import atomic_write, make_folder, sha256, write_json
 from ahf_cli.study.opening import DamagedError, read
@@ -25,6 +24,7 @@ from ahf_cli.study.packed import EXTRAS, KEYS, RESULT
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
 from ahf_cli.study.trials import labelled
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import
     import pyarrow as pa

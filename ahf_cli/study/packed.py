@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.study.columns import Row, arrow_types, columns
 from ahf_cli.study.files import sha256
 from ahf_cli.study.manifest import NAME, PRERUN, Packed, checked
 from ahf_cli.study.opening import LARGE, DamagedError, read, read_json
 from ahf_cli.study.trial_folder import MAX_STEPS, one_line, parse_result
 from ahf_cli.study.trials import Labelled
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import
     import pyarrow as pa

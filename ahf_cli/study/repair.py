@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ahf_cli.config.load import Config, load
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.config import Config, load
 from ahf_cli.study.files import set_aside, write_json
 from ahf_cli.study.store import Study
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-from ahf_cli.experiment.best import best_trial, own_value
-from ahf_cli.experiment.records import CurveRow, RecipeStatus, Running, TrialResult
+from ahf_cli.study.best import best_trial, own_value
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
+from ahf_cli.training.records import CurveRow, RecipeStatus, Running, TrialResult
 
 
 def survey(study: Study) -> tuple[list[RecipeStatus], list[str]]:

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 from ahf_cli.errors import InputError
-from ahf_cli.experiment.records import TrialResult
 from ahf_cli.study.files import atomic_write, make_folder, write_csv, write_json
 from ahf_cli.study.frames import curves_frame, trials_frame
 from ahf_cli.study.index import whole_index
@@ -29,6 +28,7 @@ from ahf_cli.study.opening import DamagedError, as_json, folders, read, read_jso
 from ahf_cli.study.packed import Pack, PackedTrials, is_packed
 from ahf_cli.study.trial_folder import TrialFolder, TrialFolders
 from ahf_cli.study.trials import InFolders, Trials, read_results
+from ahf_cli.training.records import TrialResult
 
 
 class Study:

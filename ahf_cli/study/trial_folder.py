@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.study.columns import Row, as_frame, empty, parse_csv
 from ahf_cli.study.files import atomic_write, make_folder, set_aside, sha256, write_json
 from ahf_cli.study.manifest import NAME, SCHEMA
 from ahf_cli.study.opening import LARGE, DamagedError, as_json, folders, read, read_json, unzip
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import, and workers need them not
     import pandas as pd

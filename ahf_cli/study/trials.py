@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
 from ahf_cli.study.columns import Row, empty
 from ahf_cli.study.opening import DamagedError
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import, and `ahf status` needs it not
     import pyarrow as pa

@@ -10,7 +10,7 @@ from pathlib import Path
 from platformdirs import user_cache_dir
 
 from ahf_cli.errors import InputError
-from ahf_cli.hyperparameters import nearest
+from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 from ahf_cli.tasks.digests import damage, digests, missing, verify
 from ahf_cli.tasks.ways import Report, Way, WayFailedError, move, system_folder, temporary, ways

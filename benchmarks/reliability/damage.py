@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ahf_cli.experiment.pool import Job
-from ahf_cli.experiment.records import CurveRow, StepRow, TrialResult
-from ahf_cli.experiment.storage import sqlite_url
-from ahf_cli.recipe import RECIPES
+from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.search.pool import Job
+from ahf_cli.search.storage import sqlite_url
 from ahf_cli.study import files
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 from benchmarks.reliability.kills import command, completed, finish, start, table
 from benchmarks.reliability.toy import toy_curve, toy_result
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from ahf_cli.experiment.storage import open_storage, sqlite_url
+from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
 
 RECIPES = ("hf", "adaptive_hf")

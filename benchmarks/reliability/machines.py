@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from ahf_cli.experiment.storage import open_storage, sqlite_url
+from ahf_cli.search.storage import open_storage, sqlite_url
 from benchmarks.reliability.kills import RECIPES, command, completed, finish, kill, start, table
 
 GRACE = 2

@@ -10,10 +10,10 @@ from contextlib import closing
 from pathlib import Path
 
 from ahf_cli.errors import AhfError
-from ahf_cli.experiment.pool import ProcessPool
-from ahf_cli.experiment.search import Hooks, Search
-from ahf_cli.experiment.storage import answering, open_storage, sqlite_url
 from ahf_cli.interruption import Interruption
+from ahf_cli.search.pool import ProcessPool
+from ahf_cli.search.search import Hooks, Search
+from ahf_cli.search.storage import answering, open_storage, sqlite_url
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from benchmarks.reliability.toy import Toy, plan

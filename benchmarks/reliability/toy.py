@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ahf_cli.experiment.pool import Job, Outcome, Report, ShouldStop, describe, is_infrastructure
-from ahf_cli.experiment.records import CurveRow, Progress, TrialRecords, TrialResult
-from ahf_cli.recipe import RECIPES, search_range
+from ahf_cli.recipes.recipe import RECIPES, search_range
+from ahf_cli.search.pool import Job, Outcome, Report, ShouldStop, describe, is_infrastructure
+from ahf_cli.training.records import CurveRow, Progress, TrialRecords, TrialResult
 
 if TYPE_CHECKING:
-    from ahf_cli.experiment.search import SearchPlan
+    from ahf_cli.search.search import SearchPlan
 
 NAN = math.nan
 SPACES = {
@@ -32,7 +32,7 @@ def plan(
     **more: object,
 ) -> SearchPlan:
     """Return a search of built-in recipes over the paper's ranges."""
-    from ahf_cli.experiment.search import SearchPlan
+    from ahf_cli.search.search import SearchPlan
 
     recipes = {name: RECIPES[name] for name in names}
     return SearchPlan(recipes, SPACES, trials, 0, sampler, workers, **more)  # type: ignore[arg-type]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, save
 from ahf_cli.report.figures.attribution import attribution
 from ahf_cli.report.figures.budget import expected_best
@@ -21,9 +19,11 @@ from ahf_cli.report.figures.sensitivity import sensitivity
 from ahf_cli.report.figures.spent import equal_cost
 from ahf_cli.report.figures.steps import cost, damping
 from ahf_cli.report.figures.target import time_to_target
+from ahf_cli.report.statistics import Band
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import explanations as built_in
 from ahf_cli.report.tables.attribution import attribution_table
+from ahf_cli.tasks.chance import Chance
 
 __all__ = ["FIGURES", "NORMS", "Choices", "drawings", "figure_2", "prerun_figures"]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Axes, Figure
+from ahf_cli.report.statistics import Band
 from ahf_cli.report.style import observed, styles
 from ahf_cli.report.tables import METRICS, curve_table, recipe_names
+from ahf_cli.tasks.chance import Chance
 
 EXPLAINED = 6
 """Most recipes that the caption explains; of more it says what was seen."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import empirical_distribution
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
+from ahf_cli.report.statistics import empirical_distribution
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables import METRICS, at_chance
+from ahf_cli.tasks.chance import Chance
 
 
 def final_values(trials: pd.DataFrame, names: list[str], chance: Chance) -> Drawing:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import BANDS, Band
 from ahf_cli.report.canvas import Theme
 from ahf_cli.report.plotting import Axes, Figure
+from ahf_cli.report.statistics import BANDS, Band
 from ahf_cli.report.style import STALLED, Style
 from ahf_cli.report.tables.metrics import Metric
+from ahf_cli.tasks.chance import Chance
 
 FEW = 10
 """Fewer trials than this have a distribution band that covers most of the panel: it is in the table only."""

@@ -6,14 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import mean_interval
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure, MaxNLocator
+from ahf_cli.report.statistics import mean_interval
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables import METRICS, at_chance
 from ahf_cli.report.tables.reruns import best_trials
+from ahf_cli.tasks.chance import Chance
 
 
 def reruns(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.metrics import objective_words
 from ahf_cli.report.tables.sensitivity import sensitivity_points
+from ahf_cli.tasks.chance import Chance
 
 
 def sensitivity(trials: pd.DataFrame, names: list[str], objective: str, chance: Chance) -> Drawing | str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import Band
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
+from ahf_cli.report.statistics import Band
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.curves import line_frame
 from ahf_cli.report.tables.metrics import METRICS
 from ahf_cli.report.tables.target import COSTS, values_along
+from ahf_cli.tasks.chance import Chance
 
 POINTS = 101
 SPENT = ("work", "seconds")

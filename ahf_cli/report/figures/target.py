@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.statistics import empirical_distribution
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
+from ahf_cli.report.statistics import empirical_distribution
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.target import COSTS, crossing_table
 

@@ -17,7 +17,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import ahf_cli
-from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Picture
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions

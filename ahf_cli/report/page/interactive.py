@@ -11,10 +11,10 @@ from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool, Ra
 from bokeh.models.annotations import Legend, LegendItem
 from bokeh.plotting import figure
 
-from ahf_cli.experiment.statistics import Band
-from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.figures.curves import has_median, with_medians
 from ahf_cli.report.figures.marks import loss_top, spread, value_top
+from ahf_cli.report.statistics import Band
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import Style, styles
 from ahf_cli.report.tables import METRICS, at_chance, curve_table

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import paired_difference
+from ahf_cli.recipes.structure import Structure
+from ahf_cli.report.statistics import paired_difference
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
 from ahf_cli.report.tables.text import NOTHING, Table, spread_interval, within
-from ahf_cli.structure import Structure
+from ahf_cli.tasks.chance import Chance
 
 _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
 """A fixed hyperparameter that only a choice brings with it is no second difference."""

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.statistics import (
+from ahf_cli.report.statistics import (
     best_so_far,
     expected_best_interval,
     probability_of_beating_interval,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import Array, Band, band, carry_forward, count
+from ahf_cli.report.statistics import Array, Band, band, carry_forward, count
 from ahf_cli.report.tables.metrics import METRICS
+from ahf_cli.tasks.chance import Chance
 
 
 def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFrame:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import iqm_interval, mean_interval, summarize, wilson_interval
+from ahf_cli.report.statistics import iqm_interval, mean_interval, summarize, wilson_interval
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, recipe_names
 from ahf_cli.report.tables.text import NOTHING, number, spread_interval, within
+from ahf_cli.tasks.chance import Chance
 
 AT_CHANCE, LEFT_OUT = "at chance", "left out"
 

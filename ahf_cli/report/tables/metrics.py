@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
+from ahf_cli.tasks.chance import Chance
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import (
+from ahf_cli.report.statistics import (
     cliffs_delta,
     holm,
     mean_interval,
@@ -18,6 +17,7 @@ from ahf_cli.experiment.statistics import (
 )
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, ranked
 from ahf_cli.report.tables.text import Table, number, spread_interval, within
+from ahf_cli.tasks.chance import Chance
 
 
 def best_trials(trials: pd.DataFrame, objective: str) -> pd.DataFrame:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import interquartile_mean
+from ahf_cli.report.statistics import interquartile_mean
 from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
 from ahf_cli.report.tables.text import Table, number
+from ahf_cli.tasks.chance import Chance
 
 Ways = Mapping[str, Mapping[str, float]]
 

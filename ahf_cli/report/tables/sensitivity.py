@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ahf_cli.experiment.statistics import rank_correlation
-from ahf_cli.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
+from ahf_cli.report.statistics import rank_correlation
 from ahf_cli.report.tables.metrics import objective_words, ranked
 from ahf_cli.report.tables.text import Table, number
 

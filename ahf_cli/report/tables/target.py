@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ahf_cli.experiment.records import Chance
-from ahf_cli.experiment.statistics import (
+from ahf_cli.report.statistics import (
     Array,
     first_crossing,
     mean_interval,
@@ -19,6 +18,7 @@ from ahf_cli.experiment.statistics import (
 )
 from ahf_cli.report.tables.metrics import METRICS, Metric
 from ahf_cli.report.tables.text import Table, number, spread_interval, within
+from ahf_cli.tasks.chance import Chance
 
 COSTS = {
     "step": "steps",

@@ -1,0 +1,1 @@
+"""Configurations: presets, YAML files and overrides, checked as a whole."""

@@ -1,0 +1,358 @@
+"""Configurations: presets, YAML files and overrides, checked as a whole; the only user of YAML."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ahf_cli.config.resolve import Resolved, resolve_recipes
+from ahf_cli.config.rules import cross_problems
+from ahf_cli.config.schema import KeyPath, Problem, Settings, Task, schema_problems, show, without
+from ahf_cli.errors import InputError
+from ahf_cli.plugin import origins
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import choices_of
+from ahf_cli.tasks.chance import Chance, chance_of_task
+
+
+class Config(Settings):
+    """A checked configuration; made by `load` or `parse`."""
+
+    @cached_property
+    def _resolved(self) -> dict[str, Resolved | None]:
+        return resolve_recipes(self.recipes, self.spaces)[0]
+
+    def _searching(self, **changes: object) -> Config:
+        plain = self.plain()
+        return parse({**plain, "search": {**plain["search"], **changes}}, self.study)
+
+    def _find(self, name: str) -> Resolved:
+        found = self._resolved.get(name)
+        if found is None:
+            raise InputError(f"unknown recipe {name!r}{nearest(name, self.recipe_names, pluggable=True)}")
+        return found
+
+    @property
+    def recipe_names(self) -> tuple[str, ...]:
+        """Names of all known recipes, built-in and derived."""
+        return tuple(self._resolved)
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Names of the recipes to search, in the order of the configuration."""
+        return self.search.recipes
+
+    @property
+    def chance(self) -> Chance:
+        """Loss and accuracy of guessing in the configuration's task."""
+        return chance_of_task(self.task.model_dump())
+
+    def recipe(self, name: str) -> Recipe:
+        """Return a built-in or derived recipe; what a space makes free is not among its fixed values."""
+        return self._find(name).recipe
+
+    def space(self, recipe_name: str) -> dict[str, Range]:
+        """Return the search ranges of a recipe's free hyperparameters, in the order of `HYPERPARAMETERS`.
+
+        A free hyperparameter that has no range anywhere is left out and keeps its default.
+        """
+        return self._find(recipe_name).space
+
+    def steps_per_epoch(self, train_size: int) -> int:
+        """Return the number of whole batches in a training set of that size."""
+        if train_size < self.task.batch_size:
+            raise InputError(
+                f"task.batch_size: must be ≤ the size of the training set ({train_size}),"
+                f" got {self.task.batch_size}"
+            )
+        return train_size // self.task.batch_size
+
+    def total_steps(self, train_size: int) -> int:
+        """Return the steps of a trial: `train.steps`, else those of `train.epochs`, at least 1."""
+        per_epoch = self.steps_per_epoch(train_size)
+        return self.train.steps or max(1, round(self.train.epochs * per_epoch))
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that defines the results of a study, as plain data; two that differ never mix."""
+        resolved = {name: self._find(name) for name in self.searched}
+        return {
+            "seed": self.seed,
+            "task": self.task.model_dump(exclude={"loss"} if self.task.loss == Task().loss else None),
+            "train": self._train_identity(),
+            "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
+            "recipes": {
+                name: {"structure": choices_of(r.recipe.structure), "fixed": dict(r.recipe.fixed)}
+                for name, r in resolved.items()
+            },
+            "spaces": {
+                name: {key: asdict(found) for key, found in r.space.items()} for name, r in resolved.items()
+            },
+            **({"plugins": self.plugins} if self.plugins else {}),
+        }
+
+    def _train_identity(self) -> dict[str, Any]:
+        """Return what of the section `train` defines the results of the searched recipes."""
+        longer = {k: n for k, n in self.train.longer.items() if k in self.searched and n > 1}
+        own = self.train.model_dump(exclude={"longer", *(("epochs",) if self.train.steps else ())})
+        return own | ({"longer": longer} if longer else {})
+
+    @cached_property
+    def plugins(self) -> dict[str, str]:
+        """SHA-256 of the plug-ins that what is searched and trained comes from, by kind and name."""
+        of_task = [("data set", self.task.data), ("model", self.task.model), ("loss", self.task.loss)]
+        recipes = [self._find(name).recipe for name in self.searched]
+        names = dict.fromkeys(name for r in recipes for name in (r.name, *r.lineage))
+        used = dict.fromkeys(key for r in recipes for key in r.hyperparameters)
+        return origins(
+            [*of_task, *(("recipe", name) for name in names), *(("hyperparameter", key) for key in used)]
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return all keys with their values as plain data, from which `parse` makes an equal one."""
+        data = self.model_dump(mode="json")
+        spaces = self.model_dump(mode="json", include={"spaces"}, exclude_none=True)["spaces"]
+        return {**data, "spaces": spaces}
+
+    def to_yaml(self) -> str:
+        """Write all keys, and as comments the resolved spaces; reading it gives an equal configuration."""
+        lines = [dump_yaml(self.plain()).rstrip("\n"), "", "# The spaces of the searched recipes, resolved:"]
+        for name in self.searched:
+            ranges = [
+                f"{key} [{found.low:g}, {found.high:g}]{' log' if found.log else ''}"
+                for key, found in self.space(name).items()
+            ]
+            fixed = [f"{key} = {value:g}" for key, value in self.recipe(name).fixed.items()]
+            lines.append(f"#   {name}: {', '.join(ranges + fixed)}")
+        return "\n".join(lines) + "\n"
+
+    def for_prerun(self) -> Config:
+        """Return the configuration of the pre-run: a Bayesian search of its one recipe on training loss."""
+        return self._searching(
+            recipes=[self.prerun.recipe], trials=self.prerun.trials, objective="train_loss", design="paper",
+            sampler="tpe" if self.search.design == "fair" else self.search.sampler,
+        )  # fmt: skip
+
+    def searching(self, names: Sequence[str]) -> Config:
+        """Return the configuration that searches these recipes instead."""
+        return self._searching(recipes=list(names))
+
+    def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
+        """Return this configuration with other search ranges.
+
+        `ranges` is {recipe: {hyperparameter: {low, high, log}}}, or that under a key `spaces`; what it does
+        not name stays.  `source` is the file that error messages name.
+        """
+        if set(ranges) == {"spaces"} and isinstance(ranges["spaces"], Mapping):
+            ranges = ranges["spaces"]
+        return parse({**self.plain(), "spaces": _merged(self.plain()["spaces"], ranges)}, source)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value set from outside the file: an override or a command-line option."""
+
+    option: str
+    """what error messages name, such as `--study`"""
+    path: KeyPath
+    value: Any
+
+
+def presets() -> dict[str, Traversable]:
+    """Return the presets that ship with the package, by name."""
+    try:
+        folder: Traversable = resources.files("ahf_cli.configs")
+    except ModuleNotFoundError:  # a source checkout: the folder lies beside the package
+        folder = pathlib.Path(__file__).parents[2] / "configs"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): file for file in files}
+
+
+def load(
+    preset: str | None = None,
+    file: pathlib.Path | None = None,
+    overrides: Sequence[str | Setting] = (),
+) -> Config:
+    """Read a preset (`paper` if neither is given) or a file, apply overrides `a.b=value`, and check it all.
+
+    Raises InputError with one line for each thing that is wrong.
+    """
+    if preset is not None and file is not None:
+        raise InputError("--preset and --config exclude each other: give one")
+    if file is not None:
+        source, stem, data = str(file), file.stem, read_yaml(file)
+    else:
+        stem = "paper" if preset is None else preset
+        known = presets()
+        if stem not in known:
+            raise InputError(f"--preset: unknown preset {show(stem)}{nearest(stem, known)}")
+        source, data = f"preset {stem}", parse_yaml(known[stem].read_bytes(), f"preset {stem}")
+    settings = _read_overrides(overrides)
+    for setting in settings:
+        data = _with_value(data, setting.path, setting.value)
+    if data.get("study") is None:
+        data = {**data, "study": stem}
+        of_file = f"{source}: the file's name names the study, unless --study NAME or the key study does"
+        settings = [Setting(of_file, ("study",), stem), *settings]
+    return parse(data, source, settings)
+
+
+def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()) -> Config:
+    """Check nested plain data; `settings` are the values in it that do not come from `source`."""
+    problems: list[Problem] = []
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems = schema_problems(error)
+        # Go on without what is wrong, so that the remaining rules are checked as well.
+        config = Config.model_validate(without(data, (path[:3] for path, _ in problems)))
+    problems += cross_problems(config, {path for path, _ in problems})
+    if problems:
+        raise InputError(_line(path, message, source, settings) for path, message in problems)
+    return config
+
+
+def read_yaml(file: pathlib.Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping, strictly."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return parse_yaml(content, str(file))
+
+
+def parse_yaml(content: str | bytes, source: str) -> dict[str, Any]:
+    """Parse YAML whose top level is a mapping; keys are strings and appear once."""
+    data = _parse(content, source)
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: the top level must be a mapping of keys to values, got {show(data)}")
+    return data
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Write plain data as YAML, keys in the order given."""
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+
+
+_YAML = "tag:yaml.org,2002:"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A loader that leaves numbers, dates and keys as they are written: the schema knows which is meant.
+
+    It notes duplicate keys, of which YAML keeps the last in silence.
+    """
+
+    yaml_implicit_resolvers = {}
+
+    def __init__(self, stream: str | bytes):
+        super().__init__(stream)
+        self.problems: list[tuple[int, str]] = []
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.tag == f"{_YAML}merge" or not isinstance(key, yaml.ScalarNode):  # that cannot be a key
+                continue
+            key.tag = f"{_YAML}str"
+            if key.value in seen:
+                self.problems.append(
+                    (line, f"key {key.value!r} appears twice, first in line {seen[key.value]}")
+                )
+            else:
+                seen[key.value] = line
+        return node
+
+
+for _kind, _pattern in (("null", r"~|null|Null|NULL|"), ("bool", r"true|True|TRUE|false|False|FALSE")):
+    _StrictLoader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(rf"(?:{_pattern})\Z"), None)
+_StrictLoader.add_implicit_resolver(f"{_YAML}merge", re.compile(r"<<\Z"), ["<"])
+for _kind in ("int", "float", "timestamp"):  # as a tag of the user's: !!int 010
+    _StrictLoader.add_constructor(f"{_YAML}{_kind}", lambda loader, node: node.value)
+
+
+def _parse(content: str | bytes, source: str) -> Any:
+    try:
+        loader = _StrictLoader(content)
+        data = loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # odd bytes, dates, endless numbers
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{source}: not valid YAML: {reason}") from None
+    if loader.problems:
+        raise InputError(f"{source}:{line}: {message}" for line, message in sorted(loader.problems))
+    return data
+
+
+def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:
+    """Write one error: where the value comes from, its key, and what is wrong."""
+    for setting in reversed(settings):
+        common = min(len(path), len(setting.path))
+        if path[:common] == setting.path[:common]:
+            source = setting.option
+            break
+    return f"{source}: {'.'.join(path)}: {message}"
+
+
+def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
+    """Parse `a.b=value`, or raise InputError for all that are malformed."""
+    settings: list[Setting] = []
+    errors: list[str] = []
+    for text in overrides:
+        if isinstance(text, Setting):
+            settings.append(text)
+            continue
+        key, equals, value = text.partition("=")
+        try:
+            if not equals or not all(part.strip() for part in key.split(".")):
+                raise InputError(f"--override must be KEY=VALUE, got {text!r}")
+            parsed = _parse(value, f"--override {key.strip()}")
+            settings.append(Setting("--override", _key_path(key.strip(), parsed), parsed))
+        except InputError as error:
+            errors += error.lines
+    if errors:
+        raise InputError(errors)
+    return settings
+
+
+def _key_path(key: str, value: object) -> KeyPath:
+    """Split a dotted key; a recipe's name may itself hold dots, so take the known parts from the end."""
+    first, *rest = key.split(".")
+    last = 0
+    if first == "recipes" and not isinstance(value, dict):
+        last = 1
+    elif first == "spaces":
+        last = 2 if rest[-1:] and rest[-1] in ("low", "high", "log") else 0
+        last = 1 if not last and rest[-1:] and rest[-1] in HYPERPARAMETERS else last
+    if first not in ("recipes", "spaces") or len(rest) <= last:
+        return (first, *rest)
+    cut = len(rest) - last
+    return (first, ".".join(rest[:cut]), *rest[cut:])
+
+
+def _with_value(data: Mapping[str, Any], path: KeyPath, value: object) -> dict[str, Any]:
+    """Copy nested mappings with one value set."""
+    if len(path) == 1:
+        return {**data, path[0]: value}
+    inner = data.get(path[0])
+    return {**data, path[0]: _with_value(inner if isinstance(inner, Mapping) else {}, path[1:], value)}
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy nested mappings with the values of a second one set."""
+    pairs = ((key, old.get(key), value) for key, value in new.items())
+    both = {k: _merged(a, b) for k, a, b in pairs if isinstance(a, Mapping) and isinstance(b, Mapping)}
+    return {**old, **new, **both}

@@ -1,0 +1,284 @@
+"""Keys, types, defaults and rules of a configuration, and what to say where they are broken."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ahf_cli.recipes.hyperparameters import nearest
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names of studies and recipes: they become folder names, so never a path."""
+
+KeyPath = tuple[str, ...]
+"""A key path: ("train", "epochs")."""
+Problem = tuple[KeyPath, str]
+"""Where, and the rule that is broken."""
+
+
+# YAML 1.1 reads 010 as 8 and 1:30 as 90; here a leading zero or a colon makes no number.
+_DECIMAL = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
+_NOT_FINITE = re.compile(r"([-+]?)\.(inf|nan)", re.IGNORECASE)
+
+
+def read_number(text: str) -> int | float | None:
+    """Return the number that a text of YAML writes; None where it writes none.
+
+    Raises:
+        ValueError: more digits than Python reads.
+    """
+    if found := _NOT_FINITE.fullmatch(text):
+        return float(found[1] + found[2])
+    if not _DECIMAL.fullmatch(text):
+        return None
+    return int(text) if text.lstrip("+-").isdecimal() else float(text)
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a boolean is not a number")
+    if not isinstance(value, str):
+        return value
+    number = read_number(value)
+    if number is None:  # pydantic would take 010 and 1_000
+        raise ValueError("a text that is not a number")
+    return number
+
+
+def _choice(value: object) -> object:
+    """Return what a recipe is given for a key: a number where a text writes one."""
+    number = read_number(value) if isinstance(value, str) else None
+    return value if number is None else number
+
+
+def _changes(recipe: object) -> object:
+    """Return what a recipe changes with its numbers read; `base` is a name, and stays as it is."""
+    if not isinstance(recipe, Mapping):
+        return recipe
+    return {key: value if key == "base" else _choice(value) for key, value in recipe.items()}
+
+
+_NUMBER = BeforeValidator(_number)
+
+# The description is the rule that an error message prints after "must be".
+Name = Annotated[str, Field(pattern=NAME, description=f"a string that matches {NAME}")]
+Count = Annotated[int, _NUMBER, Field(ge=1, le=10**9, description="an integer in [1, 10^9]")]
+OptionalCount = Annotated[
+    Annotated[int, Field(ge=1, le=10**9)] | None,
+    _NUMBER,
+    Field(description="an integer in [1, 10^9], or null"),
+]
+Trials = Annotated[int, _NUMBER, Field(ge=1, le=10**5, description="an integer in [1, 10^5]")]
+Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
+Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
+Fraction = Annotated[float, _NUMBER, Field(gt=0, lt=1, description="a number in (0, 1)")]
+Bound = Annotated[
+    Annotated[float, Field(allow_inf_nan=False)] | None,
+    _NUMBER,
+    Field(description="a finite number, or null"),
+]
+Storage = Annotated[
+    Annotated[str, Field(pattern=r"^(sqlite:///.+|postgresql(\+psycopg)?://([^:/@?]+@)?[^@?]+)$")] | None,
+    Field(
+        description="null, sqlite:/// and a path, or postgresql+psycopg://user@host/database without a "
+        "password, which belongs into the environment variable AHF_STORAGE"
+    ),
+]
+
+
+IMPLIED_BY_FAIR = {"sampler": "random", "objective": "validation_loss"}
+"""What the fair design sets where nothing else is said."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(_Section):
+    """What is trained."""
+
+    data: Annotated[str, Field(description="the name of a data set")] = "fashion_mnist"
+    split: Literal["paper", "full"] = "paper"
+    model: Annotated[str, Field(description="the name of a model")] = "lenet"
+    loss: Annotated[str, Field(description="the name of a loss")] = "cross_entropy"
+    batch_size: Count = 128
+    subset: OptionalCount = None
+
+
+class Train(_Section):
+    """How long a trial trains, and when it is evaluated."""
+
+    epochs: Positive = 3.0
+    steps: OptionalCount = None
+    """wins over epochs"""
+    eval_every: Count = 30
+    eval_subset: OptionalCount = None
+    """the first n training images for the training metrics; None: whole sets"""
+    longer: dict[str, Count] = {}
+    """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
+
+
+class Search(_Section):
+    """How the hyperparameters of the searched recipes are chosen."""
+
+    design: Literal["paper", "fair"] = "paper"
+    """fair: independent trials on validation loss, and the best configuration again with new seeds"""
+    trials: Trials = 70
+    sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
+    """default of the fair design: random"""
+    objective: Literal["train_loss", "validation_loss"] = "train_loss"
+    """default of the fair design: validation_loss"""
+    reruns: Trials = 10
+    """new seeds for the best configuration of each recipe; of the fair design"""
+    recipes: Annotated[
+        tuple[str, ...], Field(min_length=1, description="a non-empty list of recipe names")
+    ] = ("hf", "adaptive_hf")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_design(cls, data: Any) -> Any:
+        """Fill in what the design implies where it is not said."""
+        fair = isinstance(data, Mapping) and data.get("design") == "fair"
+        return {**IMPLIED_BY_FAIR, **data} if fair else data
+
+
+class Bounds(_Section):
+    """A search range as given: what is None is inherited."""
+
+    low: Bound = None
+    high: Bound = None
+    log: Annotated[bool | None, Field(strict=True, description="true, false or null")] = None
+
+
+class Prerun(_Section):
+    """The runs from which the search ranges are set."""
+
+    trials: Trials = 15
+    recipe: Annotated[str, Field(description="the name of a recipe")] = "adaptive_hf"
+
+
+class Compare(_Section):
+    """How results are summed up and drawn."""
+
+    band: Literal["se", "sd", "ci", "iqr"] = "se"
+    target: Fraction = 0.80
+
+
+class Run(_Section):
+    """Where and how trials run; nothing here changes a result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: OptionalCount = None
+    """processes; None: one per core on a CPU, 1 on a GPU"""
+    batch: OptionalCount = None
+    """trials side by side in one process; None: chosen by the device"""
+    checkpoint_every: Count = 50
+    """steps between two checkpoints"""
+
+
+class Settings(_Section):
+    """A configuration as given, with the defaults filled in."""
+
+    study: Name = "study"
+    seed: Seed = 0
+    task: Task = Task()
+    train: Train = Train()
+    search: Search = Search()
+    recipes: dict[str, Annotated[dict[str, Any], BeforeValidator(_changes)]] = {}
+    spaces: dict[str, dict[str, Bounds]] = {}
+    prerun: Prerun = Prerun()
+    compare: Compare = Compare()
+    run: Run = Run()
+    storage: Storage = None
+
+
+def schema_problems(error: ValidationError) -> list[Problem]:
+    """List what breaks the types and bounds of the schema, one problem a key."""
+    problems: dict[KeyPath, str] = {}
+    for item in error.errors(include_url=False, include_context=False):
+        path = tuple(str(key) for key in item["loc"] if isinstance(key, str))
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key{_nearest_key(path)}"
+        elif path == ("storage",):
+            message = _rule(path)  # the URL may hold a password: never printed
+        else:
+            message = f"{_rule(path)}, got {show(item['input'])}{_hint(path, item['input'])}"
+        problems.setdefault(path, message)
+    return list(problems.items())
+
+
+def show(value: object) -> str:
+    """Write a value as in YAML, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    shown = short.repr(value)
+    number = isinstance(value, str) and (_DECIMAL.fullmatch(value) or _NOT_FINITE.fullmatch(value))
+    return shown.strip("'") if number else shown
+
+
+def without(data: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
+    """Copy nested mappings, leaving out the values at some paths."""
+    dropped = {path for path in paths if path}
+    copy = {key: value for key, value in data.items() if (key,) not in dropped}
+    for first in {path[0] for path in dropped if len(path) > 1} & copy.keys():
+        if isinstance(copy[first], Mapping):
+            copy[first] = without(copy[first], (path[1:] for path in dropped if path[0] == first))
+    return copy
+
+
+def _model(path: KeyPath) -> type[BaseModel] | None:
+    """Return the model of the mapping at a path; None where the keys are names of the user's."""
+    if path == ():
+        return Settings
+    if len(path) == 3 and path[0] == "spaces":
+        return Bounds
+    field = Settings.model_fields.get(path[0]) if len(path) == 1 else None
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _allowed(path: KeyPath) -> tuple[str, ...]:
+    """Return the values of a key that has a list of them."""
+    model = _model(path[:-1])
+    kind = model.model_fields[path[-1]].annotation if model else None
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _rule(path: KeyPath) -> str:
+    if len(path) == 3 and path[:2] == ("train", "longer"):
+        return "must be an integer in [1, 10^9]"
+    model = _model(path[:-1]) if path else None
+    if model is None or _model(path):
+        return "must be a mapping"
+    if allowed := _allowed(path):
+        return f"must be one of {', '.join(allowed)}"
+    return f"must be {model.model_fields[path[-1]].description or 'a mapping'}"
+
+
+def _hint(path: KeyPath, value: object) -> str:
+    """Say what was meant, where that can be told."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?0\d+(\.\d*)?", value, re.ASCII):
+        return ": a number has no leading zeros"
+    allowed = _allowed(path) if path else ()
+    hint = nearest(value, allowed) if isinstance(value, str) else ""
+    return hint if "did you mean" in hint else ""
+
+
+def _nearest_key(path: KeyPath) -> str:
+    """Suggest the key that was meant: one of this level, or one of the same name elsewhere."""
+    model = _model(path[:-1])
+    here = list(model.model_fields) if model else []
+    hint = nearest(path[-1], here)
+    if "did you mean" in hint:
+        return hint
+    for section in ((), *((key,) for key in Settings.model_fields)):
+        other = _model(section)
+        if other and path[-1] in other.model_fields:
+            return f"; did you mean {'.'.join((*section, path[-1]))!r}?"
+    return hint

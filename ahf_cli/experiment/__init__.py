@@ -1,1 +1,0 @@
-"""Experiments: configurations, trials, searches and their statistics; yields records and draws nothing."""

@@ -1,0 +1,1 @@
+"""Recipes: hyperparameters, structural choices and named optimizers; imports nothing heavy."""

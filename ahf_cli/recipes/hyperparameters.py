@@ -1,0 +1,94 @@
+"""Every hyperparameter, declared once.
+
+Help texts, configuration files and tables read names, bounds and symbols here without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+def nearest(name: str, known: Iterable[str], pluggable: bool = False) -> str:
+    """Return `; did you mean 'x'?` for the closest known name, or the list of all known names.
+
+    Where plug-ins may register more, the list says how they are loaded.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    more = ", and a plug-in's with --plugin FILE.py" if pluggable else ""
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}{more}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """A search interval [low, high], uniform or log-uniform."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter: its symbol in the paper, default, range of validity and Appendix B search range."""
+
+    name: str
+    symbol: str
+    help: str
+    default: float
+    low: float
+    """smallest valid value; excluded where `open_low`"""
+    open_low: bool
+    high: float = math.inf
+    """upper end of the valid values; always excluded"""
+    search: Range | None = None
+    """range of the paper's Appendix B.2; None where the paper fixes the value"""
+
+    def rule(self) -> str:
+        """Say which values are valid, as an interval."""
+        return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g})"
+
+    def accepts(self, value: float) -> bool:
+        """Tell whether a value is finite and inside the interval of `rule`."""
+        above = value > self.low if self.open_low else value >= self.low
+        return math.isfinite(value) and above and value < self.high
+
+    def check(self, value: float, where: str | None = None) -> float:
+        """Return the value, or raise ValueError naming the rule, the hyperparameter and the value."""
+        if not self.accepts(value):
+            raise ValueError(f"{where or self.name} must be in {self.rule()}, got {value!r}")
+        return value
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    h.name: h
+    for h in (
+        Hyperparameter("lr", "α", "step size", 1.0, 0, True, search=Range(1e-3, 1, log=True)),
+        Hyperparameter("damping", "λ₀", "initial damping", 10.0, 0, True, search=Range(1, 30)),
+        Hyperparameter(
+            "beta2", "β₂", "decay of the second moment", 1e-5, 0, False, 1, Range(1e-10, 1e-4, log=True)
+        ),
+        Hyperparameter(
+            "epsilon", "ε", "target size of the direction", 1e-2, 0, True, search=Range(1e-5, 0.1, log=True)
+        ),
+        Hyperparameter("sigma", "σ", "bound on the direction's norm", 50.0, 0, True, search=Range(30, 100)),
+        Hyperparameter("smoothness", "L", "conjugate smoothness", 100.0, 0, True, search=Range(50, 300)),
+        Hyperparameter("mu", "μ", "added to the root of the second moment", 1e-8, 0, True),
+        Hyperparameter(
+            "halving", "τ", "steps after which α is half", 200.0, 0, True, search=Range(20, 2000, log=True)
+        ),
+        Hyperparameter("radius", "r", "longest update", 0.3, 0, True, search=Range(0.03, 3, log=True)),
+        Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in the loss", 2e-5, 0, False),
+        Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
+        Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
+        Hyperparameter("hessian_power", "k", "power of the Hessian's diagonal", 1.0, 0, True, 2),
+    )
+}
+
+
+def middle(found: Range) -> float:
+    """Return the middle of a range, the geometric one where the range is logarithmic."""
+    return math.sqrt(found.low * found.high) if found.log else (found.low + found.high) / 2

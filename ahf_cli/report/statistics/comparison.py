@@ -1,0 +1,92 @@
+"""Two samples against each other: paired differences, permutation test, Cliff's delta, Holm's correction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ahf_cli.report.statistics.columns import Array
+from ahf_cli.report.statistics.interval import LEVEL, Interval, mean_interval
+
+EXACT_PAIRS = 16
+"""up to here all 2ⁿ sign patterns are counted"""
+_TOLERANCE = 1e-12
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
+    """Mean of aᵢ − bᵢ over the pairs (n,) in which neither is missing, with Student's interval."""
+    return mean_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
+
+
+def paired_permutation_test(
+    a: ArrayLike, b: ArrayLike, rng: np.random.Generator, patterns: int = 20_000
+) -> float:
+    """Two-sided p of the mean difference of pairs (n,) under random signs (Fisher 1935).
+
+    All 2ⁿ patterns for n ≤ 16; beyond, `patterns` random ones with (hits + 1)/(patterns + 1), which is valid
+    at any number of patterns (Phipson and Smyth 2010).  NaN for no pair.
+    """
+    d = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    d = d[~np.isnan(d)]
+    n = len(d)
+    if n == 0:
+        return math.nan
+    seen = abs(d.sum()) * (1 - _TOLERANCE)
+    if n <= EXACT_PAIRS:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return float(np.mean(np.abs(signs @ d) >= seen))
+    signs = rng.choice([-1.0, 1.0], size=(patterns, n))
+    return float((np.sum(np.abs(signs @ d) >= seen) + 1) / (patterns + 1))
+
+
+def cliffs_delta(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
+    """δ = P(A > B) − P(A < B) of two samples (n,), (m,) with the interval of Feng and Cliff 2004.
+
+    Their unbiased variance of δ and asymmetric ends, which stay within [−1, 1]; where the samples do not
+    overlap the variance is 0, and the interval is that of one pair fewer: [(m − z²)/(m + z²), 1], mirrored.
+    """
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    n, m = len(x), len(y)
+    if min(n, m) == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    signs = np.sign(x[:, None] - y)
+    delta = float(signs.mean())
+    if min(n, m) < 2:
+        return Interval(delta, math.nan, math.nan)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    if abs(delta) == 1:
+        few = min(n, m)
+        end = (few - z * z) / (few + z * z)
+        return Interval(delta, end, 1.0) if delta > 0 else Interval(delta, -1.0, -end)
+    variance = _delta_variance(signs, delta)
+    root = z * math.sqrt(variance) * math.sqrt((1 - delta**2) ** 2 + z * z * variance)
+    scale = 1 - delta**2 + z * z * variance
+    low, high = (delta - delta**3 - root) / scale, (delta - delta**3 + root) / scale
+    return Interval(delta, max(low, -1.0), min(high, 1.0))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return adjusted p: the largest so far of (m − i) p_(i), at most 1, in the given order (Holm 1979).
+
+    NaN stays NaN and is no test.
+    """
+    p = np.asarray(p_values, dtype=float)
+    tests = np.flatnonzero(~np.isnan(p))
+    order = tests[np.argsort(p[tests], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    scaled = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return [float(v) for v in adjusted]
+
+
+def _delta_variance(signs: Array, delta: float) -> float:
+    """Return the unbiased variance of δ̂, no smaller than Cliff's floor (1 − δ²)/(nm − 1)."""
+    n, m = signs.shape
+    rows, columns = signs.mean(axis=1) - delta, signs.mean(axis=0) - delta
+    each = np.sum((signs - delta) ** 2)
+    unbiased = (m**2 * np.sum(rows**2) + n**2 * np.sum(columns**2) - each) / (n * m * (n - 1) * (m - 1))
+    return float(max(unbiased, (1 - delta**2) / (n * m - 1)))

@@ -1,0 +1,1 @@
+"""Training of trials: one job on one task, and its records."""

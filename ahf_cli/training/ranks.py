@@ -1,0 +1,144 @@
+"""The processes of one data-parallel run, as `torchrun` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from ahf_cli.errors import AhfError, InputError
+from ahf_cli.training.records import CurveRow, StepRow, TrialResult
+
+TIMEOUT = timedelta(minutes=10)
+"""After which a rank that does not answer counts as lost."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among all."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    """place on this machine: which GPU is its own"""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def device(self, device: str) -> str:
+        """Return the device of this process."""
+        return f"cuda:{self.local}" if device == "cuda" and self.world > 1 else device
+
+    def check(self, batch_size: int) -> None:
+        """Raise InputError where a batch cannot be divided."""
+        if batch_size % self.world:
+            raise InputError(
+                f"task.batch_size: must be a multiple of the number of ranks ({self.world}), got {batch_size}"
+            )
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the other processes that `torchrun` started; alone where it did not."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or "RANK" not in os.environ:
+        yield Ranks()
+        return
+    import torch
+    import torch.distributed as dist
+
+    # Imported later (vmap does), it takes the group as the default argument of its functions. Then the group
+    # outlives its destruction, and a process that exits while gloo's threads run is aborted now and then.
+    import torch.distributed.nn.functional
+
+    ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    if device == "cuda":
+        torch.cuda.set_device(ranks.local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def shared(ranks: Ranks, value: Any) -> Any:
+    """Give all ranks what the leading one has."""
+    if ranks.world == 1:
+        return value
+    import torch.distributed as dist
+
+    from ahf_cli.optim.distributed import lost
+
+    box = [value]
+    try:
+        dist.broadcast_object_list(box)
+    except RuntimeError as error:
+        raise lost(error) from None
+    return box[0]
+
+
+def agreed(ranks: Ranks, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a question that all ranks answer alike: whether any of them was told to stop."""
+    if ranks.world == 1:
+        return should_stop
+    import torch
+
+    from ahf_cli.optim.distributed import average
+
+    def ask() -> bool:
+        device = "cuda" if torch.cuda.is_available() and torch.distributed.get_backend() == "nccl" else "cpu"
+        return bool(average(torch.tensor(float(should_stop()), device=device)) > 0)
+
+    return ask
+
+
+@dataclass
+class Follower:
+    """What a rank that does not lead keeps of a trial: the checkpoints that it began from."""
+
+    checkpoints: Sequence[bytes] = ()
+
+    def trial(self, recipe: str, slot: int) -> Follower:
+        """Return itself: there is one trial."""
+        return self
+
+    def write_params(self, params: Mapping[str, object]) -> None:
+        """The leading rank writes."""
+
+    def read_params(self) -> dict[str, Any] | None:
+        """Nothing."""
+        return None
+
+    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
+        """The leading rank writes."""
+
+    def append_curve(self, row: CurveRow) -> None:
+        """The leading rank writes."""
+
+    def save_checkpoint(self, data: bytes, step: int) -> None:
+        """The leading rank saves."""
+
+    def load_checkpoints(self) -> list[bytes]:
+        """Return the leading rank's."""
+        return list(self.checkpoints)
+
+    def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
+        """The leading rank commits."""
+        return True
+
+    def result(self) -> TrialResult | None:
+        """Nothing."""
+        return None
+
+    def pack(self) -> dict[str, bytes]:
+        """Nothing to send."""
+        return {}
+
+    def unpack(self, files: Mapping[str, bytes]) -> bool:
+        """Nothing comes."""
+        raise AhfError("a rank that does not lead keeps no trials")

@@ -1,0 +1,211 @@
+"""What an experiment yields: plain records, without files, searches or plots.
+
+The field names of `CurveRow` and `StepRow` are the columns of `curve.csv` and `steps.csv.gz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class CurveRow:
+    """One evaluation on whole sets; validation is NaN where the split has no validation set."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    products: int
+    """curvature products so far"""
+    gradients: int
+    """gradient evaluations so far"""
+    seconds: float
+    """training time so far, evaluation excluded"""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step."""
+
+    step: int
+    loss: float
+    """h(θ) on the gradient batch, before the step"""
+    loss_after: float
+    """h(θ + u) on the same batch"""
+    direction_l2: float
+    direction_l1: float
+    direction_sum_l2: float
+    update_l2: float
+    step_size: float
+    """α as used"""
+    eq3_step_size: float
+    """Eq. 3 as printed, neither clipped at 0 nor always used; NaN without its hyperparameters"""
+    damping: float
+    """λ of this step's linear system"""
+    reduction_ratio: float
+    model_value: float
+    """q(δ)"""
+    cg_iterations: int
+    stop: str
+    """why CG stopped"""
+    smoothness_gradient: float
+    """L̂ of Eq. 2 along the update, with g = ∇h"""
+    smoothness_direction: float
+    """L̂ of Eq. 2 along the update, with g = −δ"""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended: the content of `result.json`."""
+
+    recipe: str
+    slot: int
+    status: Status
+    steps: int
+    """steps taken; the step of divergence where `status` is diverged"""
+    planned_steps: int
+    value: float
+    """what the sampler was told: min(objective, the loss of chance)"""
+    objective: str
+    """the objective's name, as in the configuration"""
+    params: dict[str, float]
+    """all hyperparameters, free and fixed"""
+    seed: int
+    """training seed: initial weights and batch order"""
+    train_loss: float
+    """final values; NaN for a diverged trial"""
+    test_loss: float
+    test_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+    """training time, evaluation excluded"""
+    stalled: bool = False
+    """ok, but the final training loss is above 0.95 × the initial one"""
+    zero_steps: int = 0
+    """steps at which Eq. 3 was negative and therefore 0 was used"""
+    attempts: int = 1
+    error: str = ""
+    """for a failed trial: the exception in one line"""
+    started: str = ""
+    """ISO 8601, UTC"""
+    host: str = ""
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class TrialRecord(Protocol):
+    """Where one trial leaves what it did; a folder on disk, or anything else that a caller provides."""
+
+    def write_params(self, params: Mapping[str, object]) -> None:
+        """Note what the trial was asked to run, before it runs."""
+        ...
+
+    def read_params(self) -> dict[str, Any] | None:
+        """Return that note."""
+        ...
+
+    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
+        """Note the evaluations with which the trial begins, or goes on from a checkpoint."""
+        ...
+
+    def append_curve(self, row: CurveRow) -> None:
+        """Note one evaluation more of the running trial."""
+        ...
+
+    def save_checkpoint(self, data: bytes, step: int) -> None:
+        """Keep a checkpoint."""
+        ...
+
+    def load_checkpoints(self) -> list[bytes]:
+        """Return the kept checkpoints, newest first."""
+        ...
+
+    def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
+        """Commit the trial; False where it is committed already."""
+        ...
+
+    def result(self) -> TrialResult | None:
+        """Return how the trial ended, None while it has not."""
+        ...
+
+    def pack(self) -> dict[str, bytes]:
+        """Return the files of a finished trial, to be sent to another machine."""
+        ...
+
+    def unpack(self, files: Mapping[str, bytes]) -> bool:
+        """Commit a trial that another machine has finished; False where the files are not whole."""
+        ...
+
+
+class TrialRecords(Protocol):
+    """The trials of a study."""
+
+    def trial(self, recipe: str, slot: int) -> TrialRecord:
+        """Return the record of one trial, which need not have begun."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A running trial reached a step."""
+
+    recipe: str
+    slot: int
+    step: int
+    planned_steps: int
+    loss: float
+    """last batch loss"""
+    row: CurveRow | None = None
+    """the last evaluation, where this step was one"""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that is being trained."""
+
+    slot: int
+    host: str
+    seconds: float
+    """since it began, or went on"""
+    row: CurveRow | None = None
+    """its last evaluation so far"""
+
+
+@dataclass(frozen=True)
+class RecipeStatus:
+    """How far a search is with one recipe."""
+
+    recipe: str
+    planned: int
+    ok: int
+    diverged: int
+    failed: int
+    running: tuple[Running, ...]
+    best_value: float | None
+    """that of the best trial; in a folder its own one, without the cap"""
+    trial_seconds: float | None
+    """mean time of a finished trial, evaluation included"""
+
+    @property
+    def waiting(self) -> int:
+        """Trials that have not begun, or wait for being tried again."""
+        return max(0, self.planned - self.ok - self.diverged - self.failed - len(self.running))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until all are done, if as many run all the time as now; None where that is not known."""
+        if not self.waiting and not self.running:
+            return 0.0
+        if self.trial_seconds is None or not self.running:
+            return None
+        begun = sum(min(r.seconds, self.trial_seconds) for r in self.running)
+        return ((self.waiting + len(self.running)) * self.trial_seconds - begun) / len(self.running)

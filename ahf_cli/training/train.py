@@ -1,0 +1,256 @@
+"""Train K trials of one recipe side by side, and record what they do."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.tasks.chance import TEN_CLASSES
+from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
+from ahf_cli.training.evaluate import evaluate
+from ahf_cli.training.records import CurveRow, Progress, Status, StepRow, TrialResult
+
+_INTEGERS = ("cg_iterations",)
+_FROM_INFO = (
+    "loss", "loss_after", "direction_l2", "direction_l1", "direction_sum_l2", "update_l2", "step_size",
+    "eq3_step_size", "damping", "reduction_ratio", "model_value", "cg_iterations", "smoothness_gradient",
+    "smoothness_direction", "stop", "products", "active", "finite",
+)  # fmt: skip
+NAN = math.nan
+
+
+class StoppedError(Exception):
+    """Training was asked to stop; the checkpoints hold everything up to the last finished step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long trials train, when they are evaluated, and from which seed."""
+
+    steps: int
+    eval_every: int
+    seed: int
+    objective: str = "train_loss"
+    eval_subset: int | None = None
+    checkpoint_every: int | None = None
+    longer: Mapping[str, int] = field(default_factory=dict)
+    """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
+
+    def of(self, recipe: str) -> Plan:
+        """Return how trials of one recipe train."""
+        times = self.longer.get(recipe, 1)
+        return replace(self, steps=times * self.steps, eval_every=times * self.eval_every, longer={})
+
+    chance_loss: float = TEN_CLASSES.loss
+    """largest value that the sampler is told, and that of a diverged trial"""
+
+
+@dataclass
+class Trial:
+    """One row's record so far."""
+
+    slot: int
+    params: dict[str, float]
+    curve: list[CurveRow] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+    products: int = 0
+    gradients: int = 0
+    seconds: float = 0.0
+    diverged_at: int = 0
+
+
+@dataclass
+class Batch:
+    """K trials at the same step, with the state that holds their rows."""
+
+    recipe: Recipe
+    plan: Plan
+    state: State
+    trials: list[Trial]
+    step: int = 0
+
+    def row(self, k: int) -> dict[str, Any]:
+        """Return all of one trial as plain values and tensors, for a checkpoint."""
+        state = {
+            key: {name: v[k : k + 1].cpu() for name, v in value.items()}
+            if isinstance(value, dict)
+            else value[k : k + 1].cpu()
+            for key, value in self.state.state_dict().items()
+        }
+        return {"version": 1, "step": self.step, "state": state, "trial": asdict(self.trials[k])}
+
+
+def begin(task: Task, recipe: Recipe, plan: Plan, trials: Mapping[int, Mapping[str, float]]) -> Batch:
+    """Start trials from their hyperparameters, by slot; all have the weights of the plan's seed."""
+    complete = {slot: recipe.complete(params) for slot, params in trials.items()}
+    theta = task.initial(plan.seed).expand(len(complete), -1).clone()
+    names = recipe.hyperparameters
+    values = {
+        name: torch.tensor([p[name] for p in complete.values()], dtype=torch.float64).to(theta)
+        for name in names
+    }
+    state = compose(recipe.structure).init(theta, values)
+    return Batch(recipe, plan, state, [Trial(slot, params) for slot, params in complete.items()])
+
+
+def dump(batch: Batch, k: int) -> bytes:
+    """Serialize one trial of a batch."""
+    buffer = io.BytesIO()
+    torch.save(batch.row(k), buffer)
+    return buffer.getvalue()
+
+
+def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes) -> Batch:
+    """Continue one trial from its checkpoint, bitwise."""
+    content = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location=task.device)
+    saved = content["trial"]
+    trial = Trial(
+        **{
+            **saved,
+            "curve": [CurveRow(**row) for row in saved["curve"]],
+            "steps": [StepRow(**row) for row in saved["steps"]],
+        }
+    )
+    return Batch(recipe, plan, State(**content["state"]), [trial], content["step"])
+
+
+def train(
+    task: Task,
+    batch: Batch,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_checkpoint: Callable[[int, bytes, int], None] = lambda slot, data, step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[TrialResult]:
+    """Run a batch to the end of its plan; its trials hold curves and steps afterwards.
+
+    Args:
+        task: data and model.
+        batch: from `begin` or `restore`; advanced in place.
+        on_progress: hears of every step.
+        on_checkpoint: gets (slot, bytes, step) of each trial every `checkpoint_every` steps and at a stop.
+        should_stop: asked after every step.
+
+    Raises:
+        StoppedError: `should_stop` said so; checkpoints have been given out.
+    """
+    optimizer = compose(batch.recipe.structure)
+    plan = batch.plan
+    if batch.step == 0 and not batch.trials[0].curve:
+        _evaluate(task, batch)
+        _report(batch, on_progress)
+    while batch.step < plan.steps and bool(batch.state.active.any()):
+        _step(task, batch, optimizer)
+        if batch.step % plan.eval_every == 0 or batch.step == plan.steps:
+            _evaluate(task, batch)
+        _report(batch, on_progress)
+        last = batch.step == plan.steps
+        stop = should_stop() and not last
+        if stop or (plan.checkpoint_every and batch.step % plan.checkpoint_every == 0 and not last):
+            for k, trial in enumerate(batch.trials):
+                on_checkpoint(trial.slot, dump(batch, k), batch.step)
+        if stop:
+            raise StoppedError
+    return [_result(batch, trial) for trial in batch.trials]
+
+
+def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
+    seed, before = batch.plan.seed, time.perf_counter()
+    objective = task.objective(seed, GRADIENT_STREAM, batch.step)
+    wanted = (seed, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
+    curvature = task.objective(*wanted) if optimizer.independent_batch else None
+    batch.state, info = optimizer.step(batch.state, objective, curvature)
+    batch.step += 1
+    _record(batch, info, optimizer.curvature_batches)
+    seconds = (time.perf_counter() - before) / len(batch.trials)
+    for trial in batch.trials:
+        trial.seconds += 0 if trial.diverged_at else seconds
+
+
+def _record(batch: Batch, info: StepInfo, batches: int) -> None:
+    """Note the step in every active trial: one transfer from the device for all of them.
+
+    A product on a curvature batch of several mini-batches counts as that many.
+    """
+    table = torch.stack([getattr(info, name).double() for name in _FROM_INFO]).cpu().T.tolist()
+    for trial, values in zip(batch.trials, table, strict=True):
+        row = dict(zip(_FROM_INFO, values, strict=True))
+        if not row.pop("active"):
+            continue
+        trial.products += batches * int(row.pop("products"))
+        trial.gradients += info.gradients
+        trial.diverged_at = 0 if row.pop("finite") else batch.step
+        stop = Stop(int(row.pop("stop"))).name.lower()
+        integers = {name: int(row.pop(name)) for name in _INTEGERS}
+        trial.steps.append(StepRow(step=batch.step, stop=stop, **integers, **row))
+
+
+def _evaluate(task: Task, batch: Batch) -> None:
+    parameters, split, nan = batch.state.parameters, task.split, torch.full((len(batch.trials),), NAN)
+    train_loss, train_accuracy = evaluate(task, parameters, split.train, batch.plan.eval_subset)
+    held_out = (nan, nan) if split.validation is None else evaluate(task, parameters, split.validation)
+    test_loss, test_accuracy = evaluate(task, parameters, split.test)
+    per_epoch = len(split.train) // task.batch_size
+    for k, trial in enumerate(batch.trials):
+        if trial.diverged_at:
+            continue
+        trial.curve.append(
+            CurveRow(
+                step=batch.step,
+                epoch=batch.step / per_epoch,
+                train_loss=train_loss[k].item(),
+                train_accuracy=train_accuracy[k].item(),
+                validation_loss=held_out[0][k].item(),
+                validation_accuracy=held_out[1][k].item(),
+                test_loss=test_loss[k].item(),
+                test_accuracy=test_accuracy[k].item(),
+                products=trial.products,
+                gradients=trial.gradients,
+                seconds=trial.seconds,
+            )
+        )
+
+
+def _report(batch: Batch, on_progress: Callable[[Progress], None]) -> None:
+    for trial in batch.trials:
+        row = trial.curve[-1] if trial.curve[-1].step == batch.step else None
+        loss = trial.steps[-1].loss if trial.steps else trial.curve[0].train_loss
+        on_progress(Progress(batch.recipe.name, trial.slot, batch.step, batch.plan.steps, loss, row))
+
+
+def _result(batch: Batch, trial: Trial) -> TrialResult:
+    final, plan = trial.curve[-1], batch.plan
+    objective = getattr(final, plan.objective)
+    diverged = bool(trial.diverged_at) or not math.isfinite(objective)
+    status: Status = "diverged" if diverged else "ok"
+    result = TrialResult(
+        recipe=batch.recipe.name,
+        slot=trial.slot,
+        status=status,
+        steps=trial.diverged_at or batch.step,
+        planned_steps=plan.steps,
+        value=plan.chance_loss if diverged else min(objective, plan.chance_loss),
+        objective=plan.objective,
+        params=trial.params,
+        seed=plan.seed,
+        train_loss=final.train_loss,
+        test_loss=final.test_loss,
+        test_accuracy=final.test_accuracy,
+        validation_loss=final.validation_loss,
+        validation_accuracy=final.validation_accuracy,
+        seconds=trial.seconds,
+        stalled=not diverged and final.train_loss > 0.95 * trial.curve[0].train_loss,
+        zero_steps=sum(row.step_size == 0 and row.eq3_step_size < 0 for row in trial.steps),
+    )
+    if diverged:
+        gone = ("train_loss", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
+        result = replace(result, **dict.fromkeys(gone, NAN))  # type: ignore[arg-type]
+    return result

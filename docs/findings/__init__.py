@@ -1,0 +1,9 @@
+"""The numbers of committed studies, as texts with their intervals, for the templates of docs and README."""
+
+from docs.findings.interval import interval
+from docs.findings.jumps import Jumps
+from docs.findings.pairs import difference
+from docs.findings.recipe import Recipe
+from docs.findings.study import Study, load
+
+__all__ = ["Jumps", "Recipe", "Study", "difference", "interval", "load"]

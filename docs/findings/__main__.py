@@ -1,0 +1,85 @@
+"""Texts whose numbers come from committed studies: templates that `make findings` fills in.
+
+`docs/findings/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/reference/`.
+Filled in, it becomes `docs/NAME.md`, or the part of README.md between `<!-- begin: NAME -->` and
+`<!-- end: NAME -->`.
+A test does so again and compares, so that no number in these texts can be another one than that in the data.
+Words that rest on numbers stand as `verdict(condition, words)`: data that contradict them are an error.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+
+from ahf_cli.report.canvas import THEMES, make
+from docs.findings import Study, difference, load
+
+ROOT = Path(__file__).parents[2]
+
+
+def verdict(holds: bool, words: str) -> str:
+    """Return words that only hold under a condition on the data, such as "does not hold".
+
+    Raises:
+        ValueError: the data no longer bear them out.
+    """
+    if not holds:
+        raise ValueError(f"the data do not bear out {words!r}: write that sentence anew")
+    return words
+
+
+def fill(template: Path, results: Path) -> str:
+    """Fill in one template."""
+
+    def study(name: str) -> Study:
+        return load(results / name)
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )  # Markdown of our own
+    text = environment.from_string(template.read_text(encoding="utf-8"))
+    return text.render(study=study, verdict=verdict, difference=difference).strip() + "\n"
+
+
+def targets(root: Path = ROOT) -> dict[Path, str]:
+    """Return what each file is to hold: README.md as a whole, and the pages under docs."""
+    readme = root / "README.md"
+    text, pages = readme.read_text(encoding="utf-8"), {}
+    for template in sorted((root / "docs" / "findings" / "templates").glob("*.md")):
+        filled, key = fill(template, root / "results" / "reference"), template.stem
+        begin, end = f"<!-- begin: {key} -->", f"<!-- end: {key} -->"
+        if begin in text:
+            before, after = text.split(begin)[0], text.split(end)[1]
+            text = f"{before}{begin}\n{filled}{end}{after}"
+        else:
+            pages[root / "docs" / template.name] = filled
+    return {readme: text, **pages}
+
+
+def figures(texts: Iterable[str], root: Path = ROOT) -> dict[Path, bytes]:
+    """Return the figures of reference studies that texts show, as small PNGs by their place."""
+    shown = re.findall(r"\]\((?:\.\./)?(results/reference/(\w+)/(\w+)\.png)\)", "\n".join(texts))
+    found = {}
+    for place, study, name in dict.fromkeys(shown):
+        drawn = {d.name: d for d in load(root / "results" / "reference" / study).comparison.drawn[0]}
+        found[root / place] = make(drawn[name], THEMES["screen"]).small()
+    return found
+
+
+def main() -> int:
+    """Write the texts and the figures that they show."""
+    texts = targets()
+    files = {file: text.encode() for file, text in texts.items()} | figures(texts.values())
+    for file, content in files.items():
+        file.write_bytes(content)
+        sys.stdout.write(f"{file.relative_to(ROOT)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The numbers of one recipe in one study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.statistics import mean_interval, wilson_interval
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.text import number
+from docs.findings.interval import interval
+
+
+class Recipe:
+    """The numbers of one recipe in one study."""
+
+    def __init__(self, data: StudyData, comparison: Comparison, name: str):
+        self.name = name
+        self.trials = data.trials[data.trials["recipe"] == name]
+        self.again = data.reruns[data.reruns["recipe"] == name]
+        self._chance = data.chance
+        self._curves = data.curves[data.curves["recipe"] == name]
+        self._finals = comparison.tables["final_values"].numbers
+        reruns = comparison.tables.get("reruns")
+        self._reruns = reruns.numbers.set_index("recipe") if reruns is not None else pd.DataFrame()
+
+    @property
+    def n(self) -> int:
+        """Finished trials."""
+        return int((self.trials["status"] != "failed").sum())
+
+    @property
+    def diverged(self) -> int:
+        """Trials that diverged."""
+        return int((self.trials["status"] == "diverged").sum())
+
+    @property
+    def stalled(self) -> int:
+        """Trials that did not train."""
+        return int(((self.trials["status"] == "ok") & self.trials["stalled"].astype(bool)).sum())
+
+    @property
+    def trained(self) -> int:
+        """The others."""
+        return self.n - self.diverged - self.stalled
+
+    @property
+    def counts(self) -> str:
+        """How many trained, did not train and diverged."""
+        return f"{self.trained} / {self.stalled} / {self.diverged}"
+
+    @property
+    def again_counts(self) -> str:
+        """How many re-runs of the best configuration trained, did not, and diverged."""
+        again: Recipe = object.__new__(Recipe)
+        again.__dict__ |= {**self.__dict__, "trials": self.again}
+        return again.counts
+
+    @property
+    def loss(self) -> str:
+        """Mean final training loss over all trials with its 95 % interval, no loss above that of chance."""
+        return interval(*mean_interval(self.values("train_loss")))
+
+    def loss_minus(self, published: float) -> str:
+        """How far that mean is above a published value, with its sign."""
+        return f"{self.values('train_loss').mean() - published:+.2f}"
+
+    def values(self, metric: str) -> NDArray[np.floating[Any]]:
+        """Final values of the finished trials; diverged ones at chance, and no loss above it."""
+        return self.finals(self.trials[self.trials["status"] != "failed"], metric).to_numpy(float)
+
+    def finals(self, trials: pd.DataFrame, metric: str) -> pd.Series[float]:
+        """Return final values of trials or re-runs; diverged ones at chance, and no loss above it."""
+        found = at_chance(trials, METRICS[metric], self._chance)
+        return found.clip(upper=self._chance.loss) if METRICS[metric].better == "lower" else found
+
+    def quartiles(self, metric: str) -> tuple[float, float]:
+        """The final values that a quarter of the trials are below and above."""
+        low, high = np.quantile(self.values(metric), [0.25, 0.75])
+        return float(low), float(high)
+
+    def finite(self, metric: str) -> str:
+        """Mean ± standard deviation of the final values, as they are, of the trials that did not diverge."""
+        own = self.trials.loc[self.trials["status"] == "ok", metric].to_numpy(float)
+        mean, deviation = (number(float(x), 3, fixed=True) for x in (own.mean(), own.std(ddof=1)))
+        return f"{mean} ± {deviation}, n = {len(own)}"
+
+    def capped_band(self, metric: str) -> str:
+        """Mean ± standard error over all trials; diverged ones at chance, and no loss above it."""
+        own = self.values(metric)
+        mean, error = (
+            number(float(x), 3, fixed=True) for x in (own.mean(), self.spread(metric) / len(own) ** 0.5)
+        )
+        return f"{mean} ± {error}"
+
+    @property
+    def diverged_steps(self) -> tuple[int, int]:
+        """First and last step at which a trial diverged."""
+        own = self.trials.loc[self.trials["status"] == "diverged", "steps"]
+        return int(own.min()), int(own.max())
+
+    def spread(self, metric: str) -> float:
+        """Standard deviation of the final values over trials."""
+        return float(self.values(metric).std(ddof=1))
+
+    @property
+    def reached(self) -> int:
+        """Trials that were at some evaluation where those that trained end."""
+        losses = self._own_curves.groupby("trial")["train_loss"]
+        return int((losses.min() <= 0.95 * losses.first()).sum())
+
+    @property
+    def blown(self) -> int:
+        """Trials that ended finite and above the loss that they began with."""
+        first = self._curves[self._curves["step"] == 0].set_index("trial")["train_loss"]
+        ends = self.trials[self.trials["status"] == "ok"].set_index("trial")["train_loss"]
+        return int((ends > first.reindex(ends.index)).sum())
+
+    @property
+    def least_share(self) -> float:
+        """Lower end of Wilson's interval for the share that trained."""
+        return float(wilson_interval(self.trained, self.n)[1])
+
+    @property
+    def share_trained(self) -> str:
+        """The share that trained, with Wilson's interval."""
+        return interval(*wilson_interval(self.trained, self.n), digits=2)
+
+    def where(self, query: str) -> Recipe:
+        """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, ….
+
+        Their counts, shares, ranges and work; means are of all trials, and not to be had of some.
+        """
+        own = self.trials.rename(columns=lambda c: str(c).removeprefix("params."))
+        chosen: Recipe = object.__new__(Recipe)
+        chosen.__dict__ |= {
+            **self.__dict__,
+            "trials": self.trials[own.eval(query)],
+            "_finals": self._finals[:0],
+        }
+        return chosen
+
+    @property
+    def that_trained(self) -> Recipe:
+        """Return the trials that trained."""
+        return self.where("status == 'ok' and not stalled")
+
+    @property
+    def accuracy(self) -> str:
+        """Mean final test accuracy over all trials with its 95 % interval; diverged ones at chance."""
+        return self.mean("test_accuracy")
+
+    def mean(self, metric: str) -> str:
+        """Mean final value over all trials with its 95 % interval; diverged ones at chance."""
+        row = self._final(metric)
+        return interval(row["mean"], row["mean_low"], row["mean_high"])
+
+    def band(self, metric: str) -> str:
+        """Mean ± standard error over all trials, as the paper draws it; diverged ones at chance."""
+        row = self._final(metric)
+        mean, error = row["mean"], row["standard_error"]
+        if abs(mean) >= 1000:
+            return f"{mean:.1e} ± {error:.1e}"
+        return f"{number(mean, 3, fixed=True)} ± {number(error, 3, fixed=True)}"
+
+    def minus(self, metric: str, published: float) -> str:
+        """How far the mean is above a published value, with its sign."""
+        return f"{self._final(metric)['mean'] - published:+.2f}"
+
+    def _final(self, metric: str) -> pd.Series[Any]:
+        found = self._finals
+        own = (found["recipe"] == self.name) & (found["metric"] == METRICS[metric].label)
+        return found[own & (found["diverged_trials"] == "at chance")].iloc[0]
+
+    @property
+    def best(self) -> float:
+        """Test accuracy of the trial with the best value."""
+        return float(self.trials.sort_values(["value", "trial"]).iloc[0]["test_accuracy"])
+
+    def above(self, accuracy: float) -> str:
+        """Trials that ended above a test accuracy, of how many, and their share with Wilson's interval."""
+        done = self.trials[self.trials["status"] != "failed"]
+        count = int((done["test_accuracy"] > accuracy).sum())  # NaN, that of a diverged trial, is not
+        return f"{count} of {len(done)}, {interval(*wilson_interval(count, len(done)), digits=2)}"
+
+    @property
+    def most(self) -> float:
+        """Largest final test accuracy."""
+        return float(self.trials["test_accuracy"].max())
+
+    @property
+    def range(self) -> str:
+        """Least and largest final test accuracy of the trials that did not diverge."""
+        own = self.trials[self.trials["status"] == "ok"]["test_accuracy"].astype(float)
+        return f"{own.min():.3f} to {own.max():.3f}" if len(own) else "–"
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole trial."""
+        return int(self._curves["step"].max())
+
+    @property
+    def work(self) -> float:
+        """Median over trials of the gradients and curvature products of a whole trial."""
+        return float(self._own_curves.groupby("trial")["work"].max().median())
+
+    @property
+    def _own_curves(self) -> pd.DataFrame:
+        return self._curves[self._curves["trial"].isin(self.trials["trial"])]
+
+    @property
+    def _gaps(self) -> NDArray[np.floating[Any]]:
+        own = self.that_trained.trials
+        return (own["test_loss"] - own["train_loss"]).to_numpy(float)
+
+    @property
+    def gap(self) -> str:
+        """Mean of test loss − training loss at the end, over trials that trained, with its 95 % interval."""
+        values = self._gaps
+        return f"{interval(*mean_interval(values), sign=True)}, n = {len(values)}" if len(values) > 1 else "–"
+
+    @property
+    def gap_band(self) -> str:
+        """Mean ± standard error of the same."""
+        values = self._gaps
+        if len(values) < 2:
+            return "–"
+        mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+        sign, (centre, half) = "+" * (mean > 0), (number(x, 3, fixed=True) for x in (mean, error))
+        return f"{sign}{centre} ± {half}, n = {len(values)}"
+
+    @property
+    def peaks(self) -> str:
+        """Least and largest of the highest test accuracies that the trials had at an evaluation."""
+        highest = self._own_curves.groupby("trial")["test_accuracy"].max()
+        return f"{highest.min():.3f} to {highest.max():.3f}"
+
+    @property
+    def rerun_accuracy(self) -> str:
+        """Mean test accuracy of the best configuration with new seeds, with its 95 % interval."""
+        if self.name not in self._reruns.index:
+            return "–"
+        row = self._reruns.loc[self.name]
+        ends = (float(row[f"test_accuracy{end}"]) for end in ("_low", "_high"))  # type: ignore[arg-type]
+        return interval(float(row["test_accuracy"]), *ends)  # type: ignore[arg-type]
+
+    @property
+    def reruns(self) -> int:
+        """Re-runs of the best configuration."""
+        return len(self.again)
