@@ -21,16 +21,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ahf_cli.errors import InputError
+from ahf_cli.recipes.builtin import RECIPES, find_recipe
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
-from ahf_cli.recipes.recipe import RECIPES, Recipe, find_recipe
-from ahf_cli.recipes.structure import PARTS, Own, Parts
+from ahf_cli.recipes.parts import SLOTS, Part
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import CHOICES, Whole
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Hyperparameter", "Range", "data_set", "hyperparameter", "load", "loss", "model", "recipe"]
+__all__ = ["Hyperparameter", "Range", "data_set", "hyperparameter", "load", "loss", "model", "part", "recipe"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -102,8 +104,8 @@ def data_set(name: str, *, classes: int, shape: tuple[int, ...], training: int) 
 def loss(name: str, *, chance: Callable[[int], float]) -> Callable[[F], F]:
     """Register a function (outputs (N, C), labels (N,)) → mean loss as `task.loss`.
 
-    Its derivatives are PyTorch's.  Gauss-Newton products want it convex in the outputs.  Recipes with the
-    Fisher matrix or the dual solver need more of a loss than that, and are refused.  A trial that ends above
+    Its derivatives are PyTorch's.  Gauss-Newton products want it convex in the outputs.  Recipes with
+    `curvature: fisher` need the likelihood of a known distribution, and are refused.  A trial that ends above
     0.95 of its first loss counts as one that did not train, so let a loss be ≥ 0.
 
     Args:
@@ -134,6 +136,52 @@ def hyperparameter(own: Hyperparameter) -> Hyperparameter:
     _enter("hyperparameter", own.name, HYPERPARAMETERS)
     HYPERPARAMETERS[own.name] = own
     return own
+
+
+def part(
+    slot: str,
+    name: str,
+    *,
+    formula: str = "",
+    sentence: str = "",
+    uses: Iterable[str] = (),
+    needs: Mapping[str, str] | None = None,
+) -> Callable[[F], F]:
+    """Register a class or function as a choice of Hessian-free optimization.
+
+    A configuration then has it as `recipes: {NAME: {base: hf, SLOT: name}}`.  Lists, documents and captions
+    show it as a built-in part.  A class is made without arguments; a function is the part itself.  The slots
+    and the protocols of their parts: docs/contributing.md.
+
+    Args:
+        slot: of the part, such as `step_size`.
+        name: of the part.
+        formula: its term of the update rule.
+        sentence: its meaning for training, for captions.
+        uses: names of the hyperparameters that it reads.
+        needs: slot → the choice there that it works with only.
+
+    Raises:
+        ValueError: an unknown slot or hyperparameter, or a name that is taken.
+    """
+    _named("part", name)
+    open_slots = [key for key in SLOTS if key in CHOICES and key != "curvature_batch"]
+    if slot not in open_slots:
+        raise ValueError(f"part {name!r}: slot must be one of {', '.join(open_slots)}, got {slot!r}")
+    for key in (read := tuple(uses)):
+        if key not in HYPERPARAMETERS:
+            raise ValueError(f"part {name!r}: uses: no hyperparameter {key!r}{nearest(key, HYPERPARAMETERS)}")
+    allowed = {other: (choice,) for other, choice in (needs or {}).items()}
+    for other, (choice,) in allowed.items():
+        if choice not in SLOTS.get(other, {}):
+            raise ValueError(f"part {name!r}: needs: there is no {choice!r} in slot {other!r}")
+
+    def register(function: F) -> F:
+        _enter(slot, name, SLOTS[slot])
+        SLOTS[slot][name] = Part(function, formula, sentence, read, allowed)
+        return function
+
+    return register
 
 
 def recipe(
@@ -171,7 +219,8 @@ def recipe(
         try:
             RECIPES[name] = _made(function, name, base, searched, constant, source, choices)
         except ValueError:
-            PARTS.pop(name, None)
+            for slot in ("optimizer", "parts"):
+                SLOTS[slot].pop(name, None)
             raise
         return function
 
@@ -200,19 +249,19 @@ def _made(
 ) -> Recipe:  # fmt: skip
     make, own = _guarded("recipe", name, _optimizer(function)), (*searched, *constant)
     if base is None:
-        PARTS[name] = Parts(make, own)
         if choices:
             raise ValueError(f"recipe {name!r}: {', '.join(choices)} need a base whose choices they change")
-        return Recipe(name, Own(name), constant, (), searched, source)
+        SLOTS["optimizer"][name] = Part(make, uses=own)
+        return Recipe(name, Whole("optimizer", name), constant, (), searched, source)
     derived = find_recipe(base).derive(name, choices)
-    if before := PARTS.get(derived.choices.parts):
-        first, last = before.make, make
+    if before := SLOTS["parts"].get(derived.choices.parts):
+        first, last = before.find(), make
 
         def make(optimizer: Any) -> Any:
             return last(first(optimizer))
 
-        own = tuple(dict.fromkeys([*before.hyperparameters, *own]))
-    PARTS[name] = Parts(make, own)
+        own = tuple(dict.fromkeys([*before.uses, *own]))
+    SLOTS["parts"][name] = Part(make, uses=own)
     changed = replace(derived.choices, parts=name)
     values = {key: value for key, value in {**derived.fixed, **constant}.items() if key not in searched}
     ranges = {**derived.ranges, **searched}

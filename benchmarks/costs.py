@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import HessianOperator, ModelObjective, conjugate_gradient
+from ahf_cli.optim import ModelObjective, conjugate_gradient, gauss_newton, hessian
 from benchmarks import problems
 from benchmarks.timing import Spread
 
@@ -17,16 +17,16 @@ Actions = dict[str, Callable[[], object]]
 def actions(h: ModelObjective, theta: Tensor, iterations: int) -> Actions:
     """Return what to time at θ, (K, P); `cg` takes so many iterations with Hessian products."""
     kept = h.evaluate(theta)
-    HessianOperator(kept).prepare()
+    hessian_product, ggn_product = kept.operator(hessian), kept.operator(gauss_newton)
     vectors, start = kept.gradient.clone(), torch.zeros_like(theta)
     damping = torch.full((len(theta),), problems.DAMPING, device=theta.device)
     rules, every = problems.EndlessRules(), 5 if theta.is_cuda else 1
     return {
         "gradient": lambda: h.evaluate(theta).gradient,
-        "hessian": lambda: kept.hessian_product(vectors),
-        "ggn": lambda: kept.gauss_newton_product(vectors),
+        "hessian": lambda: hessian_product(vectors),
+        "ggn": lambda: ggn_product(vectors),
         "cg": lambda: conjugate_gradient(
-            kept.hessian_product, damping, vectors, start, rules, iterations, check_every=every
+            hessian_product, damping, vectors, start, rules, iterations, check_every=every
         ),
     }
 

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from ahf_cli.optim import HessianOperator
+from ahf_cli.optim import gauss_newton, hessian
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 
@@ -54,13 +54,13 @@ def _lenet(bench: Bench) -> Actions:
     h = problems.objective(bench.device)
     theta = problems.weights(h)
     kept = h.evaluate(theta)
-    HessianOperator(kept).prepare()
+    hessian_product, ggn_product = kept.operator(hessian), kept.operator(gauss_newton)
     vector = kept.gradient.clone()
     return {
         "forward pass": lambda: h.value(theta),
         "gradient": lambda: h.evaluate(theta).gradient,
-        "Hessian product": lambda: kept.hessian_product(vector),
-        "GGN product": lambda: kept.gauss_newton_product(vector),
+        "Hessian product": lambda: hessian_product(vector),
+        "GGN product": lambda: ggn_product(vector),
     }
 
 

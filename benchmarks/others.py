@@ -10,30 +10,29 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.optim import Evaluation, ModelObjective
+from ahf_cli.optim import Linearization, ModelObjective, gauss_newton, hessian
 from ahf_cli.optim.rows import Layout
-from ahf_cli.recipes.structure import Curvature
 from ahf_cli.tasks.lenet import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 
 OURS, BACKPACK, CURVLINOPS = "ahf", "backpack-for-pytorch", "curvlinops-for-pytorch"
 KEPT = f"{BACKPACK}, gradient's graph kept"
-Key = tuple[Curvature, str]
+Key = tuple[str, str]
 """Which products, and by whom."""
 Action = Callable[[], Any]
 Actions = Mapping[Key, Action | None]
 """None where the package is not installed."""
 
 
-class BackpackEvaluation(Evaluation):
+class BackpackEvaluation(Linearization):
     """h of a plain module at its own parameters, whose products are BackPACK's, each computed anew."""
 
     def __init__(self, layout: Layout, model: nn.Module, inputs: Tensor, targets: Tensor):
@@ -47,10 +46,9 @@ class BackpackEvaluation(Evaluation):
         self._hessian = importlib.import_module("backpack.hessianfree.hvp").hessian_vector_product
         self._ggn = importlib.import_module("backpack.hessianfree.ggnvp").ggn_vector_product_from_plist
 
-    @cached_property
-    def differentiable_gradients(self) -> tuple[Tensor, ...]:
-        """Nothing is kept from product to product."""
-        return ()
+    def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
+        """v ↦ B v by BackPACK."""
+        return self.hessian_product if curvature is hessian else self.gauss_newton_product
 
     def hessian_product(self, vectors: Tensor) -> Tensor:
         """∇²h v."""
@@ -142,14 +140,14 @@ def _products(bench: Bench) -> Actions:
     ours = h.evaluate(theta)
     v = ours.gradient.clone()
     theirs = BackpackObjective(h).evaluate(theta) if _installed("backpack") else None
-    hessian, ggn = _curvlinops(h, theta) if _installed("curvlinops") else (None, None)
+    their_hessian, their_ggn = _curvlinops(h, theta) if _installed("curvlinops") else (None, None)
     actions: dict[Key, Action | None] = {
-        ("hessian", OURS): lambda: ours.hessian_product(v),
+        ("hessian", OURS): partial(ours.operator(hessian), v),
         ("hessian", BACKPACK): partial(theirs.hessian_product, v) if theirs else None,
-        ("hessian", CURVLINOPS): partial(hessian.__matmul__, v[0]) if hessian else None,
-        ("ggn", OURS): lambda: ours.gauss_newton_product(v),
+        ("hessian", CURVLINOPS): partial(their_hessian.__matmul__, v[0]) if their_hessian else None,
+        ("ggn", OURS): partial(ours.operator(gauss_newton), v),
         ("ggn", BACKPACK): partial(theirs.gauss_newton_product, v) if theirs else None,
-        ("ggn", CURVLINOPS): partial(ggn.__matmul__, v[0]) if ggn else None,
+        ("ggn", CURVLINOPS): partial(their_ggn.__matmul__, v[0]) if their_ggn else None,
     }
     if theirs:
         gradients = torch.autograd.grad(theirs.losses[0], theirs.leaves, create_graph=True)

@@ -8,17 +8,24 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.optim import MartensRules, ModelObjective, Optimizer, State, compose
-from ahf_cli.optim.descent import TruncatedNewton
-from ahf_cli.optim.dual import DualNewton
-from ahf_cli.recipes.recipe import find_recipe
-from ahf_cli.recipes.structure import Curvature, Solver
+from ahf_cli.optim import (
+    MartensRules,
+    ModelObjective,
+    Optimizer,
+    State,
+    compose,
+    gauss_newton,
+    hessian,
+)
+from ahf_cli.optim.newton import TruncatedNewton
+from ahf_cli.optim.operators import Curvature
+from ahf_cli.recipes.builtin import find_recipe
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform
 
 BATCH_SIZE = 128
 DAMPING = 0.01
 """So small that 50 CG iterations are not past convergence, where numbers underflow and take another time."""
-CURVATURES: tuple[Curvature, ...] = ("hessian", "ggn")
+CURVATURES: dict[str, Curvature] = {"hessian": hessian, "ggn": gauss_newton}
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -65,11 +72,11 @@ class EndlessRules(MartensRules):
         return None if slow is None else slow & False
 
 
-def fixed_length(recipe: str, curvature: Curvature, iterations: int, solver: Solver = "cg") -> Optimizer:
+def fixed_length(recipe: str, curvature: str, iterations: int) -> Optimizer:
     """Compose a recipe whose steps take exactly so many CG iterations."""
-    structure = replace(find_recipe(recipe).choices, curvature=curvature, solver=solver)
-    kind = DualNewton if solver == "dual" else TruncatedNewton
-    return replace(compose(structure), solver=kind(EndlessRules(), iterations, structure.warm_start_decay))
+    structure = replace(find_recipe(recipe).choices, curvature=curvature)
+    solver = TruncatedNewton(EndlessRules(), iterations, structure.warm_start_decay)
+    return replace(compose(structure), solver=solver)
 
 
 def warm_state(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ahf_cli.optim import HessianOperator, ModelObjective
+from ahf_cli.optim import ModelObjective, gauss_newton, hessian
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 
@@ -30,11 +30,12 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
     """Return milliseconds, round by round."""
     theta = problems.weights(h)
     kept = h.evaluate(theta)
+    hessian_product, ggn_product = kept.operator(hessian), kept.operator(gauss_newton)
     vector = kept.gradient.clone()
 
     def graph() -> None:
         evaluation = h.evaluate(theta)
-        HessianOperator(evaluation).prepare()
+        evaluation.operator(hessian)
         _ = evaluation.gradient
 
     actions = {
@@ -42,9 +43,9 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
         "forward pass with graph": lambda: h.evaluate(theta),
         "gradient": lambda: h.evaluate(theta).gradient,
         "gradient with graph": graph,
-        FIRST_GGN: lambda: h.evaluate(theta).gauss_newton_product(vector),
-        "Hessian product": lambda: kept.hessian_product(vector),
-        "GGN product": lambda: kept.gauss_newton_product(vector),
+        FIRST_GGN: lambda: h.evaluate(theta).operator(gauss_newton)(vector),
+        "Hessian product": lambda: hessian_product(vector),
+        "GGN product": lambda: ggn_product(vector),
     }
     timed = {name: bench.stopwatch(action) for name, action in actions.items()}
     samples = interleave(timed, bench.budget(20, rounds=200))

@@ -8,24 +8,25 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import CGResult, Evaluation, ModelObjective, Optimizer, State
-from ahf_cli.optim.descent import LinearSolver, LinearSystem
+from ahf_cli.optim import (
+    CGResult,
+    Evaluation,
+    Linearization,
+    ModelObjective,
+    Operator,
+    Optimizer,
+    State,
+)
+from ahf_cli.optim.newton import LinearSolver, LinearSystem
 from ahf_cli.optim.rows import Layout
-from ahf_cli.recipes.structure import Curvature, Solver
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 
 T = TypeVar("T")
-CASES: tuple[tuple[str, Curvature, Solver], ...] = (
-    ("hf", "hessian", "cg"),
-    ("hf", "ggn", "cg"),
-    ("hf", "ggn", "dual"),
-    ("adaptive_hf", "hessian", "cg"),
-)
+CASES = (("hf", "hessian"), ("hf", "ggn"), ("adaptive_hf", "hessian"))
 PARTS = ("product", "gradient", "set-up", "loss")
 
 
@@ -79,33 +80,31 @@ class Ledger:
         return sum(before.until(after) for name, before, after in self.spans if name == part)
 
 
-class BookedEvaluation(Evaluation):
-    """An evaluation that books what it computes."""
+class BookedEvaluation:
+    """An evaluation that books its computations."""
 
     def __init__(self, inner: Evaluation, ledger: Ledger, part: str):
-        super().__init__(
-            inner.layout, inner.leaves, inner.losses, inner.outputs,
-            output_factor=inner.output_factor, layer_calls=inner.layer_calls,
-        )  # fmt: skip
         self.inner, self.ledger, self.part = inner, ledger, part
-
-    @cached_property
-    def differentiable_gradients(self) -> tuple[Tensor, ...]:
-        """∇h with its graph."""
-        return self.ledger.call(self.part, lambda: self.inner.differentiable_gradients)
+        self.layout, self.loss = inner.layout, inner.loss
 
     @cached_property
     def gradient(self) -> Tensor:
         """∇h."""
         return self.ledger.call(self.part, lambda: self.inner.gradient)
 
-    def hessian_product(self, vectors: Tensor) -> Tensor:
-        """∇²h v."""
-        return self.ledger.call("product", lambda: self.inner.hessian_product(vectors))
+    @property
+    def gradient_count(self) -> int:
+        """Gradients that were computed so far."""
+        return self.inner.gradient_count
 
-    def gauss_newton_product(self, vectors: Tensor) -> Tensor:
-        """Jᵀ H_L J v."""
-        return self.ledger.call("product", lambda: self.inner.gauss_newton_product(vectors))
+    def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
+        """v ↦ B v; what it needs once a step is booked here."""
+        product = self.ledger.call(self.part, lambda: self.inner.operator(curvature))
+        return lambda v: self.ledger.call("product", lambda: product(v))
+
+    def squared_gradients(self) -> Tensor:
+        """The diagonal of the empirical Fisher matrix."""
+        return self.ledger.call(self.part, self.inner.squared_gradients)
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class BookedObjective:
         """h(θ)."""
         return self.ledger.call("loss", lambda: self.inner.value(parameters))
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> BookedEvaluation:
         """Prepare h at θ."""
         evaluation = self.ledger.call(self.part, lambda: self.inner.evaluate(parameters))
         return BookedEvaluation(evaluation, self.ledger, self.part)
@@ -152,34 +151,18 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     cases = {(*case, n): _case(bench, *case, n) for case in CASES for n in (short, long)}
     names = {" ".join(map(str, case)): case for case in cases}
     samples = interleave({name: cases[case] for name, case in names.items()}, bench.budget(50))
-    rows = [_row(*case, samples[name]) for name, case in names.items()]
-    solving = {
-        (solver, n): np.asarray([r["solver"] for r in samples[f"hf ggn {solver} {n}"]])
-        for solver in ("cg", "dual")
-        for n in (short, long)
-    }
-    gain = (solving["cg", long] - solving["cg", short]) - (solving["dual", long] - solving["dual", short])
-    behind = solving["dual", short] - solving["cg", short]
-    return [
-        *rows,
-        {
-            "dual_iterations": long,
-            "ratio": spread(solving["cg", long] / solving["dual", long]),
-            "faster_from": spread(short + behind * (long - short) / gain),
-        },
-    ]
+    return [_row(*case, samples[name]) for name, case in names.items()]
 
 
-def _case(bench: Bench, recipe: str, curvature: Curvature, solver: Solver, n: int) -> Callable[[], Seconds]:
+def _case(bench: Bench, recipe: str, curvature: str, n: int) -> Callable[[], Seconds]:
     h, other = problems.objective(bench.device), problems.objective(bench.device, seed=1)
-    optimizer = problems.fixed_length(recipe, curvature, n, solver)
+    optimizer = problems.fixed_length(recipe, curvature, n)
     state = problems.warm_state(optimizer, recipe, h, other)
-    return partial(_booked_step, bench, optimizer, state, h, other, n, solver)
+    return partial(_booked_step, bench, optimizer, state, h, other, n)
 
 
 def _booked_step(
-    bench: Bench, optimizer: Optimizer, state: State, h: ModelObjective, other: ModelObjective, n: int,
-    solver: Solver,
+    bench: Bench, optimizer: Optimizer, state: State, h: ModelObjective, other: ModelObjective, n: int
 ) -> Seconds:  # fmt: skip
     """Take a step from the same state each time; return seconds by part."""
     ledger = Ledger(DeviceMoment if bench.device.type == "cuda" else HostMoment)
@@ -191,16 +174,13 @@ def _booked_step(
     if int(info.cg_iterations) != n or not bool(info.finite):
         raise RuntimeError(f"the benchmark's step took {int(info.cg_iterations)} iterations instead of {n}")
     parts = {part: ledger.seconds(part) for part in ("step", "solver", *PARTS)}
-    if solver == "dual":  # all that it does stands for products
-        parts["product"] += parts["solver"]
     return {**parts, "rest": parts["step"] - sum(parts[part] for part in PARTS), "n": info.products.item()}
 
 
-def _row(recipe: str, curvature: str, solver: str, n: int, rounds: list[Seconds]) -> dict[str, Any]:
+def _row(recipe: str, curvature: str, n: int, rounds: list[Seconds]) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "curvature": curvature,
-        "solver": solver,
         "iterations": n,
         "products": int(rounds[0]["n"]),
         "ms": {part: spread([1e3 * r[part] for r in rounds]) for part in ("step", "solver", *PARTS, "rest")},

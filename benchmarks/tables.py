@@ -13,7 +13,6 @@ Rows = list[Row]
 PRODUCT_TARGETS = {"hessian": (1.6, 1.25), "ggn": (1.5, 1.2)}
 OVERHEAD_TARGETS = (0.05, 0.03)
 STEP_AIMS = {"hessian": 3.0, "ggn": 2.0}
-DUAL_AIM = 3.0
 WORKERS_AIM = 1.8
 EVALUATION_TARGET = 0.15
 HOURS_AIM = 7.0
@@ -71,38 +70,24 @@ def products(rows: Rows) -> list[str]:
 
 
 def steps(rows: Rows) -> list[str]:
-    """Draw where the time of a step goes, and CG beside the dual solver."""
-    cells, duals = [], []
+    """Draw where the time of a step goes."""
+    cells = []
     for r in rows:
-        if "dual_iterations" in r:
-            aimed = r["dual_iterations"] == AIMED_ITERATIONS
-            verdict = _at_least(r["ratio"]["median"], DUAL_AIM) if aimed else ""
-            duals.append((r["threads"], _spread(r["ratio"], 2), verdict, _spread(r["faster_from"], 1)))
-            continue
         ms, share, (now, later) = r["ms"], r["share"]["median"], OVERHEAD_TARGETS
         medians = {part: _number(value["median"]) for part, value in ms.items()}
-        judged = r["solver"] == "cg"
         cells.append(
             (
-                r["threads"], r["recipe"], f"{CURVATURE_NAMES[r['curvature']]}, {r['solver']}",
-                r["iterations"], _spread(ms["step"]),
-                f"{medians['product']} ({r['products'] if judged else 'all of dual'})", medians["gradient"],
+                r["threads"], r["recipe"], CURVATURE_NAMES[r["curvature"]], r["iterations"],
+                _spread(ms["step"]), f"{medians['product']} ({r['products']})", medians["gradient"],
                 medians["set-up"], medians["loss"], medians["rest"], _percent(r["share"]),
-                _at_most(share, now, percent=True) if judged else "",
-                _at_most(share, later, percent=True) if judged else "",
+                _at_most(share, now, percent=True), _at_most(share, later, percent=True),
             )
         )  # fmt: skip
     header = (
-        "threads", "recipe", "curvature, solver", "CG iterations", "ms per step", "products (count)",
+        "threads", "recipe", "curvature", "CG iterations", "ms per step", "products (count)",
         "gradient", "curvature set-up", "losses", "rest", "share of the rest", "target", "later aim",
     )  # fmt: skip
-    long = next(r["dual_iterations"] for r in rows if "dual_iterations" in r)
-    against = ("threads", f"{long} CG iterations / dual", "aim", "dual is faster from so many iterations")
-    return [
-        markdown(header, cells),
-        "GGN systems, `solver: cg` against `solver: dual`, set-up included, the solver alone:",
-        markdown(against, duals),
-    ]
+    return [markdown(header, cells)]
 
 
 def others(rows: Rows) -> list[str]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, linearize, vjp
 from torch.nn import functional as F
 
-from ahf_cli.optim import Evaluation, ModelObjective
-from ahf_cli.recipes.structure import Curvature
+from ahf_cli.optim import Linearization, ModelObjective
 from ahf_cli.tasks.lenet import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
@@ -31,7 +30,7 @@ Product = Callable[[Tensor], Tensor]
 class Variant:
     """One way to a product; `set_up` does what a step needs once."""
 
-    curvature: Curvature
+    curvature: str
     way: str
     trials: int
     set_up: Callable[[], Product]
@@ -66,7 +65,7 @@ def _ready(h: ModelObjective, variants: list[Variant]) -> tuple[dict[int, Produc
     """Set every variant up and compare its product with the first of its kind; note which cannot be had."""
     products: dict[int, Product] = {}
     absent: dict[int, str] = {}
-    expected: dict[tuple[Curvature, int], Tensor] = {}
+    expected: dict[tuple[str, int], Tensor] = {}
     for n, v in enumerate(variants):
         try:
             with warnings.catch_warnings():  # compilers warn of what they do
@@ -91,25 +90,23 @@ def _vectors(h: ModelObjective, trials: int) -> Tensor:
     return torch.randn(trials, h.layout.size, generator=generator).to(h.inputs.device)
 
 
-def _kept(evaluate: Callable[[], Evaluation], curvature: Curvature) -> Product:
+def _kept(evaluate: Callable[[], Linearization], curvature: str) -> Product:
     """Build the graph that all products share."""
     here = evaluate()
-    if curvature == "hessian":
-        _ = here.differentiable_gradients
-        return here.hessian_product
-    _ = here._pullback
-    return here.gauss_newton_product
+    if curvature == "ggn":
+        _ = here._pullback
+    return here.operator(problems.CURVATURES[curvature])
 
 
-def _plain(h: ModelObjective, theta: Tensor, model: nn.Module) -> Evaluation:
+def _plain(h: ModelObjective, theta: Tensor, model: nn.Module) -> Linearization:
     """Evaluate one trial with PyTorch's own operations."""
     leaves = [piece[0].detach().requires_grad_() for piece in h.layout.split(theta)]
     outputs = functional_call(model, dict(zip(h.layout.names, leaves, strict=True)), (h.inputs,))[None]
     losses = h.loss.value(outputs, h.targets)
-    return Evaluation(h.layout, leaves, losses, outputs, lambda: h.loss.hessian(outputs, h.targets))
+    return Linearization(h.layout, leaves, losses, outputs, lambda: h.loss.hessian(outputs, h.targets))
 
 
-def _graphs_kept(h: ModelObjective, theta: Tensor, curvature: Curvature) -> list[Variant]:
+def _graphs_kept(h: ModelObjective, theta: Tensor, curvature: str) -> list[Variant]:
     """Return the way that is in use, and the same on PyTorch's own convolution."""
     ways = {
         "graph kept, convolution as three operations (in use on a CPU)": lambda: h.evaluate(theta),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ahf_cli import plugin
 from ahf_cli.optim import Optimizer, rows
-from ahf_cli.optim.transform import Moments, Values
+from ahf_cli.optim.moments import Moments, Values
 
 ARMS, TRAINING, TEST, NOISE = 3, 3_000, 1_000, 0.05
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
-from ahf_cli.recipes.recipe import RECIPES
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.chance import TEN_CLASSES

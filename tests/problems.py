@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ahf_cli.optim import Evaluation, Layout, ModelObjective, SoftmaxCrossEntropy
+from ahf_cli.optim import Layout, Linearization, ModelObjective, SoftmaxCrossEntropy
 
 
 class TinyConvNet(nn.Module):
@@ -90,10 +90,10 @@ class Quadratic:
     def value(self, parameters: Tensor) -> Tensor:
         return 0.5 * ((parameters @ self.matrix) * parameters).sum(-1) - parameters @ self.b
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> Linearization:
         leaf = parameters.detach().clone().requires_grad_()
         outputs = leaf * 1.0
-        return Evaluation(
+        return Linearization(
             self.layout, [leaf], self.value(outputs), outputs, lambda: lambda w: w @ self.matrix
         )
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from ahf_cli.optim import AdaptiveHessianFree, HessianFree, Layout
 from ahf_cli.optim.closure import ClosureObjective
+from ahf_cli.optim.operators import gauss_newton
+from ahf_cli.optim.operators import hessian as exact_hessian
 from tests.made_up_models import BATCH, CLASSES, MODELS, batch, convolutional
 
 Loss = Callable[[], Any]
@@ -65,8 +67,8 @@ def test_products_are_differences_of_gradients_and_outputs(name: str) -> None:
     torch.manual_seed(5)
     evaluation = objective.evaluate(theta)
     torch.testing.assert_close(evaluation.gradient, gradient(theta))
-    torch.testing.assert_close(evaluation.hessian_product(v), hessian, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(evaluation.gauss_newton_product(v), ggn, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(evaluation.operator(exact_hessian)(v), hessian, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(evaluation.operator(gauss_newton)(v), ggn, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(objective.value(theta)[0], evaluation.loss[0])
 
 

@@ -112,7 +112,7 @@ def test_no_text_of_a_figure_covers_another(results: Path) -> None:
 
 
 def test_figures_can_be_told_apart_in_grey(results: Path) -> None:
-    from ahf_cli.recipes.recipe import RECIPES
+    from ahf_cli.recipes.builtin import RECIPES
     from ahf_cli.report.style import styles
 
     looks = styles([*RECIPES, "one", "two", "three"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ahf_cli.config.load import load
-from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.study_data import load_study
 from ahf_cli.report.tables.attribution import attribution_table, single_changes

@@ -18,7 +18,8 @@ from torch.multiprocessing.spawn import spawn
 from ahf_cli.errors import AhfError
 from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.distributed import DistributedObjective
-from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.study.store import Study
 from ahf_cli.training.ranks import joined
 from tests.problems import problem, rows

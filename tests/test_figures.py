@@ -13,7 +13,8 @@ import pytest
 from matplotlib.image import imread
 
 from ahf_cli.cli import compare
-from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.document import sentences
 from ahf_cli.report import figures, style, tables
 from ahf_cli.report.figures.steps import damping
 from ahf_cli.report.page import interactive
@@ -100,7 +101,7 @@ def test_each_recipe_looks_different_and_built_in_ones_always_the_same() -> None
 def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None:
     derived = RECIPES["hf"].derive("x", {"reduction_ratio": "update", "curvature": "ggn"}).structure
     described = {"recipes": {"x": {"structure": {**vars(derived)}}, "y": {"structure": {"unknown": 1}}}}
-    said = style.explanations(described)
+    said = sentences(described)
     assert set(said) == {*RECIPES, "x"}
     assert "the damping grows without end" in said["hf_published"]
     assert "Eq. 3 is computed but never used" in said["adaptive_hf_published"]

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.func import grad, hessian
 from torch.nn import functional as F
 
-from ahf_cli.optim import CGResult, GaussNewtonOperator, State, StepInfo, Stop, compose, conjugate_gradient
-from ahf_cli.optim.backtracking import armijo, backtrack, kept_iterates
-from ahf_cli.optim.preconditioner import MartensPreconditioner
+from ahf_cli.optim import CGResult, State, StepInfo, Stop, compose, conjugate_gradient, gauss_newton
+from ahf_cli.optim import hessian as exact_hessian
+from ahf_cli.optim.line_search import Ray, armijo
+from ahf_cli.optim.newton import Backtracking, martens_preconditioner
 from ahf_cli.optim.regularized import Regularized
-from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.structure import Structure, choices_of, structure_of
 from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows, spd
 from tests.test_cg import Patient, right_hand_sides
@@ -25,8 +26,8 @@ MARTENS = RECIPES["hf_martens"].choices
 
 def test_the_recipe_has_the_constants_of_its_papers() -> None:
     assert (MARTENS.curvature, MARTENS.reduction_ratio, MARTENS.max_iterations) == ("ggn", "update", 250)
-    assert sorted(kept_iterates(30)) == [5, 7, 9, 11, 15, 19, 25]
-    assert max(kept_iterates(250)) == 197 == math.ceil(5 * 1.3**14)
+    assert sorted(Backtracking().kept(30)) == [5, 7, 9, 11, 15, 19, 25]
+    assert max(Backtracking().kept(250)) == 197 == math.ceil(5 * 1.3**14)
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -81,7 +82,7 @@ def test_the_preconditioner_is_made_of_the_gradients_of_single_examples(name: st
     objective = problem(name, examples=6)
     theta = rows(objective, 2)
     damping = torch.tensor([0.5, 20.0], dtype=torch.float64)
-    found = MartensPreconditioner()(objective.evaluate(theta), damping)
+    found = martens_preconditioner(objective.evaluate(theta), damping)
     for k in range(2):
         squares = torch.zeros_like(theta[k])
         for n in range(6):
@@ -107,11 +108,10 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
         torch.testing.assert_close(evaluation.loss[k], h(theta[k]))
         torch.testing.assert_close(Regularized(inner, decay).value(theta)[k], h(theta[k]))
         torch.testing.assert_close(evaluation.gradient[k], grad(h)(theta[k]))
-        torch.testing.assert_close(evaluation.hessian_product(v)[k], hessian(h)(theta[k]) @ v[k])
+        torch.testing.assert_close(evaluation.operator(exact_hessian)(v)[k], hessian(h)(theta[k]) @ v[k])
     shift = decay[:, None] * v
-    ggn = GaussNewtonOperator(evaluation)(v)
-    torch.testing.assert_close(ggn, bare.gauss_newton_product(v) + shift)
-    torch.testing.assert_close(evaluation.fisher_product(v), ggn)
+    ggn = evaluation.operator(gauss_newton)(v)
+    torch.testing.assert_close(ggn, bare.operator(gauss_newton)(v) + shift)
     torch.testing.assert_close(evaluation.squared_gradients(), bare.squared_gradients() + decay[:, None])
 
 
@@ -139,7 +139,7 @@ def test_backtracking_goes_back_while_the_loss_falls(losses: dict[int, float], c
     def loss_at(s: Tensor) -> Tensor:
         return torch.tensor([losses[int(s[0, 0])], -float(s[1, 0])], dtype=torch.float64)
 
-    found = backtrack(result_of([[1.0, 1.0], [2.0, 2.0]], [3.0, 3.0]), loss_at)
+    found = Backtracking()(result_of([[1.0, 1.0], [2.0, 2.0]], [3.0, 3.0]), loss_at)
     assert found.solution.tolist() == [[chosen], [3.0]] and found.residual.tolist() == [[chosen], [3.0]]
 
 
@@ -152,9 +152,10 @@ def test_the_line_search_takes_the_longest_of_its_steps_that_falls_enough() -> N
         return torch.stack([1 - a[0], (a[1] - 0.5) ** 2 + 0.75, 1 + a[2], 9 * a[3], last])
 
     one = torch.ones(5, dtype=torch.float64)
-    slope = torch.tensor([-1.0, -1.0, -1.0, -1.0, -0.1], dtype=torch.float64)
+    gradient = torch.tensor([[-1.0], [-1.0], [-1.0], [-1.0], [-0.1]], dtype=torch.float64)
     active = torch.tensor([True, True, True, False, True])
-    scale, after = armijo(loss_at, one[:, None], one, slope, active)
+    scale, update, after = armijo(one, one[:, None], Ray(loss_at, one, gradient, active))
+    assert torch.equal(update[:, 0], scale)
     first = next(0.8**i for i in range(60) if (0.8**i - 0.5) ** 2 + 0.75 <= 1 - 1e-2 * 0.8**i)
     finite = next(0.8**i for i in range(60) if 0.8**i <= 0.3)
     assert scale.tolist() == pytest.approx([1.0, first, 0.0, 1.0, finite], rel=1e-12)
@@ -213,5 +214,3 @@ def test_a_study_of_before_keeps_its_identity() -> None:
     assert choices_of(MARTENS)["preconditioner"] == "martens"
     for recipe in RECIPES.values():
         assert structure_of(choices_of(recipe.structure)) == recipe.structure
-    with pytest.raises(ValueError, match="backtracking must be none where solver is dual, got 'martens'"):
-        replace(MARTENS, solver="dual", preconditioner="none")

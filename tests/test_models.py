@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ahf_cli.cli import main
-from ahf_cli.optim import GaussNewtonOperator, HessianOperator, compose
-from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.optim import compose, gauss_newton, hessian
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.tasks.catalogue import MODELS, make_model
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.task import Task
@@ -56,8 +56,7 @@ def test_every_model_is_trained_by_the_core(name: str) -> None:
     assert torch.isfinite(evaluation.loss).all() and evaluation.loss.item() < 12
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, 1, theta.shape[1], generator=generator).unbind(0)
-    for operator in (GaussNewtonOperator(evaluation), HessianOperator(evaluation)):
-        operator.prepare()
+    for operator in (evaluation.operator(gauss_newton), evaluation.operator(hessian)):
         left, right = (u @ operator(v).T).item(), (v @ operator(u).T).item()
         assert left == pytest.approx(right, rel=1e-3, abs=1e-3 * abs(v @ operator(v).T).item())
     recipe = RECIPES["hf"].derive("x", {"curvature": "ggn", "curvature_batch": "same", "max_iterations": 2})

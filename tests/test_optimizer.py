@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import AnyOptimizer, ModelObjective, State, StepInfo, compose
-from ahf_cli.optim.curvature import QuadraticModel
 from ahf_cli.optim.damping import Change, ConstantDamping, LevenbergMarquardt, RatioAtUpdate
+from ahf_cli.optim.moments import ScaleByAdam
+from ahf_cli.optim.operators import QuadraticModel
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
@@ -23,8 +24,8 @@ from ahf_cli.optim.step_size import (
     conjugate_smoothness,
     eq3,
 )
-from ahf_cli.optim.transform import ScaleByAdam
-from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import Structure
 from tests.problems import Quadratic, problem, rows, spd
 
@@ -91,7 +92,7 @@ ALONE = Structure(curvature_batch="same")
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])
 def test_hf_on_a_quadratic_is_newton(curvature: str) -> None:
     matrix, b = spd(8), torch.arange(8, dtype=torch.float64)
-    structure = replace(ALONE, curvature=curvature, max_iterations=200)  # type: ignore[arg-type]
+    structure = replace(ALONE, curvature=curvature, max_iterations=200)
     theta = torch.ones(2, 8, dtype=torch.float64)
     state, info = step_on(structure, Quadratic(matrix, b), theta, lr=1.0, damping=1e-10)
     solution = torch.linalg.solve(matrix, b)
@@ -138,7 +139,7 @@ def test_the_ratio_of_a_step_that_rounding_hides_is_its_limit(
             return torch.full((1,), predicted, dtype=dtype)
 
     h, refusal = torch.ones(1, dtype=dtype), torch.tensor([refused])
-    change = Change(h, h + actual, lambda: h, cast(QuadraticModel, Model()), h[:, None], None, refusal)
+    change = Change(h, h + actual, lambda s: h, cast(QuadraticModel, Model()), h[:, None], None, refusal)
     found, products = RatioAtUpdate()(change)
     assert products == 1 and found.item() == pytest.approx(ratio, rel=1e-6, nan_ok=True)
 
@@ -372,7 +373,7 @@ def test_the_hyperbolic_step_is_half_of_itself_after_tau_steps() -> None:
 def test_an_update_is_shortened_to_its_limit_and_keeps_its_way(clipping: str, limit: float | None) -> None:
     objective = Quadratic(spd(8), torch.arange(8, dtype=torch.float64))
     theta = torch.ones(1, 8, dtype=torch.float64)
-    structure = replace(ALONE, clipping=clipping)  # type: ignore[arg-type]
+    structure = replace(ALONE, clipping=clipping)
     values = {"lr": 2.0, "damping": 1.0, **({"radius": limit} if limit else {})}
     state, info = step_on(structure, objective, theta, **values)
     _, free = step_on(ALONE, objective, theta, lr=2.0, damping=1.0)

@@ -22,13 +22,17 @@ from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
 from ahf_cli.optim import SoftmaxCrossEntropy, compose
 from ahf_cli.optim.losses import MeanLoss
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.document import sentences
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter
-from ahf_cli.recipes.recipe import RECIPES, single_run
-from ahf_cli.recipes.structure import PARTS
+from ahf_cli.recipes.parts import SLOTS
+from ahf_cli.recipes.recipe import single_run
+from ahf_cli.recipes.structure import choices_of
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
 from ahf_cli.tasks.chance import chance_of_task
 from ahf_cli.tasks.datasets import DATA_SETS
+from tests.problems import Quadratic
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"
 KNOWN: tuple[dict[Any, Any], ...] = (
@@ -37,7 +41,7 @@ KNOWN: tuple[dict[Any, Any], ...] = (
     MODELS,
     LOSSES,
     DATA_SETS,
-    PARTS,
+    *SLOTS.values(),
     plugin.LOADED,
     plugin._ORIGIN,
 )
@@ -150,7 +154,7 @@ def test_a_plugin_that_fails_is_one_line(
     assert main(["ls", "--plugin", str(file)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"ahf: --plugin {file}:") and rule in line
-    assert not plugin.LOADED and "x" not in RECIPES and "x" not in PARTS
+    assert not plugin.LOADED and "x" not in RECIPES and "x" not in SLOTS["parts"]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_processes_run_what_was_read_at_first(tmp_path: Path) -> None:
     plugin.load([file])
     (read,) = plugin.LOADED.values()
     write(tmp_path, text.replace("first", "other"))  # of the same size, within the same second
-    del RECIPES["mine"], PARTS["mine"]
+    del RECIPES["mine"], SLOTS["parts"]["mine"]
     plugin.LOADED.clear()
     plugin.run(pickle.loads(pickle.dumps([read])))
     assert RECIPES["mine"].source == "first" and not list(tmp_path.glob("__pycache__"))
@@ -262,7 +266,7 @@ def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         plugin.load([write(tmp_path / folder, code)])
         found = load_config("quick", overrides=["search.recipes=[mine]"]).identity()
-        del RECIPES["mine"], PARTS["mine"], plugin._ORIGIN["recipe", "mine"]
+        del RECIPES["mine"], SLOTS["parts"]["mine"], plugin._ORIGIN["recipe", "mine"]
         return found
 
     one, same, other = identity("a", text), identity("b", text), identity("c", text + "# another\n")
@@ -287,15 +291,80 @@ def test_a_loss_of_its_own_has_pytorchs_derivatives() -> None:
     w = torch.randn(outputs.shape, dtype=torch.float64, generator=generator)
     expected = known.hessian(outputs, targets)(w)
     torch.testing.assert_close(own.hessian(outputs, targets)(w), expected)
-    with pytest.raises(ValueError, match="curvature: fisher needs a loss of a known distribution"):
-        own.fisher(outputs)
-    with pytest.raises(ValueError, match="solver: dual needs a loss with a known factor"):
-        own.factor(outputs, targets)
 
 
-@pytest.mark.parametrize("choices", ["{base: hf, curvature: ggn, solver: dual}", "{base: natural_gradient}"])
+@pytest.mark.parametrize("choices", ["{base: hf, curvature: fisher}", "{base: natural_gradient}"])
 def test_recipes_that_need_more_of_a_loss_are_refused(choices: str) -> None:
     plugin.load([EXAMPLE])
     overrides = [f"recipes={{x: {choices}}}", "search.recipes=[x]", "task.loss=smoothed_cross_entropy"]
     with pytest.raises(InputError, match=r"task\.loss: must be the negative log-likelihood .* for recipe x"):
         load_config("quick", overrides=overrides)
+
+
+PART = """
+from ahf_cli.optim import rows
+
+plugin.hyperparameter(plugin.Hyperparameter("decay", "d", "decay of the step size", 0.5, 0, True, 1))
+
+@plugin.part("step_size", "geometric", formula="α_t = α dᵗ", sentence="a step size that falls by d",
+             uses=("lr", "decay"))
+def geometric(norm, values, step):
+    "α_t = α dᵗ."
+    return values["lr"] * values["decay"] ** step
+
+@plugin.part("curvature", "empirical_fisher", formula="B = F̂")
+def empirical_fisher(at):
+    scores = at.outputs  # one call is enough to see that it is reached
+    return lambda v: 0 * v
+"""
+
+
+def test_a_part_of_a_plugin_is_a_choice_as_a_built_in_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, PART)
+    plugin.load([file])
+    recipe = "{x: {base: hf, step_size: geometric, curvature: empirical_fisher}}"
+    config = load_config("quick", overrides=[f"recipes={recipe}", "search.recipes=[x]"])
+    assert config.recipe("x").hyperparameters == ("lr", "damping", "decay")
+    assert set(config.identity()["plugins"]) == {
+        "step_size geometric", "curvature empirical_fisher", "hyperparameter decay",
+    }  # fmt: skip
+    core = compose(config.recipe("x").choices)
+    objective = Quadratic(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    values = {"lr": 0.8, "damping": 4.0, "decay": 0.5}
+    state = core.init(torch.zeros(1, 2, dtype=torch.float64), values)
+    for step in (1, 2):
+        state, info = core.step(state, objective, objective)
+        assert info.step_size.item() == pytest.approx(0.8 * 0.5**step)
+    assert main(["ls", "parts"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "step_size geometric α_t = α dᵗ; a step size that falls by d" in lines
+    said = sentences({"recipes": {"x": {"structure": choices_of(config.recipe("x").structure)}}})["x"]
+    assert said == "hf with curvature empirical_fisher, step_size geometric: " + (
+        "the reduction ratio is taken at the full direction; a step size that falls by d."
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        ('"steps", "x"', "part 'x': slot must be one of curvature, reduction_ratio, step_size, norm"),
+        ('"norm", "l2"', "there is a norm 'l2' already: choose another name"),
+        ('"norm", "l/2"', "the name of a part must match"),
+        ('"norm", "x", uses=("lrr",)', "part 'x': uses: no hyperparameter 'lrr'; did you mean"),
+        ('"norm", "x", needs={"solver": "lu"}', "part 'x': needs: there is no 'lu' in slot 'solver'"),
+    ],
+)
+def test_a_part_that_is_registered_wrongly_is_one_line(tmp_path: Path, call: str, rule: str) -> None:
+    text = f"@plugin.part({call})\ndef f(layout, vectors):\n    return vectors\n"
+    with pytest.raises(InputError, match=re.escape(rule)):
+        plugin.load([write(tmp_path, text)])
+
+
+def test_a_part_says_with_which_choices_it_works(tmp_path: Path) -> None:
+    text = "@plugin.part('clipping', 'mine', needs={'curvature': 'ggn'})\ndef f(*all): ...\n"
+    plugin.load([write(tmp_path, text)])
+    with pytest.raises(ValueError, match="clipping: mine needs curvature ggn, got 'hessian'"):
+        RECIPES["hf"].derive("x", {"clipping": "mine"})
+    assert RECIPES["hf"].derive("x", {"clipping": "mine", "curvature": "ggn"}).choices.clipping == "mine"

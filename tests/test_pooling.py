@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ahf_cli.optim.operations import FasterOperations
+from ahf_cli.optim.fast_operations import FasterOperations
 from ahf_cli.optim.pooling import max_pool2d
 
 

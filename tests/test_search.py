@@ -13,8 +13,9 @@ import pytest
 from optuna.trial import TrialState
 
 from ahf_cli.errors import AhfError
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import Range
-from ahf_cli.recipes.recipe import RECIPES, search_range
+from ahf_cli.recipes.recipe import search_range
 from ahf_cli.search.pool import Ended, Job, Outcome
 from ahf_cli.search.sampler import sampler, suggest
 from ahf_cli.search.search import Hooks, Search, SearchPlan

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.tasks.chance import TEN_CLASSES
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.lenet import LeNet, glorot_uniform

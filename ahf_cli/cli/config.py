@@ -69,13 +69,13 @@ def recipes(
     as_json: Json = False,
 ) -> None:
     """List the built-in recipes: update rule, search ranges, source, and where the code is."""
-    from ahf_cli.cli import recipes as listed
-    from ahf_cli.recipes.recipe import RECIPES
+    from ahf_cli.recipes import document as documents
+    from ahf_cli.recipes.builtin import RECIPES
 
     if markdown:
-        say(listed.page().rstrip("\n"))
+        say(documents.page().rstrip("\n"))
         return
-    found = [listed.document(recipe) for recipe in RECIPES.values()]
+    found = [documents.document(recipe) for recipe in RECIPES.values()]
     if as_json:
         emit_json(found)
         return

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from ahf_cli.study.store import Study
 
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name or path of the study.", show_default=False)]
-Kind = Literal["recipes", "models", "data", "losses"]
+Kind = Literal["recipes", "parts", "models", "data", "losses"]
 What = Annotated[
     str,
     typer.Argument(
-        metavar="WHAT", help="studies, recipes, models, data or losses; or a study's name or path."
+        metavar="WHAT", help="studies, recipes, parts, models, data or losses; or a study's name or path."
     ),
 ]
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that gets the study, as DIR/STUDY.")]
@@ -82,8 +82,8 @@ def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json
 
 def _registered(what: str) -> dict[str, str]:
     """Return the names of a kind, each with a few words."""
-    from ahf_cli.cli.recipes import rule
-    from ahf_cli.recipes.recipe import RECIPES
+    from ahf_cli.recipes.builtin import RECIPES
+    from ahf_cli.recipes.document import parts_document, rule
     from ahf_cli.tasks.catalogue import LOSSES, MODELS, describe
     from ahf_cli.tasks.datasets import DATA_SETS
 
@@ -92,6 +92,10 @@ def _registered(what: str) -> dict[str, str]:
 
     own = {
         "recipes": {name: rule(recipe) for name, recipe in RECIPES.items()},
+        "parts": {
+            f"{p['slot']} {p['name']}": "; ".join(text for text in (p["formula"], p["sentence"]) if text)
+            for p in parts_document()
+        },
         "models": {name: describe(made) for name, made in MODELS.items()},
         "data": {
             name: f"{d.title}: {d.training:,} training examples of {shape(d.shape)}, {d.classes} classes"

@@ -21,7 +21,7 @@ from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import choices_of
+from ahf_cli.recipes.structure import WHOLE, choices_of
 from ahf_cli.tasks.chance import Chance, chance_of_task
 
 
@@ -113,8 +113,14 @@ class Config(Settings):
         recipes = [self._find(name).recipe for name in self.searched]
         names = dict.fromkeys(name for r in recipes for name in (r.name, *r.lineage))
         used = dict.fromkeys(key for r in recipes for key in r.hyperparameters)
+        parts = dict.fromkeys(item for r in recipes for item in r.structure.chosen.items())
         return origins(
-            [*of_task, *(("recipe", name) for name in names), *(("hyperparameter", key) for key in used)]
+            [
+                *of_task,
+                *(("recipe", name) for name in names),
+                *(("hyperparameter", key) for key in used),
+                *((slot, str(name)) for slot, name in parts if slot not in WHOLE),
+            ]
         )
 
     def plain(self) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ahf_cli.config.schema import NAME, Bounds, KeyPath, Problem, show
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
-from ahf_cli.recipes.recipe import RECIPES, Recipe, search_range
+from ahf_cli.recipes.recipe import Recipe, search_range
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from ahf_cli.config.resolve import Resolved, resolve_recipes
 from ahf_cli.config.schema import KeyPath, Problem, Settings, show
 from ahf_cli.recipes.hyperparameters import nearest
-from ahf_cli.recipes.structure import Structure
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS, training_size
 
@@ -56,8 +55,7 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
     loss = LOSSES.get(config.task.loss)
     for name in config.search.recipes if loss and not loss.distribution else ():
         found = resolved.get(name)
-        choices = found.recipe.structure if found else None
-        if isinstance(choices, Structure) and (choices.solver == "dual" or choices.curvature == "fisher"):
+        if found and any(part.likelihood for part in found.recipe.structure.parts_used.values()):
             rule = "must be the negative log-likelihood of a distribution, as cross_entropy is, for recipe"
             problems.append((("task", "loss"), f"{rule} {name}, got {show(config.task.loss)}"))
     return problems

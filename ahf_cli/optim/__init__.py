@@ -5,34 +5,29 @@ to run many trials at once, `compose` a recipe's structure and step a `State` of
 """
 
 from ahf_cli.optim.cg import CGResult, MartensRules, Stop, conjugate_gradient
-from ahf_cli.optim.curvature import (
-    Damped,
-    FisherOperator,
-    GaussNewtonOperator,
-    HessianOperator,
-    QuadraticModel,
-)
+from ahf_cli.optim.compose import compose
+from ahf_cli.optim.linearization import Evaluation, Linearization
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
-from ahf_cli.optim.objective import Evaluation, ModelObjective, Objective
-from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer, State, StepInfo
-from ahf_cli.optim.recipes import compose
+from ahf_cli.optim.objective import ModelObjective, Objective
+from ahf_cli.optim.operators import Operator, QuadraticModel, gauss_newton, hessian, shifted
+from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.torch_api import AdaptiveHessianFree, HessianFree
+from ahf_cli.optim.state import State
+from ahf_cli.optim.step_info import StepInfo
+from ahf_cli.optim.torch_optim import AdaptiveHessianFree, HessianFree
 
 __all__ = [
     "AdaptiveHessianFree",
     "AnyOptimizer",
     "CGResult",
-    "Damped",
     "Evaluation",
-    "FisherOperator",
-    "GaussNewtonOperator",
     "HessianFree",
-    "HessianOperator",
     "Layout",
+    "Linearization",
     "MartensRules",
     "ModelObjective",
     "Objective",
+    "Operator",
     "Optimizer",
     "OutputLoss",
     "QuadraticModel",
@@ -42,4 +37,7 @@ __all__ = [
     "Stop",
     "compose",
     "conjugate_gradient",
+    "gauss_newton",
+    "hessian",
+    "shifted",
 ]

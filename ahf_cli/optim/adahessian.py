@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import rows
-from ahf_cli.optim.curvature import HessianOperator, Operator
 from ahf_cli.optim.explicit import ExplicitOptimizer, Move
-from ahf_cli.optim.objective import Evaluation
-from ahf_cli.optim.optimizer import State
+from ahf_cli.optim.linearization import Evaluation
+from ahf_cli.optim.operators import Operator, hessian
 from ahf_cli.optim.rows import Layout
+from ahf_cli.optim.state import State
 
 
 def rademacher(step: int, like: Tensor) -> Tensor:
@@ -54,8 +54,7 @@ class AdaHessian(ExplicitOptimizer):
 
     def move(self, state: State, here: Evaluation) -> Move:
         """Take one Hessian product and return the update."""
-        operator = HessianOperator(here)
-        operator.prepare()
+        operator = here.operator(hessian)
         gradient, h = here.gradient, state.hyperparameters
         t = state.step + 1
         probe = rademacher(int(t.max()), gradient)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import rows
-from ahf_cli.optim.curvature import Damped, Operator
+from ahf_cli.optim.operators import Operator, shifted
 
 Dot = Callable[[Tensor, Tensor], Tensor]
 """⟨a_k, b_k⟩ of each row; (K, …), (K, …) → (K,)."""
@@ -138,7 +138,7 @@ def conjugate_gradient(
             1952; Shewchuk 1994, B3); residuals and what stops at them stay those of the system itself.
         keep: numbers of iterations after which x and r are to be returned as well.
     """
-    system = Damped(operator, damping)
+    system = shifted(operator, damping)
     it = _begin(system, gradient, start, active, dot, preconditioner)
     kept = []
     tolerance = rules.residual_tolerance(gradient.dtype)
@@ -154,7 +154,12 @@ def conjugate_gradient(
 
 
 def _begin(
-    system: Damped, gradient: Tensor, start: Tensor, active: Tensor | None, dot: Dot, diagonal: Tensor | None
+    system: Operator,
+    gradient: Tensor,
+    start: Tensor,
+    active: Tensor | None,
+    dot: Dot,
+    diagonal: Tensor | None,
 ) -> _Iterate:
     rows_count = gradient.shape[0]
     warm = start.ne(0).any(dim=-1)
@@ -176,7 +181,7 @@ def _begin(
 
 def _iterate(
     it: _Iterate,
-    system: Damped,
+    system: Operator,
     damping: Tensor,
     rules: Rules,
     dot: Dot,

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from ahf_cli.optim.fast_operations import faster_operations
+from ahf_cli.optim.linearization import Linearization
 from ahf_cli.optim.losses import autograd_hessian
-from ahf_cli.optim.objective import Evaluation
-from ahf_cli.optim.operations import faster_operations
 from ahf_cli.optim.replay import Replay
 from ahf_cli.optim.rows import Layout
 
@@ -64,14 +64,14 @@ class ClosureObjective:
             for p, data in zip(self.parameters, before, strict=True):
                 p.data = data
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> Linearization:
         """Prepare h and its derivatives at the present values of the parameters, which θ must equal."""
         with torch.enable_grad():
             loss, outputs = self._call()
             self._check_loss(loss)
             if self.needs_outputs:
                 _check_outputs(outputs)
-            return Evaluation(
+            return Linearization(
                 self.layout,
                 self.parameters,
                 loss.reshape(1),

@@ -9,16 +9,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim.curvature import QuadraticModel
+from ahf_cli.optim.operators import QuadraticModel
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a step did to h, and what its model says."""
+    """A step's change of h, and its model."""
 
     loss: Tensor  # h(θ), (K,)
     loss_after: Tensor  # h(θ + u), (K,)
-    loss_at_direction: Callable[[], Tensor]  # h(θ + δ), (K,): one more loss evaluation
+    loss_at: Callable[[Tensor], Tensor]  # s ↦ h(θ + s), (K, P) → (K,): one more loss evaluation
     model: QuadraticModel
     update: Tensor  # u, (K, P)
     scale: Tensor | None  # α where u = αδ, (K,)
@@ -38,7 +38,7 @@ class RatioAtDirection:
 
     def __call__(self, change: Change) -> tuple[Tensor, int]:
         """Compare h and its model at δ."""
-        return (change.loss_at_direction() - change.loss) / change.model.along(1.0), 0
+        return (change.loss_at(change.model.direction) - change.loss) / change.model.along(1.0), 0
 
 
 class RatioAtUpdate:

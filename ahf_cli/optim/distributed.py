@@ -1,12 +1,13 @@
 """Data-parallel objectives: each rank has a part of a batch, and h is the mean over ranks.
 
-What is averaged is all that a step needs of the data: losses, gradients and curvature products.  Everything
-else, CG above all, is computed in each rank from the same numbers, and so is the same in all of them.  With
-parts of equal size this is one process with the joined batch.
+Losses, gradients and curvature products are averaged, since they alone depend on the data.  Each rank
+computes all other quantities, CG above all, from the same numbers, so they agree.  With parts of equal size
+the ranks act as one process with the joined batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ahf_cli.errors import AhfError
-from ahf_cli.optim.objective import Evaluation, Objective
+from ahf_cli.optim.linearization import Evaluation, Linearization
+from ahf_cli.optim.objective import Objective
+from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
 
 
@@ -40,43 +43,31 @@ def lost(error: Exception) -> AhfError:
     )
 
 
-class DistributedEvaluation(Evaluation):
+class DistributedEvaluation:
     """An evaluation on a rank's part, whose numbers are means over ranks."""
 
     def __init__(self, inner: Evaluation):
-        super().__init__(inner.layout, inner.leaves, inner.losses, inner.outputs)
-        self.inner = inner
+        self.inner, self.layout = inner, inner.layout
 
     @cached_property
-    def _loss(self) -> Tensor:
-        return average(self.inner.loss)
-
-    @property
     def loss(self) -> Tensor:
         """h, (K,)."""
-        return self._loss
-
-    @cached_property
-    def differentiable_gradients(self) -> tuple[Tensor, ...]:
-        """∇h of the rank's own part, with its graph."""
-        return self.inner.differentiable_gradients
+        return average(self.inner.loss)
 
     @cached_property
     def gradient(self) -> Tensor:
         """∇h, (K, P)."""
         return average(self.inner.gradient)
 
-    def hessian_product(self, vectors: Tensor) -> Tensor:
-        """∇²h v; one all-reduce of K · P numbers, as for each product."""
-        return average(self.inner.hessian_product(vectors))
+    @property
+    def gradient_count(self) -> int:
+        """Gradients that were computed so far."""
+        return self.inner.gradient_count
 
-    def gauss_newton_product(self, vectors: Tensor) -> Tensor:
-        """Jᵀ H_L J v."""
-        return average(self.inner.gauss_newton_product(vectors))
-
-    def fisher_product(self, vectors: Tensor) -> Tensor:
-        """F v."""
-        return average(self.inner.fisher_product(vectors))
+    def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
+        """v ↦ B v, the mean over ranks, whatever B is; one all-reduce of K · P numbers a product."""
+        own = self.inner.operator(curvature)
+        return lambda v: average(own(v))
 
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix, (K, P)."""
@@ -98,6 +89,6 @@ class DistributedObjective:
         """h(θ) for each row; (K, P) → (K,)."""
         return average(self.inner.value(parameters))
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> DistributedEvaluation:
         """Prepare h and its derivatives at θ; (K, P)."""
         return DistributedEvaluation(self.inner.evaluate(parameters))

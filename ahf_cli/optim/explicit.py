@@ -5,17 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
-from ahf_cli.optim.cg import Stop
-from ahf_cli.optim.objective import Evaluation, Objective
-from ahf_cli.optim.optimizer import State, StepInfo, begin, finish
-from ahf_cli.optim.step_size import conjugate_smoothness
-from ahf_cli.optim.transform import Moments
+from ahf_cli.optim.linearization import Evaluation
+from ahf_cli.optim.moments import Moments
+from ahf_cli.optim.objective import Objective
+from ahf_cli.optim.state import State, begin
+from ahf_cli.optim.step_info import StepInfo, explicit_step
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Move:
 
 
 class ExplicitOptimizer(ABC):
-    """θ ← θ + u; subclasses say u and what it remembers, all of it vectors that are zero at first."""
+    """θ ← θ + u; a subclass gives u and its memory, vectors that are zero at first."""
 
     independent_batch = False
     curvature_batches = 1
@@ -56,24 +54,7 @@ class ExplicitOptimizer(ABC):
             raise ValueError("curvature_batch: this recipe takes no curvature objective")
         here = objective.evaluate(state.parameters)
         move = self.move(state, here)
-        info = _info(state, here, move, objective.value(move.parameters))
-        return finish(state, move.parameters, -here.gradient, state.damping, move.moments, info)
-
-
-def _info(state: State, here: Evaluation, move: Move, loss_after: Tensor) -> StepInfo:
-    """Describe a step: its direction is −g, and what belongs to a linear system is NaN or 0."""
-    direction, update = -here.gradient, move.update
-    norms = here.layout.norms(direction)
-    nan, none = torch.full_like(loss_after, torch.nan), torch.zeros_like(state.step)
-    smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
-    return StepInfo(
-        loss=here.loss, loss_after=loss_after, direction=direction, update=update,
-        direction_l2=norms["l2"], direction_l1=norms["l1"], direction_sum_l2=norms["sum_l2"],
-        update_l2=rows.l2(update), step_size=state.hyperparameters["lr"], eq3_step_size=nan, damping=nan,
-        damping_next=nan, reduction_ratio=nan, model_value=nan, cg_iterations=none,
-        stop=none + int(Stop.INACTIVE),
-        smoothness_gradient=smoothness(rows.dot(here.gradient, update)),
-        smoothness_direction=smoothness(-rows.dot(direction, update)),
-        products=none + move.products, gradients=1, active=state.active,
-        finite=rows.finite(direction) & rows.finite(update) & rows.finite(loss_after),
-    )  # fmt: skip
+        loss_after = objective.value(move.parameters)
+        info = explicit_step(state, here, move.update, loss_after, move.products)
+        after = state.moved(move.parameters, -here.gradient, state.damping, move.moments, info.finite)
+        return after, info

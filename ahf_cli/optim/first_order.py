@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from ahf_cli.optim.explicit import ExplicitOptimizer, Move
-from ahf_cli.optim.objective import Evaluation
-from ahf_cli.optim.optimizer import State
-from ahf_cli.recipes.structure import Method
+from ahf_cli.optim.linearization import Evaluation
+from ahf_cli.optim.state import State
 
 Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where an optimizer of `torch.optim` keeps what, and under which words it takes its hyperparameters."""
+    """An optimizer of `torch.optim`: the vectors in its state, and the keywords of its hyperparameters."""
 
     optimizer: Callable[..., torch.optim.Optimizer]
     moments: tuple[str, ...]
@@ -38,35 +37,21 @@ def _sgd(nesterov: bool) -> Source:
     return Source(torch.optim.SGD, ("momentum_buffer",), options, counts=False)
 
 
-SOURCES: Mapping[Method, Source] = {
-    "sgd_momentum": _sgd(nesterov=False),
-    "nesterov": _sgd(nesterov=True),
-    "adagrad": Source(torch.optim.Adagrad, ("sum",), lambda h: {"lr": h["lr"], "eps": h["mu"]}),
-    "rmsprop": Source(
-        torch.optim.RMSprop, ("square_avg",), lambda h: {"lr": h["lr"], "alpha": h["beta2"], "eps": h["mu"]}
-    ),
-    "adam": Source(
-        torch.optim.Adam, ("exp_avg", "exp_avg_sq"),
-        lambda h: {"lr": h["lr"], "betas": (h["beta1"], h["beta2"]), "eps": h["mu"]},
-    ),
-}  # fmt: skip
-
-
 @dataclass(frozen=True)
 class FirstOrderOptimizer(ExplicitOptimizer):
     """u from `torch.optim`, row by row; all that it remembers lies in the `State`."""
 
-    method: Method
+    source: Source
 
     @property
     def memory(self) -> tuple[str, ...]:
         """Names of the vectors in the state of PyTorch's optimizer."""
-        return SOURCES[self.method].moments
+        return self.source.moments
 
     def move(self, state: State, here: Evaluation) -> Move:
         """Let `torch.optim` move a copy of each row by its own hyperparameters."""
         gradient = here.gradient
-        source = SOURCES[self.method]
+        source = self.source
         values = {name: value.tolist() for name, value in state.hyperparameters.items()}
         leaves = [nn.Parameter(row.clone()) for row in state.parameters]
         groups = []
@@ -86,3 +71,21 @@ class FirstOrderOptimizer(ExplicitOptimizer):
             name: torch.stack([optimizer.state[leaf][name] for leaf in leaves]) for name in source.moments
         }
         return Move(theta, theta - state.parameters, moments)
+
+
+sgd_momentum = FirstOrderOptimizer(_sgd(nesterov=False))
+nesterov = FirstOrderOptimizer(_sgd(nesterov=True))
+adagrad = FirstOrderOptimizer(
+    Source(torch.optim.Adagrad, ("sum",), lambda h: {"lr": h["lr"], "eps": h["mu"]})
+)
+rmsprop = FirstOrderOptimizer(
+    Source(
+        torch.optim.RMSprop, ("square_avg",), lambda h: {"lr": h["lr"], "alpha": h["beta2"], "eps": h["mu"]}
+    )
+)
+adam = FirstOrderOptimizer(
+    Source(
+        torch.optim.Adam, ("exp_avg", "exp_avg_sq"),
+        lambda h: {"lr": h["lr"], "betas": (h["beta1"], h["beta2"]), "eps": h["mu"]},
+    )
+)  # fmt: skip

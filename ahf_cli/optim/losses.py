@@ -23,14 +23,6 @@ class OutputLoss(Protocol):
         """H_L = ∂²L/∂z² at these outputs, block-diagonal over trials."""
         ...
 
-    def fisher(self, outputs: Tensor) -> OutputOperator:
-        """F_z, the Fisher matrix of p(y | z) in z, averaged as L is, block-diagonal over trials."""
-        ...
-
-    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """S with H_L = S Sᵀ, block-diagonal over examples: column r of each block; → (K, R, N, C)."""
-        ...
-
 
 class SoftmaxCrossEntropy:
     """L = −(1/N) Σ_n log softmax(z_n)[y_n], of logits z (K, N, C) and classes y (N,)."""
@@ -52,33 +44,6 @@ class SoftmaxCrossEntropy:
 
         return product
 
-    def fisher(self, outputs: Tensor) -> OutputOperator:
-        """F_z w = (1/N) Σ_c p_c s_c (s_cᵀ w), over classes c with their scores s_c = ∇ log p_c = e_c − p."""
-        p = torch.softmax(outputs.detach(), dim=-1)
-        scores = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device) - p.unsqueeze(-2)  # (…, c, z)
-        scale = 1 / outputs.shape[-2]
-
-        def product(w: Tensor) -> Tensor:
-            along = (scores * w.unsqueeze(-2)).sum(dim=-1)  # s_cᵀ w
-            return ((p * along).unsqueeze(-1) * scores).sum(dim=-2) * scale
-
-        return product
-
-    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The R = C − 1 columns of S = (diag(q) − p qᵀ) Q′ / √N, with q = √p.
-
-        diag(q) − p qᵀ times its transpose is N H_L, and q is its null vector; the Householder reflection that
-        takes the last unit vector to q takes the null vector out, and leaves C − 1 columns.
-        """
-        p = torch.softmax(outputs.detach(), dim=-1)
-        q, size = p.sqrt(), p.shape[-1]
-        columns = q.unsqueeze(-1) * (torch.eye(size, dtype=p.dtype, device=p.device) - p.unsqueeze(-2))
-        others = p[..., :-1].sum(dim=-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
-        share = q[..., :-1] * (1 + q[..., -1:]) / others  # q_r / (1 − q_C)
-        reflected = columns[..., :-1, :] + share.unsqueeze(-1) * columns[..., -1:, :]
-        scale: float = outputs.shape[-2] ** -0.5
-        return reflected.movedim(-2, 1) * scale
-
 
 class MeanLoss:
     """L of any function of one trial's outputs and the targets that is a mean over examples.
@@ -99,14 +64,6 @@ class MeanLoss:
         z = outputs.detach().requires_grad_()
         with torch.enable_grad():
             return autograd_hessian(self.value(z, targets).sum(), z)  # rows are independent of each other
-
-    def fisher(self, outputs: Tensor) -> OutputOperator:
-        """Raise ValueError: which distribution the loss belongs to is not known."""
-        raise ValueError("curvature: fisher needs a loss of a known distribution, such as cross_entropy")
-
-    def factor(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Raise ValueError: a factor of H_L is not known."""
-        raise ValueError("solver: dual needs a loss with a known factor of H_L, such as cross_entropy")
 
 
 def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ahf_cli.optim import rows
 from ahf_cli.optim.cg import MartensRules
 from ahf_cli.optim.damping import Change
-from ahf_cli.optim.transform import Moments, Values, beta1
+from ahf_cli.optim.moments import Moments, Values, beta1
 
 
 class PublishedRules:

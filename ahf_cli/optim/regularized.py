@@ -1,57 +1,58 @@
-"""h(θ) + ½ w ‖θ‖²: weight decay as a part of the objective, and so of its gradient and its curvature."""
+"""Weight decay as a part of the objective: h(θ) + ½ w ‖θ‖², with its gradient and its curvature."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
 from ahf_cli.optim import rows
-from ahf_cli.optim.objective import Evaluation, Objective
+from ahf_cli.optim.linearization import Evaluation, Linearization
+from ahf_cli.optim.moments import Values
+from ahf_cli.optim.objective import Objective
+from ahf_cli.optim.operators import Operator, shifted
 from ahf_cli.optim.rows import Layout
 
+Regularization = Callable[[Objective, Values], Objective]
+"""(h, hyperparameters) ↦ h with its added term."""
 
-class RegularizedEvaluation(Evaluation):
-    """An evaluation of h with ½ w ‖θ‖² added; w, (K,)."""
 
-    def __init__(self, inner: Evaluation, parameters: Tensor, decay: Tensor):
-        super().__init__(inner.layout, inner.leaves, inner.losses, inner.outputs)
-        self.inner, self.parameters, self.decay = inner, parameters, decay
+@dataclass(frozen=True)
+class RegularizedEvaluation:
+    """An evaluation of h with ½ w ‖θ‖² added."""
+
+    inner: Evaluation
+    parameters: Tensor  # θ, (K, P)
+    decay: Tensor  # w, (K,)
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter tensor lies in a row."""
+        return self.inner.layout
 
     @property
     def loss(self) -> Tensor:
         """h + ½ w ‖θ‖², (K,)."""
         return self.inner.loss + penalty(self.parameters, self.decay)
 
-    @cached_property
-    def differentiable_gradients(self) -> tuple[Tensor, ...]:
-        """∇h alone, with its graph: the penalty's curvature needs none."""
-        return self.inner.differentiable_gradients
-
-    @cached_property
+    @property
     def gradient(self) -> Tensor:
         """∇h + w θ, (K, P)."""
-        return self._shifted(self.inner.gradient, self.parameters)
+        return self.inner.gradient.addcmul(rows.expand(self.decay), self.parameters)
 
-    def hessian_product(self, vectors: Tensor) -> Tensor:
-        """(∇²h + w I) v."""
-        return self._shifted(self.inner.hessian_product(vectors), vectors)
+    @property
+    def gradient_count(self) -> int:
+        """Gradients that were computed so far."""
+        return self.inner.gradient_count
 
-    def gauss_newton_product(self, vectors: Tensor) -> Tensor:
-        """(Jᵀ H_L J + w I) v."""
-        return self._shifted(self.inner.gauss_newton_product(vectors), vectors)
-
-    def fisher_product(self, vectors: Tensor) -> Tensor:
-        """(F + w I) v."""
-        return self._shifted(self.inner.fisher_product(vectors), vectors)
+    def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
+        """v ↦ (B + w I) v, whatever B is."""
+        return shifted(self.inner.operator(curvature), self.decay)
 
     def squared_gradients(self) -> Tensor:
-        """The diagonal of the empirical Fisher matrix, and w, (K, P): the penalty's own curvature."""
+        """The diagonal of the empirical Fisher matrix, plus the penalty's curvature w; (K, P)."""
         return self.inner.squared_gradients() + rows.expand(self.decay)
-
-    def _shifted(self, product: Tensor, vectors: Tensor) -> Tensor:
-        return product.addcmul(rows.expand(self.decay), vectors)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Regularized:
         """h(θ) + ½ w ‖θ‖²; (K, P) → (K,)."""
         return self.inner.value(parameters) + penalty(parameters, self.decay)
 
-    def evaluate(self, parameters: Tensor) -> Evaluation:
+    def evaluate(self, parameters: Tensor) -> RegularizedEvaluation:
         """Prepare it and its derivatives at θ; (K, P)."""
         return RegularizedEvaluation(self.inner.evaluate(parameters), parameters, self.decay)
 
@@ -78,3 +79,13 @@ class Regularized:
 def penalty(parameters: Tensor, decay: Tensor) -> Tensor:
     """½ w ‖θ‖² of each row; (K, P), (K,) → (K,)."""
     return 0.5 * decay * rows.dot(parameters, parameters)
+
+
+def unchanged(objective: Objective, values: Values) -> Objective:
+    """h itself."""
+    return objective
+
+
+def l2(objective: Objective, values: Values) -> Objective:
+    """h + ½ w ‖θ‖², w the hyperparameter `weight_decay`."""
+    return Regularized(objective, values["weight_decay"])

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ahf_cli.recipes.structure import Norm
-
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """⟨a_k, b_k⟩ of each row; (K, P), (K, P) → (K,)."""
@@ -79,9 +77,13 @@ class Layout:
         """Flatten tensors of shape (K, *shape), or of `shape` where K = 1, into (K, P)."""
         return torch.cat([t.reshape(rows, -1) for t in tensors], dim=-1)
 
-    def norms(self, vectors: Tensor) -> dict[Norm, Tensor]:
-        """The norms that a step size may use, by name; (K, P) → (K,) each."""
-        return {"l2": l2(vectors), "l1": l1(vectors), "sum_l2": self.sum_l2(vectors)}
+    def l2(self, vectors: Tensor) -> Tensor:
+        """‖a‖₂ of each row; (K, P) → (K,)."""
+        return l2(vectors)
+
+    def l1(self, vectors: Tensor) -> Tensor:
+        """‖a‖₁ of each row; (K, P) → (K,)."""
+        return l1(vectors)
 
     def sum_l2(self, vectors: Tensor) -> Tensor:
         """Σ_l ‖a_l‖₂ over the parameter tensors l of each row; (K, P) → (K,)."""

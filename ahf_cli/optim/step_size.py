@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ahf_cli.optim import rows
-from ahf_cli.optim.transform import Values, beta1
+from ahf_cli.optim.moments import Values, beta1
 
 
 class StepSize(Protocol):
@@ -58,8 +58,40 @@ class RepairedConjugateSmoothnessStep:
         return eq3(norm, values, step, slack=1.5).clamp_min(0)
 
 
+class Clipping(Protocol):
+    """Returns α and u, shortened where u is longer than a limit."""
+
+    def __call__(
+        self, alpha: Tensor, update: Tensor, direction: Tensor, values: Values
+    ) -> tuple[Tensor, Tensor]:
+        """(K,), (K, P), δ (K, P), hyperparameters → (K,), (K, P)."""
+        ...
+
+
+def unclipped(alpha: Tensor, update: Tensor, direction: Tensor, values: Values) -> tuple[Tensor, Tensor]:
+    """u of any length."""
+    return alpha, update
+
+
+def within_radius(alpha: Tensor, update: Tensor, direction: Tensor, values: Values) -> tuple[Tensor, Tensor]:
+    """‖u‖ ≤ r, the hyperparameter `radius`."""
+    return _shortened(alpha, update, values["radius"])
+
+
+def within_direction(
+    alpha: Tensor, update: Tensor, direction: Tensor, values: Values
+) -> tuple[Tensor, Tensor]:
+    """‖u‖ ≤ ‖δ‖."""
+    return _shortened(alpha, update, rows.l2(direction))
+
+
+def _shortened(alpha: Tensor, update: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    share = shortening(update, limit)
+    return share * alpha, rows.expand(share) * update
+
+
 def shortening(update: Tensor, limit: Tensor) -> Tensor:
-    """min(1, limit/‖u‖), what shortens an update to a limit; (K, P), (K,) → (K,)."""
+    """min(1, limit/‖u‖), the factor that shortens an update to a limit; (K, P), (K,) → (K,)."""
     return (limit / rows.l2(update)).clamp(max=1).nan_to_num(nan=1.0)
 
 

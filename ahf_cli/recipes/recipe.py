@@ -1,4 +1,4 @@
-"""Every recipe, declared once: a structure, and the hyperparameters that it keeps fixed or searches."""
+"""A recipe: a structure, and the hyperparameters that it keeps fixed or searches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, middle, nearest
-from ahf_cli.recipes.structure import CHOICES, AnyStructure, DiagonalHessian, FirstOrder, Structure
+from ahf_cli.recipes.structure import CHOICES, AnyStructure, Structure
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Recipe:
     @property
     def hessian_free(self) -> bool:
         """Whether it is a recipe of Hessian-free optimization, made of structural choices."""
-        return isinstance(self.structure, Structure)
+        return self.structure.hessian_free
 
     @property
     def choices(self) -> Structure:
@@ -69,7 +69,7 @@ class Recipe:
         """
         structure: dict[str, Any] = {}
         fixed: dict[str, float] = {}
-        choices = tuple(CHOICES) if self.hessian_free else ()
+        choices = CHOICES if self.hessian_free else ()
         for key, value in changes.items():
             if key in choices:
                 structure[key] = value
@@ -79,7 +79,7 @@ class Recipe:
                 fixed[key] = HYPERPARAMETERS[key].check(float(value))
             else:
                 raise ValueError(f"unknown choice {key!r}{nearest(key, [*choices, *HYPERPARAMETERS])}")
-        own = replace(self.structure, **structure)
+        own = replace(self.structure, **structure)  # type: ignore[type-var]
         result = Recipe(name, own, {}, (self.name, *self.lineage), self.ranges, self.source)
         for key in fixed:
             if key not in result.hyperparameters:
@@ -88,92 +88,6 @@ class Recipe:
         if self.hessian_free and "mu" in result.hyperparameters:
             kept.setdefault("mu", HYPERPARAMETERS["mu"].default)
         return replace(result, fixed=kept)
-
-
-_PUBLISHED = Structure(
-    curvature_batch="same", reduction_ratio="published", cg_rules="published", damping_rule="published"
-)
-
-_STABLE = Structure(
-    curvature="ggn", reduction_ratio="update", step_size="hyperbolic", max_iterations=10, clipping="radius"
-)
-"""what was found to train for almost all hyperparameters, and why: docs/robust-hf.md"""
-
-_PAPER = "Motokawa and Tezuka 2020"
-_LR = {"lr": Range(1e-4, 1, log=True)}
-
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("hf", Structure(), source=_PAPER),
-        Recipe("adaptive_hf", Structure(step_size="eq3", moments="adam"), {"mu": 1e-8}, source=_PAPER),
-        Recipe("hf_published", _PUBLISHED, source=f"{_PAPER}, released code"),
-        Recipe(
-            "adaptive_hf_published", replace(_PUBLISHED, moments="published"), {"lr": 1e-3, "mu": 1e-8},
-            source=f"{_PAPER}, released code",
-        ),
-        Recipe(
-            "hf_stable", _STABLE, {"radius": 0.1},
-            ranges={"lr": Range(0.03, 1, log=True), "halving": Range(20, 500, log=True)},
-            source="here: docs/robust-hf.md",
-        ),
-        Recipe(
-            "adaptive_hf_stable", replace(_STABLE, step_size="eq3_repaired", moments="adam"),
-            {"radius": 0.1, "mu": 1.0},
-            ranges={"sigma": Range(0.3, 3, log=True), "smoothness": Range(1, 100, log=True)},
-            source="here: docs/robust-hf.md",
-        ),
-        Recipe(
-            "hf_martens",
-            Structure(
-                curvature="ggn", curvature_batch="same", reduction_ratio="update", max_iterations=250,
-                preconditioner="martens", backtracking="martens", line_search="armijo", regularization="l2",
-            ),
-            {"lr": 1.0, "weight_decay": 2e-5},
-            ranges={"damping": Range(1e-2, 100, log=True)},
-            source="Martens 2010; Martens and Sutskever 2012",
-        ),
-        Recipe(
-            "natural_gradient",
-            Structure(curvature="fisher", curvature_batch="same", damping_rule="constant"),
-            ranges={"lr": Range(1e-3, 1, log=True), "damping": Range(1e-3, 10, log=True)},
-            source="Amari 1998",
-        ),
-        Recipe(
-            "sgd_momentum", FirstOrder("sgd_momentum"), ranges={**_LR, "momentum": Range(0.5, 0.99)},
-            source="Polyak 1964; torch.optim.SGD",
-        ),
-        Recipe(
-            "nesterov", FirstOrder("nesterov"), ranges={**_LR, "momentum": Range(0.5, 0.99)},
-            source="Nesterov 1983; torch.optim.SGD",
-        ),
-        Recipe(
-            "adagrad", FirstOrder("adagrad"), {"mu": 1e-10}, ranges=_LR,
-            source="Duchi et al. 2011; torch.optim.Adagrad",
-        ),
-        Recipe(
-            "rmsprop", FirstOrder("rmsprop"), {"beta2": 0.99, "mu": 1e-8},
-            ranges={"lr": Range(1e-5, 0.1, log=True)}, source="Tieleman and Hinton 2012; torch.optim.RMSprop",
-        ),
-        Recipe(
-            "adam", FirstOrder("adam"), {"beta1": 0.9, "beta2": 0.999, "mu": 1e-8},
-            ranges={"lr": Range(1e-5, 0.1, log=True)}, source="Kingma and Ba 2015; torch.optim.Adam",
-        ),
-        Recipe(
-            "adahessian", DiagonalHessian("adahessian"),
-            {"beta1": 0.9, "beta2": 0.999, "mu": 1e-4, "hessian_power": 1.0}, ranges=_LR,
-            source="Yao et al. 2021",
-        ),
-    )
-}  # fmt: skip
-"""The built-in recipes."""
-
-
-def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
-    """Return the recipe of that name, or raise ValueError with the nearest known name."""
-    if name not in recipes:
-        raise ValueError(f"unknown recipe {name!r}{nearest(name, recipes, pluggable=True)}")
-    return recipes[name]
 
 
 def search_range(recipe: Recipe, name: str) -> Range | None:

@@ -1,95 +1,89 @@
-"""Every structural choice of a recipe, declared once.
-
-The update rules behind the names are in `ahf_cli.optim`.
-"""
+"""The structure of a recipe: its choices, one part in each slot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
-
-Curvature = Literal["hessian", "ggn", "fisher"]
-CurvatureBatch = Literal["same", "independent"]
-ReductionRatio = Literal["direction", "update", "published"]
-StepSize = Literal["constant", "hyperbolic", "eq3", "eq3_repaired"]
-Norm = Literal["l2", "l1", "sum_l2"]
-Solver = Literal["cg", "dual"]
-CGRules = Literal["martens", "published", "martens_indefinite", "published_truncated"]
-DampingRule = Literal["levenberg_marquardt", "published", "constant"]
-Moments = Literal["none", "adam", "published"]
-Preconditioner = Literal["none", "martens"]
-Backtracking = Literal["none", "martens"]
-LineSearch = Literal["none", "armijo"]
-Regularization = Literal["none", "l2"]
-Clipping = Literal["none", "radius", "direction"]
-Method = Literal["sgd_momentum", "nesterov", "adagrad", "rmsprop", "adam"]
-Diagonal = Literal["adahessian"]
+from ahf_cli.recipes.parts import SLOTS, Part
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Code of a plug-in that belongs to a recipe."""
+class AnyStructure:
+    """Choices by slot; a subclass says which slots there are."""
 
-    make: Callable[..., Any]
-    """changes a composition, (Optimizer) → Optimizer, or makes another optimizer, () → AnyOptimizer"""
-    hyperparameters: tuple[str, ...] = ()
-    """names of those that it reads, beside what the structural choices use"""
+    hessian_free = False
+    """whether it solves a linear system (B + λI) δ = −g"""
 
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """All choices by slot, those of numbers included."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
-PARTS: dict[str, Parts] = {}
-"""The code of the plug-ins that are loaded, by the name of the recipe that was registered with it."""
+    @property
+    def parts_used(self) -> dict[str, Part]:
+        """The declarations of the chosen parts by slot."""
+        return {slot: SLOTS[slot][name] for slot, name in self.chosen.items() if name in SLOTS.get(slot, ())}
+
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that the parts read, in the order of `HYPERPARAMETERS`."""
+        used = {name for part in self.parts_used.values() for name in part.uses}
+        return tuple(name for name in HYPERPARAMETERS if name in used)
+
+    def part(self, slot: str) -> Any:
+        """Return the chosen part of a slot: an instance or a function."""
+        return self.parts_used[slot].make()
 
 
 @dataclass(frozen=True)
-class Structure:
-    """The structural choices of a recipe, equal for all trials that run side by side."""
+class Structure(AnyStructure):
+    """The choices of Hessian-free optimization, equal for all trials that run side by side."""
 
-    curvature: Curvature = "hessian"
-    """the matrix B: exact Hessian, generalized Gauss-Newton, or Fisher of the model's distribution"""
-    curvature_batch: CurvatureBatch = "independent"
-    """batch of B: that of the gradient, or a second one of the same size"""
-    reduction_ratio: ReductionRatio = "direction"
-    """where the ratio ρ of actual to predicted reduction is taken"""
-    step_size: StepSize = "constant"
+    curvature: str = "hessian"
+    """the matrix B"""
+    curvature_batch: str = "independent"
+    """batch of B: the gradient's, or a second one of the same size"""
+    reduction_ratio: str = "direction"
+    """point of the ratio ρ of actual to predicted reduction"""
+    step_size: str = "constant"
     """rule for α"""
-    norm: Norm = "l2"
+    norm: str = "l2"
     """norm of the direction in the step-size rule"""
-    solver: Solver = "cg"
-    """conjugate gradient over the parameters, or with the same iterates over the outputs (ggn only)"""
-    cg_rules: CGRules = "martens"
+    solver: str = "cg"
+    """method for the linear system"""
+    cg_rules: str = "martens"
     """stopping and negative curvature in CG"""
-    damping_rule: DampingRule = "levenberg_marquardt"
+    damping_rule: str = "levenberg_marquardt"
     """rule for λ"""
-    moments: Moments = "none"
+    moments: str = "none"
     """moving averages on top of the direction"""
     max_iterations: int = 50
     """limit of CG iterations a step"""
     warm_start_decay: float = 0.95
     """CG starts at this multiple of the last direction"""
-    preconditioner: Preconditioner = "none"
-    """of CG: none, or the empirical Fisher's diagonal to the power ¾"""
-    backtracking: Backtracking = "none"
-    """whether the step may be an earlier iterate of CG, where h is lower"""
-    line_search: LineSearch = "none"
-    """whether α is shortened until h falls enough, and the step left out where it never does"""
-    regularization: Regularization = "none"
-    """whether ½ w ‖θ‖² belongs to h"""
-    clipping: Clipping = "none"
-    """whether an update longer than r, or than its direction, is shortened to that"""
+    preconditioner: str = "none"
+    """diagonal preconditioner of CG"""
+    backtracking: str = "none"
+    """iterate of CG that becomes the direction"""
+    line_search: str = "none"
+    """rule that shortens α until h falls enough"""
+    regularization: str = "none"
+    """term that is added to h"""
+    clipping: str = "none"
+    """limit of an update's length"""
     curvature_batches: int = 1
     """mini-batches in the curvature's batch, where that is independent"""
     parts: str = ""
-    """name in `PARTS` of what changes the composition; no choice of a configuration's"""
+    """a plug-in's change of the composition; no choice of a configuration's"""
+
+    hessian_free = True
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            allowed = get_args(get_type_hints(Structure)[f.name])
-            value = getattr(self, f.name)
-            if allowed and value not in allowed:
-                raise ValueError(f"{f.name} must be one of {', '.join(allowed)}, got {value!r}")
+        for slot in (f.name for f in fields(self) if f.name in SLOTS and f.name != "parts"):
+            value = getattr(self, slot)
+            if value not in tuple(SLOTS[slot]):
+                raise ValueError(f"{slot} must be one of {', '.join(SLOTS[slot])}, got {value!r}")
         for key in ("max_iterations", "curvature_batches"):
             count = getattr(self, key)
             if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
@@ -101,85 +95,39 @@ class Structure:
         decay = self.warm_start_decay
         if isinstance(decay, bool) or not (isinstance(decay, int | float) and 0 <= decay <= 1):
             raise ValueError(f"warm_start_decay must be in [0, 1], got {decay!r}")
-
-        if self.solver == "dual" and self.curvature != "ggn":
-            raise ValueError(f"solver: dual needs curvature ggn, got {self.curvature!r}")
-        for key in ("preconditioner", "backtracking", "regularization"):
-            if self.solver == "dual" and getattr(self, key) != "none":
-                raise ValueError(f"{key} must be none where solver is dual, got {getattr(self, key)!r}")
-
-    def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the hyperparameters that these choices use, in the order of `HYPERPARAMETERS`."""
-        used = {"damping"}
-        used |= {"lr"} if self.step_size in ("constant", "hyperbolic") else {"epsilon", "sigma", "smoothness"}
-        used |= {"halving"} if self.step_size == "hyperbolic" else set()
-        used |= {"radius"} if self.clipping == "radius" else set()
-        if self.moments != "none":
-            used |= {"beta2", "epsilon", "sigma", "mu"}
-        used |= {"weight_decay"} if self.regularization == "l2" else set()
-        if self.moments == "published":
-            used |= {"smoothness"}  # the released code computes Eq. 3 with it, and only logs the result
-        used |= set(PARTS[self.parts].hyperparameters) if self.parts in PARTS else set()
-        return tuple(name for name in HYPERPARAMETERS if name in used)
-
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    name: get_args(hint) for name, hint in get_type_hints(Structure).items() if name != "parts"
-}
-"""Structural choices of Hessian-free optimization and their values; () for the numeric ones."""
-
-_METHODS: dict[str, tuple[str, ...]] = {
-    "sgd_momentum": ("lr", "momentum"),
-    "nesterov": ("lr", "momentum"),
-    "adagrad": ("lr", "mu"),
-    "rmsprop": ("lr", "beta2", "mu"),
-    "adam": ("lr", "beta2", "mu", "beta1"),
-    "adahessian": ("lr", "beta2", "mu", "beta1", "hessian_power"),
-}
-"""Hyperparameters of the methods that solve no linear system, in the order of `HYPERPARAMETERS`."""
+        for slot, part in self.parts_used.items():
+            for other, allowed in part.needs.items():
+                if (value := getattr(self, other)) not in allowed:
+                    name = getattr(self, slot)
+                    raise ValueError(f"{slot}: {name} needs {other} {' or '.join(allowed)}, got {value!r}")
 
 
 @dataclass(frozen=True)
-class FirstOrder:
-    """The structure of a first-order recipe: which optimizer of `torch.optim` it is."""
+class Whole(AnyStructure):
+    """The structure of a recipe that is one part: an optimizer that solves no linear system."""
 
-    method: Method
+    slot: str
+    name: str
 
-    def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the hyperparameters that it uses, in the order of `HYPERPARAMETERS`."""
-        return _METHODS[self.method]
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The one choice."""
+        return {self.slot: self.name}
 
-
-@dataclass(frozen=True)
-class DiagonalHessian:
-    """The structure of a recipe that uses the Hessian's diagonal."""
-
-    diagonal: Diagonal
-
-    def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the hyperparameters that it uses, in the order of `HYPERPARAMETERS`."""
-        return _METHODS[self.diagonal]
+    def __post_init__(self) -> None:
+        if self.name not in SLOTS[self.slot] and self.slot != "optimizer":  # a plug-in may not be loaded
+            raise ValueError(f"{self.slot} must be one of {', '.join(SLOTS[self.slot])}, got {self.name!r}")
 
 
-@dataclass(frozen=True)
-class Own:
-    """The structure of a plug-in's recipe that is made of no structural choices."""
-
-    optimizer: str
-    """name in `PARTS` of what makes it"""
-
-    def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the hyperparameters that it uses, in the order of `HYPERPARAMETERS`."""
-        own = PARTS[self.optimizer].hyperparameters if self.optimizer in PARTS else ()
-        return tuple(name for name in HYPERPARAMETERS if name in own)
-
-
-AnyStructure = Structure | FirstOrder | DiagonalHessian | Own
+WHOLE = ("method", "diagonal", "optimizer")
+"""Slots of which a part is an optimizer as a whole."""
+CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
+"""Names of the choices of Hessian-free optimization."""
 _LATER = (
     "preconditioner", "backtracking", "line_search", "regularization", "clipping", "curvature_batches",
     "parts",
 )  # fmt: skip
-"""Choices that studies of before did not know: as good as not there where they are at their defaults."""
+"""Choices that earlier studies did not know; at their defaults they are not written."""
 
 
 def choices_of(structure: AnyStructure) -> dict[str, Any]:
@@ -188,18 +136,24 @@ def choices_of(structure: AnyStructure) -> dict[str, Any]:
     Choices of `_LATER` at their defaults are left out, so that a study keeps its identity.
     """
     return {
-        f.name: getattr(structure, f.name)
-        for f in fields(structure)
-        if f.name not in _LATER or getattr(structure, f.name) != f.default
+        key: value
+        for key, value in structure.chosen.items()
+        if key not in _LATER or value != getattr(Structure, key)
     }
 
 
 def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
     """Return the structure with these choices by name; raises TypeError or ValueError for any other."""
-    for kind in (FirstOrder, DiagonalHessian, Own):
-        (key,) = (f.name for f in fields(kind))
-        if key in choices:
-            if kind is not Own and choices[key] not in _METHODS:
-                raise ValueError(f"{key} must be one of {', '.join(_METHODS)}, got {choices[key]!r}")
-            return kind(**choices)
+    for slot in WHOLE:
+        if slot in choices:
+            if len(choices) > 1:
+                raise TypeError(f"{slot} is the only choice of a recipe, got {', '.join(choices)}")
+            return Whole(slot, str(choices[slot]))
     return Structure(**choices)
+
+
+def all_parts() -> Iterator[tuple[str, str, Part]]:
+    """Yield slot, name and declaration of every part."""
+    for slot, parts in SLOTS.items():
+        for name, part in parts.items():
+            yield slot, name, part

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
-from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import choices_of
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.training.source import same_training

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.report.style import explanations
+from ahf_cli.recipes.document import sentences
 from ahf_cli.report.tables.target import with_work
 from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
@@ -122,7 +122,7 @@ class StudyData:
         """What each recipe is, in a sentence."""
         said: dict[str, str] = {}
         for (prefix, _), manifest in zip(self.sources, self.manifests.values(), strict=True):
-            said |= {prefix + k: v for k, v in explanations(manifest.get("identity", {})).items()}
+            said |= {prefix + k: v for k, v in sentences(manifest.get("identity", {})).items()}
         return said
 
     @property

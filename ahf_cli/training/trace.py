@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ahf_cli.optim import ModelObjective, Optimizer, State, Stop, compose
-from ahf_cli.recipes.recipe import Recipe, find_recipe
+from ahf_cli.recipes.builtin import find_recipe
+from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import CHOICES
 from ahf_cli.tasks.lenet import LeNet
 

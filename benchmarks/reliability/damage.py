@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ahf_cli.recipes.recipe import RECIPES
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.search.pool import Job
 from ahf_cli.search.storage import sqlite_url
 from ahf_cli.study import files

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ahf_cli.recipes.recipe import RECIPES, search_range
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.recipe import search_range
 from ahf_cli.search.pool import Job, Outcome, Report, ShouldStop, describe, is_infrastructure
 from ahf_cli.training.records import CurveRow, Progress, TrialRecords, TrialResult
 

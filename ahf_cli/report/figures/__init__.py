@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ahf_cli.recipes.document import sentences
 from ahf_cli.report.canvas import Drawing, save
 from ahf_cli.report.figures.attribution import attribution
 from ahf_cli.report.figures.budget import expected_best
@@ -21,7 +22,6 @@ from ahf_cli.report.figures.steps import cost, damping
 from ahf_cli.report.figures.target import time_to_target
 from ahf_cli.report.statistics import Band
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.style import explanations as built_in
 from ahf_cli.report.tables.attribution import attribution_table
 from ahf_cli.tasks.chance import Chance
 
@@ -81,7 +81,7 @@ def figure_2(
     explanations: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Save the paper's Figure 2: training loss and test accuracy against step, one line per recipe."""
-    known = built_in({}) if explanations is None else explanations
+    known = sentences({}) if explanations is None else explanations
     return save(curves(trials, evaluations, planned, band, chance, known), out)
 
 

@@ -9,27 +9,28 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import parameter_groups
+from ahf_cli.optim import groups
 from ahf_cli.optim.closure import Closure, ClosureObjective, graphs_in_use
-from ahf_cli.optim.optimizer import Optimizer, State, StepInfo
-from ahf_cli.optim.recipes import compose
+from ahf_cli.optim.compose import compose
+from ahf_cli.optim.optimizer import Optimizer
 from ahf_cli.optim.rows import Layout
-from ahf_cli.recipes.recipe import RECIPES, Recipe
+from ahf_cli.optim.state import State
+from ahf_cli.optim.step_info import StepInfo
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.recipe import Recipe
 
 
 class _RecipeOptimizer(torch.optim.Optimizer):
     """One row of the core, with the hyperparameters in `param_groups` and the state in `state`."""
 
     def __init__(self, params: Any, recipe: Recipe, values: Mapping[str, Any]):
-        if recipe.choices.solver == "dual":
-            raise ValueError("solver: dual needs the layers of a ModelObjective; with a closure use cg")
         self._recipe = recipe
         self._core: Optimizer = compose(recipe.choices)
         self._first = True
         self.last_step: StepInfo | None = None
         """What the last step did: loss, damping, reduction ratio, CG iterations, …; tensors of one row."""
         used = {
-            name: parameter_groups.number(name, value)
+            name: groups.number(name, value)
             for name, value in values.items()
             if name in recipe.hyperparameters
         }
@@ -63,7 +64,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
                 neither float32 nor float64, or of another dtype or device than the others.
         """
         names = self._recipe.hyperparameters
-        super().add_param_group(parameter_groups.completed(param_group, names, self.param_groups))
+        super().add_param_group(groups.completed(param_group, names, self.param_groups))
         try:
             self._parameters()
             self._values()
@@ -79,7 +80,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             ValueError: the state of another recipe, another optimizer or another model; nothing is changed.
         """
         vectors = ("direction", *self._core.transform.init(self._theta()))
-        parameter_groups.check_saved(state_dict, self._recipe.hyperparameters, vectors, self.param_groups)
+        groups.check_saved(state_dict, self._recipe.hyperparameters, vectors, self.param_groups)
         super().load_state_dict(state_dict)
 
     @overload  # type: ignore[override]
@@ -157,13 +158,13 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         return self._core
 
     def _parameters(self) -> list[Tensor]:
-        return parameter_groups.parameters(self.param_groups)
+        return groups.parameters(self.param_groups)
 
     def _values(self) -> dict[str, float]:
-        return parameter_groups.shared_values(self.param_groups, self._recipe.hyperparameters)
+        return groups.shared_values(self.param_groups, self._recipe.hyperparameters)
 
     def _layout(self) -> Layout:
-        return Layout.of(zip(parameter_groups.names(self.param_groups), self._parameters(), strict=True))
+        return Layout.of(zip(groups.names(self.param_groups), self._parameters(), strict=True))
 
     def _theta(self) -> Tensor:
         return self._layout().join([p.detach() for p in self._parameters()])
@@ -221,7 +222,7 @@ class HessianFree(_RecipeOptimizer):
 
     Raises:
         ValueError: a value outside its interval, an unknown choice or key, parameters that are frozen,
-            sparse, there twice or of another dtype, groups that differ, `solver="dual"`.
+            sparse, there twice or of another dtype, groups that differ.
     """
 
     def __init__(

@@ -1,0 +1,171 @@
+"""h at one θ with its graphs: the loss, its gradient, and the products J v, Jᵀ w and ∇²h v."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ahf_cli.optim.convolution import linear_in_cotangent
+from ahf_cli.optim.losses import OutputOperator
+from ahf_cli.optim.rows import Layout
+
+
+class Evaluation(Protocol):
+    """h, ∇h and curvature operators at one θ, for K rows."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter tensor lies in a row."""
+        ...
+
+    @property
+    def loss(self) -> Tensor:
+        """h(θ), (K,)."""
+        ...
+
+    @property
+    def gradient(self) -> Tensor:
+        """∇h(θ), (K, P)."""
+        ...
+
+    @property
+    def gradient_count(self) -> int:
+        """Gradients that were computed so far, 0 or 1; equal in all rows."""
+        ...
+
+    def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
+        """v ↦ B v for a curvature; (K, P) → (K, P)."""
+        ...
+
+    def squared_gradients(self) -> Tensor:
+        """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P)."""
+        ...
+
+
+class Linearization:
+    """z and h at one θ on one batch with their graphs; the only implementation that differentiates.
+
+    Each quantity is computed when first asked for, at most once.  The graph is kept while this object lives:
+    a product then costs little more than a gradient.
+
+    Args:
+        layout: where the leaves lie in a row.
+        leaves: tensors that require grad, of shape (K, *shape) or, for K = 1, `shape`.
+        losses: h, (K,), a graph of the leaves.
+        outputs: z, of any shape, a graph of the leaves; needed by `jvp` and `vjp` only.
+        loss_hessian: makes w ↦ H_L w at these outputs.
+        squared_gradients: makes the mean over examples of their squared gradients, (K, P).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        leaves: Sequence[Tensor],
+        losses: Tensor,
+        outputs: Tensor | None = None,
+        loss_hessian: Callable[[], OutputOperator] | None = None,
+        squared_gradients: Callable[[], Tensor] | None = None,
+    ):
+        self.layout = layout
+        self.leaves = tuple(leaves)
+        self.losses = losses
+        self.outputs = outputs
+        self._make_loss_hessian = loss_hessian
+        self._make_squared_gradients = squared_gradients
+
+    @property
+    def loss(self) -> Tensor:
+        """h(θ), (K,), without its graph."""
+        return self.losses.detach()
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor, ...]:
+        """∇h as tensors in the shapes of the leaves, with their graph."""
+        # The rows are independent, so the gradient of the sum holds each row's own gradient.
+        return torch.autograd.grad(self.losses.sum(), self.leaves, create_graph=True, materialize_grads=True)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∇h(θ), (K, P)."""
+        if "gradients" in self.__dict__:
+            return self._join([g.detach() for g in self.gradients])
+        return self._join(
+            torch.autograd.grad(self.losses.sum(), self.leaves, retain_graph=True, materialize_grads=True)
+        )
+
+    @property
+    def gradient_count(self) -> int:
+        """1 once ∇h was computed, with or without its graph; 0 before."""
+        return int("gradients" in self.__dict__ or "gradient" in self.__dict__)
+
+    def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
+        """v ↦ B v for a curvature; (K, P) → (K, P)."""
+        operator: Callable[[Tensor], Tensor] = curvature(self)
+        return operator
+
+    def hvp(self, vectors: Tensor) -> Tensor:
+        """∇²h(θ) v for each row; (K, P) → (K, P)."""
+        curved = [
+            (g, v) for g, v in zip(self.gradients, self._split(vectors), strict=True) if g.requires_grad
+        ]
+        if not curved:  # h is linear
+            return torch.zeros_like(vectors)
+        gradients, pieces = zip(*curved, strict=True)
+        return self._join(
+            torch.autograd.grad(gradients, self.leaves, pieces, retain_graph=True, materialize_grads=True)
+        )
+
+    def jvp(self, vectors: Tensor) -> Tensor:
+        """J v for each row, J = ∂z/∂θ; (K, P) → the shape of the outputs."""
+        seed, pullback = self._pullback
+        (tangent,) = torch.autograd.grad(pullback, seed, self._split(vectors), retain_graph=True)
+        return tangent
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Jᵀ w for each row; the shape of the outputs → (K, P)."""
+        outputs = self.check_outputs()
+        return self._join(
+            torch.autograd.grad(outputs, self.leaves, cotangent, retain_graph=True, materialize_grads=True)
+        )
+
+    def loss_hessian(self) -> OutputOperator:
+        """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
+        assert self._make_loss_hessian is not None
+        return self._make_loss_hessian()
+
+    def squared_gradients(self) -> Tensor:
+        """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P).
+
+        Raises ValueError where single examples are not known, as in a closure.
+        """
+        if self._make_squared_gradients is None:
+            raise ValueError("preconditioner: martens needs single examples, and a closure shows none")
+        return self._make_squared_gradients()
+
+    def check_outputs(self) -> Tensor:
+        """Return z; raises ValueError where there is none."""
+        if self.outputs is None:
+            raise ValueError("Gauss-Newton products need the outputs: return (loss, outputs)")
+        return self.outputs
+
+    @cached_property
+    def _pullback(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """c and Jᵀc as a graph of c: it is linear in c, so its own transpose gives J v for any v."""
+        outputs = self.check_outputs()
+        seed = torch.zeros_like(outputs, requires_grad=True)
+        with linear_in_cotangent():
+            pullback = torch.autograd.grad(
+                outputs, self.leaves, seed, create_graph=True, materialize_grads=True
+            )
+        return seed, pullback
+
+    def _split(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        pieces = self.layout.split(vectors)
+        return tuple(piece.reshape(leaf.shape) for piece, leaf in zip(pieces, self.leaves, strict=True))
+
+    def _join(self, tensors: Sequence[Tensor]) -> Tensor:
+        return self.layout.join(tensors, rows=self.losses.shape[0])

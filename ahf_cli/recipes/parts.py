@@ -1,0 +1,251 @@
+"""Parts: every choice of a recipe, declared once with its formula, sentence and hyperparameters.
+
+A part is a class or a function under `ahf_cli.optim`, or a plug-in's own.  Lists, help, documents, captions,
+search spaces and checks read its declaration here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Words = Callable[[Mapping[str, Any], Mapping[str, float]], str]
+"""(all choices of a recipe, its fixed hyperparameters) → the sentence of a part beside these."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The declaration of one choice in a slot."""
+
+    where: str | Callable[..., Any] = ""
+    """`module:name` under `ahf_cli.optim`, or the object itself; "" for a choice without code of its own"""
+    formula: str = ""
+    """its term of the update rule, as lists and documents show it; "" where the rule does not change"""
+    sentence: str | Words = ""
+    """its meaning for training, as captions say it; "" where no words are needed"""
+    uses: tuple[str, ...] = ()
+    """names of the hyperparameters that it reads"""
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """slot → the choices there that it works with; all where the slot is not named"""
+    likelihood: bool = False
+    """whether the loss must be the negative log-likelihood of a known distribution"""
+
+    def find(self) -> Any:
+        """Return the class or function, importing its module."""
+        found = self.where
+        return pkgutil.resolve_name(f"ahf_cli.optim.{found}") if isinstance(found, str) else found
+
+    def make(self) -> Any:
+        """Return the part itself: an instance of a class, or a function as it is."""
+        found = self.find()
+        return found() if isinstance(found, type) else found
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The name of its code, and the file of it: relative to the package, or a plug-in's path."""
+        if isinstance(self.where, str):
+            module, _, name = self.where.partition(":")
+            return name, f"ahf_cli/optim/{module.replace('.', '/')}.py"
+        return getattr(self.where, "__name__", type(self.where).__name__), inspect.getfile(
+            inspect.unwrap(self.where)
+        )
+
+    def said(self, choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
+        """Return its sentence beside the other choices of a recipe."""
+        return self.sentence if isinstance(self.sentence, str) else self.sentence(choices, fixed)
+
+
+LARGE_MU = 0.1
+"""From here on μ outweighs the root of the second moment, whose entries are far below 1."""
+
+
+def _adam(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
+    if fixed.get("mu", 0) >= LARGE_MU:
+        return (
+            "Adam's moments of the direction, with a μ for which an update is about α/μ times the direction"
+        )
+    return (
+        "Adam's moments of the direction, so that with β₂ near 0 an update is little more than α times the "
+        "direction's sign"
+    )
+
+
+def _released_moments(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
+    if choices["step_size"] != "constant":
+        return "the released code's moments"
+    return (
+        "the released code's moments: Eq. 3 is computed but never used, and the learning rate stays at 0.001"
+    )
+
+
+def _constant_step(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
+    released = choices["moments"] == "published"  # which say it, and never scale the update
+    return "" if released else "constant step size α"
+
+
+def _released_ratio(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
+    if choices["moments"] != "none":
+        return (
+            "the reduction ratio divides the change at the update, whose size does not follow the "
+            "direction's, by the model at the direction"
+        )
+    return (
+        "the reduction ratio divides the change at the scaled step by the model at the full step, so the "
+        "damping grows without end where the step is a small part of the direction"
+    )
+
+
+SLOTS: dict[str, dict[str, Part]] = {
+    "curvature": {
+        "hessian": Part("operators:hessian", "B = ∇²h", "exact Hessian"),
+        "ggn": Part("operators:gauss_newton", "B = Jᵀ H_L J", "generalized Gauss-Newton matrix"),
+        # For a negative log-likelihood with natural parameters as outputs F = Jᵀ H_L J (Martens 2020, §9.2).
+        "fisher": Part(
+            "operators:gauss_newton", "B = F", "Fisher matrix of the model's distribution", likelihood=True
+        ),
+    },
+    "curvature_batch": {
+        "same": Part(formula="on the gradient's batch"),
+        "independent": Part(formula="on a second batch"),
+    },
+    "reduction_ratio": {
+        "direction": Part(
+            "damping:RatioAtDirection", "ρ = (h(θ+δ) − h(θ)) / q(δ)",
+            "the reduction ratio is taken at the full direction",
+        ),
+        "update": Part(
+            "damping:RatioAtUpdate", "ρ = (h(θ+u) − h(θ)) / q(u)",
+            "the reduction ratio is taken at the step made",
+        ),
+        "published": Part("published:PublishedRatio", "ρ = (h(θ+u) − h(θ)) / q(δ)", _released_ratio),
+    },
+    "step_size": {
+        "constant": Part("step_size:ConstantStep", "", _constant_step, ("lr",)),
+        "hyperbolic": Part(
+            "step_size:HyperbolicStep", "α_t = α / (1 + (t−1)/τ)", "step size α that falls as 1/(1 + t/τ)",
+            ("lr", "halving"),
+        ),
+        "eq3": Part(
+            "step_size:ConjugateSmoothnessStep", "α by Eq. 3",
+            "step size from Eq. 3, which shrinks with the square of the direction's norm, and is 0 where the "
+            "formula is negative",
+            ("epsilon", "sigma", "smoothness"),
+        ),
+        "eq3_repaired": Part(
+            "step_size:RepairedConjugateSmoothnessStep", "α by Eq. 3 with the repaired bound",
+            "step size from Eq. 3 with the repaired bound", ("epsilon", "sigma", "smoothness"),
+        ),
+    },
+    "norm": {
+        "l2": Part("rows:Layout.l2", "‖δ‖₂"),
+        "l1": Part("rows:Layout.l1", "‖δ‖₁"),
+        "sum_l2": Part("rows:Layout.sum_l2", "Σ ‖δ‖₂ over the tensors"),
+    },
+    "solver": {"cg": Part("newton:TruncatedNewton", "(B + λI) δ = −g by CG")},
+    "cg_rules": {
+        "martens": Part(
+            "cg:MartensRules", "CG stops at dᵀ(B+λI)d ≤ 0, and at slow progress once φ < 0"
+        ),
+        "published": Part("published:PublishedRules", sentence="CG ignores negative curvature"),
+        "martens_indefinite": Part(
+            "published:IndefiniteMartensRules", sentence="CG ignores negative curvature"
+        ),
+        "published_truncated": Part(
+            "published:TruncatedPublishedRules", sentence="CG stops at slow progress by the released rule"
+        ),
+    },
+    "damping_rule": {
+        "levenberg_marquardt": Part(
+            "damping:LevenbergMarquardt", "λ ← 3/2 λ where ρ < ¼, 2/3 λ where ρ > ¾", uses=("damping",)),
+        "published": Part(
+            "published:PublishedDamping", "as levenberg_marquardt, only while λ > 0.1", uses=("damping",)),
+        "constant": Part("damping:ConstantDamping", sentence="the damping is constant", uses=("damping",)),
+    },
+    "moments": {
+        "none": Part("moments:Identity", "u = α δ"),
+        "adam": Part(
+            "moments:ScaleByAdam", "m ← β₁ m + (1−β₁) δ;  v ← β₂ v + (1−β₂) δ²;  u = α m̂ / (√v̂ + μ)", _adam,
+            ("beta2", "epsilon", "sigma", "mu"),
+        ),
+        "published": Part(  # the released code computes Eq. 3 with L, and only logs the result
+            "published:PublishedMoments",
+            "m ← δ + β₁/(1−β₁) m;  v ← δ² + β₂/(1−β₂) v;  u = α m / (√v + μ)", _released_moments,
+            ("beta2", "epsilon", "sigma", "smoothness", "mu"),
+        ),
+    },
+    "preconditioner": {
+        "none": Part("newton:no_preconditioner"),
+        "martens": Part(
+            "newton:martens_preconditioner", "preconditioned",
+            "CG preconditioned by the empirical Fisher's diagonal",
+        ),
+    },
+    "backtracking": {
+        "none": Part("newton:LastIterate"),
+        "martens": Part(
+            "newton:Backtracking", "the best iterate of CG", "steps to the best of CG's iterates"
+        ),
+    },
+    "line_search": {
+        "none": Part("line_search:full_step"),
+        "armijo": Part(
+            "line_search:armijo", "α shortened by a line search",
+            "a line search, and no step where it finds none",
+        ),
+    },
+    "regularization": {
+        "none": Part("regularized:unchanged"),
+        "l2": Part("regularized:l2", "h + ½ w ‖θ‖²", "weight decay within the loss", ("weight_decay",)),
+    },
+    "clipping": {
+        "none": Part("step_size:unclipped"),
+        "radius": Part("step_size:within_radius", "‖u‖ cut to r", "no update longer than r", ("radius",)),
+        "direction": Part(
+            "step_size:within_direction", "‖u‖ cut to ‖δ‖", "no update longer than its direction"
+        ),
+    },
+    "parts": {},
+    "method": {
+        "sgd_momentum": Part(
+            "first_order:sgd_momentum", "b ← γ b + g;  u = −α b", "gradient steps with heavy-ball momentum",
+            ("lr", "momentum"),
+        ),
+        "nesterov": Part(
+            "first_order:nesterov", "b ← γ b + g;  u = −α (g + γ b)",
+            "gradient steps with Nesterov's momentum", ("lr", "momentum"),
+        ),
+        "adagrad": Part(
+            "first_order:adagrad", "s ← s + g²;  u = −α g / (√s + μ)",
+            "gradient steps, each weight's divided by the root of its summed squares", ("lr", "mu"),
+        ),
+        "rmsprop": Part(
+            "first_order:rmsprop", "v ← β₂ v + (1−β₂) g²;  u = −α g / (√v + μ)",
+            "gradient steps, each weight's divided by the root of a moving mean of its squares",
+            ("lr", "beta2", "mu"),
+        ),
+        "adam": Part(
+            "first_order:adam", "m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  u = −α m̂ / (√v̂ + μ)",
+            "moving means of the gradient, divided by the roots of moving means of its squares",
+            ("lr", "beta2", "mu", "beta1"),
+        ),
+    },
+    "diagonal": {
+        "adahessian": Part(
+            "adahessian:AdaHessian",
+            "D = mean over kernels of z ⊙ Hz, z = ±1;  m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) D²;  "
+            "u = −α m̂ / (v̂^(k/2) + μ)",
+            "Adam with randomly probed Hessian diagonals in place of the gradient's squares",
+            ("lr", "beta2", "mu", "beta1", "hessian_power"),
+        ),
+    },
+    "optimizer": {},
+}  # fmt: skip
+"""All parts by slot and name.
+
+The slots up to `parts` are those of Hessian-free optimization; `parts` holds functions of plug-ins that
+change a composition.  A part of the last three slots is an optimizer as a whole; `optimizer` holds those of
+plug-ins.
+"""
