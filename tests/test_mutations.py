@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.study.store import Study
-from benchmarks.reliability.mutations import COMMANDS, files_of, mutated, mutations, small_study
+from benchmarks.reliability import mutations as module
+from benchmarks.reliability.mutations import COMMANDS, files_of, mutated, mutations, small_study, tried
 from tests.plausible import write
 
 
@@ -28,10 +29,18 @@ def test_changed_files_end_in_order(studies: Path, tmp_path: Path, monkeypatch: 
     assert found["tried"] == 200 and found["failed"] == []
 
 
+@pytest.mark.parametrize("place", ["config.yaml", "manifest.json", "trials/hf/000/result.json"])
+def test_a_pipe_in_the_place_of_a_file_stops_no_command(
+    place: str, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 10)
+    (pipe,) = (m for m in mutations(studies / "s" / place) if m[0] == "a pipe")
+    for command in COMMANDS:
+        assert tried(studies / "s", Path(place), pipe, command, tmp_path / "scratch") == ""
+
+
 def test_a_changed_file_is_seen(studies: Path, tmp_path: Path) -> None:
     """The check can fail: a command that writes into the study is caught."""
-    from benchmarks.reliability import mutations as module
-
     study = studies / "s"
     writes = ("writes", lambda file: None)
     assert module.tried(study, Path("config.yaml"), writes, "show", tmp_path / "scratch") == ""

@@ -30,7 +30,9 @@ from ahf_cli.cli.ruled import print_tables
 from ahf_cli.errors import AhfError, IncompleteError, InputError
 
 if TYPE_CHECKING:
+    from ahf_cli.config.load import Config
     from ahf_cli.report.comparison import Comparison
+    from ahf_cli.study.store import Study
 
 app = typer.Typer(help="Compare the finished trials of a study: verdict, tables, figures and report.")
 
@@ -294,8 +296,8 @@ def _comparison(request: Request) -> Comparison:
     config = resolve(request.preset, request.config, None, request.overrides)
     names = _labels(request.studies) or {config.study: config.study}
     studies = {label: read_study(find_study(request.results, name)) for label, name in names.items()}
-    own = next(iter(studies.values())).study.folder / "config.yaml"
-    if request.preset is None and request.config is None and os.path.lexists(own):
+    own = next(iter(studies.values())).study
+    if request.preset is None and request.config is None and os.path.lexists(own.folder / "config.yaml"):
         config = _settings_of(own, request.overrides) or config
     target = config.compare.target if request.target is None else request.target
     if not 0 < target < 1:
@@ -304,13 +306,14 @@ def _comparison(request: Request) -> Comparison:
     return Comparison(pool(studies), choices, request.force)
 
 
-def _settings_of(file: Path, overrides: tuple[str, ...]) -> Any:
-    """Return a study's own configuration; None where this version cannot read it, which is said."""
+def _settings_of(study: Study, overrides: tuple[str, ...]) -> Config | None:
+    """Return a study's own configuration; None, with a remark, where this version cannot read it."""
     try:
-        return resolve(None, file, None, overrides)
+        return study.config(overrides)
     except AhfError as error:
         if overrides:
             raise
+        file = study.folder / "config.yaml"
         log(f"{file} is not read ({error.lines[0]}); defaults for band and target")
         return None
 

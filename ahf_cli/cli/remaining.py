@@ -56,7 +56,7 @@ def grown_from(study: Study, config: Config, stream: int = 0) -> Config:
         return config
     known = study.manifest().get("identity", {}).get("recipes", {})
     # A pre-run has one recipe; those of a search are added to what the study has.
-    grown = config if stream else whole(config, known, study.folder / "config.yaml")
+    grown = config if stream else whole(config, known, study.config)
     return at_least(grown, max(study.planned().values(), default=0))
 
 

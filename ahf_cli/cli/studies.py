@@ -277,17 +277,15 @@ def repair(
 
 def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     """Make the database of a study anew from its trials and re-runs; return how many it holds."""
-    from ahf_cli.config.load import load
     from ahf_cli.search.reruns import rerun_plan
     from ahf_cli.search.search import Search
     from ahf_cli.search.storage import answering, open_storage, sqlite_url
 
-    file = part.folder / "config.yaml"
-    if not file.exists() or (part.results / part.name).name.startswith("train-"):
+    if part.text("config.yaml") is None or (part.results / part.name).name.startswith("train-"):
         return 0
-    config = load(file=file)
+    config = part.config()
     trials = max([config.search.trials, *part.planned().values()])
-    config = load(file=file, overrides=[f"search.trials={trials}"])
+    config = part.config([f"search.trials={trials}"])
     created = part.manifest()["created"] if url else ""
     if url is None:
         for name in ("study.db", "study.db-journal", "study.db-wal", "study.db-shm"):

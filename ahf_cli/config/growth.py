@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ahf_cli.config.load import Config, load, parse
+from ahf_cli.config.load import Config, parse
 
 
-def whole(config: Config, known: Collection[str], file: pathlib.Path) -> Config:
+def whole(config: Config, known: Collection[str], own: Callable[[], Config]) -> Config:
     """Return the configuration of a study that is resumed: that asked for, with the recipes it has besides.
 
     Args:
         config: what is asked for.
         known: the recipes that the study has.
-        file: its `config.yaml`, which is read only where some of them are not asked for.
+        own: reads the study's configuration, where some of them are not asked for.
 
     Raises:
-        InputError: the file is needed and cannot be read.
+        InputError: the configuration is needed and cannot be read.
     """
     if set(known) <= set(config.searched):
         return config
-    return including(config, load(file=file))
+    return including(config, own())
 
 
 def including(config: Config, other: Config) -> Config:

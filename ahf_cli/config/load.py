@@ -195,14 +195,22 @@ def load(
     if preset is not None and file is not None:
         raise InputError("--preset and --config exclude each other: give one")
     if file is not None:
-        source, stem, data = str(file), file.stem, read_yaml(file)
-    else:
-        stem = "paper" if preset is None else preset
-        known = presets()
-        if stem not in known:
-            raise InputError(f"--preset: unknown preset {show(stem)}{nearest(stem, known)}")
-        source, data = f"preset {stem}", parse_yaml(known[stem].read_bytes(), f"preset {stem}")
-    settings = _read_overrides(overrides)
+        return from_text(read_file(file), str(file), file.stem, overrides)
+    stem = "paper" if preset is None else preset
+    known = presets()
+    if stem not in known:
+        raise InputError(f"--preset: unknown preset {show(stem)}{nearest(stem, known)}")
+    return from_text(known[stem].read_bytes(), f"preset {stem}", stem, overrides)
+
+
+def from_text(
+    content: str | bytes, source: str, stem: str, overrides: Sequence[str | Setting] = ()
+) -> Config:
+    """Check the content of a configuration file; `stem` names the study where the content does not.
+
+    Raises InputError with one line for each thing that is wrong.
+    """
+    data, settings = parse_yaml(content, source), _read_overrides(overrides)
     for setting in settings:
         data = _with_value(data, setting.path, setting.value)
     if data.get("study") is None:
@@ -229,11 +237,15 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
 
 def read_yaml(file: pathlib.Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping, strictly."""
+    return parse_yaml(read_file(file), str(file))
+
+
+def read_file(file: pathlib.Path) -> bytes:
+    """Return the content of a file that the user names; raises InputError where it cannot be read."""
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
-    return parse_yaml(content, str(file))
 
 
 def parse_yaml(content: str | bytes, source: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ahf_cli.config.load import Config, load
+from ahf_cli.config.load import Config
 from ahf_cli.errors import InputError
 from ahf_cli.study.files import set_aside, write_json
 from ahf_cli.study.store import Study
@@ -74,9 +74,8 @@ def _repair_manifest(study: Study, finished: dict[str, int]) -> str:
 
 
 def _config(study: Study) -> Config:
-    file = study.folder / "config.yaml"
     try:
-        return load(file=file)
+        return study.config()
     except InputError as error:
         raise InputError(
             [f"{study.folder} cannot be repaired without its configuration:", *error.lines]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError
 from ahf_cli.study.files import atomic_write, make_folder, write_csv, write_json
@@ -29,6 +29,9 @@ from ahf_cli.study.packed import Pack, PackedTrials, is_packed
 from ahf_cli.study.trial_folder import TrialFolder, TrialFolders
 from ahf_cli.study.trials import InFolders, Trials, read_results
 from ahf_cli.training.records import TrialResult
+
+if TYPE_CHECKING:  # pydantic and YAML are slow to import
+    from ahf_cli.config.load import Config
 
 
 class Study:
@@ -122,6 +125,18 @@ class Study:
             return read(self.folder / name).decode(errors="replace")
         except FileNotFoundError:
             return None
+
+    def config(self, overrides: Sequence[str] = ()) -> Config:
+        """Return its own configuration.
+
+        Raises InputError where the file is missing, no regular file, or not valid in this version.
+        """
+        from ahf_cli.config.load import from_text
+
+        file = self.folder / "config.yaml"
+        if (text := self.text(file.name)) is None:
+            raise InputError(f"{file}: cannot be read: there is no such file")
+        return from_text(text, str(file), file.stem, overrides)
 
     def refuse_packed(self) -> None:
         """Raise InputError where the study is packed, and say how to go on."""

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -167,6 +168,30 @@ def files_of(study: Path) -> list[Path]:
     ]
 
 
+PATIENCE = 60
+"""Seconds after which a command counts as hanging."""
+
+
+class _HangError(BaseException):
+    """A command takes too long; no handler of errors catches it."""
+
+
+@contextlib.contextmanager
+def _alarm() -> Iterator[None]:
+    """A context that ends with `_HangError` after `PATIENCE` seconds, also within a blocking call."""
+
+    def ring(*unused: object) -> None:
+        raise _HangError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def tried(study: Path, place: Path, mutation: Mutation, command: str, scratch: Path) -> str:
     """Change one file of a copy of a study, run one command, and return what is wrong, or nothing."""
     shutil.rmtree(scratch, ignore_errors=True)
@@ -176,10 +201,13 @@ def tried(study: Path, place: Path, mutation: Mutation, command: str, scratch: P
     before = _state(copy)
     words = [str(scratch / "out") if word == "OUT" else word for word in COMMANDS[command]]
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([*words, "--results", str(scratch / "results")])
-    said = err.getvalue()
     what = f"{place} {mutation[0]}: {command}: "
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _alarm():
+        try:
+            code = main([*words, "--results", str(scratch / "results")])
+        except _HangError:
+            return f"{what}hangs for {PATIENCE} s"
+    said = err.getvalue()
     if code not in (0, 1, 2, 3) or "internal error" in said or "Traceback" in said:
         return what + (said.strip().splitlines() or [f"code {code}"])[-1]
     if code in (1, 2) and not said.strip():
