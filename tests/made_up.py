@@ -6,18 +6,34 @@ import math
 from pathlib import Path
 
 from ahf_cli.study.store import Study
+from ahf_cli.tasks.metrics import TEN_CLASSES
 from ahf_cli.training.records import CurveRow, Status, StepRow, TrialResult
 
 NAN = math.nan
 GRID = (0, 5, 10)
 
 
+def measured(*values: float) -> dict[str, float]:
+    """Return loss and accuracy on the training, validation and test sets."""
+    return dict(zip(TEN_CLASSES.curve_columns, values, strict=True))
+
+
+def finals(*values: float) -> dict[str, float]:
+    """Return the training loss, loss and accuracy on the test set, and both on the validation set."""
+    return dict(zip(TEN_CLASSES.result_columns, values, strict=True))
+
+
 def curve(final: float, last: int = 10) -> list[CurveRow]:
     losses = {0: 2.3, 5: (2.3 + final) / 2, 10: final}
     return [
         CurveRow(
-            s, s / 10, losses[s], 1 - losses[s] / 2.6, NAN, NAN, losses[s], 1 - losses[s] / 2.6, s, s, 0.1
-        )
+            s,
+            s / 10,
+            measured(losses[s], 1 - losses[s] / 2.6, NAN, NAN, losses[s], 1 - losses[s] / 2.6),
+            s,
+            s,
+            0.1,
+        )  # fmt: skip
         for s in GRID
         if s <= last
     ]
@@ -31,19 +47,20 @@ def steps(sign: float) -> list[StepRow]:
     ]  # fmt: skip
 
 
-def write_study(results: Path, name: str, plan: dict[str, int], finals: dict[str, list[float]]) -> Study:
+def write_study(results: Path, name: str, plan: dict[str, int], ends: dict[str, list[float]]) -> Study:
     """Write a study whose trials end at the given training losses; NaN diverges after step 5."""
     with Study(results, name) as study:
         study.open_for_writing(f"study: {name}\n", {"seed": 0}, {"command": "made up", "plan": plan})
-        for recipe, losses in finals.items():
+        for recipe, losses in ends.items():
             for slot, final in enumerate(losses):
                 diverged = math.isnan(final)
                 status: Status = "diverged" if diverged else "ok"
                 rows = curve(1.0 if diverged else final, 5 if diverged else 10)
                 result = TrialResult(
                     recipe, slot, status, 7 if diverged else 10, 10, min(final, 2.3) if not diverged else 2.3,
-                    "train_loss", {"lr": 0.1}, 0, final, final, NAN if diverged else rows[-1].test_accuracy,
-                    NAN, NAN, 1.0, stalled=final > 0.95 * 2.3,
+                    "train_loss", {"lr": 0.1}, 0,
+                    finals(final, final, NAN if diverged else rows[-1].measured["test_accuracy"], NAN, NAN),
+                    1.0, stalled=final > 0.95 * 2.3,
                 )  # fmt: skip
                 study.trial(recipe, slot).finish(result, rows, steps(1 if slot % 2 else -1))
     return study

@@ -13,12 +13,15 @@ from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
-from ahf_cli.tasks.chance import TEN_CLASSES
+from ahf_cli.tasks.metrics import TEN_CLASSES
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
+from tests.made_up import measured
 
 NAN = math.nan
 ENDS = {"hf": 0.75, "adaptive_hf": 2.2, "hf_published": 1.3, "adaptive_hf_published": 0.65}
 """about where the training loss of each recipe ends"""
+
+LN_10 = math.log(10)
 
 
 def identity(recipes: list[str], design: str = "fair") -> dict[str, object]:
@@ -58,7 +61,7 @@ def trial(
     steps = (points - 1) * every
     quality = abs(math.log10(params.get("lr", 0.1)) + 1) if "lr" in params else params["damping"] / 20
     end = ENDS[recipe] * math.exp(0.35 * rng.normal() + 0.4 * (quality - 0.7))
-    end = min(end, TEN_CLASSES.loss)
+    end = min(end, LN_10)
     diverges = seed == 0 and rng.random() < (0.2 if recipe == "hf" else 0.02)
     last = steps if not diverges else int(rng.integers(steps // 4, steps))
     rate = rng.uniform(3, 8)
@@ -68,7 +71,8 @@ def trial(
         loss = end + (2.3 - end) * math.exp(-rate * s / steps) * noise
         accuracy = min(0.95, max(0.1, 0.1 + 0.8 * (2.3 - loss) / 2.05))
         curve.append(
-            CurveRow(s, s / 390, loss, accuracy, loss * 1.01, accuracy, loss * 1.02, accuracy - 0.005,
+            CurveRow(s, s / 390,
+                     measured(loss, accuracy, loss * 1.01, accuracy, loss * 1.02, accuracy - 0.005),
                      s * 18, s * 2, 0.3 * s + 0.01 * s * rng.random())
         )  # fmt: skip
     grows = recipe.endswith("published") and params.get("lr", 1) < 0.134
@@ -81,14 +85,13 @@ def trial(
                     0.1 if grows else 0.8 + 0.2 * rng.normal(), -1, int(rng.integers(3, 40)),
                     rng.choice(["progress", "negative_curvature"]), 1.0 + rng.random(), -30 * rng.random())
         )  # fmt: skip
-    final = curve[-1]
+    final = curve[-1].measured
     lost = NAN if diverges else 1.0
     result = TrialResult(
         recipe, slot, "diverged" if diverges else "ok", last, steps,
-        TEN_CLASSES.loss if diverges else final.validation_loss, "validation_loss", dict(params), seed,
-        lost * final.train_loss, lost * final.test_loss, lost * final.test_accuracy,
-        lost * final.validation_loss, lost * final.validation_accuracy, final.seconds,
-        stalled=not diverges and final.train_loss > 0.95 * 2.3,
+        LN_10 if diverges else final["validation_loss"], "validation_loss", dict(params), seed,
+        {name: lost * final[name] for name in TEN_CLASSES.result_columns}, curve[-1].seconds,
+        stalled=not diverges and final["train_loss"] > 0.95 * 2.3,
     )  # fmt: skip
     return result, curve, rows
 

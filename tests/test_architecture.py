@@ -21,7 +21,7 @@ BELOW: dict[str, set[str]] = {
     "tasks": {"recipes", "optim"},
     "config": {"recipes", "tasks"},
     "training": {"recipes", "optim", "tasks"},
-    "study": {"recipes", "config", "training"},
+    "study": {"recipes", "tasks", "config", "training"},
     "search": {"recipes", "tasks", "config", "training", "study"},
     "report": {"recipes", "tasks", "config", "training", "study"},
     "cli": {"recipes", "optim", "tasks", "config", "training", "study", "search", "report"},

@@ -33,7 +33,7 @@ def results(tmp_path: Path) -> Path:
     ("words", "error"),
     [
         (["--format", "jpg"], "--format must be one of png, pdf, svg, pgf, got 'jpg'"),
-        (["--target", "1.2"], "--target must be in (0, 1), got 1.2"),
+        (["--target", "1.2"], "--target must be in (0, 1), for test accuracy, got 1.2"),
         (["--study", "a=paper", "--study", "a=other"], "--study: labels must differ, got 'a' twice"),
         (["--study", "a/b=paper"], "study name must be 1 to 64 letters"),
         (["--study", "=paper"], "study name must be 1 to 64 letters"),

@@ -22,10 +22,12 @@ from ahf_cli.report.tables.robustness import robustness_table
 from ahf_cli.report.tables.sensitivity import sensitivity_table
 from ahf_cli.report.tables.target import crossing_table, equal_cost_table, target_table
 from ahf_cli.report.tables.text import as_latex, number, within
-from ahf_cli.tasks.chance import TEN_CLASSES
+from ahf_cli.tasks.metrics import TEN_CLASSES
 from tests.made_up import NAN, write_study
 
 NAMES = ["a", "b"]
+
+LN_10 = math.log(10)
 
 
 def trials(**columns: list[Any]) -> pd.DataFrame:
@@ -58,9 +60,9 @@ CURVES = curves(
 
 
 def test_targets_are_met_at_the_first_evaluation_beyond_and_misses_never() -> None:
-    found = crossing_table(CURVES, NAMES, 0.6)
+    found = crossing_table(CURVES, NAMES, 0.6, TEN_CLASSES.headline)
     assert found["step"].tolist() == [5, 5, math.inf] and found["work"].tolist() == [50, 50, math.inf]
-    numbers = target_table(CURVES, NAMES, 0.6).numbers.set_index("recipe")
+    numbers = target_table(CURVES, NAMES, 0.6, TEN_CLASSES.headline).numbers.set_index("recipe")
     assert numbers["met"].to_dict() == {"a": 2, "b": 0} and numbers.loc["b", "seconds"] == math.inf
 
 
@@ -68,7 +70,7 @@ def test_equal_cost_counts_what_each_trial_had_when_all_had_spent_the_same() -> 
     numbers = equal_cost_table(CURVES, NAMES, TEN_CLASSES).numbers.set_index(["cost", "recipe"])
     # medians of the totals: a 7.5 steps, b 10; at 7.5 the evaluation at 5 holds, and a/1 has diverged
     assert numbers.loc[("step", "a"), "at"] == 7.5
-    assert numbers.loc[("step", "a"), "test_accuracy"] == pytest.approx((0.6 + TEN_CLASSES.accuracy) / 2)
+    assert numbers.loc[("step", "a"), "test_accuracy"] == pytest.approx((0.6 + 0.1) / 2)
     assert numbers.loc[("work", "b"), "test_accuracy"] == pytest.approx(0.2)
 
 
@@ -90,7 +92,7 @@ def test_the_best_so_far_and_the_expected_best_of_the_same_trials() -> None:
     expected = expected_best_table(found, ["a"], independent=True).set_index("k")
     assert expected.loc[1, "best"] == pytest.approx(1.9 / 3) and expected.loc[3, "best"] == 0.4
     assert expected.loc[2, "best"] == pytest.approx((0.4 + 0.4 + 0.6) / 3)
-    assert "no interval" in budget_table(found, ["a"], "train_loss", independent=False).note
+    assert "no interval" in budget_table(found, ["a"], TEN_CLASSES.loss, independent=False).note
     assert budgets(0) == [] and budgets(70)[-1] == 70 and {1, 2, 5, 10, 20, 50} <= set(budgets(70))
 
 
@@ -98,7 +100,7 @@ def test_luck_is_what_the_search_had_seen_minus_the_mean_of_the_re_runs() -> Non
     search = trials(train_loss=[0.3, 0.7], value=[0.3, 0.7], test_accuracy=[0.9, 0.6])
     again = trials(train_loss=[0.5, 0.7, NAN], test_accuracy=[0.8, 0.7, NAN], status=["ok", "ok", "diverged"])
     row = rerun_table(search, again, NAMES, "train_loss", TEN_CLASSES).numbers.iloc[0]
-    mean = (0.5 + 0.7 + TEN_CLASSES.loss) / 3
+    mean = (0.5 + 0.7 + LN_10) / 3
     assert row["train_loss"] == pytest.approx(mean) and row["train_loss_luck"] == pytest.approx(0.3 - mean)
     assert row["search_trial"] == 0 and row["test_accuracy_search"] == 0.9
 
@@ -126,7 +128,7 @@ def test_robustness_shows_that_the_winner_depends_on_the_mean() -> None:
 
 def test_sensitivity_leaves_out_what_does_not_vary() -> None:
     found = trials(value=[0.1, 0.2, 0.3, 0.4], **{"params.lr": [4, 3, 2, 1], "params.damping": [1] * 4})
-    numbers = sensitivity_table(found, ["a"], "train_loss").numbers
+    numbers = sensitivity_table(found, ["a"], TEN_CLASSES.loss).numbers
     assert numbers["hyperparameter"].tolist() == ["lr"] and numbers["rank_correlation"].tolist() == [-1]
 
 
@@ -169,14 +171,14 @@ def test_attribution_pairs_equal_settings_and_seeds_and_caps_losses_at_chance() 
     table = attribution_table(both, known, NAMES, TEN_CLASSES)
     row = table.numbers.iloc[0]
     assert (row["pairs"], row["slots"]) == (3, 4)
-    assert row["test_accuracy"] == pytest.approx((0.1 + 0.2 + (TEN_CLASSES.accuracy - 0.2)) / 3)
+    assert row["test_accuracy"] == pytest.approx((0.1 + 0.2 + (0.1 - 0.2)) / 3)
     assert row["train_loss"] == pytest.approx((0 - 0.1 + 0) / 3)  # 9.0 and the divergence are both chance
     assert (row["diverged_before"], row["diverged_after"]) == (0, 1)
 
 
 def test_the_committed_study_attributes_the_curvature() -> None:
     data = load_study(Path(__file__).parents[1] / "results" / "reference" / "quick")
-    numbers = attribution_table(data.trials, data.described, data.recipes, data.chance).numbers
+    numbers = attribution_table(data.trials, data.described, data.recipes, data.metrics).numbers
     assert numbers[["before", "after", "key", "pairs"]].values.tolist() == [["hf", "hf_ggn", "curvature", 4]]
 
 

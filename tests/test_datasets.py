@@ -75,7 +75,7 @@ def small_cifar(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Dat
 def test_cifar_is_read_from_its_archive(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small_cifar(tmp_path / "xdg" / "ahf" / name, name, monkeypatch)
     split = load(sources.locate(data=data), "paper", data=data)
-    assert split.validation is not None and split.classes == DATA_SETS[name].classes
+    assert split.validation is not None and split.outputs == DATA_SETS[name].classes
     assert (len(split.train), len(split.validation), len(split.test)) == (25, 5, 6)
     assert split.train.images.shape == (25, 3, 32, 32) and split.train.images.dtype == torch.uint8
     first = split.train.images[:, 0, 0, 0].long()
@@ -186,7 +186,7 @@ def arrays(**changes: Any) -> Arrays:
     return whole["x"], whole["y"], whole.get("xt", np.zeros((2, 2))), whole.get("yt", np.ones(2, int))
 
 
-OWN = DataSet.own("own", 3, (2,), 8, arrays)
+OWN = DataSet("own", "own", 3, (2,), 8, lambda folder: arrays())
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_arrays_are_what_the_data_set_says(changes: dict[str, Any], rule: str) -
 
 def test_numbers_are_taken_as_they_are_and_bytes_are_divided_by_255() -> None:
     numbers = arrays(x=np.full((8, 2), 255.0), xt=np.full((2, 2), 3.0))
-    split = load(None, "full", data=DataSet.own("own", 3, (2,), 8, lambda: numbers))
+    split = load(None, "full", data=DataSet("own", "own", 3, (2,), 8, lambda folder: numbers))
     task = Task.on(split, "mlp", 4)
     assert (task.batch(0, 1, 0).inputs == 255).all() and (task.pixels(split.test.images) == 3).all()
     assert task.pixels(torch.tensor([51], dtype=torch.uint8)).item() == pytest.approx(0.2)

@@ -80,7 +80,10 @@ def test_every_value_of_folders_travels(tmp_path: Path, study: Study) -> None:
 
 
 def test_rounded_and_special_numbers_travel(tmp_path: Path) -> None:
-    curve = [replace(row, train_loss=x) for row, x in zip(CURVE, (math.inf, 5e-324, 0.1 + 0.2), strict=True)]
+    losses = (math.inf, 5e-324, 0.1 + 0.2)
+    curve = [
+        replace(row, measured={**row.measured, "train_loss": x}) for row, x in zip(CURVE, losses, strict=True)
+    ]
     steps = [replace(row, loss=x) for row, x in zip(STEPS, (-math.inf, -0.0), strict=True)]
     study = write_study(tmp_path / "own", "s", {"hf": 1}, {})
     study.trial("hf", 0).finish(RESULT, curve, steps)

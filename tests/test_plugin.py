@@ -30,8 +30,8 @@ from ahf_cli.recipes.recipe import single_run
 from ahf_cli.recipes.structure import choices_of
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
-from ahf_cli.tasks.chance import chance_of_task
 from ahf_cli.tasks.datasets import DATA_SETS
+from ahf_cli.tasks.metrics import metrics_of
 from tests.problems import Quadratic
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"
@@ -109,7 +109,9 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
         listed = capsys.readouterr().out
         assert f"\n{name} " in listed and listed.count("\n") > 2
     assert main(["ls", "losses", "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["cross_entropy", "smoothed_cross_entropy"]
+    assert list(json.loads(capsys.readouterr().out)) == [
+        "cross_entropy", "squared_error", "smoothed_cross_entropy",
+    ]  # fmt: skip
     derived = load_config(
         "quick",
         overrides=["recipes={x: {base: hf_heavy_ball, momentum: 0.7}}", "search.recipes=[x]"],
@@ -125,7 +127,7 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
         ("raise SystemExit(3)", ":2: SystemExit: 3"),
         ("@plugin.model('lenet')\ndef f(): ...", ":2: ValueError: there is a model 'lenet' already: choose"),
         ("\n@plugin.model('a/b')\ndef f(): ...", ":3: ValueError: the name of a model must match"),
-        ("@plugin.data_set\ndef f(): ...", "TypeError: data_set() missing 3 required keyword-only arguments"),
+        ("@plugin.data_set\ndef f(): ...", "TypeError: data_set() missing 2 required keyword-only arguments"),
         ("@plugin.model\ndef f(): ...", "the decorator of a model needs its name: @plugin.model('name')"),
         ("@plugin.recipe('x', base='hf', fixed={'lr': -5})\ndef f(o): ...", "lr must be in (0, inf), got -5"),
         (
@@ -143,7 +145,7 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
         ),
         (
             "@plugin.data_set('d', classes=1, shape=(2,), training=9)\ndef f(): ...",
-            "data set 'd' needs ≥ 2 classes and ≥ 6 examples, got 1, 9",
+            "data set 'd': classes must be an integer ≥ 2, got 1",
         ),
     ],
 )
@@ -175,7 +177,7 @@ def test_a_function_that_fails_says_where(tmp_path: Path, text: str, call: str, 
         "model": lambda: make_model("m", (1,), 2),
         "data": lambda: DATA_SETS["d"].read(tmp_path),
         "recipe": lambda: compose(RECIPES["x"].structure),
-        "chance": lambda: chance_of_task({"data": "mnist", "loss": "l"}),
+        "chance": lambda: metrics_of({"data": "mnist", "loss": "l"}),
     }
     with pytest.raises(InputError, match=re.escape(rule)):
         calls[call]()

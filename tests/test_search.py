@@ -23,6 +23,7 @@ from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
 from ahf_cli.training.records import Status, TrialResult
+from tests.made_up import finals
 
 SPACES = {
     name: {key: found for key in RECIPES[name].free if (found := search_range(RECIPES[name], key))}
@@ -41,8 +42,8 @@ def result_of(job: Job, slot: int, status: Status = "ok") -> TrialResult:
     value = min(2.3, abs(math.log(params["damping"] / 5)))
     return TrialResult(
         recipe=job.recipe.name, slot=slot, status=status, steps=1, planned_steps=1, value=value,
-        objective="train_loss", params=params, seed=0, train_loss=value, test_loss=value, test_accuracy=0.5,
-        validation_loss=value, validation_accuracy=0.5, seconds=0.0,
+        objective="train_loss", params=params, seed=0, seconds=0.0,
+        measured=finals(value, value, 0.5, value, 0.5),
     )  # fmt: skip
 
 
@@ -242,7 +243,7 @@ def test_three_failures_in_a_row_end_the_search_with_a_reason(tmp_path: Path) ->
 
 def test_a_trial_that_always_fails_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
     study, storage, said = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db"), list[str]()
-    own = replace(plan(4, workers=2, names=("hf",)), chance_loss=1.5)
+    own = replace(plan(4, workers=2, names=("hf",)), cap=1.5)
     with pytest.raises(AhfError, match=r"^failed 4 times each: hf/1; the same command tries again$"):
         run(study, own, storage, lambda job: DIED if 1 in job.params else None, on_remark=said.append)
     assert len(said) == 4 and "hf/001 is given up" in said[-1]

@@ -13,14 +13,14 @@ from ahf_cli.cli import main
 from ahf_cli.report.diagnosis import diagnose, trial_drawing
 from ahf_cli.study.trial_folder import rows_frame
 from ahf_cli.training.records import StepRow, TrialResult
-from tests.made_up import NAN, write_study
+from tests.made_up import NAN, finals, write_study
 
 QUICK = ["--results", str(Path(__file__).parents[1] / "results" / "reference")]
 
 
 def result(**changes: object) -> TrialResult:
-    made = TrialResult("hf", 0, "ok", 60, 60, 0.5, "train_loss", {"lr": 0.01, "damping": 10.0}, 0, 0.5,
-                       0.5, 0.8, NAN, NAN, 1.0)  # fmt: skip
+    made = TrialResult("hf", 0, "ok", 60, 60, 0.5, "train_loss", {"lr": 0.01, "damping": 10.0}, 0,
+                       finals(0.5, 0.5, 0.8, NAN, NAN), 1.0)  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
 

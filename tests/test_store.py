@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pytest import approx
 
 from ahf_cli.cli import main
 from ahf_cli.errors import AhfError, InputError
@@ -27,14 +28,17 @@ from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.study.status import survey
 from ahf_cli.study.store import Study
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
+from tests.made_up import finals, measured
 
 NAN = math.nan
 RESULT = TrialResult(
     recipe="hf", slot=0, status="ok", steps=2, planned_steps=2, value=0.1 + 0.2, objective="train_loss",
-    params={"lr": 0.1, "damping": 10.0}, seed=3, train_loss=0.1 + 0.2, test_loss=0.4, test_accuracy=0.8,
-    validation_loss=NAN, validation_accuracy=NAN, seconds=1.5, extra={"peak": NAN},
+    params={"lr": 0.1, "damping": 10.0}, seed=3, seconds=1.5,
+    measured=finals(0.1 + 0.2, 0.4, 0.8, NAN, NAN), extra={"peak": NAN},
 )  # fmt: skip
-CURVE = [CurveRow(s, s / 390, 2.3 - s / 3, 0.1, NAN, NAN, 2.3, 0.1, 20 * s, s, s / 7) for s in (0, 1, 2)]
+CURVE = [
+    CurveRow(s, s / 390, measured(2.3 - s / 3, 0.1, NAN, NAN, 2.3, 0.1), 20 * s, s, s / 7) for s in (0, 1, 2)
+]
 STEPS = [
     StepRow(s, 2.3, 2.2, 0.05, 5.0, 0.1, 0.005, 0.1, -1e-7, 10.0, 0.5, -0.1, 12, "progress", 1.0, -13.0)
     for s in (1, 2)
@@ -57,12 +61,13 @@ def test_a_trial_reads_back_as_it_was_written(tmp_path: Path) -> None:
         assert trial.finish(RESULT, CURVE, STEPS)
     assert study.trials_folder / "hf" / "000" == trial.path
     got = trial.result()
-    assert got is not None and math.isnan(got.validation_loss) and math.isnan(got.extra["peak"])
-    assert replace(got, validation_loss=0, validation_accuracy=0, extra={}) == replace(
-        RESULT, validation_loss=0, validation_accuracy=0, extra={}
-    )
+    assert got is not None and math.isnan(got.measured["validation_loss"]) and math.isnan(got.extra["peak"])
+    known = ("train_loss", "test_loss", "test_accuracy")
+    assert list(got.measured) == list(RESULT.measured)
+    assert [got.measured[k] for k in known] == [RESULT.measured[k] for k in known]
+    assert replace(got, measured={}, extra={}) == replace(RESULT, measured={}, extra={})
     assert trial.read_params() == {"lr": 0.1}
-    assert [r.train_loss for r in CURVE] == trial.curve()["train_loss"].tolist()
+    assert [r.measured["train_loss"] for r in CURVE] == trial.curve()["train_loss"].tolist()
     assert trial.steps()["stop"].tolist() == ["progress", "progress"]
     assert "NaN" not in (trial.path / "result.json").read_text()
     assert sorted(p.name for p in trial.path.iterdir()) == [
@@ -361,6 +366,7 @@ def test_a_running_trial_can_be_watched_and_a_torn_row_is_dropped(
         (trial.path / "curve.csv").write_bytes(whole[:-5])
         (found, *_), damaged = survey(study)
         last = found.running[0].row
-        assert last is not None and (last.step, last.train_loss) == (1, CURVE[1].train_loss) and damaged == []
+        assert last is not None and last.step == 1 and last.measured == approx(CURVE[1].measured, nan_ok=True)
+        assert damaged == []
         trial.finish(RESULT, CURVE, STEPS)
         assert (trial.path / "curve.csv").read_bytes() == whole

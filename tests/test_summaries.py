@@ -42,13 +42,19 @@ def state(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
+def ending(loss: float) -> dict[str, float]:
+    return {**RESULT.measured, "train_loss": loss}
+
+
 def test_the_best_trial_is_named_by_its_own_value_and_ties_are_broken_by_it() -> None:
-    capped = [replace(RESULT, slot=s, value=CAP, train_loss=loss) for s, loss in enumerate((8634.0, 45.0))]
+    capped = [
+        replace(RESULT, slot=s, value=CAP, measured=ending(loss)) for s, loss in enumerate((8634.0, 45.0))
+    ]
     best = best_trial(capped)
     assert best is not None and (best.slot, own_value(best)) == (1, 45.0)
     gone = replace(RESULT, slot=2, status="diverged", value=CAP)
     assert best_trial([gone]) is None and math.isnan(own_value(gone))
-    below = replace(RESULT, slot=3, value=1.0, train_loss=1.0)
+    below = replace(RESULT, slot=3, value=1.0, measured=ending(1.0))
     assert best_trial([*capped, gone, below]) == below
 
 
@@ -57,11 +63,8 @@ def test_the_summary_of_a_study_prints_values_of_its_trials(quick: Path) -> None
     summary = summarize(study, load("quick"), 1.0)
     for name, found in summary["recipes"].items():
         (own,) = [r for r in study.finished(name) if r.slot == found["best_trial"]]
-        assert found["best_value"] == own.train_loss and found["missing"] == 0
-        assert any(
-            f"training loss {own.train_loss:.4f}" in s or f"{own.train_loss:.4f}" in s
-            for s in summary_lines(summary)
-        )
+        assert found["best_value"] == own.measured["train_loss"] and found["missing"] == 0
+        assert any(f"train loss {found['best_value']:.4f}" in line for line in summary_lines(summary))
     refuse_vanished(summary)
 
 
@@ -137,7 +140,9 @@ def test_a_new_index_breaks_ties_of_capped_values_as_the_folder_does(tmp_path: P
     for job in run(Study(tmp_path, "drawn"), plan(2, names=("hf",))):
         for slot in job.params:
             loss = (8634.0, 45.0)[slot]
-            study.trial("hf", slot).finish(replace(result_of(job, slot), value=CAP, train_loss=loss), [], [])
+            study.trial("hf", slot).finish(
+                replace(result_of(job, slot), value=CAP, measured=ending(loss)), [], []
+            )
     assert Search(plan(2, names=("hf",)), study).best()["hf"].slot == 1
 
 

@@ -12,11 +12,13 @@ from ahf_cli.report import tables
 from ahf_cli.report.tables.text import number
 from ahf_cli.study.files import SUMMARY_DIGITS, csv_bytes
 from ahf_cli.study.frames import curves_frame, trials_frame
-from ahf_cli.tasks.chance import TEN_CLASSES
+from ahf_cli.tasks.metrics import TEN_CLASSES
 from tests.made_up import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 3, "hf_published": 2}
 FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25]}
+
+LN_10 = math.log(10)
 
 
 @pytest.fixture
@@ -43,19 +45,19 @@ def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFram
         0,
         0,
     ]
-    assert at_chance["mean"] == pytest.approx((0.5 + 0.7 + TEN_CLASSES.loss) / 3)
+    assert at_chance["mean"] == pytest.approx((0.5 + 0.7 + LN_10) / 3)
     left_out = row(table, "training loss", "hf", tables.LEFT_OUT)
     assert left_out["mean"] == pytest.approx(0.6) and left_out["n"] == 2
     accuracy = row(table, "test accuracy", "hf")
-    assert accuracy["best"] == pytest.approx(1 - 0.5 / 2.6) and accuracy["worst"] == TEN_CLASSES.accuracy
+    assert accuracy["best"] == pytest.approx(1 - 0.5 / 2.6) and accuracy["worst"] == 0.1
     single = row(table, "training loss", "adaptive_hf")
     assert single["stalled"] == 1 and single["planned"] == 3 and math.isnan(single["standard_error"])
     assert row(table, "training loss", "hf_published")["n"] == 0
 
 
 def test_a_curve_goes_on_at_chance_where_a_trial_diverged(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    table = tables.curve_table(frames[1], "train_loss", "se", TEN_CLASSES).set_index(["recipe", "step"])
-    assert table.loc[("hf", 10), "centre"] == pytest.approx((0.5 + 0.7 + TEN_CLASSES.loss) / 3)
+    table = tables.curve_table(frames[1], TEN_CLASSES.loss, "se").set_index(["recipe", "step"])
+    assert table.loc[("hf", 10), "centre"] == pytest.approx((0.5 + 0.7 + LN_10) / 3)
     assert table.loc[("hf", 5), "centre"] == pytest.approx((1.4 + 1.5 + 1.65) / 3)
     assert table["n"].tolist() == [3, 3, 3, 1, 1, 1]
     assert table["low"].isna().tolist() == [False, False, False, True, True, True]
@@ -63,16 +65,15 @@ def test_a_curve_goes_on_at_chance_where_a_trial_diverged(frames: tuple[pd.DataF
 
 def test_a_recipe_that_always_diverged_is_drawn_to_the_end(tmp_path: Path) -> None:
     study = write_study(tmp_path, "s", {}, {"hf": [0.5], "adaptive_hf": [NAN, NAN]})
-    table = tables.curve_table(curves_frame(study), "test_accuracy", "iqr", TEN_CLASSES).set_index(
-        ["recipe", "step"]
-    )
-    assert table.loc[("adaptive_hf", 10), "centre"] == TEN_CLASSES.accuracy
+    table = tables.curve_table(curves_frame(study), TEN_CLASSES.headline, "iqr").set_index(["recipe", "step"])
+    assert table.loc[("adaptive_hf", 10), "centre"] == 0.1
 
 
 def test_text_is_aligned_and_names_a_treatment_only_where_trials_diverged(
     frames: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    blocks = tables.as_text(tables.readable(tables.final_table(frames[0], PLAN, TEN_CLASSES))).split("\n\n")
+    made = tables.final_table(frames[0], PLAN, TEN_CLASSES)
+    blocks = tables.as_text(tables.readable(made, TEN_CLASSES)).split("\n\n")
     assert len(blocks) == 3
     assert blocks[0].splitlines()[2].split() == ["hf", "3", "2", "0", "1", "0", "0.33", "[0.06,", "0.79]"]
     loss = blocks[1].splitlines()
@@ -89,7 +90,7 @@ def test_a_study_without_trials_has_tables_without_numbers() -> None:
     assert table["n"].tolist() == [0] * 4 and table["mean"].isna().all()
     curves = pd.DataFrame(columns=["recipe", "trial", "status", "step", "train_loss"])
     assert (
-        csv_bytes(tables.curve_table(curves, "train_loss", "se", TEN_CLASSES))
+        csv_bytes(tables.curve_table(curves, TEN_CLASSES.loss, "se"))
         == b"metric,recipe,step,n,centre,low,high\n"
     )
 

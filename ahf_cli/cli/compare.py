@@ -32,6 +32,7 @@ from ahf_cli.errors import AhfError, IncompleteError, InputError
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config
     from ahf_cli.report.comparison import Comparison
+    from ahf_cli.report.study_data import StudyData
     from ahf_cli.study.store import Study
 
 app = typer.Typer(help="Compare the finished trials of a study: verdict, tables, figures and report.")
@@ -59,7 +60,9 @@ BandOption = Annotated[
 ]
 Target = Annotated[
     float | None,
-    typer.Option("--target", metavar="X", help="Test accuracy to be met; default: compare.target."),
+    typer.Option(
+        "--target", metavar="X", help="Value of the headline metric to be met; default: compare.target."
+    ),
 ]
 Formats = Annotated[
     list[str] | None,
@@ -299,11 +302,19 @@ def _comparison(request: Request) -> Comparison:
     own = next(iter(studies.values())).study
     if request.preset is None and request.config is None and os.path.lexists(own.folder / "config.yaml"):
         config = _settings_of(own, request.overrides) or config
-    target = config.compare.target if request.target is None else request.target
-    if not 0 < target < 1:
-        raise InputError(f"--target must be in (0, 1), got {target:g}")
-    choices = Choices(request.band or config.compare.band, target, request.attribute)
-    return Comparison(pool(studies), choices, request.force)
+    data = pool(studies)
+    choices = Choices(request.band or config.compare.band, _target(request, config, data), request.attribute)
+    return Comparison(data, choices, request.force)
+
+
+def _target(request: Request, config: Config, data: StudyData) -> float | None:
+    """Return the target of the headline: the option's, the configuration's, or that of accuracies."""
+    metric = data.metrics.headline
+    for name, found in (("--target", request.target), ("compare.target", config.compare.target)):
+        if found is not None and not 0 < found < metric.top:
+            raise InputError(f"{name} must be in (0, {metric.top:g}), for {metric.label}, got {found:g}")
+    given = config.compare.target if request.target is None else request.target
+    return 0.80 if given is None and metric.column == "test_accuracy" else given
 
 
 def _settings_of(study: Study, overrides: tuple[str, ...]) -> Config | None:

@@ -62,7 +62,7 @@ def plan_of(config: Config) -> Plan:
         eval_subset=config.train.eval_subset,
         checkpoint_every=config.run.checkpoint_every,
         longer=config.train.longer,
-        chance_loss=config.chance.loss,
+        cap=config.metrics.loss.baseline,
     )
 
 
@@ -98,6 +98,7 @@ def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
         "workers": workers,
         "threads": 1 if spec.device == "cpu" else None,
         "seeds": {"training": config.seed, "sampler": config.seed},
+        "metrics": config.metrics.as_data(),
         "data": digests(spec.folder, DATA_SETS[spec.data]) if spec.folder else {},
         "plan": dict.fromkeys(config.searched, config.search.trials),
         **({"rerun_plan": dict.fromkeys(config.searched, config.search.reruns)} if fair else {}),

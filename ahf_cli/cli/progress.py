@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ahf_cli.cli.options import log
 from ahf_cli.study.best import own_value
 from ahf_cli.training.records import Progress as TrialProgress
-from ahf_cli.training.records import TrialResult
+from ahf_cli.training.records import TrialResult, headline, headline_of
 
 _SHOWN = 8
 """running trials with a bar of their own"""
@@ -27,8 +27,8 @@ def describe(result: TrialResult) -> str:
         end = f"diverged at step {result.steps}"
     else:
         loss = f"{result.objective.replace('_', ' ')} {own_value(result):.4f}"
-        end = f"{loss}  test accuracy {result.test_accuracy:.4f}"
-        end += "  stalled" if result.stalled else ""
+        end = f"{loss}  {headline(result.measured)}"
+        end += "  did not train" if result.stalled else ""
     return f"{name:28} {end}  ({result.seconds:.0f} s)  {params}"
 
 
@@ -61,7 +61,8 @@ class Display:
         key = (progress.recipe, progress.slot)
         note = f"loss {progress.loss:.3f}"
         if progress.row is not None:
-            note = f"train {progress.row.train_loss:.3f}  test {progress.row.test_accuracy:.3f}"
+            value = headline_of(progress.row.measured)[1]
+            note = f"train {progress.row.measured['train_loss']:.3f}  test {value:.3f}"
         if self._bars is None:
             self._line(f"{key[0]}/{key[1]:03d} step {progress.step} of {progress.planned_steps}, {note}")
             return
@@ -78,8 +79,9 @@ class Display:
         """Show a single run: its bar, and a line at every evaluation."""
         if progress.row is not None:
             row = progress.row
-            text = f"step {row.step:5}  train loss {row.train_loss:.4f}  test loss {row.test_loss:.4f}  "
-            text += f"test accuracy {row.test_accuracy:.4f}  ({row.seconds:.0f} s)"
+            loss = f"train loss {row.measured['train_loss']:.4f}  test loss {row.measured['test_loss']:.4f}"
+            also = f"  {headline(row.measured)}" if headline_of(row.measured)[0] != "test_loss" else ""
+            text = f"step {row.step:5}  {loss}{also}  ({row.seconds:.0f} s)"
             if self._bars is None:
                 log(text, self.quiet)
             else:

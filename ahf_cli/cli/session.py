@@ -135,7 +135,7 @@ def search_plan(
         {name: config.space(name) for name in config.searched},
         config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
         prefix(config.study, "prerun" if stream else "search") if created else "", about, guest,
-        chance_loss=config.chance.loss,
+        cap=config.metrics.loss.baseline,
     )  # fmt: skip
 
 

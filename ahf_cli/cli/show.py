@@ -98,7 +98,7 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
     with writing_to(target, study.folder):
         files = [] if isinstance(drawing, str) else save(drawing, target)
     if as_json:
-        document: dict[str, Any] = {"study": study.name, **asdict(result), **asdict(found)}
+        document: dict[str, Any] = {"study": study.name, **result.plain(), **asdict(found)}
         emit_json({**document, "files": [str(file) for file in files]})
         return
     say(textwrap.fill(f"{recipe}/{slot:03d} {found.outcome}", 100, subsequent_indent="  "))

@@ -15,10 +15,11 @@ import typer
 from ahf_cli.cli import session
 from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_json, log, say
 from ahf_cli.errors import InputError
+from ahf_cli.training.records import headline
 
 if TYPE_CHECKING:
     from ahf_cli.study.store import Study
-    from ahf_cli.training.records import RecipeStatus
+    from ahf_cli.training.records import RecipeStatus, Running
 
 Name = Annotated[
     str | None,
@@ -108,7 +109,7 @@ def document(
     """Return a study's status as plain data."""
     recipes = {
         r.recipe: {
-            **asdict(r), "waiting": r.waiting, "running": [asdict(t) for t in r.running],
+            **asdict(r), "waiting": r.waiting, "running": [_running(t) for t in r.running],
             "seconds_left": r.seconds_left,
         }
         for r in found
@@ -149,12 +150,15 @@ def lines(found: dict[str, Any]) -> list[str]:
     return said
 
 
+def _running(trial: Running) -> dict[str, Any]:
+    return {**vars(trial), "row": trial.row and trial.row.plain()}
+
+
 def _row(row: dict[str, Any] | None) -> str:
     """Return the last evaluation of a running trial in words."""
     if row is None:
         return ""
-    loss, accuracy = row["train_loss"], row["test_accuracy"]
-    return f"; step {row['step']}: training loss {loss:.4f}, test accuracy {accuracy:.4f}"
+    return f"; step {row['step']}: training loss {row['train_loss']:.4f}, {headline(row)}"
 
 
 def _time(seconds: float) -> str:

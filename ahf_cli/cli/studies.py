@@ -85,10 +85,14 @@ def _registered(what: str) -> dict[str, str]:
     from ahf_cli.recipes.builtin import RECIPES
     from ahf_cli.recipes.document import parts_document, rule
     from ahf_cli.tasks.catalogue import LOSSES, MODELS, describe
-    from ahf_cli.tasks.datasets import DATA_SETS
+    from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 
     def shape(sides: tuple[int, ...]) -> str:
         return " × ".join(map(str, sides))
+
+    def targets(data: DataSet) -> str:
+        kind = f"targets of {shape(data.target)}" if data.classes is None else f"{data.classes} classes"
+        return f"{kind}; metrics: {', '.join(('loss', *data.metrics))}"
 
     own = {
         "recipes": {name: rule(recipe) for name, recipe in RECIPES.items()},
@@ -98,7 +102,7 @@ def _registered(what: str) -> dict[str, str]:
         },
         "models": {name: describe(made) for name, made in MODELS.items()},
         "data": {
-            name: f"{d.title}: {d.training:,} training examples of {shape(d.shape)}, {d.classes} classes"
+            name: f"{d.title}: {d.training:,} training examples of {shape(d.shape)}, {targets(d)}"
             for name, d in DATA_SETS.items()
         },
         "losses": {name: describe(loss.make) for name, loss in LOSSES.items()},

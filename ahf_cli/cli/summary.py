@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.cli.remaining import remaining
+from ahf_cli.training.records import headline
 
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config
     from ahf_cli.study.store import Study
+    from ahf_cli.tasks.metrics import Metrics
+    from ahf_cli.training.records import TrialResult
 
 
 def summarize(study: Study, config: Config, seconds: float) -> dict[str, Any]:
@@ -33,13 +37,13 @@ def summarize(study: Study, config: Config, seconds: float) -> dict[str, Any]:
             "best_trial": best.slot if best else None,
             "best_value": own_value(best) if best else None,
             "best_params": best.params if best else None,
-            "best_test_accuracy": best.test_accuracy if best else None,
-            "reruns": _reruns(study, name),
+            **_tests("best", [best] if best else [], config.metrics),
+            "reruns": _reruns(study, name, config.metrics),
         }
     return {"study": study.name, "folder": str(study.folder), "seconds": seconds, "recipes": recipes}
 
 
-def _reruns(study: Study, name: str) -> dict[str, Any] | None:
+def _reruns(study: Study, name: str, metrics: Metrics) -> dict[str, Any] | None:
     """Return counts and means of a recipe's re-runs, means of those that did not diverge."""
     from ahf_cli.study.best import own_value
 
@@ -51,8 +55,21 @@ def _reruns(study: Study, name: str) -> dict[str, Any] | None:
         "runs": len(results),
         "diverged": sum(r.status == "diverged" for r in results),
         "mean_value": fmean(own_value(r) for r in ok) if ok else None,
-        "mean_test_accuracy": fmean(r.test_accuracy for r in ok) if ok else None,
+        **_tests("mean", ok, metrics),
     }
+
+
+def _tests(head: str, results: Sequence[TrialResult], metrics: Metrics) -> dict[str, float | None]:
+    """Return the mean of each metric of the test set, None without results."""
+    names = [f"test_{metric.name}" for metric in metrics.all]
+    return {f"{head}_{k}": fmean(r.measured[k] for r in results) if results else None for k in names}
+
+
+def _headline(found: dict[str, Any], head: str) -> str:
+    """Return the last of the test metrics in words."""
+    return headline(
+        {k.removeprefix(f"{head}_"): v for k, v in found.items() if k.startswith(f"{head}_test_")}
+    )
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
@@ -66,13 +83,12 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         if found["best_params"]:
             best = " ".join(f"{k}={v:.4g}" for k, v in found["best_params"].items() if k != "mu")
             counts += f"; best: trial {found['best_trial']}, {loss} {found['best_value']:.4f}, "
-            counts += f"test accuracy {found['best_test_accuracy']:.4f} at {best}"
+            counts += f"{_headline(found, 'best')} at {best}"
         lines.append(f"{name}: {counts}")
         if again := found["reruns"]:
             means = ""
             if again["mean_value"] is not None:
-                means = f", mean {loss} {again['mean_value']:.4f} and test accuracy "
-                means += f"{again['mean_test_accuracy']:.4f}"
+                means = f", mean {loss} {again['mean_value']:.4f} and {_headline(again, 'mean')}"
                 means += " of those that did not" if again["diverged"] else ""
             lines.append(
                 f"  its best again with {again['runs']} new seeds: {again['diverged']} diverged{means}"

@@ -31,6 +31,7 @@ from ahf_cli.cli.options import (
 )
 from ahf_cli.cli.record import record_trace
 from ahf_cli.errors import AhfError, IncompleteError, InputError
+from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:
     from ahf_cli.cli.progress import Display
@@ -222,7 +223,7 @@ def _run(
         folder.write_derived()
         trials = trials_frame(folder)
         files = figure_2(
-            trials, curves_frame(folder), {recipe.name: 1}, "se", config.chance, folder.report_folder
+            trials, curves_frame(folder), {recipe.name: 1}, "se", config.metrics, folder.report_folder
         )
     trial = folder.trial(recipe.name, 0)
     rows = trial.curve().to_dict("records")
@@ -337,8 +338,9 @@ def _shown(display: Display) -> Callable[[Progress], None]:
 def lines(document: dict[str, Any]) -> list[str]:
     """Return how a run ended, for a person: what is last known of a diverged one is not called its end."""
     last, first = document["last_evaluation"], document["first"]
-    reached = f"training loss {last['train_loss']:.4f}, test accuracy {last['test_accuracy']:.4f}"
-    began = f"(at first {first['train_loss']:.4f} and {first['test_accuracy']:.4f})"
+    column = headline_of(last)[0]
+    reached = f"training loss {last['train_loss']:.4f}, {column.replace('_', ' ')} {last[column]:.4f}"
+    began = f"(at first {first['train_loss']:.4f} and {first[column]:.4f})"
     if document["status"] == "diverged":
         end = f"diverged at step {document['steps']} of {document['planned_steps']}"
         reached = f"last evaluation before that, at step {last['step']}: {reached}"

@@ -22,7 +22,7 @@ from ahf_cli.plugin import origins
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import WHOLE, choices_of
-from ahf_cli.tasks.chance import Chance, chance_of_task
+from ahf_cli.tasks.metrics import Metrics, metrics_of
 
 
 class Config(Settings):
@@ -53,9 +53,9 @@ class Config(Settings):
         return self.search.recipes
 
     @property
-    def chance(self) -> Chance:
-        """Loss and accuracy of guessing in the configuration's task."""
-        return chance_of_task(self.task.model_dump())
+    def metrics(self) -> Metrics:
+        """The metrics of the configuration's task."""
+        return metrics_of(self.task.model_dump())
 
     def recipe(self, name: str) -> Recipe:
         """Return a built-in or derived recipe; what a space makes free is not among its fixed values."""

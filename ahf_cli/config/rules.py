@@ -9,6 +9,7 @@ from ahf_cli.config.schema import KeyPath, Problem, Settings, show
 from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS, training_size
+from ahf_cli.tasks.metrics import metrics_of
 
 
 def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
@@ -34,6 +35,11 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
     problems += _search_problems(config)
     problems += _task_problems(config, resolved)
     known_data = config.task.data in DATA_SETS
+    target = config.compare.target
+    if target is not None and known_data and config.task.loss in LOSSES:
+        top = metrics_of(config.task.model_dump()).headline.top
+        if not 0 < target < top:
+            problems.append((("compare", "target"), f"must be a number in (0, {top:g}), got {target:g}"))
     whole = training_size(config.task.data, config.task.split) if known_data else 10**9
     if config.task.subset is not None and config.task.subset > whole:
         rule = f"must be ≤ {whole}, the training images of task.split {config.task.split}"
@@ -52,7 +58,11 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
         if name not in known:
             rule = f"must be one of {', '.join(known)}, got {show(name)}"
             problems.append((("task", key), rule + _meant(name, known)))
-    loss = LOSSES.get(config.task.loss)
+    loss, data = LOSSES.get(config.task.loss), DATA_SETS.get(config.task.data)
+    if loss and data and loss.classes != (data.classes is not None):
+        kind = "classes" if loss.classes else "numbers"
+        rule = f"is a loss for targets that are {kind}, and those of task.data {config.task.data} are not"
+        problems.append((("task", "loss"), f"{config.task.loss} {rule}"))
     for name in config.search.recipes if loss and not loss.distribution else ():
         found = resolved.get(name)
         if found and any(part.likelihood for part in found.recipe.structure.parts_used.values()):

@@ -165,7 +165,7 @@ class Compare(_Section):
     """How results are summed up and drawn."""
 
     band: Literal["se", "sd", "ci", "iqr"] = "se"
-    target: Fraction = 0.80
+    target: float | None = None
 
 
 class Run(_Section):

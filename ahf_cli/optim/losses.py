@@ -45,6 +45,19 @@ class SoftmaxCrossEntropy:
         return product
 
 
+class SquaredError:
+    """L = (1/N) Σ_n ‖z_n − y_n‖², of outputs z (K, N, …) and targets y (N, …) of their shape."""
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """L; (K, N, …), (N, …) → (K,)."""
+        return (outputs - targets).square().flatten(2).sum(dim=-1).mean(dim=-1)
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        """H_L w = (2/N) w."""
+        scale = 2 / outputs.shape[1]
+        return lambda w: scale * w
+
+
 class MeanLoss:
     """L of any function of one trial's outputs and the targets that is a mean over examples.
 

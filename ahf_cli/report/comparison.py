@@ -14,7 +14,7 @@ from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, m
 from ahf_cli.report.figures import Choices, drawings
 from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.tables import METRICS, curve_table, final_table, readable
+from ahf_cli.report.tables import curve_table, final_table, readable
 from ahf_cli.report.tables.attribution import attribution_table
 from ahf_cli.report.tables.budget import beats_table, budget_table
 from ahf_cli.report.tables.reruns import pairs_table, rerun_table
@@ -37,32 +37,34 @@ class Comparison:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """All tables by name; without reruns those of reruns are left out."""
-        data, names, chance = self.data, self.data.recipes, self.data.chance
-        finals = final_table(data.trials, data.planned, chance)
+        data, names, metrics = self.data, self.data.recipes, self.data.metrics
+        finals = final_table(data.trials, data.planned, metrics)
         made = [
-            Table("final_values", finals, readable(finals)),
-            target_table(data.curves, names, self.choices.target),
-            equal_cost_table(data.curves, names, chance),
-            budget_table(data.trials, names, data.objective, independent=data.independent),
-            robustness_table(data.trials, data.curves, names, chance),
-            sensitivity_table(data.trials, names, data.objective),
+            Table("final_values", finals, readable(finals, metrics)),
+            equal_cost_table(data.curves, names, metrics),
+            budget_table(data.trials, names, data.minimized, independent=data.independent),
+            robustness_table(data.trials, data.curves, names, metrics),
+            sensitivity_table(data.trials, names, data.minimized),
         ]
+        if self.choices.target is not None:
+            target = target_table(data.curves, names, self.choices.target, metrics.headline)
+            made.insert(1, target)
         if data.independent:
             made.append(beats_table(data.trials, names))
         if len(data.reruns):
             made += [
-                rerun_table(data.trials, data.reruns, names, data.objective, chance),
-                pairs_table(data.reruns, names, chance),
+                rerun_table(data.trials, data.reruns, names, data.objective, metrics),
+                pairs_table(data.reruns, names, metrics),
             ]
         if self.choices.attribute:
-            made = [attribution_table(data.trials, data.described, names, chance), *made]
+            made = [attribution_table(data.trials, data.described, names, metrics), *made]
         return {table.name: table for table in made}
 
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict in words."""
         data = self.data
-        pairs = self.tables.get("rerun_pairs") or pairs_table(data.reruns, data.recipes, data.chance)
+        pairs = self.tables.get("rerun_pairs") or pairs_table(data.reruns, data.recipes, data.metrics)
         equal_cost, robustness = self.tables["equal_cost"], self.tables["robustness"]
         return verdict(data, pairs, equal_cost, robustness, force=self.force)
 
@@ -120,8 +122,9 @@ class Comparison:
     def overview(self) -> pd.DataFrame:
         """Return the table that fits on one screen: counts, final values and curves as sparklines."""
         finals = self.tables["final_values"].numbers
-        finals = finals[finals["diverged_trials"] == "at chance"]
-        curves = {m: curve_table(self.data.curves, m, "se", self.data.chance) for m in METRICS}
+        finals = finals.drop_duplicates(["metric", "recipe"])
+        metrics = self.data.metrics
+        curves = {m.column: curve_table(self.data.curves, m, "se") for m in metrics.shown}
         rows = []
         for name in self.data.recipes:
             own: Mapping[str, Any] = {
@@ -129,13 +132,13 @@ class Comparison:
             }
             first = next(iter(own.values()))
             row = {"recipe": name, "n": f"{first['n']}/{first['planned']}"}
-            row["stalled"], row["diverged"] = str(first["stalled"]), str(first["diverged"])
-            for metric in METRICS.values():
+            row["did not train"], row["diverged"] = str(first["stalled"]), str(first["diverged"])
+            for metric in metrics.shown:
                 found = own[metric.label]
                 row[metric.label] = _plus_minus(found["mean"], found["standard_error"])
                 line = curves[metric.column]
-                low, high = sorted((metric.at(self.data.chance), 0.0 if metric.better == "lower" else 1.0))
-                row[f"{metric.label.split()[1]} curve"] = sparkline(
+                low, high = sorted((metric.scale, 0.0 if metric.better == "lower" else metric.top))
+                row[f"{metric.label.partition(' ')[2]} curve"] = sparkline(
                     line[line["recipe"] == name]["centre"], low, high
                 )
             rows.append(row)

@@ -13,7 +13,7 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics import Array
-from ahf_cli.training.records import TrialResult
+from ahf_cli.training.records import TrialResult, headline
 
 RUNAWAY = 1e3
 """λ has run away where it ends at this multiple of its start, or of its lowest value"""
@@ -69,8 +69,7 @@ def _outcome(result: TrialResult) -> str:
             if result.stalled
             else f"trained for {result.steps} steps, to"
         )
-        how += f" training loss {result.train_loss:.4f}"
-        how += f" and test accuracy {result.test_accuracy:.4f}"
+        how += f" training loss {result.measured['train_loss']:.4f} and {headline(result.measured)}"
     return f"{how} ({settings})"
 
 

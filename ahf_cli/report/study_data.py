@@ -21,7 +21,7 @@ from ahf_cli.report.tables.target import with_work
 from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.chance import Chance, chance_of_task
+from ahf_cli.tasks.metrics import Column, Metrics, metrics_of
 from ahf_cli.training.records import StepRow, TrialResult
 
 INDEPENDENT = {"random", "qmc"}
@@ -82,11 +82,14 @@ class StudyData:
         """What defines the first study: seed, task, train, search, recipes, spaces."""
         return dict(next(iter(self.manifests.values())).get("identity", {}))
 
-    @property
-    def chance(self) -> Chance:
-        """What guessing gives in the first study's task; studies of other tasks get no verdict beside it."""
-        task = self.identity.get("task")
-        return chance_of_task(task if isinstance(task, Mapping) else {})
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The metrics of the first study's task; studies of other tasks get no verdict beside it."""
+        written, task = next(iter(self.manifests.values())).get("metrics"), self.identity.get("task")
+        found = Metrics.of_data(written) if written else metrics_of(task if isinstance(task, Mapping) else {})
+        first = self.curves[self.curves["step"] == 0]
+        known = [c for c in found.curve_columns if c in first]
+        return found.starting({c: float(first[c].median()) for c in known} if len(first) else {})
 
     @property
     def design(self) -> str:
@@ -105,8 +108,13 @@ class StudyData:
 
     @property
     def objective(self) -> str:
-        """What the search minimized."""
+        """The column that the search minimized."""
         return str(self.identity.get("search", {}).get("objective", "train_loss"))
+
+    @property
+    def minimized(self) -> Column:
+        """The objective with its label and unit."""
+        return self.metrics.column(self.objective)
 
     @property
     def described(self) -> dict[str, dict[str, Any]]:
@@ -224,8 +232,11 @@ def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str
 def _fault(curve: pd.DataFrame, result: TrialResult) -> str:
     """Say what is wrong with a trial's curve, or nothing."""
     ended = result.status == "ok"
-    if ended and curve[["train_loss", "test_accuracy"]].isna().any(axis=None):
-        lacks = [c for c in ("train_loss", "test_accuracy") if curve[c].isna().all()]
+    needed = [c for c in result.measured if c == "train_loss" or c.startswith("test_")]
+    if absent := [c for c in needed if c not in curve]:
+        return f"lacks {', '.join(absent)}"
+    if ended and curve[needed].isna().any(axis=None):
+        lacks = [c for c in needed if curve[c].isna().all()]
         return f"lacks {', '.join(lacks)}" if lacks else "has values that are missing or not finite"
     if not curve["step"].is_monotonic_increasing or curve["step"].duplicated().any():
         return "has steps out of order"

@@ -36,8 +36,6 @@ _ORDER = (
 _FIXED = {name: index for index, name in enumerate(_ORDER)}
 _RESERVED = 4
 """Styles that no derived recipe takes: those of the paper's four."""
-STALLED = 0.95
-"""A trial stands still if its final training loss is above this multiple of the initial one."""
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:

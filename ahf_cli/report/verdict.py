@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.report.conditions import conditions, differences
-from ahf_cli.report.statistics import mean_interval
+from ahf_cli.report.statistics import Interval, mean_interval
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.metrics import at_baseline
 from ahf_cli.report.tables.target import PLURAL
 from ahf_cli.report.tables.text import Table
+from ahf_cli.tasks.metrics import Column
 
 ENOUGH_TRIALS = 20
 """trials a recipe below which nothing is claimed of a search"""
@@ -65,7 +66,10 @@ def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table,
     else:
         sentences, leader = _from_trials(data, names)
         sentences.append(_why_no_claim(data, few))
-    caveats = [*_cost_caveat(equal_cost, leader), *_robustness_caveat(robustness, leader)]
+    caveats = [
+        *_cost_caveat(equal_cost, leader, data.metrics.headline),
+        *_robustness_caveat(robustness, leader, data.metrics.headline),
+    ]
     claim = bool(known and not few and not refused)
     return Verdict(tuple(sentences), claim, conditions(data), refused, force, leader, tuple(caveats))
 
@@ -97,44 +101,59 @@ def _why_no_claim(data: StudyData, few: list[str]) -> str:
 
 
 def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
-    """Compare the leader by mean test accuracy with each other recipe, on the same seeds."""
-    metric = METRICS["test_accuracy"]
-    valued = data.reruns.assign(value=at_chance(data.reruns, metric, data.chance))
-    means = valued.groupby("recipe")["value"].mean().sort_values(ascending=False)
+    """Compare the leader by the mean headline with each other recipe, on the same seeds."""
+    metric = data.metrics.headline
+    higher = metric.better == "higher"
+    valued = data.reruns.assign(value=at_baseline(data.reruns, metric))
+    means = valued.groupby("recipe")["value"].mean().dropna().sort_values(ascending=not higher)
+    if not len(means):
+        return ["Every re-run has diverged, so no recipe is ahead."], None
     leader = str(means.index[0])
     rows = pairs.numbers[pairs.numbers["metric"] == metric.column]
     sentences = []
     for other in means.index[1:]:
         row = rows[rows["a"].isin([leader, other]) & rows["b"].isin([leader, other])].iloc[0]
-        sign = 1 if row["a"] == leader else -1
+        sign = (1 if row["a"] == leader else -1) * (1 if higher else -1)
         ends = sorted(sign * row[f"difference{end}"] for end in ("_low", "_high"))
-        size = f"{sign * row['difference']:.3f} (95 % {ends[0]:.3f} to {ends[1]:.3f})"
+        size = f"{_size(sign * row['difference'])} (95 % {_size(ends[0])} to {_size(ends[1])})"
         sure = row["p_holm"] < SIGNIFICANT and ends[0] > 0
         word = "is better than" if sure else "is not shown to be better than"
         sentences.append(
-            f"{leader} {word} {other}: test accuracy higher by {size} over {row['pairs']} paired seeds, "
-            f"p = {row['p_holm']:.2g} after Holm's correction over metrics."
+            f"{leader} {word} {other}: {metric.label} {metric.better} by {size} over {row['pairs']} paired "
+            f"seeds, p = {row['p_holm']:.2g} after Holm's correction over metrics."
         )
     return sentences, leader
 
 
+def _size(value: float) -> str:
+    """Write a difference with three decimals, or with three digits where that would show none."""
+    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.3g}"
+
+
 def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | None]:
-    """Describe who is ahead in mean final accuracy over the trials of the search."""
-    metric = METRICS["test_accuracy"]
+    """Describe who is ahead in the mean final headline over the trials of the search."""
+    metric = data.metrics.headline
     done = data.trials[data.trials["status"] != "failed"]
     found = {
-        name: mean_interval(at_chance(own, metric, data.chance)).clipped(0, metric.top)
+        name: mean_interval(values).clipped(0, metric.top)
         for name in names
-        if len(own := done[done["recipe"] == name])
+        if len(values := at_baseline(done[done["recipe"] == name], metric).dropna())
     }
-    ordered = sorted(found, key=lambda name: -found[name].estimate)
+    if not found:
+        return ["Every trial has diverged, so no recipe is ahead."], None
+    sign = -1 if metric.better == "higher" else 1
+    ordered = sorted(found, key=lambda name: sign * found[name].estimate)
+    digits = 3 if np.isfinite(metric.top) else 4
     said = []
     for name in ordered:
-        _, low, high = found[name]
-        band = f" (95 % {low:.2f} to {high:.2f})" if np.isfinite(low) else " (one value, no interval)"
-        said.append(f"{name} {found[name].estimate:.3f}{band}")
-    apart = [f"{a} from {b}" for a, b in combinations(ordered, 2) if found[a].low > found[b].high]
-    sentences = [f"Mean final test accuracy over all trials: {', '.join(said)}."]
+        mean, low, high = found[name]
+        band = f" (95 % {low:.{digits - 1}g} to {high:.{digits - 1}g})"
+        if np.isfinite(metric.top):
+            band = f" (95 % {low:.2f} to {high:.2f})"
+        band = band if np.isfinite(low) else " (one value, no interval)"
+        said.append(f"{name} {mean:.3f}{band}" if np.isfinite(metric.top) else f"{name} {mean:.4g}{band}")
+    apart = [f"{a} from {b}" for a, b in combinations(ordered, 2) if _apart(found[a], found[b], sign)]
+    sentences = [f"Mean final {metric.label} over all trials: {', '.join(said)}."]
     if apart:
         sentences.append(f"Intervals lie apart for {', '.join(apart)}.")
     elif sum(bool(np.isfinite(interval.low)) for interval in found.values()) > 1:
@@ -142,14 +161,19 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
     return sentences, ordered[0]
 
 
-def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:
+def _apart(better: Interval, worse: Interval, sign: int) -> bool:
+    """Whether the interval of the better recipe lies wholly on the better side of the other."""
+    return better.low > worse.high if sign < 0 else better.high < worse.low
+
+
+def _cost_caveat(equal_cost: Table, leader: str | None, metric: Column) -> list[str]:
     """Say whether the leader also leads when all recipes have spent the same."""
     table = equal_cost.numbers
     if leader is None or not len(table):
         return []
     ahead: dict[str, str] = {}
     for cost, own in table.groupby("cost", sort=False):
-        best = own.dropna(subset="test_accuracy").sort_values("test_accuracy", ascending=False)
+        best = own.dropna(subset=metric.column).sort_values(metric.column, ascending=metric.better == "lower")
         if not len(best):
             continue
         ahead[PLURAL.get(str(cost), str(cost))] = str(best["recipe"].iloc[0])
@@ -157,18 +181,18 @@ def _cost_caveat(equal_cost: Table, leader: str | None) -> list[str]:
     if not others:
         return [f"Over the trials of the search it also leads at equal {', '.join(ahead)}."]
     said = ", ".join(f"at equal {cost} {name}" for cost, name in others.items())
-    return [f"In mean test accuracy over all trials of the search another is ahead: {said}."]
+    return [f"In mean {metric.label} over all trials of the search another is ahead: {said}."]
 
 
-def _robustness_caveat(robustness: Table, leader: str | None) -> list[str]:
-    """Say under which ways of summing up somebody else is ahead in test accuracy."""
+def _robustness_caveat(robustness: Table, leader: str | None, metric: Column) -> list[str]:
+    """Name the recipes that are ahead in the headline under other ways of summing up."""
     table: pd.DataFrame = robustness.numbers
     if leader is None or not len(table):
         return []
-    own = table[table["metric"] == METRICS["test_accuracy"].label]
+    own = table[(table["metric"] == metric.label) & (table["winner"] != "")]
     others = own[own["winner"] != leader]
     if not len(others):
-        return ["Over the trials, no way of summing up test accuracy changes who is ahead."]
+        return [f"Over the trials, no way of summing up {metric.label} changes who is ahead."]
     by = others.groupby("winner", sort=False)["way"]
     said = ", ".join(f"{winner} ({'; '.join(ways)})" for winner, ways in by)
-    return [f"Summed up in other ways, the trials' test accuracy has another ahead: {said}."]
+    return [f"Summed up in other ways, the trials' {metric.label} has another ahead: {said}."]

@@ -9,7 +9,6 @@ from typing import Any
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.search.reruns import Best, seed_of
-from ahf_cli.tasks.chance import TEN_CLASSES
 from ahf_cli.training.records import Progress, TrialResult
 
 
@@ -37,8 +36,9 @@ class SearchPlan:
     """for re-runs: the trial that is repeated, by recipe; its slots are replicates with seeds of their own"""
     known: int = 0
     """slots that may be finished already, where these are more than `trials`"""
-    chance_loss: float = TEN_CLASSES.loss
-    """value of a trial that was given up"""
+
+    cap: float | None = None
+    """value of a trial that was given up: the loss of guessing, where there is one"""
 
     def index_name(self, recipe: str) -> str:
         """Return the name of a recipe's Optuna study; re-runs of another trial are another study."""

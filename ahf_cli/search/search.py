@@ -288,10 +288,10 @@ class Search:
     def _lost(self, recipe: Recipe, slot: int, error: str) -> TrialResult:
         """Return the record of a trial that was given up."""
         params = recipe.complete(self.slots[recipe.name].params(slot) or {})
-        nan = math.nan
+        nan = dict.fromkeys(("train_loss", "test_loss", "validation_loss"), math.nan)
+        cap = math.nan if self.plan.cap is None else self.plan.cap
         return TrialResult(
-            recipe.name, slot, "failed", 0, 0, self.plan.chance_loss, "", params,
-            self.plan.seed_of(slot), nan, nan, nan, nan, nan, 0.0,
+            recipe.name, slot, "failed", 0, 0, cap, "", params, self.plan.seed_of(slot), nan, 0.0,
             attempts=self.slots[recipe.name].failures(slot), error=error,
         )  # fmt: skip
 

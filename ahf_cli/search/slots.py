@@ -282,10 +282,10 @@ class Slots:
 
 def attributes(result: TrialResult) -> dict[str, Any]:
     """Return what the index says of a finished trial."""
-    if result.status == "ok" and math.isfinite(result.test_accuracy):
+    if result.status == "ok":
         own = own_value(result)
-        capped = {OWN_VALUE: own} if own > result.value else {}
-        return {"test_accuracy": result.test_accuracy, **capped}
+        tests = {k: v for k, v in result.measured.items() if k.startswith("test_") and math.isfinite(v)}
+        return {**tests, **({OWN_VALUE: own} if own > result.value else {})}
     return {"status": result.status}
 
 

@@ -9,9 +9,8 @@ from ahf_cli.training.records import TrialResult
 
 
 def own_value(result: TrialResult) -> float:
-    """Return a trial's final objective, which `value` caps at chance; NaN where it has none."""
-    known = {"train_loss": result.train_loss, "validation_loss": result.validation_loss}
-    return known.get(result.objective, math.nan) if result.status == "ok" else math.nan
+    """Return a trial's final objective, without the cap of `value`; NaN where it has none."""
+    return result.measured.get(result.objective, math.nan) if result.status == "ok" else math.nan
 
 
 def best_trial(results: Iterable[TrialResult]) -> TrialResult | None:

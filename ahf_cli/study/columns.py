@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ahf_cli.study.opening import DamagedError
+from ahf_cli.tasks.metrics import MEASURED
 from ahf_cli.training.records import CurveRow, StepRow
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need them
@@ -19,9 +20,20 @@ Row = type[CurveRow] | type[StepRow]
 KINDS: dict[str, type] = {"int": int, "float": float, "str": str}
 
 
-def columns(row: Row) -> dict[str, type]:
-    """Return the columns of a table by name, each with the type of its cells."""
-    return {field.name: KINDS[str(field.type)] for field in fields(row)}
+def columns(row: Row, measured: Iterable[str] = ()) -> dict[str, type]:
+    """Return the columns of a table by name, each with the type of its cells.
+
+    In the place of an evaluation's metrics stand the columns `measured`.
+    """
+    found: dict[str, type] = {}
+    for f in fields(row):
+        found |= dict.fromkeys(measured, float) if f.name == "measured" else {f.name: KINDS[str(f.type)]}
+    return found
+
+
+def metrics_in(names: Iterable[str], row: Row) -> list[str]:
+    """Return the names that are columns of metrics, in a table of evaluations."""
+    return [name for name in names if row is CurveRow and MEASURED.fullmatch(name)]
 
 
 def arrow_types(names: dict[str, type]) -> dict[str, pa.DataType]:
@@ -43,8 +55,8 @@ def parse_csv(file: Path, text: bytes, row: Row) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
-    known = arrow_types(columns(row))
     names = text.partition(b"\n")[0].decode(errors="replace").split(",")
+    known = arrow_types(columns(row, metrics_in(names, row)))
     unknown = [name for name in names if name not in known]
     if unknown or len(set(names)) < len(names):
         raise DamagedError(
@@ -90,9 +102,9 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def empty(names: Iterable[str], row: Row) -> pa.Table:
-    """Return a table without rows: columns of text, and then those of `row`."""
+def empty(names: Iterable[str], row: Row, measured: Iterable[str] = ()) -> pa.Table:
+    """Return a table without rows: columns of text, and then those of `row` with its metrics."""
     import pyarrow as pa
 
-    kinds = {**arrow_types(dict.fromkeys(names, str)), **arrow_types(columns(row))}
+    kinds = {**arrow_types(dict.fromkeys(names, str)), **arrow_types(columns(row, measured))}
     return pa.table({name: pa.array([], kind) for name, kind in kinds.items()})

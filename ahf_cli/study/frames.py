@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ahf_cli.study.columns import as_frame
@@ -39,7 +38,7 @@ def results_frame(results: Sequence[TrialResult]) -> pd.DataFrame:
 
     rows = []
     for result in results:
-        row = {"recipe": result.recipe, "trial": result.slot, **asdict(result)}
+        row = {"recipe": result.recipe, "trial": result.slot, **result.plain()}
         del row["slot"]
         for key in ("params", "extra"):
             row |= {f"{key}.{k}": v for k, v in row.pop(key).items()}

@@ -123,6 +123,17 @@ class Packed(BaseModel):
     """the content of small files, by their place in the study's folder"""
 
 
+class _Metric(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,40}$")]
+    label: Annotated[str, Field(min_length=1, max_length=80)]
+    better: Literal["lower", "higher"]
+    unit: Annotated[str, Field(max_length=80)]
+    short: Annotated[str, Field(max_length=40)]
+    top: Annotated[float, Field(gt=0)] | None = None
+    baseline: float | None = None
+
+
 class _Manifest(_Part):
     schema_: Annotated[int, Field(alias="schema", ge=1)]
     name: str = ""
@@ -131,6 +142,7 @@ class _Manifest(_Part):
     plan: Plan = {}
     rerun_plan: Plan = {}
     sessions: list[_Session] = []
+    metrics: list[_Metric] = []
     packed: Packed | None = None
 
 

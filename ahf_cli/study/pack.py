@@ -11,19 +11,19 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.recipes.hyperparameters import nearest
-from ahf_cli.study.columns import Row, arrow_types, columns, empty
+from ahf_cli.study.columns import Row, arrow_types, columns, empty, metrics_in
 from ahf_cli.study.files import atomic_write, make_folder, sha256, write_json
 from ahf_cli.study.opening import DamagedError, read
-from ahf_cli.study.packed import EXTRAS, KEYS, RESULT
+from ahf_cli.study.packed import EXTRAS, KEYS, LOSSES, RESULT
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
 from ahf_cli.study.trials import labelled
+from ahf_cli.tasks.metrics import MEASURED
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import
@@ -181,8 +181,8 @@ def _row(
     text = None if note is None else json.dumps(note)
     row: dict[str, Any] = {"phase": phase, "recipe": recipe, "trial": slot, **dict.fromkeys(RESULT)}
     if result is not None:
-        content = asdict(result)
-        row |= {name: content[name] for name in RESULT}
+        content = result.plain()
+        row |= {name: value for name, value in content.items() if name in RESULT or MEASURED.fullmatch(name)}
         for part in ("params", "extra"):
             row |= {f"{part}.{key}": float(value) for key, value in content[part].items()}
     return {**row, "note": text, "has_steps": has_steps}
@@ -191,9 +191,11 @@ def _row(
 def _trials_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     import pyarrow as pa
 
+    names = dict.fromkeys(name for row in rows for name in row)
+    measured = [name for name in names if MEASURED.fullmatch(name)]
+    spread = [name for name in names if name.startswith(("params.", "extra."))]
     types = arrow_types({**KEYS, **RESULT})
-    spread = dict.fromkeys(name for row in rows for name in row if name.startswith(("params.", "extra.")))
-    types |= dict.fromkeys(spread, pa.float64()) | arrow_types(EXTRAS)
+    types |= dict.fromkeys([*measured, *LOSSES, *spread], pa.float64()) | arrow_types(EXTRAS)
     # from_pandas=False keeps NaN, a value, apart from null, which is none
     return pa.table(
         {
@@ -267,8 +269,8 @@ def _write_trials(part: Study, phase: str, folder: Path) -> None:
     results, problems = part.read_results()
     _refuse_damaged(part, {phase: problems})
     done = {(r.recipe, r.slot): r for r in results}
-    curves = _by_trial(part.reader.curves(results).rows, CurveRow)
-    steps = _by_trial(part.reader.steps(results).rows, StepRow)
+    curves = _by_trial(part.reader.curves(results).rows)
+    steps = _by_trial(part.reader.steps(results).rows)
     for recipe in part.reader.recipes():
         for slot in part.reader.slots(recipe):
             key, trial = (recipe, slot), TrialFolder(folder / recipe / f"{slot:03d}", recipe, slot)
@@ -298,7 +300,7 @@ def _write_trial(
     trial.commit(result, files, leave_out=() if kept else ("steps.csv.gz",))
 
 
-def _by_trial(table: pa.Table, row: Row) -> dict[tuple[str, int], pa.Table]:
+def _by_trial(table: pa.Table) -> dict[tuple[str, int], pa.Table]:
     """Return the rows of each trial; those of one trial stand together."""
     import numpy as np
 
@@ -311,15 +313,15 @@ def _by_trial(table: pa.Table, row: Row) -> dict[tuple[str, int], pa.Table]:
     names = recipes.dictionary.to_pylist()
     found: dict[tuple[str, int], pa.Table] = {}
     for begin, end in zip(starts, starts[1:], strict=False):
-        found[names[codes[begin]], int(slots[begin])] = table.slice(begin, end - begin).select(
-            list(columns(row))
-        )
+        own = table.slice(begin, end - begin).drop_columns(["recipe", "trial"])
+        found[names[codes[begin]], int(slots[begin])] = own
     return found
 
 
 def csv_of(rows: pa.Table, row: Row) -> bytes:
     """Return the rows of a trial as the CSV that they came from: a column without any value was not there."""
-    wanted = [name for name in columns(row) if name in rows.column_names]
+    known = columns(row, metrics_in(rows.column_names, row))
+    wanted = [name for name in known if name in rows.column_names]
     names = [name for name in wanted if not len(rows) or rows.column(name).null_count < len(rows)]
     cells = [_cells(rows.column(name)) for name in names]
     lines = [",".join(names), *map(",".join, zip(*cells, strict=True))]

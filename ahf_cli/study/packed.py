@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError
-from ahf_cli.study.columns import Row, arrow_types, columns
+from ahf_cli.study.columns import Row, arrow_types, columns, metrics_in
 from ahf_cli.study.files import sha256
 from ahf_cli.study.manifest import NAME, PRERUN, Packed, checked
 from ahf_cli.study.opening import LARGE, DamagedError, read, read_json
 from ahf_cli.study.trial_folder import MAX_STEPS, one_line, parse_result
 from ahf_cli.study.trials import Labelled
+from ahf_cli.tasks.metrics import MEASURED
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import
@@ -30,9 +31,11 @@ KEYS = {"phase": str, "recipe": str, "trial": int}
 _KINDS = {"float": float, "int": int, "bool": bool}
 RESULT = {
     f.name: _KINDS.get(str(f.type), str)
-    for f in fields(TrialResult) if f.name not in ("recipe", "slot", "params", "extra")
+    for f in fields(TrialResult) if f.name not in ("recipe", "slot", "params", "measured", "extra")
 }  # fmt: skip
-"""Columns of the table of trials, beside `params.*` and `extra.*`; all are empty for an unfinished trial."""
+"""Columns of the table of trials, beside metrics, `params.*` and `extra.*`; empty for an unfinished trial."""
+LOSSES = {f"{where}_loss": float for where in ("train", "validation", "test")}
+"""The metrics that every task has."""
 EXTRAS = {"note": str, "has_steps": bool}
 """The content of `params.json`, and whether the trial's steps were kept."""
 MAX_TRIALS, MAX_CELLS = 1_000_000, 2**28
@@ -90,7 +93,7 @@ class Pack:
     @cached_property
     def trials(self) -> dict[Key, dict[str, Any]]:
         """The rows of the table of trials."""
-        table = self._table("trials", {**KEYS, **RESULT, **EXTRAS}, MAX_TRIALS)
+        table = self._table("trials", {**KEYS, **RESULT, **LOSSES, **EXTRAS}, MAX_TRIALS)
         file = self.folder / "trials.parquet"
         rows: dict[Key, dict[str, Any]] = {}
         for row in table.to_pylist():
@@ -121,7 +124,7 @@ class Pack:
                 bounds[key] = 100_000  # it ran when it was packed
             elif isinstance(content["steps"], int) and 0 <= content["steps"] <= MAX_STEPS:
                 bounds[key] = most(content["steps"])
-        table = self._table(name, {**KEYS, **columns(row)}, sum(bounds.values()))
+        table = self._table(name, {**KEYS, **columns(row, self._measured(row))}, sum(bounds.values()))
         file = self.folder / f"{name}.parquet"
         counts = table.group_by(list(KEYS)).aggregate([([], "count_all")]).to_pylist()
         for found in counts:
@@ -137,6 +140,11 @@ class Pack:
             if not pa.types.is_floating(field.type) and table.column(field.name).null_count:
                 raise DamagedError(file, f"{field.name} must have a value in every row, and lacks it")
         return table
+
+    def _measured(self, row: Row) -> list[str]:
+        """Return the columns of metrics that a table of evaluations must have."""
+        first = next(iter(self.trials.values()), {})
+        return metrics_in([*LOSSES, *first], row)
 
     def _table(self, name: str, wanted: Mapping[str, type], most: int) -> pa.Table:
         """Return a table whose file is the one that was packed, with columns of the right types."""
@@ -164,7 +172,7 @@ class Pack:
                 raise DamagedError(
                     file, f"must have at most {min(most, MAX_CELLS)} rows, got {about.num_rows}"
                 )
-            self._check_columns(file, types, wanted, spread=name == "trials")
+            self._check_columns(file, types, wanted, name)
             return source.read(use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, DamagedError):
@@ -172,13 +180,14 @@ class Pack:
             raise DamagedError(file, f"must be a Parquet file: {str(error).splitlines()[0]}") from None
 
     def _check_columns(
-        self, file: Path, found: Mapping[str, pa.DataType], wanted: Mapping[str, type], spread: bool
+        self, file: Path, found: Mapping[str, pa.DataType], wanted: Mapping[str, type], table: str
     ) -> None:
         import pyarrow as pa
 
         types = arrow_types(dict(wanted))
         for name, kind in found.items():
-            if spread and name.startswith(("params.", "extra.")):
+            spread = table == "trials" and name.startswith(("params.", "extra."))
+            if spread or (table != "steps" and MEASURED.fullmatch(name)):
                 types[name] = pa.float64()
             if name not in types:
                 raise DamagedError(file, f"has the unknown column {name!r}")
@@ -274,12 +283,14 @@ class PackedTrials:
             rows = rows.filter(
                 pc.invert(pc.and_(pc.equal(rows["recipe"], recipe), pc.equal(rows["trial"], slot)))
             )
+        if not len(rows):  # as of trials in folders, of which none has brought names of metrics
+            rows = rows.drop_columns([name for name in rows.column_names if MEASURED.fullmatch(name)])
         return Labelled(rows)
 
 
 def result_content(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the table of trials in the form of a `result.json`."""
-    content: dict[str, Any] = {name: row[name] for name in RESULT}
+    content = {name: value for name, value in row.items() if name in RESULT or MEASURED.fullmatch(name)}
     for part in ("params", "extra"):
         head = f"{part}."
         content[part] = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
 from ahf_cli.study.best import best_trial, own_value
+from ahf_cli.study.columns import columns, metrics_in
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
@@ -63,13 +63,14 @@ def _running(trial: TrialFolder, since: datetime | None) -> Running | None:
     began = _time(note.get("started"))
     if began is None or since is None or began < since:
         return None
-    last = CurveRow(**curve.slice(len(curve) - 1).to_pylist()[0]) if len(curve) and _whole(curve) else None
+    last = CurveRow.of(curve.slice(len(curve) - 1).to_pylist()[0]) if len(curve) and _whole(curve) else None
     seconds = (datetime.now(UTC) - began).total_seconds()
     return Running(trial.slot, str(note.get("host", "")), seconds, last)
 
 
 def _whole(curve: Any) -> bool:
-    return {f.name for f in fields(CurveRow)} == set(curve.column_names)
+    measured = metrics_in(curve.column_names, CurveRow)
+    return bool(measured) and set(columns(CurveRow, measured)) == set(curve.column_names)
 
 
 def _duration(study: Study, result: TrialResult) -> float | None:

@@ -10,16 +10,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ahf_cli.study.columns import Row, as_frame, empty, parse_csv
+from ahf_cli.study.columns import Row, as_frame, columns, empty, parse_csv
 from ahf_cli.study.files import atomic_write, make_folder, set_aside, sha256, write_json
 from ahf_cli.study.manifest import NAME, SCHEMA
 from ahf_cli.study.opening import LARGE, DamagedError, as_json, folders, read, read_json, unzip
+from ahf_cli.tasks.metrics import MEASURED
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 if TYPE_CHECKING:  # slow to import, and workers need them not
@@ -31,6 +32,8 @@ _FILES = ("params.json", "curve.csv", "steps.csv.gz", "result.json")
 """the files of a finished trial, in the order in which they are written"""
 _RESULT: TypeAdapter[TrialResult] = TypeAdapter(TrialResult)
 _FLOATS = [f.name for f in fields(TrialResult) if f.type == "float"]
+_NEEDED = ("train_loss", "test_loss", "validation_loss")
+"""the metrics that every result has"""
 _CHECKPOINT = re.compile(rb"ahf-checkpoint 1 step=(\d+) sha256=([0-9a-f]{64})\n")
 MAX_STEPS = 10**8
 """Steps that a trial may have."""
@@ -72,19 +75,22 @@ class TrialFolder:
         return value
 
     def begin_curve(self, rows: Sequence[CurveRow]) -> None:
-        """Write the evaluations of a trial that begins, or goes on from a checkpoint with these."""
-        atomic_write(self.path / "curve.csv", rows_bytes(rows, CurveRow))
+        """Write the evaluations of a trial that begins, or goes on from a checkpoint with these.
+
+        Without rows the file is empty: the first evaluation brings the names of its columns.
+        """
+        atomic_write(self.path / "curve.csv", rows_bytes(rows, CurveRow) if rows else b"")
 
     def append_curve(self, row: CurveRow) -> None:
         """Append one evaluation of a running trial, so that others can watch it.
 
         A crash can tear the line: readers of running trials drop a last line without its end.
         """
-        line = rows_bytes([row], CurveRow).partition(b"\n")[2]
+        text = rows_bytes([row], CurveRow)
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(self.path / "curve.csv", flags)
         try:
-            os.write(descriptor, line)
+            os.write(descriptor, text.partition(b"\n")[2] if os.fstat(descriptor).st_size else text)
         finally:
             os.close(descriptor)
 
@@ -147,7 +153,7 @@ class TrialFolder:
             for name, data in files.items()
             if name not in leave_out
         }
-        write_json(result_file, {"schema": SCHEMA, **asdict(result), "files": sizes})
+        write_json(result_file, {"schema": SCHEMA, **result.plain(), "files": sizes})
 
     def result(self) -> TrialResult | None:
         """Return how the trial ended; None while it has not, or where its files are damaged (set aside)."""
@@ -285,14 +291,22 @@ def parse_result(content: Any) -> TrialResult:
     """Return the record in a parsed `result.json`; raises ValueError, KeyError or TypeError for others."""
     values: dict[str, object] = {k: math.nan for k in _FLOATS if content[k] is None}
     for key in ("params", "extra"):
-        values[key] = {k: math.nan if v is None else v for k, v in content.get(key, {}).items()}
-    result = _RESULT.validate_python({**content, **values})
+        values[key] = _numbers(content.get(key, {}))
+    measured = {key: value for key, value in content.items() if MEASURED.fullmatch(key)}
+    for key in _NEEDED:
+        _ = measured[key]
+    result = _RESULT.validate_python({**content, **values, "measured": _numbers(measured)})
     if not 0 <= result.steps <= max(result.planned_steps, 0) <= MAX_STEPS or result.slot < 0:
         raise ValueError(
             f"steps must be in [0, planned_steps] and planned_steps ≤ {MAX_STEPS}, "
             f"got {result.steps} and {result.planned_steps}"
         )
     return result
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with NaN in the place of None."""
+    return {key: math.nan if value is None else value for key, value in values.items()}
 
 
 def one_line(error: Exception) -> str:
@@ -332,13 +346,12 @@ def _read_checkpoint(file: Path) -> bytes | None:
 
 def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> bytes:
     """Return records of one kind as CSV, with all digits of their numbers; NaN is an empty field."""
-    names = [f.name for f in fields(row)]
+    plain = [_plain(values) for values in rows]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for values in rows:
-        cells = (getattr(values, name) for name in names)
-        writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in cells)
+    writer.writerow(plain[0] if plain else columns(row))
+    for values in plain:
+        writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in values.values())
     return text.getvalue().encode()
 
 
@@ -346,5 +359,9 @@ def rows_frame(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> pd.Dat
     """Return records of one kind as a table; its columns are there even without rows."""
     import pandas as pd
 
-    names = [f.name for f in fields(row)]
-    return pd.DataFrame([[getattr(r, name) for name in names] for r in rows], columns=names)
+    plain = [_plain(values) for values in rows]
+    return pd.DataFrame(plain, columns=list(plain[0] if plain else columns(row)))
+
+
+def _plain(values: CurveRow | StepRow) -> dict[str, Any]:
+    return values.plain() if isinstance(values, CurveRow) else vars(values)

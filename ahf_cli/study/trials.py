@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ahf_cli.study.columns import Row, empty
+from ahf_cli.study.columns import Row, empty, metrics_in
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
@@ -113,7 +113,8 @@ class InFolders:
                 continue
             if rows is not None:
                 tables.append(labelled(rows, result.recipe, result.slot))
-        first = empty(("recipe",), row)
+        measured = dict.fromkeys(name for t in tables for name in metrics_in(t.column_names, row))
+        first = empty(("recipe",), row, measured)
         first = first.add_column(1, "trial", pa.array([], pa.int64()))
         # The first table has all columns, so that those of older files come in their place.
         return Labelled(pa.concat_tables([first, *tables], promote_options="default"), tuple(problems))

@@ -33,16 +33,27 @@ class Loss:
 
     make: Place | Callable[[], Any]
     """→ `OutputLoss`"""
-    chance: Callable[[int], float]
-    """the loss of guessing among so many classes, which counts for a diverged trial"""
+    chance: Callable[[int], float] | None = None
+    """the loss of guessing among so many classes, which a diverged trial counts with; None: it has none"""
+    unit: str = "mean loss"
+    short: str = "loss"
+    """the unit in one word"""
+    classes: bool = True
+    """whether targets are classes; else they are numbers"""
     distribution: bool = False
-    """whether it is the negative log-likelihood of a known distribution, so that it has a Fisher matrix and a
-    factor of H_L in closed form"""
+    """whether it is the negative log-likelihood of a known distribution, so that it has a Fisher matrix"""
 
 
 LOSSES: dict[str, Loss] = {
-    "cross_entropy": Loss("ahf_cli.optim.losses:SoftmaxCrossEntropy", math.log, distribution=True)
-}
+    "cross_entropy": Loss(
+        "ahf_cli.optim.losses:SoftmaxCrossEntropy", math.log, "mean cross-entropy, nats", "nats",
+        distribution=True,
+    ),
+    "squared_error": Loss(
+        "ahf_cli.optim.losses:SquaredError", None, "mean sum of squared errors",
+        "squared error", classes=False,
+    ),
+}  # fmt: skip
 """The losses by name."""
 
 
@@ -51,20 +62,21 @@ def make_model(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
 
     Its weights are not used, only its function and the shapes of its parameters.
     """
-    made: nn.Module = _found(MODELS[name])(shape, classes)
+    made: nn.Module = found(MODELS[name])(shape, classes)
     return made.eval()
 
 
 def make_loss(name: str) -> OutputLoss:
     """Make a loss."""
-    made: OutputLoss = _found(LOSSES[name].make)()
+    made: OutputLoss = found(LOSSES[name].make)()
     return made
 
 
 def describe(entry: Place | Callable[..., Any]) -> str:
     """Return the first line of what is said of a model or loss where it is written."""
-    return inspect.cleandoc(_found(entry).__doc__ or "a plug-in's own").partition("\n")[0]
+    return inspect.cleandoc(found(entry).__doc__ or "a plug-in's own").partition("\n")[0]
 
 
-def _found(entry: Place | Callable[..., Any]) -> Callable[..., Any]:
+def found(entry: Place | Callable[..., Any]) -> Callable[..., Any]:
+    """Return a registered function or class, importing its module."""
     return pkgutil.resolve_name(entry) if isinstance(entry, str) else entry

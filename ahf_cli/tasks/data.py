@@ -29,10 +29,10 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Inputs, mostly images, with their classes; pixels stay bytes, to be divided by 255 batch by batch."""
+    """Inputs, mostly images, with their targets; pixels stay bytes, to be divided by 255 batch by batch."""
 
     images: torch.Tensor  # (N, *shape) uint8, or floating point
-    labels: torch.Tensor  # (N,) int64, 0 … classes − 1
+    labels: torch.Tensor  # (N,) int64, 0 … classes − 1, or (N, …) floating point
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,13 +49,17 @@ class Split:
     train: LabelledImages
     validation: LabelledImages | None
     test: LabelledImages
-    classes: int = 10
+    outputs: int = 10
+    """numbers that a model maps an input to: the classes, or the entries of a target"""
+    metrics: tuple[str, ...] = ("accuracy",)
+    """names of the metrics beside the loss"""
 
 
 def _select(images: Array, labels: Array, rows: npt.NDArray[np.int64]) -> LabelledImages:
     import torch
 
-    return LabelledImages(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows].astype(np.int64)))
+    own = labels[rows] if labels.dtype.kind == "f" else labels[rows].astype(np.int64)
+    return LabelledImages(torch.from_numpy(images[rows]), torch.from_numpy(own))
 
 
 def split_rows(count: int, split: SplitName) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
@@ -92,5 +96,6 @@ def load(
         _select(images, labels, train[:subset]),
         None if validation is None else _select(images, labels, validation[:subset]),
         _select(test_images, test_labels, np.arange(len(test_images))[:subset]),
-        data.classes,
+        data.outputs,
+        data.metrics,
     )

@@ -5,6 +5,7 @@ Imports neither torch nor NumPy: what reads is imported when a data set is read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled examples that are classified: an official training set and a test set."""
+    """Examples with targets, classes or numbers: an official training set and a test set."""
 
     name: str
     title: str
     """as in texts"""
-    classes: int
+    classes: int | None
+    """number of classes; None where targets are numbers"""
     shape: tuple[int, ...]
     """of an input"""
     training: int
@@ -41,18 +43,20 @@ class DataSet:
     """whether the digests are those of the unpacked content (`zcat FILE | sha256sum`), not of the files"""
     debian: str = ""
     """name of Debian's package of the files"""
+    target: tuple[int, ...] = ()
+    """shape of a target of numbers"""
+    metrics: tuple[str, ...] = ("accuracy",)
+    """names of the metrics beside the loss"""
 
     @property
     def folder(self) -> str:
         """Name of its folder in a cache."""
         return self.name.replace("_", "-")
 
-    @classmethod
-    def own(
-        cls, name: str, classes: int, shape: tuple[int, ...], training: int, make: Callable[[], Arrays]
-    ) -> DataSet:
-        """Return a data set that a function makes, without files."""
-        return cls(name, name, classes, shape, training, lambda folder: make())
+    @property
+    def outputs(self) -> int:
+        """Numbers that a model maps an input to."""
+        return math.prod(self.target) if self.classes is None else self.classes
 
 
 def _idx(folder: Path) -> Arrays:
@@ -132,6 +136,26 @@ def training_size(name: str, split: str) -> int:
     return whole - validation_size(whole) if split == "paper" else whole
 
 
+def _check_targets(data: DataSet, what: str, count: int, targets: Array) -> None:
+    """Raise InputError where targets are not those of the data set."""
+    import numpy as np
+
+    if data.classes is None:
+        shape = (count, *data.target)
+        if targets.shape != shape or targets.dtype.kind != "f" or not count:
+            raise InputError(
+                f"{what}targets must be floating-point numbers of shape {shape}, "
+                f"found {targets.dtype} of shape {targets.shape}"
+            )
+        if not np.isfinite(targets).all():
+            raise InputError(f"{what}targets must be finite")
+        return
+    if targets.shape != (count,) or targets.dtype.kind not in "iu":
+        raise InputError(f"{what}set must have one integer label an input, found shape {targets.shape}")
+    if count == 0 or targets.min() < 0 or targets.max() >= data.classes:
+        raise InputError(f"{what}labels must be in [0, {data.classes}), and there must be some")
+
+
 def checked(data: DataSet, arrays: Arrays) -> Arrays:
     """Return a data set's arrays, or raise InputError where they are not what it says of itself."""
     import numpy as np
@@ -147,10 +171,7 @@ def checked(data: DataSet, arrays: Arrays) -> Arrays:
             raise InputError(f"{what}inputs must be bytes or floating-point numbers, found {inputs.dtype}")
         if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
             raise InputError(f"{what}inputs must be finite, and {int((~np.isfinite(inputs)).sum())} are not")
-        if labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
-            raise InputError(f"{what}set must have one integer label an input, found shape {labels.shape}")
-        if len(labels) == 0 or labels.min() < 0 or labels.max() >= data.classes:
-            raise InputError(f"{what}labels must be in [0, {data.classes}), and there must be some")
+        _check_targets(data, what, len(inputs), labels)
     if len(x) != data.training:
         raise InputError(f"data set {data.name}: must have {data.training} training examples, found {len(x)}")
     return arrays

@@ -75,11 +75,12 @@ class Task:
             data.train.to(where),
             data.validation.to(where) if data.validation else None,
             data.test.to(where),
-            data.classes,
+            data.outputs,
+            data.metrics,
         )
         shape = tuple(data.train.images.shape[1:])
         try:
-            made = make_model(model, shape, data.classes)
+            made = make_model(model, shape, data.outputs)
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(
                 f"task.model: {model} cannot be made for inputs of shape {shape}: {error}"
@@ -118,7 +119,11 @@ class Task:
         indices = torch.from_numpy(whole[rank::world])
         chosen = indices.to(self.device)
         images = self.pixels(self.split.train.images[chosen])
-        return ModelObjective(self.model, images, self.split.train.labels[chosen], self.loss)
+        return ModelObjective(self.model, images, self.targets(self.split.train.labels[chosen]), self.loss)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Return classes as they are, numbers in the task's dtype."""
+        return labels.to(self.dtype) if labels.is_floating_point() else labels
 
     def pixels(self, images: Tensor) -> Tensor:
         """Bytes to numbers: divided by 255, and nothing else.  Numbers stay what they are."""
@@ -128,5 +133,5 @@ class Task:
 
     def examples(self, images: LabelledImages, first: int, last: int) -> ModelObjective:
         """Return h on a range of a set."""
-        inputs, labels = self.pixels(images.images[first:last]), images.labels[first:last]
+        inputs, labels = self.pixels(images.images[first:last]), self.targets(images.labels[first:last])
         return ModelObjective(self.model, inputs, labels, self.loss)

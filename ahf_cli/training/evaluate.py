@@ -1,4 +1,4 @@
-"""Loss and accuracy of K parameter vectors on whole sets."""
+"""The metrics of K parameter vectors on whole sets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.distributed import average
+from ahf_cli.tasks.catalogue import found
 from ahf_cli.tasks.data import LabelledImages
+from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.tasks.task import Task
 
 CHUNK = {"cpu": 1_000, "cuda": 10_000}
-"""Images at once: few enough for a CPU's caches, many enough to hide what each call costs.
+"""Examples at once: few enough for a CPU's caches, many enough to hide what each call costs.
 
 The CPU's is measured (docs/performance.md), the GPU's is not.
 """
@@ -18,31 +20,31 @@ The CPU's is measured (docs/performance.md), the GPU's is not.
 
 @torch.inference_mode()
 def evaluate(
-    task: Task, parameters: Tensor, images: LabelledImages, limit: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return mean cross-entropy and accuracy on the first `limit` images of a set.
+    task: Task, parameters: Tensor, examples: LabelledImages, limit: int | None = None
+) -> dict[str, Tensor]:
+    """Return the task's metrics on the first `limit` examples of a set: means over examples.
 
     Args:
-        task: gives model and device.
+        task: gives model, loss and device.
         parameters: (K, P).
-        images: the set.
-        limit: number of images; all by default.
+        examples: the set.
+        limit: number of examples; all by default.
 
     Returns:
-        Two tensors (K,), float64 on the CPU.
+        The loss as `loss` and the other metrics by name; (K,) each, float64 on the CPU.
     """
-    count = min(limit or len(images), len(images))
-    rows = parameters.shape[0]
-    loss = torch.zeros(rows, dtype=torch.float64, device=task.device)
-    correct = torch.zeros_like(loss)
+    count = min(limit or len(examples), len(examples))
+    names = ("loss", *task.split.metrics)
+    totals = torch.zeros(len(names), parameters.shape[0], dtype=torch.float64, device=task.device)
+    measures = [found(MEASURES[name].value) for name in task.split.metrics]
     chunk = CHUNK[task.device.type]
     rank, world = task.part
     for first in range(rank * chunk, count, world * chunk):
-        part = task.examples(images, first, min(first + chunk, count))
+        part = task.examples(examples, first, min(first + chunk, count))
         outputs = part.outputs(parameters)
-        size = outputs.shape[1]
-        loss += part.loss.value(outputs, part.targets).double() * size
-        correct += (outputs.argmax(dim=-1) == part.targets).sum(dim=-1)
+        totals[0] += part.loss.value(outputs, part.targets).double() * outputs.shape[1]
+        for at, measure in enumerate(measures, start=1):
+            totals[at] += measure(outputs, part.targets).double().sum(dim=-1)
     if world > 1:
-        loss, correct = average(torch.stack([loss, correct])) * world
-    return (loss / count).cpu(), (correct / count).cpu()
+        totals = average(totals) * world
+    return dict(zip(names, (totals / count).cpu().unbind(0), strict=True))

@@ -1,6 +1,6 @@
 """What an experiment yields: plain records, without files, searches or plots.
 
-The field names of `CurveRow` and `StepRow` are the columns of `curve.csv` and `steps.csv.gz`.
+The field names of `StepRow` are the columns of `steps.csv.gz`; `CurveRow.plain` has those of `curve.csv`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from ahf_cli.tasks.metrics import MEASURED
+
 Status = Literal["ok", "diverged", "failed"]
 
 
 @dataclass(frozen=True)
 class CurveRow:
-    """One evaluation on whole sets; validation is NaN where the split has no validation set."""
+    """One evaluation on whole sets."""
 
     step: int
     epoch: float
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    measured: dict[str, float]
+    """the metrics by column, such as `train_loss`; NaN for a validation set that the split does not have"""
     products: int
     """curvature products so far"""
     gradients: int
     """gradient evaluations so far"""
     seconds: float
     """training time so far, evaluation excluded"""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the values by column, in the order of `curve.csv`."""
+        return _spread(vars(self), "measured")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> CurveRow:
+        """Return the row with these values by column."""
+        return cls(**_gathered(values, "measured"))
 
 
 @dataclass(frozen=True)
@@ -74,23 +81,19 @@ class TrialResult:
     """steps taken; the step of divergence where `status` is diverged"""
     planned_steps: int
     value: float
-    """what the sampler was told: min(objective, the loss of chance)"""
+    """what the sampler was told: the objective, capped at the loss of guessing or at its first value"""
     objective: str
     """the objective's name, as in the configuration"""
     params: dict[str, float]
     """all hyperparameters, free and fixed"""
     seed: int
     """training seed: initial weights and batch order"""
-    train_loss: float
-    """final values; NaN for a diverged trial"""
-    test_loss: float
-    test_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
+    measured: dict[str, float]
+    """final metrics by column, such as `test_accuracy`; NaN for a diverged trial"""
     seconds: float
     """training time, evaluation excluded"""
     stalled: bool = False
-    """ok, but the final training loss is above 0.95 × the initial one"""
+    """did not train: ok, but the training loss fell by less than 5 % of its first value"""
     zero_steps: int = 0
     """steps at which Eq. 3 was negative and therefore 0 was used"""
     attempts: int = 1
@@ -100,6 +103,41 @@ class TrialResult:
     """ISO 8601, UTC"""
     host: str = ""
     extra: dict[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the values by key, in the order of `result.json`."""
+        return _spread(vars(self), "measured")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> TrialResult:
+        """Return the result with these values by key."""
+        return cls(**_gathered(values, "measured"))
+
+
+def _spread(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a mapping with the items of one of its values in the place of that."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= value if name == key else {name: value}
+    return flat
+
+
+def _gathered(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return a mapping with its metrics gathered under one key."""
+    own = {name: value for name, value in values.items() if not MEASURED.fullmatch(name)}
+    return own | {key: {name: value for name, value in values.items() if MEASURED.fullmatch(name)}}
+
+
+def headline_of(measured: Mapping[str, float]) -> tuple[str, float]:
+    """Return the column and the value of the headline: the last metric of the test set."""
+    column = [name for name in measured if name.startswith("test_")][-1]
+    return column, measured[column]
+
+
+def headline(measured: Mapping[str, float]) -> str:
+    """Return the headline with its name, as `test accuracy 0.8512`."""
+    column, value = headline_of(measured)
+    return f"{column.replace('_', ' ')} {value:.4f}"
 
 
 class TrialRecord(Protocol):

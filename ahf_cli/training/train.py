@@ -13,7 +13,7 @@ import torch
 
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.tasks.chance import TEN_CLASSES
+from ahf_cli.tasks.metrics import SETS
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 from ahf_cli.training.evaluate import evaluate
 from ahf_cli.training.records import CurveRow, Progress, Status, StepRow, TrialResult
@@ -25,6 +25,8 @@ _FROM_INFO = (
     "smoothness_direction", "stop", "products", "active", "finite",
 )  # fmt: skip
 NAN = math.nan
+WORST = 1e30
+"""What the sampler is told where even the first value is not finite."""
 
 
 class StoppedError(Exception):
@@ -49,8 +51,8 @@ class Plan:
         times = self.longer.get(recipe, 1)
         return replace(self, steps=times * self.steps, eval_every=times * self.eval_every, longer={})
 
-    chance_loss: float = TEN_CLASSES.loss
-    """largest value that the sampler is told, and that of a diverged trial"""
+    cap: float | None = None
+    """largest value that the sampler is told, and that of a diverged trial; None for the trial's first one"""
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Batch:
             else value[k : k + 1].cpu()
             for key, value in self.state.state_dict().items()
         }
-        return {"version": 1, "step": self.step, "state": state, "trial": asdict(self.trials[k])}
+        trial = asdict(self.trials[k]) | {"curve": [row.plain() for row in self.trials[k].curve]}
+        return {"version": 1, "step": self.step, "state": state, "trial": trial}
 
 
 def begin(task: Task, recipe: Recipe, plan: Plan, trials: Mapping[int, Mapping[str, float]]) -> Batch:
@@ -115,7 +118,7 @@ def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes) -> Batch:
     trial = Trial(
         **{
             **saved,
-            "curve": [CurveRow(**row) for row in saved["curve"]],
+            "curve": [CurveRow.of(row) for row in saved["curve"]],
             "steps": [StepRow(**row) for row in saved["steps"]],
         }
     )
@@ -195,9 +198,14 @@ def _record(batch: Batch, info: StepInfo, batches: int) -> None:
 
 def _evaluate(task: Task, batch: Batch) -> None:
     parameters, split, nan = batch.state.parameters, task.split, torch.full((len(batch.trials),), NAN)
-    train_loss, train_accuracy = evaluate(task, parameters, split.train, batch.plan.eval_subset)
-    held_out = (nan, nan) if split.validation is None else evaluate(task, parameters, split.validation)
-    test_loss, test_accuracy = evaluate(task, parameters, split.test)
+    found = {
+        "train": evaluate(task, parameters, split.train, batch.plan.eval_subset),
+        "validation": evaluate(task, parameters, split.validation) if split.validation is not None else {},
+        "test": evaluate(task, parameters, split.test),
+    }
+    measured = {
+        f"{where}_{name}": found[where].get(name, nan).tolist() for where in SETS for name in found["train"]
+    }
     per_epoch = len(split.train) // task.batch_size
     for k, trial in enumerate(batch.trials):
         if trial.diverged_at:
@@ -206,12 +214,7 @@ def _evaluate(task: Task, batch: Batch) -> None:
             CurveRow(
                 step=batch.step,
                 epoch=batch.step / per_epoch,
-                train_loss=train_loss[k].item(),
-                train_accuracy=train_accuracy[k].item(),
-                validation_loss=held_out[0][k].item(),
-                validation_accuracy=held_out[1][k].item(),
-                test_loss=test_loss[k].item(),
-                test_accuracy=test_accuracy[k].item(),
+                measured={column: values[k] for column, values in measured.items()},
                 products=trial.products,
                 gradients=trial.gradients,
                 seconds=trial.seconds,
@@ -222,35 +225,44 @@ def _evaluate(task: Task, batch: Batch) -> None:
 def _report(batch: Batch, on_progress: Callable[[Progress], None]) -> None:
     for trial in batch.trials:
         row = trial.curve[-1] if trial.curve[-1].step == batch.step else None
-        loss = trial.steps[-1].loss if trial.steps else trial.curve[0].train_loss
+        loss = trial.steps[-1].loss if trial.steps else trial.curve[0].measured["train_loss"]
         on_progress(Progress(batch.recipe.name, trial.slot, batch.step, batch.plan.steps, loss, row))
 
 
 def _result(batch: Batch, trial: Trial) -> TrialResult:
-    final, plan = trial.curve[-1], batch.plan
-    objective = getattr(final, plan.objective)
+    first, final, plan = trial.curve[0].measured, trial.curve[-1].measured, batch.plan
+    objective = final[plan.objective]
     diverged = bool(trial.diverged_at) or not math.isfinite(objective)
     status: Status = "diverged" if diverged else "ok"
-    result = TrialResult(
+    cap = first[plan.objective] if plan.cap is None else plan.cap
+    if not math.isfinite(cap):
+        cap = WORST
+    return TrialResult(
         recipe=batch.recipe.name,
         slot=trial.slot,
         status=status,
         steps=trial.diverged_at or batch.step,
         planned_steps=plan.steps,
-        value=plan.chance_loss if diverged else min(objective, plan.chance_loss),
+        value=cap if diverged else min(objective, cap),
         objective=plan.objective,
         params=trial.params,
         seed=plan.seed,
-        train_loss=final.train_loss,
-        test_loss=final.test_loss,
-        test_accuracy=final.test_accuracy,
-        validation_loss=final.validation_loss,
-        validation_accuracy=final.validation_accuracy,
+        measured={name: NAN if diverged else final[name] for name in _result_columns(final)},
         seconds=trial.seconds,
-        stalled=not diverged and final.train_loss > 0.95 * trial.curve[0].train_loss,
+        stalled=not diverged and not fell(first["train_loss"], final["train_loss"]),
         zero_steps=sum(row.step_size == 0 and row.eq3_step_size < 0 for row in trial.steps),
     )
-    if diverged:
-        gone = ("train_loss", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
-        result = replace(result, **dict.fromkeys(gone, NAN))  # type: ignore[arg-type]
-    return result
+
+
+def fell(first: float, last: float) -> bool:
+    """Whether a training loss fell by at least 5 % of its first value; a trial did not train where not."""
+    return last <= (0.95 * first if first > 0 else first - 0.05 * abs(first))
+
+
+def _result_columns(measured: Mapping[str, float]) -> list[str]:
+    """Return the columns of a result: the training loss, then all of test and validation."""
+    parts = (
+        ("train_loss",),
+        *([n for n in measured if n.startswith(f"{w}_")] for w in ("test", "validation")),
+    )
+    return [name for part in parts for name in part]

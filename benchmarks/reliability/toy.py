@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import search_range
 from ahf_cli.search.pool import Job, Outcome, Report, ShouldStop, describe, is_infrastructure
+from ahf_cli.tasks.metrics import TEN_CLASSES
 from ahf_cli.training.records import CurveRow, Progress, TrialRecords, TrialResult
 
 if TYPE_CHECKING:
@@ -94,13 +95,14 @@ def toy_result(job: Job, slot: int) -> TrialResult:
     params = job.recipe.complete(job.params[slot])
     value = min(2.3, abs(math.log(params["damping"] / 5)))
     return TrialResult(
-        job.recipe.name, slot, "ok", 1, 1, value, "train_loss", params, 0, value, value, 0.5, value, 0.5, 0.0,
+        job.recipe.name, slot, "ok", 1, 1, value, "train_loss", params, 0,
+        dict(zip(TEN_CLASSES.result_columns, (value, value, 0.5, value, 0.5), strict=True)), 0.0,
         attempts=job.attempts.get(slot, 1),
     )  # fmt: skip
 
 
 def toy_curve(value: float) -> list[CurveRow]:
     """Return a curve of two rows."""
-    return [
-        CurveRow(s, float(s), 2.3 - s * (2.3 - value), 0.1, NAN, NAN, 2.3, 0.1, s, s, 0.0) for s in (0, 1)
-    ]
+    columns = TEN_CLASSES.curve_columns
+    cells = [(2.3 - s * (2.3 - value), 0.1, NAN, NAN, 2.3, 0.1) for s in (0, 1)]
+    return [CurveRow(s, float(s), dict(zip(columns, cells[s], strict=True)), s, s, 0.0) for s in (0, 1)]

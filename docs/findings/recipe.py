@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.statistics import mean_interval, wilson_interval
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.metrics import at_baseline
 from ahf_cli.report.tables.text import number
 from docs.findings.interval import interval
 
@@ -23,7 +23,7 @@ class Recipe:
         self.name = name
         self.trials = data.trials[data.trials["recipe"] == name]
         self.again = data.reruns[data.reruns["recipe"] == name]
-        self._chance = data.chance
+        self._metrics = data.metrics
         self._curves = data.curves[data.curves["recipe"] == name]
         self._finals = comparison.tables["final_values"].numbers
         reruns = comparison.tables.get("reruns")
@@ -76,8 +76,9 @@ class Recipe:
 
     def finals(self, trials: pd.DataFrame, metric: str) -> pd.Series[float]:
         """Return final values of trials or re-runs; diverged ones at chance, and no loss above it."""
-        found = at_chance(trials, METRICS[metric], self._chance)
-        return found.clip(upper=self._chance.loss) if METRICS[metric].better == "lower" else found
+        column = self._metrics.column(metric)
+        found = at_baseline(trials, column)
+        return found.clip(upper=column.baseline) if column.better == "lower" else found
 
     def quartiles(self, metric: str) -> tuple[float, float]:
         """The final values that a quarter of the trials are below and above."""
@@ -174,7 +175,7 @@ class Recipe:
 
     def _final(self, metric: str) -> pd.Series[Any]:
         found = self._finals
-        own = (found["recipe"] == self.name) & (found["metric"] == METRICS[metric].label)
+        own = (found["recipe"] == self.name) & (found["metric"] == self._metrics.column(metric).label)
         return found[own & (found["diverged_trials"] == "at chance")].iloc[0]
 
     @property

@@ -13,7 +13,7 @@ from ahf_cli.config.load import parse_yaml
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import Choices
 from ahf_cli.report.study_data import load_study
-from ahf_cli.report.tables.metrics import METRICS, at_chance
+from ahf_cli.report.tables.metrics import at_baseline
 from ahf_cli.search.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.study.frames import trials_frame
 from docs.findings.interval import interval
@@ -183,12 +183,12 @@ class Study:
     def mean_accuracy(self, recipe: str) -> float:
         """Mean test accuracy over all trials, with diverged ones at chance."""
         own = self.data.trials[self.data.trials["recipe"] == recipe]
-        return float(at_chance(own, METRICS["test_accuracy"], self.data.chance).mean())
+        return float(at_baseline(own, self.data.metrics.headline).mean())
 
     def mean_rerun(self, recipe: str) -> float:
         """Mean test accuracy of the best configuration with new seeds, with diverged runs at chance."""
         own = self.data.reruns[self.data.reruns["recipe"] == recipe]
-        return float(at_chance(own, METRICS["test_accuracy"], self.data.chance).mean())
+        return float(at_baseline(own, self.data.metrics.headline).mean())
 
 
 @cache

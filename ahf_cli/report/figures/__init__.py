@@ -23,7 +23,7 @@ from ahf_cli.report.figures.target import time_to_target
 from ahf_cli.report.statistics import Band
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.tables.attribution import attribution_table
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Metrics
 
 __all__ = ["FIGURES", "NORMS", "Choices", "drawings", "figure_2", "prerun_figures"]
 
@@ -33,7 +33,8 @@ class Choices:
     """What a reader may choose about figures and tables."""
 
     band: Band = "se"
-    target: float = 0.80
+    target: float | None = None
+    """of the headline"""
     attribute: bool = False
     """show what each single choice does"""
 
@@ -45,14 +46,14 @@ def _figure_1(data: StudyData) -> Drawing | str:
 
 FIGURES: dict[str, Callable[[StudyData, Choices], Drawing | str]] = {
     "prerun_steps": lambda d, c: _figure_1(d),
-    "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.chance, d.explanations),
-    "equal_cost": lambda d, c: equal_cost(d.curves, d.recipes, c.band, d.chance),
-    "final_values": lambda d, c: final_values(d.trials, d.recipes, d.chance),
-    "distribution": lambda d, c: distribution(d.trials, d.recipes, d.chance),
-    "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.objective, independent=d.independent),
-    "time_to_target": lambda d, c: time_to_target(d.curves, d.recipes, c.target),
-    "sensitivity": lambda d, c: sensitivity(d.trials, d.recipes, d.objective, d.chance),
-    "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes, d.objective, d.chance),
+    "figure2": lambda d, c: curves(d.trials, d.curves, d.planned, c.band, d.metrics, d.explanations),
+    "equal_cost": lambda d, c: equal_cost(d.curves, d.recipes, c.band, d.metrics.headline),
+    "final_values": lambda d, c: final_values(d.trials, d.recipes, d.metrics),
+    "distribution": lambda d, c: distribution(d.trials, d.recipes, d.metrics),
+    "expected_best": lambda d, c: expected_best(d.trials, d.recipes, d.minimized, independent=d.independent),
+    "time_to_target": lambda d, c: time_to_target(d.curves, d.recipes, c.target, d.metrics.headline),
+    "sensitivity": lambda d, c: sensitivity(d.trials, d.recipes, d.minimized, d.metrics),
+    "reruns": lambda d, c: reruns(d.trials, d.reruns, d.recipes, d.objective, d.metrics),
     "cost": lambda d, c: cost(d.steps, d.curves, d.trials, d.recipes),
     "damping": lambda d, c: damping(d.steps, d.trials, d.recipes),
 }
@@ -63,8 +64,8 @@ def drawings(data: StudyData, choices: Choices) -> tuple[list[Drawing], dict[str
     """Return what can be drawn of a study, and why the rest cannot."""
     made = {name: figure(data, choices) for name, figure in FIGURES.items()}
     if choices.attribute:
-        table = attribution_table(data.trials, data.described, data.recipes, data.chance)
-        made = {"attribution": attribution(table.numbers), **made}
+        table = attribution_table(data.trials, data.described, data.recipes, data.metrics)
+        made = {"attribution": attribution(table.numbers, data.metrics), **made}
     return (
         [found for found in made.values() if isinstance(found, Drawing)],
         {name: found for name, found in made.items() if isinstance(found, str)},
@@ -76,13 +77,13 @@ def figure_2(
     evaluations: pd.DataFrame,
     planned: Mapping[str, int],
     band: Band,
-    chance: Chance,
+    metrics: Metrics,
     out: Path,
     explanations: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Save the paper's Figure 2: training loss and test accuracy against step, one line per recipe."""
+    """Save the paper's Figure 2: training loss and headline against step, one line per recipe."""
     known = sentences({}) if explanations is None else explanations
-    return save(curves(trials, evaluations, planned, band, chance, known), out)
+    return save(curves(trials, evaluations, planned, band, metrics, known), out)
 
 
 def prerun_figures(steps: pd.DataFrame, norm: str, out: Path) -> list[Path]:

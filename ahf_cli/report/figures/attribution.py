@@ -7,25 +7,30 @@ import pandas as pd
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure, MaxNLocator
-from ahf_cli.report.tables import METRICS
+from ahf_cli.tasks.metrics import Metrics
 
 
-def attribution(table: pd.DataFrame) -> Drawing | str:
+def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
     """Draw the effects of a table of single changes, one row a change."""
     if not len(table):
         return "no two recipes differ in one choice"
     drawn = table.iloc[::-1].reset_index(drop=True)
     fewest, most = int(table["pairs"].min()), int(table["pairs"].max())
     n = f"{most}" if fewest == most else f"{fewest} to {most}"
+    counted = (
+        "Diverged trials, and losses above it, count at chance"
+        if metrics.guessing
+        else "Pairs with a diverged trial are left out"
+    )
     caption = [
         "Effect of changing one choice: mean difference after − before with its 95 % interval (Student's t), "
         f"over pairs of trials with the same hyperparameters and training seed (n = {n} pairs a row). "
-        "Diverged trials, and losses above it, count at chance."
+        f"{counted}."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
         panels = marks.grid(figure, theme, 2)
-        for axes, metric in zip(panels, (METRICS["test_accuracy"], METRICS["train_loss"]), strict=True):
+        for axes, metric in zip(panels, (metrics.headline, metrics.loss), strict=True):
             axes.xaxis.set_major_locator(MaxNLocator(5))
             column = metric.column
             for row, found in enumerate(drawn.to_dict("records")):

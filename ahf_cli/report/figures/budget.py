@@ -9,17 +9,17 @@ from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.budget import beating_table, expected_best_table
-from ahf_cli.report.tables.metrics import objective_words
+from ahf_cli.tasks.metrics import Column
 
 
-def expected_best(trials: pd.DataFrame, names: list[str], objective: str, *, independent: bool) -> Drawing:
+def expected_best(trials: pd.DataFrame, names: list[str], objective: Column, *, independent: bool) -> Drawing:
     """Draw the expected best of k trials of independent trials, or the best so far, and P(beats)."""
     best = expected_best_table(trials, names, independent=independent)
     reference = next(name for name in names if (best["recipe"] == name).any())
     beats = _against(beating_table(trials, names), reference) if independent else pd.DataFrame()
     looks = styles(names)
     table = pd.concat([best, beats], ignore_index=True)
-    label = objective_words(objective)
+    label = objective.label
     if independent:
         caption = [
             f"First panel: expected best {label} of k random trials, unbiased, with its 95 % interval "
@@ -38,7 +38,7 @@ def expected_best(trials: pd.DataFrame, names: list[str], objective: str, *, ind
         renamed = best.rename(columns={"best": "centre", "best_low": "low", "best_high": "high"})
         for name in best["recipe"].unique():
             marks.line(panels[0], renamed[renamed["recipe"] == name], looks[name], name, "k")
-        panels[0].set(xlabel="trials k", ylabel=f"best {label} of k trials (nats)")
+        panels[0].set(xlabel="trials k", ylabel=f"best {label} of k trials ({objective.short})")
         panels[0].set_ylim(0, None)
         if len(beats):
             panels[1].axhline(0.5, color="0.45", linewidth=0.8, linestyle=(0, (1, 3)))

@@ -12,8 +12,8 @@ from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.statistics import Band
 from ahf_cli.report.style import observed, styles
-from ahf_cli.report.tables import METRICS, curve_table, recipe_names
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.report.tables import curve_table, recipe_names
+from ahf_cli.tasks.metrics import Column, Metrics
 
 EXPLAINED = 6
 """Most recipes that the caption explains; of more it says what was seen."""
@@ -24,23 +24,25 @@ def curves(
     evaluations: pd.DataFrame,
     planned: Mapping[str, int],
     band: Band,
-    chance: Chance,
+    metrics: Metrics,
     explanations: Mapping[str, str],
 ) -> Drawing:
     """Draw mean and band of each metric over the trials of each recipe."""
-    table = pd.concat([curve_table(evaluations, m, band, chance) for m in METRICS], ignore_index=True)
-    table = with_medians(table, evaluations, chance)
+    table = pd.concat([curve_table(evaluations, m, band) for m in metrics.shown], ignore_index=True)
+    table = with_medians(table, evaluations, metrics.loss)
     names = recipe_names(trials, planned)
     looks = styles(names)
     own = {name: trials[trials["recipe"] == name] for name in names}
     n = {name: marks.n_of(own[name], planned.get(name, len(own[name]))) for name in names}
-    caption = [_band_sentence(table, trials, band, chance), *_cut_off(table, marks.loss_top(chance))]
+    caption = [_band_sentence(table, trials, band, metrics), *_cut_off(table, metrics.loss.edge)]
     for name in names:
         said = explanations.get(name, "") if len(names) <= EXPLAINED else ""
         caption.append(f"{name} ({n[name]}): {f'{said} ' if said else ''}{observed(own[name])}")
 
+    title = f"{metrics.loss.label.capitalize()} and {metrics.headline.label} against step"
+
     def draw(figure: Figure, theme: Theme) -> None:
-        for at, (axes, metric) in enumerate(zip(marks.grid(figure, theme, 2), METRICS.values(), strict=True)):
+        for at, (axes, metric) in enumerate(zip(marks.grid(figure, theme, 2), metrics.shown, strict=True)):
             lines = table[table["metric"] == metric.column]
             for name in lines["recipe"].unique():
                 label = f"{name}, {n[name]}" if at == 0 else None
@@ -49,21 +51,21 @@ def curves(
                     axes.plot(own_line["step"], own_line["median"], color=looks[name].color, linewidth=0.8)
                     own_line = own_line.assign(low=np.nan, high=np.nan)
                 marks.line(axes, own_line, looks[name], label)
-            marks.chance(axes, metric.at(chance))
+            marks.baseline(axes, metric)
             axes.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
-            _limits(axes, lines, metric.column, chance)
+            _limits(axes, lines, metric)
         marks.legend(figure, theme)
 
-    return Drawing("figure2", "Training loss and test accuracy against step", table, caption, draw, panels=2)
+    return Drawing("figure2", title, table, caption, draw, panels=2)
 
 
-def with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, chance: Chance) -> pd.DataFrame:
+def with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, metric: Column) -> pd.DataFrame:
     """Add the median to the losses of the recipes whose centre leaves the panel: one trial can do that."""
-    beyond = (table["metric"] == "train_loss") & (table["centre"] > marks.loss_top(chance))
+    beyond = (table["metric"] == "train_loss") & (table["centre"] > metric.edge)
     gone = list(table.loc[beyond, "recipe"].unique())
     if not gone:
         return table
-    found = curve_table(evaluations[evaluations["recipe"].isin(gone)], "train_loss", "iqr", chance)
+    found = curve_table(evaluations[evaluations["recipe"].isin(gone)], metric, "iqr")
     medians = found.rename(columns={"centre": "median"})[["metric", "recipe", "step", "median"]]
     return table.merge(medians, on=["metric", "recipe", "step"], how="left")
 
@@ -73,14 +75,15 @@ def has_median(line: pd.DataFrame) -> bool:
     return "median" in line and bool(line["median"].notna().any())
 
 
-def _limits(axes: Axes, table: pd.DataFrame, metric: str, chance: Chance) -> None:
-    """Fix the y axis: accuracies from 0 to 1, losses from 0 to `loss_top`, above which they are cut off."""
-    top = float(table["centre"].max()) if len(table) else chance.loss
-    if metric == "test_accuracy":
+def _limits(axes: Axes, table: pd.DataFrame, metric: Column) -> None:
+    """Fix the y axis: fractions from 0 to 1, losses from 0 to the panel's edge, above which they are cut."""
+    if metric.top == 1:
         axes.set_ylim(0, 1)
         axes.set_yticks(np.arange(0, 1.01, 0.2))
-    else:
-        axes.set_ylim(0, min(max(top, chance.loss) * 1.12, marks.loss_top(chance)))
+        return
+    scale = metric.scale if np.isfinite(metric.scale) else 0.0
+    top = float(table["centre"].max()) if table["centre"].notna().any() else scale
+    axes.set_ylim(0, min(max(top, scale) * 1.12, metric.edge) or 1.0)
 
 
 def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
@@ -95,9 +98,9 @@ def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
     return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}. {instead}"]
 
 
-def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, chance: Chance) -> str:
+def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, metrics: Metrics) -> str:
     most = int(table["n"].max()) if len(table) else 0
     text = f"{marks.band_words(band, most == 1)}."
     if most > 1 and (table["n"] == 1).any():
         text += " A line without a band is a single trial."
-    return text + marks.diverged_words(trials, chance) + marks.stalled_words(trials)
+    return text + marks.diverged_words(trials, metrics) + marks.stalled_words(trials)

@@ -1,7 +1,8 @@
-"""The marks that figures share: a line with its band, a strip of points, the level of chance, the legend."""
+"""Marks that figures share: lines with bands, strips of points, the level of guessing, the legend."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,12 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from ahf_cli.report.canvas import Theme
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.statistics import BANDS, Band
-from ahf_cli.report.style import STALLED, Style
-from ahf_cli.report.tables.metrics import Metric
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.report.style import Style
+from ahf_cli.tasks.metrics import Column, Metrics
 
 FEW = 10
 """Fewer trials than this have a distribution band that covers most of the panel: it is in the table only."""
+LONGEST = 46
+"""Most characters of a label along a panel's height."""
 STEP_LABEL = "step (one mini-batch each)"
 
 
@@ -27,14 +29,17 @@ def grid(figure: Figure, theme: Theme, panels: int, across: int = 2) -> list[Axe
     return [figure.add_subplot(rows, columns, at + 1) for at in range(panels)]
 
 
-def loss_top(chance: Chance) -> float:
-    """Return the top of a panel of the loss: one runaway mean would flatten every other curve."""
-    return 1.5 * chance.loss
+def value_top(objective: Column) -> float:
+    """Return the top of a panel of the capped objective."""
+    return float(f"{1.064 * objective.scale:.3g}")
 
 
-def value_top(chance: Chance) -> float:
-    """Return the top of a panel of what the sampler was told, which is at most chance."""
-    return float(f"{1.064 * chance.loss:.3g}")
+def limits(metric: Column, highest: float) -> tuple[float, float]:
+    """Return the ends of an axis: the metric's own, or 0 and the largest value up to the edge."""
+    if np.isfinite(metric.top):
+        return 0.0, metric.top
+    top = max(highest, metric.scale if np.isfinite(metric.scale) else 0.0)
+    return 0.0, min(top * 1.05, metric.edge) or 1.0
 
 
 def line(
@@ -81,8 +86,11 @@ def spread(numbers: ArrayLike, width: float = 0.3) -> NDArray[np.float64]:
     return np.asarray((np.asarray(numbers, dtype=float) * 0.6180339887 % 1 - 0.5) * 2 * width)
 
 
-def chance(axes: Axes, value: float, *, upright: bool = False) -> None:
-    """Mark the value of guessing by a dotted line, named beyond the panel, where no curve can be."""
+def baseline(axes: Axes, metric: Column, *, upright: bool = False) -> None:
+    """Mark the value of guessing, where it has one, by a dotted line, named beyond the panel."""
+    value = metric.baseline
+    if value is None:
+        return
     dotted = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (1, 3)), "zorder": 1}
     if upright:
         axes.axvline(value, **dotted)  # type: ignore[arg-type]
@@ -108,9 +116,10 @@ def legend(figure: Figure, theme: Theme, *, points: bool = False) -> None:
     figure.legend(loc="outside upper center", ncols=columns, handlelength=1 if points else 3.5)
 
 
-def labelled(metric: Metric, theme: Theme) -> str:
+def labelled(metric: Column, theme: Theme) -> str:
     """Name a metric and its unit, in short where a panel is small."""
-    return f"{metric.label} ({metric.unit if theme.caption else metric.short})"
+    whole = f"{metric.label} ({metric.unit})"
+    return whole if theme.caption and len(whole) <= LONGEST else metric.named
 
 
 def n_of(trials: pd.DataFrame, planned: int) -> str:
@@ -119,17 +128,16 @@ def n_of(trials: pd.DataFrame, planned: int) -> str:
     return f"n = {n}" if n == planned else f"n = {n} of {planned}"
 
 
-def cut_words(values: pd.DataFrame, column: str, names: Iterable[str], chance: Chance) -> str:
-    """Say which recipes have final losses beyond the edge of the panel, and how far they go."""
-    top = loss_top(chance)
-    beyond = {name: own for name in names if len(own := _beyond(values, column, name, top))}
+def cut_words(values: pd.DataFrame, metric: Column, names: Iterable[str]) -> str:
+    """Name the recipes that have final losses beyond the edge of the panel, and the largest."""
+    beyond = {name: own for name in names if len(own := _beyond(values, metric, name))}
     said = [f"{name} {len(own)} (to {own.max():.3g})" for name, own in beyond.items()]
-    return f" Beyond the loss panel's edge at {top:.3g}: {', '.join(said)}." if said else ""
+    return f" Beyond the loss panel's edge at {metric.edge:.3g}: {', '.join(said)}." if said else ""
 
 
-def _beyond(values: pd.DataFrame, column: str, name: str, top: float) -> NDArray[np.float64]:
-    own = values[values["recipe"] == name][column].to_numpy(float)
-    return np.asarray(own[own > top])
+def _beyond(values: pd.DataFrame, metric: Column, name: str) -> NDArray[np.float64]:
+    own = values[values["recipe"] == name][metric.column].to_numpy(float)
+    return np.asarray(own[own > metric.edge])
 
 
 def counts(trials: pd.DataFrame, names: Iterable[str]) -> str:
@@ -144,22 +152,28 @@ def band_words(band: Band, alone: bool) -> str:
     return f"One trial, which has no band ({BANDS[band]} needs two)" if alone else words
 
 
-def diverged_words(trials: pd.DataFrame, chance: Chance) -> str:
+def diverged_words(trials: pd.DataFrame, metrics: Metrics) -> str:
     """Say how diverged trials are treated, where there are any."""
     if not (trials["status"] == "diverged").any():
         return ""
-    level = f"loss {chance.loss:.3f}, accuracy {chance.accuracy:.3g}"
+    if not metrics.guessing:
+        return " Diverged trials are drawn as far as they came, and are left out of final values."
+    level = f"loss {metrics.loss.baseline:.3f}"
+    level += "".join(f", {m.label} {m.baseline:.3g}" for m in metrics.all[1:])
     return f" Diverged trials are carried forward at chance ({level})."
 
 
-def loss_words(chance: Chance) -> str:
-    """Write the loss of guessing: `ln 10` where it is that of ten equally likely classes."""
-    classes = round(1 / chance.accuracy)
-    return f"ln {classes}" if chance == Chance.of(classes) else f"{chance.loss:.3g}"
+def cap_words(metrics: Metrics) -> str:
+    """Write the cap of the objective: `ln 10` where it is the cross-entropy of ten equally likely classes."""
+    cap = metrics.loss.baseline
+    if cap is None:
+        return "its first value"
+    classes = round(math.exp(min(cap, 20.0)))
+    return f"ln {classes}" if math.isclose(cap, math.log(max(classes, 1))) else f"{cap:.3g}"
 
 
 def stalled_words(trials: pd.DataFrame) -> str:
     """Say what it means not to train, where a trial does not."""
     if not len(trials) or not trials["stalled"].any():
         return ""
-    return f" Did not train: final training loss above {STALLED:g} of the initial one."
+    return " Did not train: the training loss fell by less than 5 % of its first value."

@@ -9,21 +9,20 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.style import styles
-from ahf_cli.report.tables.metrics import objective_words
 from ahf_cli.report.tables.sensitivity import sensitivity_points
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column, Metrics
 
 
-def sensitivity(trials: pd.DataFrame, names: list[str], objective: str, chance: Chance) -> Drawing | str:
+def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metrics: Metrics) -> Drawing | str:
     """Draw one panel a hyperparameter, one point a trial."""
     table = sensitivity_points(trials, names)
     keys = list(table["hyperparameter"].unique())
     if not keys:
         return "no hyperparameter varies between the trials"
     looks = styles(names)
-    label = objective_words(objective)
+    label = objective.label
     caption = [
-        f"{label.capitalize()} of each trial, at most {marks.loss_words(chance)}, against its "
+        f"{label.capitalize()} of each trial, at most {marks.cap_words(metrics)}, against its "
         f"hyperparameters; ×: diverged. n: {marks.counts(trials, names)}. The sampler chose where to look: a "
         "gap is no gap of the method."
     ]
@@ -47,8 +46,8 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: str, chance: 
             declared = HYPERPARAMETERS[key]
             log = declared.search is not None and declared.search.log
             axes.set(xlabel=f"{declared.help} {declared.symbol}", xscale="log" if log else "linear")
-            axes.set_ylabel(f"{label} (nats)" if at % columns == 0 else "")
-            axes.set_ylim(0, marks.value_top(chance))
+            axes.set_ylabel(objective.named if at % columns == 0 else "")
+            axes.set_ylim(0, marks.value_top(objective))
             axes.minorticks_off()
         marks.legend(figure, theme, points=True)
 

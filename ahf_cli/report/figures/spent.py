@@ -11,17 +11,15 @@ from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics import Band
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.curves import line_frame
-from ahf_cli.report.tables.metrics import METRICS
 from ahf_cli.report.tables.target import COSTS, values_along
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column
 
 POINTS = 101
 SPENT = ("work", "seconds")
-METRIC = METRICS["test_accuracy"]
 
 
-def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chance) -> pd.DataFrame:
-    """Centre and band of test accuracy at costs up to what half the trials of a recipe have spent.
+def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> pd.DataFrame:
+    """Centre and band of the headline at costs up to what half the trials of a recipe have spent.
 
     Columns: cost, recipe, spent (the amount), n, centre, low, high.
     """
@@ -34,22 +32,22 @@ def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chan
                 continue
             total = float(own.groupby("trial")[cost].max().median())
             amounts = np.linspace(0, total, POINTS)
-            values = values_along(own, METRIC, cost, amounts, chance)
+            values = values_along(own, metric, cost, amounts)
             frames.append(line_frame({"cost": cost, "recipe": name, "spent": amounts}, values, kind))
     columns = ["cost", "recipe", "spent", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chance) -> Drawing | str:
-    """Draw mean and band of test accuracy against work and against seconds."""
-    table = spent_table(curves, names, kind, chance)
+def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> Drawing | str:
+    """Draw mean and band of the headline against work and against seconds."""
+    table = spent_table(curves, names, kind, metric)
     if not len(table):
         return "no trial was evaluated"
     looks = styles(names)
     caption = [
-        "Test accuracy against what a trial had spent: gradients and curvature products, which cost about "
-        "the same, and seconds of training on the machine of the study. Between two evaluations the earlier "
-        "one holds; a line ends where half the trials had ended. "
+        f"{metric.label.capitalize()} against what a trial had spent: gradients and curvature products, "
+        "which cost about the same, and seconds of training on the machine of the study. Between two "
+        "evaluations the earlier one holds; a line ends where half the trials had ended. "
         f"{marks.band_words(kind, False)}."
     ]
 
@@ -60,10 +58,10 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, chance: Chanc
             )  # what a line's x is called
             for name in lines["recipe"].unique():
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
-            marks.chance(axes, METRIC.at(chance))
-            axes.set(xlabel=COSTS[cost], ylabel=marks.labelled(METRIC, theme))
-            axes.set_ylim(0, 1)
+            marks.baseline(axes, metric)
+            axes.set(xlabel=COSTS[cost], ylabel=marks.labelled(metric, theme))
+            axes.set_ylim(*marks.limits(metric, float(lines["high"].max())))
             axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
         marks.legend(figure, theme)
 
-    return Drawing("equal_cost", "Test accuracy at equal cost", table, caption, draw, panels=2)
+    return Drawing("equal_cost", f"{metric.label.capitalize()} at equal cost", table, caption, draw, panels=2)

@@ -11,13 +11,18 @@ from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics import empirical_distribution
 from ahf_cli.report.style import styles
 from ahf_cli.report.tables.target import COSTS, crossing_table
+from ahf_cli.tasks.metrics import Column
 
 
-def time_to_target(curves: pd.DataFrame, names: list[str], target: float) -> Drawing | str:
-    """Draw the share of trials that have met the target test accuracy against each cost."""
-    crossings = crossing_table(curves, names, target)
+def time_to_target(
+    curves: pd.DataFrame, names: list[str], target: float | None, metric: Column
+) -> Drawing | str:
+    """Draw the share of trials that have met the target of the headline against each cost."""
+    if target is None:
+        return f"no target of {metric.label} is given: --target X"
+    crossings = crossing_table(curves, names, target, metric)
     if not np.isfinite(crossings["step"].to_numpy(float)).any():
-        return f"no trial met test accuracy {target:g}"
+        return f"no trial met {metric.label} {target:g}"
     frames = []
     for cost in COSTS:
         for name in crossings["recipe"].unique():
@@ -26,11 +31,12 @@ def time_to_target(curves: pd.DataFrame, names: list[str], target: float) -> Dra
             frames.append(pd.DataFrame({"cost": cost, "recipe": name, "n": len(own), **found._asdict()}))
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     looks = styles(names)
+    sign = f"{metric.label.partition(' ')[2]} {'≥' if metric.better == 'higher' else '≤'}"
     met = crossings[np.isfinite(crossings["step"].to_numpy(float))]["recipe"].value_counts()
     never = [name for name in crossings["recipe"].unique() if name not in met]
     unmet = f" Not drawn, since none of its trials met it: {', '.join(never)}." if never else ""
     caption = [
-        f"Share of all trials whose test accuracy has reached {target:g}, against what they had spent, with "
+        f"Share of all trials whose {metric.label} has reached {target:g}, against what they had spent, with "
         f"a simultaneous 95 % band (Dvoretzky-Kiefer-Wolfowitz; drawn from n = {marks.FEW} on). Misses never "
         "cross. Met by: "
         f"{', '.join(f'{k} {met[k]} of {(crossings.recipe == k).sum()}' for k in met.index)}.{unmet}"
@@ -46,7 +52,7 @@ def time_to_target(curves: pd.DataFrame, names: list[str], target: float) -> Dra
                 own = lines[lines["recipe"] == name]
                 marks.stairs(axes, own, looks[name], name if at == 0 else None, 0, ends[cost])
             axes.set(
-                xlabel=label, ylabel=f"share at accuracy ≥ {target:g}" if at == 0 or not theme.caption else ""
+                xlabel=label, ylabel=f"share at {sign} {target:g}" if at == 0 or not theme.caption else ""
             )
             axes.set_ylim(0, 1)
             axes.set_xlim(0, max(ends[cost], 1e-9))
@@ -54,7 +60,7 @@ def time_to_target(curves: pd.DataFrame, names: list[str], target: float) -> Dra
 
     return Drawing(
         "time_to_target",
-        f"Time to test accuracy {target:g}",
+        f"Time to {metric.label} {target:g}",
         table,
         caption,
         draw,

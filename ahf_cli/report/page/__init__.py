@@ -127,7 +127,9 @@ def _trials(data: StudyData) -> pd.DataFrame:
         if f"params.{key}" in trials:
             values = trials[f"params.{key}"].astype(float)
             columns[declared.symbol] = values.map(lambda v: "" if pd.isna(v) else f"{v:.4g}")
-    for column in ("train_loss", "test_accuracy", "validation_loss", "test_loss"):
+    metrics = data.metrics
+    columns_shown = [m.column for m in metrics.shown] + [f"validation_{metrics.all[0].name}", "test_loss"]
+    for column in dict.fromkeys(columns_shown):
         columns[column.replace("_", " ")] = trials[column].astype(float).map(number)
     columns["seconds"] = trials["seconds"].map("{:.1f}".format)
     return pd.DataFrame(columns)

@@ -13,13 +13,13 @@ from bokeh.plotting import figure
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.figures.curves import has_median, with_medians
-from ahf_cli.report.figures.marks import loss_top, spread, value_top
+from ahf_cli.report.figures.marks import limits, spread, value_top
 from ahf_cli.report.statistics import Band
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import Style, styles
-from ahf_cli.report.tables import METRICS, at_chance, curve_table
-from ahf_cli.report.tables.metrics import Metric, objective_words
+from ahf_cli.report.tables import at_baseline, curve_table
 from ahf_cli.report.tables.sensitivity import sensitivity_points
+from ahf_cli.tasks.metrics import Column, Metrics
 
 POINTS = 120
 """most steps of a trial that are drawn"""
@@ -37,21 +37,21 @@ _MARKERS = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": 
 
 def figures(data: StudyData, band: Band) -> dict[str, list[Any]]:
     """Return the interactive figures by the name of the static one that they stand for."""
-    words = trial_words(data.trials)
+    words = trial_words(data.trials, data.metrics)
     looks = styles(data.recipes)
     shown = data.trials[data.trials["status"] != "failed"]
     return {
-        "figure2": [_curves(data, metric, band, words, looks) for metric in METRICS.values()],
-        "final_values": [_finals(data, shown, m, words, looks) for m in METRICS.values()],
+        "figure2": [_curves(data, m, band, words, looks) for m in data.metrics.shown],
+        "final_values": [_finals(data, shown, m, words, looks) for m in data.metrics.shown],
         "sensitivity": _sensitivity(data, words, looks),
         "damping": _damping(data, words, looks),
     }
 
 
-def trial_words(trials: pd.DataFrame) -> dict[tuple[str, int], dict[str, str]]:
+def trial_words(trials: pd.DataFrame, metrics: Metrics) -> dict[tuple[str, int], dict[str, str]]:
     """Return what hovering over a trial says: its name, outcome and hyperparameters."""
     keys = [key for key in HYPERPARAMETERS if f"params.{key}" in trials]
-    words = {}
+    words, shown = {}, list(enumerate(metrics.shown))
     for row in trials.to_dict("records"):
         settings = [
             f"{HYPERPARAMETERS[key].symbol} = {row[f'params.{key}']:.4g}"
@@ -60,7 +60,7 @@ def trial_words(trials: pd.DataFrame) -> dict[tuple[str, int], dict[str, str]]:
         ]
         if row["status"] == "ok":
             outcome = "did not train" if row["stalled"] else "trained"
-            outcome += f": loss {row['train_loss']:.4f}, accuracy {row['test_accuracy']:.4f}"
+            outcome += "".join(f"{', ' if n else ': '}{m.label} {row[m.column]:.4f}" for n, m in shown)
         else:
             outcome = f"{row['status']} at step {row['steps']}"
         name = f"{row['recipe']}/{row['trial']:03d}"
@@ -72,19 +72,18 @@ def trial_words(trials: pd.DataFrame) -> dict[tuple[str, int], dict[str, str]]:
 
 def _curves(
     data: StudyData,
-    metric: Metric,
+    metric: Column,
     band: Band,
     words: Mapping[Any, Mapping[str, str]],
     looks: Mapping[str, Style],
 ) -> Any:
     """One thin line a trial; of each recipe the centre and its band, or its median where that leaves."""
-    top = loss_top(data.chance) if metric.better == "lower" else 1
     last = float(data.curves["step"].max())
     plot = _plot(
-        f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last), (0, top)
+        f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last), _ends(metric)
     )
-    table = curve_table(data.curves, metric.column, band, data.chance)
-    table = with_medians(table, data.curves, data.chance)
+    table = curve_table(data.curves, metric, band)
+    table = with_medians(table, data.curves, data.metrics.loss)
     drawn = data.curves[data.curves["status"] != "failed"]
     items, hovered = [], []
     for name in table["recipe"].unique():
@@ -140,19 +139,18 @@ def _points(plot: Any, frame: pd.DataFrame, words: Mapping[Any, Mapping[str, str
 
 
 def _finals(
-    data: StudyData, trials: pd.DataFrame, metric: Metric, words: Mapping[Any, Mapping[str, str]],
+    data: StudyData, trials: pd.DataFrame, metric: Column, words: Mapping[Any, Mapping[str, str]],
     looks: Mapping[str, Style],
 ) -> Any:  # fmt: skip
     drawn = [name for name in data.recipes if (trials["recipe"] == name).any()]
-    top = loss_top(data.chance) if metric.better == "lower" else 1
     plot = _plot(
-        "", f"final {metric.label} ({metric.short})", (0, top), (-0.6, len(drawn) - 0.4),
+        "", f"final {metric.label} ({metric.short})", _ends(metric), (-0.6, len(drawn) - 0.4),
         height=80 + 55 * len(drawn),
     )  # fmt: skip
     points = []
     for row, name in enumerate(reversed(drawn)):
         own = trials[trials["recipe"] == name]
-        place = own.assign(x=at_chance(own, metric, data.chance), y=row + spread(own["trial"], 0.28))
+        place = own.assign(x=at_baseline(own, metric), y=row + spread(own["trial"], 0.28))
         points.append(_points(plot, place, words, looks[name]))
     plot.yaxis.ticker = list(range(len(drawn)))
     plot.yaxis.major_label_overrides = dict(enumerate(reversed(drawn)))
@@ -170,8 +168,8 @@ def _sensitivity(
         log = declared.search is not None and declared.search.log
         panel = table[table["hyperparameter"] == key].rename(columns={"setting": "x", "value": "y"})
         plot = _plot(
-            f"{objective_words(data.objective)} (nats)", f"{declared.help} {declared.symbol}",
-            _around(panel["x"], log=log), (0, value_top(data.chance)),
+            data.minimized.named, f"{declared.help} {declared.symbol}",
+            _around(panel["x"], log=log), (0, value_top(data.minimized)),
             x_axis_type="log" if log else "linear", height=280,
         )  # fmt: skip
         items = []
@@ -198,6 +196,11 @@ def _damping(
         lines = _trial_lines(plot, finite[finite["recipe"] == name], "damping", words, looks[name].color)
         items.append((name, [lines]))
     return [_finish(plot, items, [lines for _, (lines,) in items])]
+
+
+def _ends(metric: Column) -> tuple[float, float]:
+    """Return the ends of the axis of a metric."""
+    return limits(metric, metric.edge if np.isfinite(metric.edge) else 1.0)
 
 
 def _around(values: pd.Series[float], *, log: bool) -> tuple[float, float]:

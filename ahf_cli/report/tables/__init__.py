@@ -2,16 +2,14 @@
 
 from ahf_cli.report.tables.curves import curve_table, step_table
 from ahf_cli.report.tables.finals import AT_CHANCE, LEFT_OUT, final_table, readable
-from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, recipe_names
+from ahf_cli.report.tables.metrics import at_baseline, recipe_names
 from ahf_cli.report.tables.text import as_text, is_words, number
 
 __all__ = [
     "AT_CHANCE",
     "LEFT_OUT",
-    "METRICS",
-    "Metric",
     "as_text",
-    "at_chance",
+    "at_baseline",
     "curve_table",
     "final_table",
     "is_words",

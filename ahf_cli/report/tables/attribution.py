@@ -11,9 +11,9 @@ import pandas as pd
 
 from ahf_cli.recipes.structure import Structure
 from ahf_cli.report.statistics import paired_difference
-from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
+from ahf_cli.report.tables.metrics import at_baseline
 from ahf_cli.report.tables.text import NOTHING, Table, spread_interval, within
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column, Metrics
 
 _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
 """A fixed hyperparameter that only a choice brings with it is no second difference."""
@@ -62,21 +62,22 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[
 
 
 def attribution_table(
-    trials: pd.DataFrame, recipes: Mapping[str, Mapping[str, Any]], names: list[str], chance: Chance
+    trials: pd.DataFrame, recipes: Mapping[str, Mapping[str, Any]], names: list[str], metrics: Metrics
 ) -> Table:
     """Effect of each single change, after − before, over pairs of trials with equal hyperparameters and seed.
 
     Pairs are matched by slot; a slot whose shared hyperparameters or seed differ is no pair and is left out.
-    Diverged trials count at chance, and so does every loss above it.
+    Diverged trials count at the baseline, and so does every loss above it; without one they are no pair.
     """
     done = trials[trials["status"] != "failed"]
     rows = []
     for change in single_changes(recipes, names):
         pairs, slots = _pairs(done, change)
         row: dict[str, Any] = vars(change) | {"pairs": len(pairs), "slots": slots}
-        for metric in METRICS.values():
-            before, after = (_values(pairs, side, metric, chance) for side in ("_before", "_after"))
-            row |= spread_interval(metric.column, paired_difference(after, before))
+        for metric in metrics.shown:
+            before, after = (_values(pairs, side, metric) for side in ("_before", "_after"))
+            both = before.notna() & after.notna()
+            row |= spread_interval(metric.column, paired_difference(after[both], before[both]))
         for what in ("diverged", "stalled"):
             row |= {
                 f"{what}_before": _count(pairs, "_before", what),
@@ -90,15 +91,17 @@ def attribution_table(
             "one choice changed": [f"{row['key']}: {row['old']} → {row['new']}" for row in rows],
             "to": [row["after"] for row in rows],
             "pairs": [f"{row['pairs']} of {row['slots']}" for row in rows],
-            "test accuracy, 95 %": [_signed(row, "test_accuracy") for row in rows],
-            "training loss, 95 %": [_signed(row, "train_loss") for row in rows],
+            **{f"{m.label}, 95 %": [_signed(row, m.column) for row in rows] for m in reversed(metrics.shown)},
             "diverged": [f"{row['diverged_before']} → {row['diverged_after']}" for row in rows],
             "did not train": [f"{row['stalled_before']} → {row['stalled_after']}" for row in rows],
         }
     )
+    counted = (
+        "diverged trials and losses above it at chance" if metrics.guessing else "diverged trials left out"
+    )
     note = (
         "Mean difference, after − before, over trials with the same hyperparameters and training seed; "
-        "diverged trials and losses above it at chance; Student's interval over pairs."
+        f"{counted}; Student's interval over pairs."
     )
     return Table("attribution", numbers, {"What each single choice does": text}, note)
 
@@ -120,11 +123,12 @@ def _brought(key: str, change: Change) -> bool:
     return (change.key, key.removeprefix("params.")) in _FIXED_WITH
 
 
-def _values(pairs: pd.DataFrame, side: str, metric: Metric, chance: Chance) -> pd.Series[float]:
+def _values(pairs: pd.DataFrame, side: str, metric: Column) -> pd.Series[float]:
     frame = pd.DataFrame({"status": pairs[f"status{side}"], metric.column: pairs[f"{metric.column}{side}"]})
-    # One runaway loss of thousands would hide every other effect: no loss counts as worse than chance.
-    values = at_chance(frame, metric, chance)
-    return values.clip(upper=metric.at(chance)) if metric.better == "lower" else values
+    # One runaway loss of thousands would hide every other effect: no loss counts as worse than guessing.
+    values = at_baseline(frame, metric)
+    capped = metric.better == "lower" and metric.baseline is not None
+    return values.clip(upper=metric.baseline) if capped else values
 
 
 def _count(pairs: pd.DataFrame, side: str, what: str) -> int:

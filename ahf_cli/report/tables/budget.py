@@ -13,8 +13,9 @@ from ahf_cli.report.statistics import (
     expected_best_interval,
     probability_of_beating_interval,
 )
-from ahf_cli.report.tables.metrics import objective_words, ranked
+from ahf_cli.report.tables.metrics import ranked
 from ahf_cli.report.tables.text import NOTHING, Table, spread_interval, within
+from ahf_cli.tasks.metrics import Column
 
 LISTED = (1, 2, 5, 10, 20, 50)
 """budgets in the printed table"""
@@ -66,7 +67,7 @@ def beating_table(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["a", "b", "k", "p", "p_low", "p_high"])
 
 
-def budget_table(trials: pd.DataFrame, names: list[str], objective: str, *, independent: bool) -> Table:
+def budget_table(trials: pd.DataFrame, names: list[str], objective: Column, *, independent: bool) -> Table:
     """Return the table of the best loss after some budgets."""
     numbers = expected_best_table(trials, names, independent=independent)
     largest = int(numbers["k"].max()) if len(numbers) else 0
@@ -77,9 +78,7 @@ def budget_table(trials: pd.DataFrame, names: list[str], objective: str, *, inde
         text[f"k = {k}"] = [within(at[name], "best", 3) if name in at else NOTHING for name in names]
     what = "Expected best" if independent else "Best so far"
     note = "" if independent else "Trials of a Bayesian search depend on each other: no interval."
-    return Table(
-        "best_of_k", numbers, {f"{what} {objective_words(objective)} of k trials": pd.DataFrame(text)}, note
-    )
+    return Table("best_of_k", numbers, {f"{what} {objective.label} of k trials": pd.DataFrame(text)}, note)
 
 
 def beats_table(trials: pd.DataFrame, names: list[str]) -> Table:

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.report.statistics import Array, Band, band, carry_forward, count
-from ahf_cli.report.tables.metrics import METRICS
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column
 
 
 def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFrame:
@@ -19,10 +18,11 @@ def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFra
     return pd.DataFrame({**head, "n": count(values), "centre": centre, "low": low, "high": high})
 
 
-def curve_table(curves: pd.DataFrame, metric: str, kind: Band, chance: Chance) -> pd.DataFrame:
+def curve_table(curves: pd.DataFrame, metric: Column, kind: Band) -> pd.DataFrame:
     """Centre and band of one metric at each evaluation of each recipe: the data of a line with its band.
 
-    `curves` is as of `curves_frame`; diverged trials are carried forward at chance, failed ones left out.
+    `curves` is as of `curves_frame`; diverged trials are carried forward at the baseline,
+    or end where there is none; failed ones are left out.
     Columns: metric, recipe, step, n, centre, low, high.
     """
     frames = []
@@ -31,11 +31,12 @@ def curve_table(curves: pd.DataFrame, metric: str, kind: Band, chance: Chance) -
         # With every trial diverged, the recipe's own evaluations end too early.
         whole = own if (own["status"] == "ok").any() else curves
         steps = np.sort(whole["step"].unique())
-        values = own.pivot_table(index="trial", columns="step", values=metric, dropna=False)
+        values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
         values = values.reindex(columns=steps)
         diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
-        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), METRICS[metric].at(chance))
-        frames.append(line_frame({"metric": metric, "recipe": recipe, "step": steps}, filled, kind))
+        counted = np.nan if metric.baseline is None else metric.baseline
+        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), counted)
+        frames.append(line_frame({"metric": metric.column, "recipe": recipe, "step": steps}, filled, kind))
     columns = ["metric", "recipe", "step", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 

@@ -10,14 +10,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ahf_cli.report.statistics import iqm_interval, mean_interval, summarize, wilson_interval
-from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, recipe_names
+from ahf_cli.report.tables.metrics import at_baseline, recipe_names
 from ahf_cli.report.tables.text import NOTHING, number, spread_interval, within
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column, Metrics
 
 AT_CHANCE, LEFT_OUT = "at chance", "left out"
 
 
-def final_table(trials: pd.DataFrame, planned: Mapping[str, int], chance: Chance) -> pd.DataFrame:
+def final_table(trials: pd.DataFrame, planned: Mapping[str, int], metrics: Metrics) -> pd.DataFrame:
     """Sum up final values: one row per metric, recipe and way to treat diverged trials.
 
     `trials` is as of `trials_frame`.  Columns: metric, recipe, diverged_trials, n (values summed up),
@@ -25,31 +25,29 @@ def final_table(trials: pd.DataFrame, planned: Mapping[str, int], chance: Chance
     best, worst; with 95 % intervals as `_low` and `_high`: mean, iqm (bootstrap), divergence_rate (Wilson).
     """
     rows = []
-    for metric in METRICS.values():
+    for metric in metrics.shown:
         for recipe in recipe_names(trials, planned):
             own = trials[trials["recipe"] == recipe]
-            for how in (AT_CHANCE, LEFT_OUT):
-                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how, chance))
+            for how in (LEFT_OUT,) if metric.baseline is None else (AT_CHANCE, LEFT_OUT):
+                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how))
     return pd.DataFrame(rows)
 
 
-def _row(
-    own: pd.DataFrame, metric: Metric, recipe: str, planned: int, how: str, chance: Chance
-) -> dict[str, object]:
+def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, how: str) -> dict[str, object]:
     """Sum up one metric of one recipe's trials."""
     head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
     final = own[metric.column].astype(float) if len(own) else pd.Series(dtype=float)
-    counted = metric.at(chance) if how == AT_CHANCE else None
+    counted = metric.baseline if how == AT_CHANCE else None
     summary = asdict(summarize(final.to_numpy(), list(own["status"]), metric.better, counted))
     counts = {"n": summary.pop("n"), "planned": planned}
     counts |= {key: summary.pop(key) for key in ("ok", "diverged", "failed")}
     counts["stalled"] = int(own["stalled"].sum()) if len(own) else 0
     if len(own):
-        final = at_chance(own, metric, chance) if how == AT_CHANCE else final[own["status"] == "ok"]
+        final = at_baseline(own, metric) if how == AT_CHANCE else final[own["status"] == "ok"]
     return {**head, **counts, **summary, **_intervals(final.to_numpy(), own["status"], metric)}
 
 
-def _intervals(values: ArrayLike, status: pd.Series[str], metric: Metric) -> dict[str, float]:
+def _intervals(values: ArrayLike, status: pd.Series[str], metric: Column) -> dict[str, float]:
     """Return the 95 % intervals of a row; each recipe is resampled from the same seed."""
     rate = wilson_interval(int((status == "diverged").sum()), int((status != "failed").sum()))
     return {
@@ -59,18 +57,19 @@ def _intervals(values: ArrayLike, status: pd.Series[str], metric: Metric) -> dic
     }
 
 
-def readable(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:
     """Return a final table as tables of text by title: the numbers of trials, then one table a metric.
 
     A recipe without diverged trials has one row a metric: the two ways to treat them agree.
     """
     first = table.drop_duplicates("recipe")
     counts = first[["recipe", "planned", "ok", "stalled", "diverged", "failed"]].astype(str)
+    counts = counts.rename(columns={"stalled": "did not train"})
     counts["diverged share, 95 %"] = [within(row, "divergence_rate", 2) for row in first.to_dict("records")]
-    texts = {"Trials (stalled: a part of ok)": counts}
-    for metric in METRICS.values():
+    texts = {"Trials (did not train: a part of ok)": counts}
+    for metric in metrics.shown:
         own = table[table["metric"] == metric.label]
-        own = own[(own["diverged"] > 0) | (own["diverged_trials"] == AT_CHANCE)]
+        own = own[(own["diverged"] > 0) | (own["diverged_trials"] == own["diverged_trials"].iloc[0])]
         how = own["diverged_trials"].where(own["diverged"] > 0, NOTHING)
         columns = {"recipe": own["recipe"], "diverged": how, "n": own["n"].astype(str)}
         pairs = zip(own["mean"], own["standard_error"], strict=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ahf_cli.report.statistics import (
     cliffs_delta,
@@ -15,19 +15,19 @@ from ahf_cli.report.statistics import (
     paired_difference,
     paired_permutation_test,
 )
-from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance, ranked
+from ahf_cli.report.tables.metrics import at_baseline, ranked
 from ahf_cli.report.tables.text import Table, number, spread_interval, within
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column, Metrics
 
 
 def best_trials(trials: pd.DataFrame, objective: str) -> pd.DataFrame:
-    """Return the row of each recipe's best trial by recipe, in the order of `experiment.best`."""
+    """Return the row of each recipe's best trial by recipe, the least value first."""
     done = ranked(trials).sort_values(["value", objective, "trial"])
     return done.drop_duplicates("recipe").set_index("recipe")
 
 
 def rerun_table(
-    trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], objective: str, chance: Chance
+    trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], objective: str, metrics: Metrics
 ) -> Table:
     """Mean over the new seeds, and the luck in the search's value: search value − mean of the re-runs.
 
@@ -40,15 +40,16 @@ def rerun_table(
         if not len(own):
             continue
         row: dict[str, object] = {"recipe": name, "n": len(own), "search_trial": best["trial"].get(name)}
-        for column in dict.fromkeys([objective, *METRICS]):
-            values = at_chance(own, _metric(column), chance).to_numpy(float)
+        for column in dict.fromkeys([objective, *(m.column for m in metrics.shown)]):
+            metric = metrics.column(column)
+            values = at_baseline(own, metric).dropna().to_numpy(float)
             searched = float(best[column].get(name, np.nan))
-            row |= spread_interval(column, mean_interval(values).clipped(0, _metric(column).top))
-            row |= {f"{column}_search": searched, f"{column}_luck": searched - float(np.mean(values))}
+            row |= spread_interval(column, mean_interval(values).clipped(0, metric.top))
+            row |= {f"{column}_search": searched, f"{column}_luck": searched - _mean(values)}
         rows.append(row)
     numbers = pd.DataFrame(rows)
     text: dict[str, object] = {"recipe": [r["recipe"] for r in rows], "n": [str(r["n"]) for r in rows]}
-    for column in dict.fromkeys([objective, "test_accuracy"]):
+    for column in dict.fromkeys([objective, metrics.headline.column]):
         label = column.replace("_", " ")
         text[f"{label}, 95 %"] = [within(row, column) for row in rows]
         text[f"luck in {label}"] = [number(float(str(row[f"{column}_luck"]))) for row in rows]
@@ -56,7 +57,7 @@ def rerun_table(
     return Table("reruns", numbers, {title: pd.DataFrame(text)})
 
 
-def pairs_table(reruns: pd.DataFrame, names: list[str], chance: Chance) -> Table:
+def pairs_table(reruns: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
     """Each pair of recipes on the same new seeds: mean difference A − B, Cliff's delta, permutation p (Holm).
 
     Holm's correction is over the metrics of each pair.  Over all pairs as well, no difference between seven
@@ -64,8 +65,8 @@ def pairs_table(reruns: pd.DataFrame, names: list[str], chance: Chance) -> Table
     """
     rows = []
     drawn = [name for name in names if (reruns["recipe"] == name).any()]
-    for (a, b), metric in ((pair, m) for pair in combinations(drawn, 2) for m in METRICS.values()):
-        both = _paired(reruns, a, b, metric, chance)
+    for (a, b), metric in ((pair, m) for pair in combinations(drawn, 2) for m in metrics.shown):
+        both = _paired(reruns, a, b, metric)
         rng = np.random.default_rng(0)
         x, y = both[a].to_numpy(float), both[b].to_numpy(float)
         rows.append(
@@ -81,7 +82,7 @@ def pairs_table(reruns: pd.DataFrame, names: list[str], chance: Chance) -> Table
     text = pd.DataFrame(
         {
             "pair": [f"{r.a} − {r.b}" for r in numbers.itertuples()],
-            "metric": [METRICS[m].label for m in numbers["metric"]],
+            "metric": [metrics.column(m).label for m in numbers["metric"]],
             "pairs": numbers["pairs"].astype(str),
             "difference, 95 %": [within(row, "difference") for row in numbers.to_dict("records")],
             "Cliff's delta, 95 %": [within(row, "delta", 2) for row in numbers.to_dict("records")],
@@ -98,14 +99,13 @@ _PAIR_COLUMNS = [
 ]  # fmt: skip
 
 
-def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Metric, chance: Chance) -> pd.DataFrame:
+def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Column) -> pd.DataFrame:
     """One row a seed that both have, one column a recipe."""
-    valued = reruns.assign(value=at_chance(reruns, metric, chance))
+    valued = reruns.assign(value=at_baseline(reruns, metric))
     sides = [valued[valued["recipe"] == name].set_index("seed")["value"].rename(name) for name in (a, b)]
     return pd.concat(sides, axis=1, join="inner").dropna()
 
 
-def _metric(column: str) -> Metric:
-    """Return a metric, or one for a loss that is not compared otherwise."""
-    known = METRICS["train_loss"]
-    return METRICS.get(column) or replace(known, column=column, label=column.replace("_", " "))
+def _mean(values: ArrayLike) -> float:
+    x = np.asarray(values, dtype=float)
+    return float(x.mean()) if len(x) else float("nan")

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from ahf_cli.report.statistics import interquartile_mean
-from ahf_cli.report.tables.metrics import METRICS, Metric, at_chance
+from ahf_cli.report.tables.metrics import at_baseline
 from ahf_cli.report.tables.text import Table, number
-from ahf_cli.tasks.chance import Chance
+from ahf_cli.tasks.metrics import Column, Metrics
 
 Ways = Mapping[str, Mapping[str, float]]
 
 
-def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str], chance: Chance) -> Table:
+def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
     """Say who is ahead under each way of summing up: columns metric, way, winner, and one a recipe."""
     done = trials[trials["status"] != "failed"]
     drawn = [name for name in names if (done["recipe"] == name).any()]
     rows = []
-    for metric in METRICS.values():
-        for way, values in _ways(done, curves, drawn, metric, chance).items():
+    for metric in metrics.shown:
+        for way, values in _ways(done, curves, drawn, metric).items():
             known = {name: v for name, v in values.items() if np.isfinite(v)}
             pick: Callable[..., str] = min if metric.better == "lower" else max
             winner = pick(known, key=known.__getitem__) if known else ""
@@ -32,38 +33,42 @@ def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str
     return Table("robustness", numbers, {"Who is ahead, by the way of summing up": text})
 
 
-def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Metric, chance: Chance) -> Ways:
+def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Column) -> Ways:
     """Return the value of each recipe under each way."""
     final = {name: done[done["recipe"] == name] for name in names}
-    capped = {name: at_chance(own, metric, chance).to_numpy(float) for name, own in final.items()}
+    capped = {name: at_baseline(own, metric).dropna().to_numpy(float) for name, own in final.items()}
     ok = {name: own[own["status"] == "ok"][metric.column].to_numpy(float) for name, own in final.items()}
+    best = np.min if metric.better == "lower" else np.max
     ways: dict[str, dict[str, float]] = {
         "mean": {k: _mean(v) for k, v in capped.items()},
-        "median": {k: float(np.median(v)) for k, v in capped.items()},
-        "interquartile mean": {k: float(interquartile_mean(v)) for k, v in capped.items()},
+        "median": {k: _of(np.median, v) for k, v in capped.items()},
+        "interquartile mean": {k: _of(interquartile_mean, v) for k, v in capped.items()},
         "mean, diverged left out": {k: _mean(v) for k, v in ok.items()},
-        "best trial": {k: float(v.min() if metric.better == "lower" else v.max()) for k, v in capped.items()},
+        "best trial": {k: _of(best, v) for k, v in capped.items()},
         "mean of the best step": _best_step(curves, names, metric),
     }
-    if metric.column == "train_loss":
-        ways["mean, every loss capped at chance"] = {
-            k: _mean(np.minimum(v, chance.loss)) for k, v in capped.items()
-        }
+    if metric.column == "train_loss" and metric.baseline is not None:
+        cap = metric.baseline
+        ways["mean, every loss capped at chance"] = {k: _mean(np.minimum(v, cap)) for k, v in capped.items()}
         doubled = {
-            k: np.where(own["status"] == "ok", own[metric.column], 2 * chance.loss)
-            for k, own in final.items()
+            k: np.where(own["status"] == "ok", own[metric.column], 2 * cap) for k, own in final.items()
         }
         ways["mean, diverged at twice chance"] = {k: _mean(v.astype(float)) for k, v in doubled.items()}
     return ways
 
 
-def _best_step(curves: pd.DataFrame, names: list[str], metric: Metric) -> dict[str, float]:
+def _best_step(curves: pd.DataFrame, names: list[str], metric: Column) -> dict[str, float]:
     """Mean over trials of the best evaluation that each reached."""
     grouped = curves[curves["status"] != "failed"].groupby(["recipe", "trial"])[metric.column]
     best = (grouped.min() if metric.better == "lower" else grouped.max()).groupby("recipe").mean()
     return {name: float(best.get(name, np.nan)) for name in names}
 
 
-def _mean(values: ArrayLike) -> float:
+def _of(summary: Callable[..., Any], values: ArrayLike) -> float:
+    """Return a summary of values; NaN where every trial has diverged and none counts."""
     x = np.asarray(values, dtype=float)
-    return float(x.mean()) if len(x) else float("nan")
+    return float(summary(x)) if len(x) else float("nan")
+
+
+def _mean(values: ArrayLike) -> float:
+    return _of(np.mean, values)

@@ -6,8 +6,9 @@ import pandas as pd
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.statistics import rank_correlation
-from ahf_cli.report.tables.metrics import objective_words, ranked
+from ahf_cli.report.tables.metrics import ranked
 from ahf_cli.report.tables.text import Table, number
+from ahf_cli.tasks.metrics import Column
 
 
 def sensitivity_points(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -25,7 +26,7 @@ def sensitivity_points(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: str) -> Table:
+def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: Column) -> Table:
     """Spearman's rank correlation of each hyperparameter with the loss: negative, larger is better."""
     points = sensitivity_points(trials, names)
     rows = [
@@ -38,7 +39,7 @@ def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: str) ->
         n=numbers["n"].astype(str),
         rank_correlation=numbers["rank_correlation"].map(lambda v: number(v, 2, fixed=True)),
     )
-    title = f"Rank correlation of hyperparameter and {objective_words(objective)}"
+    title = f"Rank correlation of hyperparameter and {objective.label}"
     return Table(
         "sensitivity", numbers, {title: text}, "Over the trials of the search, which a sampler chose."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.figures import marks
 from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import load_study
-from ahf_cli.tasks.chance import Chance, chance_of_task
+from ahf_cli.tasks.metrics import Metrics, classification, metrics_of
 from tests.made_up import NAN, write_study
 
 THREE = {"data": "three"}
 
 
-def of_made_up(task: Mapping[str, Any]) -> Chance:
-    """As `chance_of_task`, with one more data set, of three classes."""
-    return Chance.of(3) if task == THREE else chance_of_task(task)
+def of_made_up(task: Mapping[str, Any]) -> Metrics:
+    """As `metrics_of`, with one more data set, of three classes."""
+    return classification(3) if task == THREE else metrics_of(task)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def of_made_up(task: Mapping[str, Any]) -> Chance:
     [(2, 0.6931471805599453, 0.5), (10, 2.302585092994046, 0.1), (100, 4.605170185988092, 0.01)],
 )
 def test_guessing_among_equally_likely_classes(classes: int, loss: float, accuracy: float) -> None:
-    assert Chance.of(classes) == Chance(loss, accuracy)
+    assert classification(classes).baselines == pytest.approx((loss, accuracy), rel=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_guessing_among_equally_likely_classes(classes: int, loss: float, accura
     ],
 )
 def test_the_task_says_how_many_classes_there_are(task: dict[str, str], classes: int) -> None:
-    assert chance_of_task(task) == Chance.of(classes)
+    assert metrics_of(task) == classification(classes)
 
 
 @pytest.mark.parametrize("task", [{"data": "spirals"}, {"data": "mnist", "loss": "own"}])
@@ -58,15 +59,15 @@ def test_what_only_a_plugin_knows_is_asked_for(task: dict[str, str]) -> None:
     with pytest.raises(
         InputError, match=r"^task\.(data|loss): '\w+' is not known; .* add --plugin FILE\.py$"
     ):
-        chance_of_task(task)
+        metrics_of(task)
 
 
 def test_plans_take_the_chance_of_the_configured_task(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load("quick")
-    assert config.chance == Chance.of(10)
-    three = {json.dumps(config.task.model_dump()): Chance.of(3)}
-    monkeypatch.setattr(configurations, "chance_of_task", lambda task: three[json.dumps(task)])
-    assert plan_of(config).chance_loss == search_plan(config).chance_loss == math.log(3)
+    assert config.metrics == classification(10)
+    three = {json.dumps(config.task.model_dump()): classification(3)}
+    monkeypatch.setattr(configurations, "metrics_of", lambda task: three[json.dumps(task)])
+    assert plan_of(config).cap == search_plan(config).cap == math.log(3)
 
 
 @pytest.mark.parametrize(("task", "classes"), [(THREE, 3), ({}, 10), (None, 10)])
@@ -79,9 +80,9 @@ def test_diverged_trials_count_at_the_chance_of_the_studys_task(
     if task is not None:
         manifest["identity"]["task"] = task
     file.write_text(json.dumps(manifest))
-    monkeypatch.setattr(study_data, "chance_of_task", of_made_up)
+    monkeypatch.setattr(study_data, "metrics_of", of_made_up)
     data = load_study(study.folder)
-    assert data.chance == Chance.of(classes)
+    assert data.metrics.baselines == classification(classes).baselines
 
     loss, accuracy = (0.5 + 0.7 + math.log(classes)) / 3, (2 - 1.2 / 2.6 + 1 / classes) / 3
     tables = Comparison(data).tables
@@ -100,7 +101,7 @@ def test_figures_and_the_page_draw_the_chance_of_the_studys_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = load_study(write_study(tmp_path, "s", {"hf": 3}, {"hf": [0.5, 0.7, NAN]}).folder)
-    monkeypatch.setattr(study_data, "chance_of_task", lambda task: Chance.of(3))
+    monkeypatch.setattr(study_data, "metrics_of", lambda task: classification(3))
     drawn = {drawing.name: drawing for drawing in Comparison(data).drawn[0]}
     assert "at chance (loss 1.099, accuracy 0.333)" in " ".join(drawn["figure2"].caption)
     panels = Figure()
@@ -111,10 +112,19 @@ def test_figures_and_the_page_draw_the_chance_of_the_studys_task(
 
 
 @pytest.mark.parametrize(
-    ("chance", "words", "top"),
-    [(Chance.of(10), "ln 10", 2.45), (Chance.of(3), "ln 3", 1.17), (Chance(0.09, 0.1), "0.09", 0.0958)],
+    ("baseline", "words", "top"),
+    [(math.log(10), "ln 10", 2.45), (math.log(3), "ln 3", 1.17), (0.09, "0.09", 0.0958)],
 )
 def test_the_cap_of_the_objective_is_named_and_leaves_a_margin(
-    chance: Chance, words: str, top: float
+    baseline: float, words: str, top: float
 ) -> None:
-    assert marks.loss_words(chance) == words and marks.value_top(chance) == top
+    loss = replace(classification(10).all[0], baseline=baseline)
+    assert marks.cap_words(Metrics((loss,))) == words and marks.value_top(loss.on("train")) == top
+
+
+def test_without_a_baseline_the_first_value_is_the_scale() -> None:
+    loss = replace(classification(10).all[0], baseline=None)
+    metrics = Metrics((loss,)).starting({"test_loss": 4.0})
+    assert not metrics.guessing and metrics.loss.scale == 4 and metrics.loss.edge == 6
+    assert marks.cap_words(metrics) == "its first value" and metrics.headline.column == "test_loss"
+    assert Metrics((loss,)).loss.edge == math.inf and Metrics.of_data(metrics.as_data()) == Metrics((loss,))

@@ -1,0 +1,206 @@
+"""Metrics: the numbers that a task measures on whole sets, declared once.
+
+Imports no torch: reports and commands read labels, units and bounds here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ahf_cli.errors import InputError
+from ahf_cli.tasks.catalogue import LOSSES, Place
+from ahf_cli.tasks.datasets import DATA_SETS
+
+SETS = {"train": "training", "validation": "validation", "test": "test"}
+"""The sets that a task is measured on, and their names in words."""
+MEASURED = re.compile(r"(train|validation|test)_[a-z][a-z0-9_]{0,40}")
+"""Names of the columns that hold a metric on a set."""
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric on one set: a column of curves and results."""
+
+    column: str
+    label: str
+    better: Better
+    unit: str
+    short: str
+    """the unit in one word"""
+    top: float = math.inf
+    """largest possible value; the least is 0"""
+    baseline: float | None = None
+    """value of guessing, which a diverged trial counts with; None where guessing has no value"""
+    start: float | None = None
+    """median of the trials' first values, where they are known"""
+
+    @property
+    def edge(self) -> float:
+        """Largest value that a panel shows: one runaway mean would flatten every other curve."""
+        if math.isfinite(self.top):
+            return self.top
+        return 1.5 * self.scale
+
+    @property
+    def scale(self) -> float:
+        """A value of an untrained model: the baseline, else the first value; ∞ without either."""
+        known = (v for v in (self.baseline, self.start) if v is not None and math.isfinite(v) and v > 0)
+        return next(known, math.inf)
+
+    @property
+    def named(self) -> str:
+        """The column in words with its unit, such as `training loss (nats)`."""
+        return f"{self.label} ({self.short})"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is a mean over the examples of a set."""
+
+    name: str
+    """the part of its columns after the set's name, as `accuracy` in `test_accuracy`"""
+    label: str
+    better: Better
+    unit: str
+    short: str
+    top: float = math.inf
+    baseline: float | None = None
+    start: float | None = None
+
+    def on(self, where: str) -> Column:
+        """Return its column for a set, a key of `SETS`."""
+        label = f"{SETS[where]} {self.label}"
+        return Column(
+            f"{where}_{self.name}", label, self.better, self.unit, self.short, self.top, self.baseline,
+            self.start,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a task: the loss that training minimizes, and then others; the last is the headline."""
+
+    all: tuple[Metric, ...]
+
+    @property
+    def loss(self) -> Column:
+        """The training loss."""
+        return self.all[0].on("train")
+
+    @property
+    def headline(self) -> Column:
+        """The metric by which recipes are judged, on the test set."""
+        return self.all[-1].on("test")
+
+    @property
+    def shown(self) -> tuple[Column, Column]:
+        """The two columns of tables and figures."""
+        return self.loss, self.headline
+
+    @property
+    def curve_columns(self) -> list[str]:
+        """Columns of an evaluation, in the order of files."""
+        return [f"{where}_{metric.name}" for where in SETS for metric in self.all]
+
+    @property
+    def result_columns(self) -> list[str]:
+        """Columns of a result, in the order of files: the training loss, then test and validation."""
+        others = [f"{where}_{metric.name}" for where in ("test", "validation") for metric in self.all]
+        return [f"train_{self.all[0].name}", *others]
+
+    @property
+    def baselines(self) -> tuple[float | None, ...]:
+        """The values of guessing."""
+        return tuple(metric.baseline for metric in self.all)
+
+    @property
+    def guessing(self) -> bool:
+        """Whether all metrics have a value of guessing."""
+        return None not in self.baselines
+
+    def column(self, name: str) -> Column:
+        """Return a column by its name, such as `validation_loss`."""
+        where, _, rest = name.partition("_")
+        (metric,) = (m for m in self.all if m.name == rest)
+        return metric.on(where)
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """Return the metrics as plain data; an unbounded `top` is None."""
+        rows = [asdict(m) | {"top": None if math.isinf(m.top) else m.top} for m in self.all]
+        return [{key: value for key, value in row.items() if key != "start"} for row in rows]
+
+    def starting(self, first: Mapping[str, float]) -> Metrics:
+        """Return the metrics with the first values of the test set, by column."""
+        return Metrics(tuple(replace(m, start=first.get(f"test_{m.name}")) for m in self.all))
+
+    @classmethod
+    def of_data(cls, rows: Iterable[Mapping[str, Any]]) -> Metrics:
+        """Return the metrics that `as_data` has written."""
+        return cls(tuple(Metric(**{**r, "top": math.inf if r["top"] is None else r["top"]}) for r in rows))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The declaration of a metric beside the loss, and its code."""
+
+    metric: Metric
+    """without its baseline, which depends on the task"""
+    value: Place | Callable[..., Any]
+    """(outputs (K, N, …), targets (N, …)) → its value for each example, (K, N)"""
+    baseline: Callable[[int], float] | None = None
+    """number of classes → value of guessing"""
+    classes: bool = True
+    """whether targets are classes"""
+
+
+MEASURES: dict[str, Measure] = {
+    "accuracy": Measure(
+        Metric("accuracy", "accuracy", "higher", "fraction correct", "fraction", 1.0),
+        "ahf_cli.tasks.measures:accuracy",
+        lambda classes: 1 / classes,
+    )
+}
+"""The metrics beside the loss, by name; plug-ins add theirs."""
+
+
+def classification(classes: int) -> Metrics:
+    """Return mean cross-entropy and accuracy, with ln C and 1/C for guessing among C classes."""
+    return _metrics("cross_entropy", classes, ("accuracy",))
+
+
+def metrics_of(task: Mapping[str, Any]) -> Metrics:
+    """Return the metrics of a task, the section `task` of a configuration or of a study's identity.
+
+    Where the section is missing or empty, as in a damaged study, they are those of ten classes.  Raises
+    InputError for a data set or loss that is not known, as those of plug-ins that are not loaded.
+    """
+    for key, known in (("data", DATA_SETS), ("loss", LOSSES)):
+        name = task.get(key)
+        if isinstance(name, str) and name not in known:
+            raise InputError(
+                f"task.{key}: {name!r} is not known; where it is a plug-in's, add --plugin FILE.py"
+            )
+    data, loss = DATA_SETS.get(str(task.get("data"))), str(task.get("loss", "cross_entropy"))
+    if data is None or loss not in LOSSES:
+        return TEN_CLASSES
+    return _metrics(loss, data.classes, data.metrics)
+
+
+def _metrics(loss: str, classes: int | None, names: Iterable[str]) -> Metrics:
+    def baseline(of: Callable[[int], float] | None) -> float | None:
+        return None if of is None or classes is None else of(classes)
+
+    own = LOSSES[loss]
+    first = Metric("loss", "loss", "lower", own.unit, own.short, baseline=baseline(own.chance))
+    others = [
+        Metric(**{**vars(MEASURES[n].metric), "baseline": baseline(MEASURES[n].baseline)}) for n in names
+    ]
+    return Metrics((first, *others))
+
+
+TEN_CLASSES = classification(10)
