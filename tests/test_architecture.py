@@ -13,18 +13,19 @@ import ahf_cli
 
 PACKAGE = Path(ahf_cli.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
-SHARED = {"ahf_cli.plugin", "ahf_cli.errors", "ahf_cli.interruption", "ahf_cli.streams"}
+SHARED = {"ahf_cli.errors", "ahf_cli.interruption", "ahf_cli.streams"}
 # A package may import itself, `SHARED` and these.
 BELOW: dict[str, set[str]] = {
     "recipes": set(),
     "optim": {"recipes"},
     "tasks": {"recipes", "optim"},
-    "config": {"recipes", "tasks"},
+    "plugin": {"recipes", "optim", "tasks"},
+    "config": {"recipes", "tasks", "plugin"},
     "training": {"recipes", "optim", "tasks"},
     "study": {"recipes", "tasks", "config", "training"},
-    "search": {"recipes", "tasks", "config", "training", "study"},
+    "search": {"recipes", "tasks", "plugin", "config", "training", "study"},
     "report": {"recipes", "tasks", "config", "training", "study"},
-    "cli": {"recipes", "optim", "tasks", "config", "training", "study", "search", "report"},
+    "cli": {"recipes", "optim", "tasks", "plugin", "config", "training", "study", "search", "report"},
 }
 # Of the training, rooms that only read need these modules; nothing that runs.
 ONLY_READ = {"study", "report"}

@@ -43,7 +43,7 @@ KNOWN: tuple[dict[Any, Any], ...] = (
     DATA_SETS,
     *SLOTS.values(),
     plugin.LOADED,
-    plugin._ORIGIN,
+    plugin.ORIGIN,
 )
 
 
@@ -268,7 +268,7 @@ def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         plugin.load([write(tmp_path / folder, code)])
         found = load_config("quick", overrides=["search.recipes=[mine]"]).identity()
-        del RECIPES["mine"], SLOTS["parts"]["mine"], plugin._ORIGIN["recipe", "mine"]
+        del RECIPES["mine"], SLOTS["parts"]["mine"], plugin.ORIGIN["recipe", "mine"]
         return found
 
     one, same, other = identity("a", text), identity("b", text), identity("c", text + "# another\n")

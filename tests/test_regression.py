@@ -32,7 +32,7 @@ from ahf_cli.training.train import fell
 ROOT = Path(__file__).parents[1]
 WORDS = ["--plugin", "examples/autoencoder.py", "--config", "examples/autoencoder.yaml"]
 SMALL = ["-o", "train.steps=20", "--trials", "3", "-o", "search.reruns=3", "-o", "task.subset=300"]
-KNOWN: tuple[dict[Any, Any], ...] = (LOSSES, MODELS, DATA_SETS, MEASURES, plugin.LOADED, plugin._ORIGIN)
+KNOWN: tuple[dict[Any, Any], ...] = (LOSSES, MODELS, DATA_SETS, MEASURES, plugin.LOADED, plugin.ORIGIN)
 
 
 def forget(before: list[dict[Any, Any]]) -> None:

@@ -1,0 +1,199 @@
+"""Decorators that register models, data sets, metrics and losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ahf_cli.plugin.files import F, check_name, enter, guarded
+from ahf_cli.recipes.hyperparameters import nearest
+from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
+from ahf_cli.tasks.datasets import DATA_SETS, DataSet
+from ahf_cli.tasks.metrics import MEASURED, MEASURES, Measure, Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def model(name: str) -> Callable[[F], F]:
+    """Register a function (shape of an input, number of outputs) → `nn.Module` as `task.model`.
+
+    The module maps (N, *shape) to logits (N, classes), or to numbers of the shape of the targets.  Its own
+    weights are not used: a trial draws them from its seed, matrices and kernels uniform by Glorot, vectors 0,
+    scales of normalisation layers 1.  It runs in evaluation mode.
+    """
+    check_name("model", name)
+
+    def register(function: F) -> F:
+        enter("model", name, MODELS)
+        MODELS[name] = guarded("model", name, function)
+        return function
+
+    return register
+
+
+def data_set(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    training: int,
+    classes: int | None = None,
+    target: tuple[int, ...] | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Callable[[F], F]:
+    """Register a function () → (inputs, targets, test inputs, test targets) as `task.data`.
+
+    The function returns NumPy arrays: inputs (N, *shape) of bytes, which are divided by 255, or of floating
+    point numbers, which are taken as they are; targets (N,) of integers in [0, classes), or floating point
+    numbers (N, *target).  It must give the same arrays at each call, since each process calls it.  A sixth of
+    the training examples validates.
+
+    Args:
+        name: of the data set.
+        shape: of an input.
+        training: number of training examples, N ≥ 6.
+        classes: number of classes, ≥ 2; or
+        target: shape of a target of numbers; the model then has as many outputs as it has entries.
+        metrics: names of the metrics beside the loss; the last is the headline, by which recipes are judged.
+            By default accuracy for classes, and none for numbers: there the test loss is the headline.
+    """
+    check_name("data set", name)
+    head = f"data set {name!r}"
+    if (classes is None) == (target is None):
+        raise ValueError(f"{head} needs classes or target, one of both")
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 2):
+        raise ValueError(f"{head}: classes must be an integer ≥ 2, got {classes!r}")
+    if isinstance(training, bool) or not isinstance(training, int) or training < 6:
+        raise ValueError(f"{head}: training must be an integer ≥ 6, got {training!r}")
+    for key, sides in (("shape", shape), ("target", target or ())):
+        if not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"{head}: {key} must be integers ≥ 1, got {sides!r}")
+    own = tuple(metrics) if metrics is not None else (() if classes is None else ("accuracy",))
+    for key in own:
+        if key not in MEASURES:
+            raise ValueError(f"{head}: metrics: no metric {key!r}{nearest(key, MEASURES)}")
+        if MEASURES[key].classes != (classes is not None):
+            kind = "classes" if MEASURES[key].classes else "numbers"
+            raise ValueError(f"{head}: metrics: {key} is for targets that are {kind}")
+
+    def register(function: F) -> F:
+        enter("data set", name, DATA_SETS)
+        made = guarded("data set", name, function)
+        DATA_SETS[name] = DataSet(
+            name, name, classes, tuple(shape), training, lambda folder: made(),
+            target=tuple(target or ()), metrics=own,
+        )  # fmt: skip
+        return function
+
+    return register
+
+
+def metric(
+    name: str,
+    *,
+    label: str,
+    better: str,
+    unit: str,
+    short: str,
+    top: float = math.inf,
+    classes: bool = False,
+    baseline: Callable[[int], float] | None = None,
+) -> Callable[[F], F]:
+    """Register a function (outputs (N, …), targets (N, …)) → one value an example, (N,), as a metric.
+
+    The metric is the mean over a set, ≥ 0; columns are named `train_NAME`, `validation_NAME`, `test_NAME`.
+
+    Args:
+        name: small letters, digits and `_`, beginning with a letter.
+        label: in words, as in `test LABEL`.
+        better: `lower` or `higher`.
+        unit: for the axis of a large figure.
+        short: the unit in one word.
+        top: largest possible value; infinite by default.
+        classes: whether targets are classes; else they are numbers.
+        baseline: number of classes → value of guessing, which a diverged trial counts with.
+
+    Raises:
+        ValueError: a field that is wrong, by its name and rule.
+    """
+    check_name("metric", name)
+    head = f"metric {name!r}"
+    if not MEASURED.fullmatch(f"test_{name}") or name == "loss":
+        raise ValueError(f"{head}: the name must match [a-z][a-z0-9_]* and not be loss")
+    for key, text in (("label", label), ("unit", unit), ("short", short)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{head}: {key} must be words, got {text!r}")
+    if better not in ("lower", "higher"):
+        raise ValueError(f"{head}: better must be lower or higher, got {better!r}")
+    if not isinstance(top, int | float) or not top > 0:
+        raise ValueError(f"{head}: top must be > 0, got {top!r}")
+    if baseline is not None and not classes:
+        raise ValueError(f"{head}: baseline needs classes: guessing has a value among classes only")
+
+    def register(function: F) -> F:
+        enter("metric", name, MEASURES)
+        own = guarded("metric", name, _of_each_example(function))
+        declared = Metric(name, label, cast(Literal["lower", "higher"], better), unit, short, float(top))
+        counted = None if baseline is None else guarded("metric", name, baseline)
+        MEASURES[name] = Measure(declared, own, counted, classes)
+        return function
+
+    return register
+
+
+def _of_each_example(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function for K trials, with its result checked: (K, N, …), (N, …) → (K, N)."""
+
+    @wraps(function)
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        import torch
+
+        found = torch.stack([function(own, targets) for own in outputs.unbind(0)])
+        if found.shape != outputs.shape[:2]:
+            raise ValueError(f"must return one value an example, (N,), got {tuple(found.shape[1:])}")
+        return found
+
+    return values
+
+
+def loss(
+    name: str,
+    *,
+    chance: Callable[[int], float] | None = None,
+    classes: bool | None = None,
+    unit: str = "mean loss",
+    short: str = "loss",
+) -> Callable[[F], F]:
+    """Register a function (outputs (N, …), targets (N, …)) → mean loss as `task.loss`.
+
+    Its derivatives are PyTorch's.  Gauss-Newton products want it convex in the outputs.  Recipes with
+    `curvature: fisher` need the likelihood of a known distribution, and are refused.
+
+    Args:
+        name: of the loss.
+        chance: the loss of guessing among so many classes, which a diverged trial counts with.  Without it
+            nothing is capped, and a diverged trial has no value.
+        classes: whether targets are classes; by default so where `chance` is given, else numbers.
+        unit: for the axis of a large figure.
+        short: the unit in one word.
+    """
+    check_name("loss", name)
+
+    def register(function: F) -> F:
+        enter("loss", name, LOSSES)
+
+        def make() -> Any:
+            from ahf_cli.optim.losses import MeanLoss
+
+            own: Callable[[Tensor, Tensor], Tensor] = function
+            return MeanLoss(own)
+
+        make.__doc__ = function.__doc__
+        guessing = None if chance is None else guarded("loss", name, chance)
+        of_classes = chance is not None if classes is None else classes
+        LOSSES[name] = Loss(make, guessing, unit, short, of_classes)
+        return function
+
+    return register
