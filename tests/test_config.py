@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import ahf_cli
-from ahf_cli.cli.conditions import plan_of
 from ahf_cli.config.load import Config, Setting, load, parse, parse_yaml, presets, read_yaml
 from ahf_cli.config.schema import NAME
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.recipes.recipe import single_run
+from ahf_cli.search.conditions import plan_of
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from ahf_cli.cli import main, session, train
+from ahf_cli.cli import main
 from ahf_cli.cli.config import preset_purpose
-from ahf_cli.cli.remaining import refuse_vanished
-from ahf_cli.cli.summary import summarize, summary_lines
+from ahf_cli.cli.summary import summary_lines
 from ahf_cli.config.load import load, presets
 from ahf_cli.errors import IncompleteError
+from ahf_cli.search import run as runs
+from ahf_cli.search import single
+from ahf_cli.search.remaining import refuse_vanished
 from ahf_cli.search.search import Search, SearchPlan
+from ahf_cli.search.summary import summarize
 from ahf_cli.study.best import best_trial, own_value
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import unpack
@@ -168,15 +171,15 @@ def test_every_preset_declares_its_duration_once(name: str) -> None:
 def test_what_vanishes_while_a_command_runs_is_exit_code_3_after_the_summary(
     command: str, gone: str, quick: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conduct = session.conduct
+    conduct = runs.conduct
 
     def deleting(search: SearchPlan, *rest: Any) -> bool:
-        done = conduct(search, *rest)
+        done: bool = conduct(search, *rest)
         if search.stream == 0:
             shutil.rmtree(quick / gone)
         return done
 
-    monkeypatch.setattr(session, "conduct", deleting)
+    monkeypatch.setattr(runs, "conduct", deleting)
     assert main([command, "--preset", "quick", "--results", str(quick), "--json", "-q"]) == 3
     said = capsys.readouterr()
     summary = json.loads(said.out)
@@ -189,7 +192,7 @@ def test_what_vanishes_while_a_command_runs_is_exit_code_3_after_the_summary(
 def test_a_run_that_vanishes_is_exit_code_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_train", lambda *unused: RESULT)  # and nothing is on disk
+    monkeypatch.setattr(single, "_outcome", lambda *unused: RESULT)  # and nothing is on disk
     assert main(["train", "hf", "--preset", "smoke", "--results", str(tmp_path), "-q"]) == 3
     assert "hf: the finished trial has vanished from " in capsys.readouterr().err
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ahf_cli.cli.options import log
+from ahf_cli.search.plan import Hooks
 from ahf_cli.study.best import own_value
 from ahf_cli.training.records import Progress as TrialProgress
 from ahf_cli.training.records import TrialResult, headline, headline_of
@@ -30,6 +33,23 @@ def describe(result: TrialResult) -> str:
         end = f"{loss}  {headline(result.measured)}"
         end += "  did not train" if result.stalled else ""
     return f"{name:28} {end}  ({result.seconds:.0f} s)  {params}"
+
+
+class Terminal:
+    """A reporter that prints remarks, and shows the trials of each stage."""
+
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+
+    def say(self, line: str) -> None:
+        """Print a remark."""
+        log(line, self.quiet)
+
+    @contextmanager
+    def stage(self, title: str, done: int, total: int) -> Iterator[Hooks]:
+        """Show the trials of a stage."""
+        with Display(title, done, total, self.quiet) as display:
+            yield Hooks(display.result, display.progress, display.remark)
 
 
 class Display:

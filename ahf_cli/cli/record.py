@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ahf_cli.cli import conditions
 from ahf_cli.cli.options import emit_json, log, say
 from ahf_cli.errors import InputError, InterruptedRunError
 
@@ -100,6 +99,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
 
     from ahf_cli.cli.progress import Display
     from ahf_cli.recipes.structure import CHOICES
+    from ahf_cli.search.conditions import plan_of, task_spec
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
     from ahf_cli.training.records import Progress
@@ -107,7 +107,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
 
     independent = recipe.choices.curvature_batch == "independent"
     streams = [GRADIENT_STREAM, CURVATURE_STREAM] if independent else [GRADIENT_STREAM]
-    spec, steps = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name).steps
+    spec, steps = task_spec(config), plan_of(config).of(recipe.name).steps
     log(f"{recipe.name}: {steps} steps in float64", quiet)
     numbers = math.prod(DATA_SETS[config.task.data].shape)
     _warn_of_size(len(streams) * steps * config.task.batch_size, numbers, steps)

@@ -28,8 +28,8 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
-from ahf_cli.cli.remaining import refuse_vanished
 from ahf_cli.cli.summary import summary_lines
+from ahf_cli.search.remaining import refuse_vanished
 
 Ranges = Annotated[
     Path | None,
@@ -72,7 +72,10 @@ def search(
         resolved = resolved.with_ranges(read_yaml(ranges), str(ranges))
     folder = StudyFolder(results, resolved.study)
     if dry_run:
-        estimate = dry.estimate(resolved, folder, quiet)
+        from ahf_cli.cli.progress import Terminal
+        from ahf_cli.search.cost import estimate_cost
+
+        estimate = estimate_cost(resolved, folder, Terminal(quiet))
         if as_json:
             emit_json(estimate)
         else:

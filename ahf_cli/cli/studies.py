@@ -282,6 +282,7 @@ def repair(
 def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     """Make the database of a study anew from its trials and re-runs; return how many it holds."""
     from ahf_cli.search.reruns import rerun_plan
+    from ahf_cli.search.run import again_of, search_plan
     from ahf_cli.search.search import Search
     from ahf_cli.search.storage import answering, open_storage, sqlite_url
 
@@ -297,10 +298,10 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     store = open_storage(url or sqlite_url(part.folder / "study.db"))
     with closing(store), answering(store):
         log(f"making the index anew in {store.where}", quiet)
-        plan = session.search_plan(config, stream=stream, created=created)
+        plan = search_plan(config, stream=stream, created=created)
         search = Search(plan, part.trials, store)
         indexed = search.rebuild()
-        again, best = session.again_of(config, part.reruns.trials, plan.prefix), search.best()
+        again, best = again_of(config, part.reruns.trials, plan.prefix), search.best()
         if again is not None and best:
             repeated = rerun_plan(plan, best, again.count, again.prefix)
             indexed += Search(repeated, again.records, store).rebuild()

@@ -7,13 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import conditions, session
+from ahf_cli.cli import session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
@@ -25,24 +24,21 @@ from ahf_cli.cli.options import (
     Results,
     Study,
     emit_json,
-    log,
     resolve,
     say,
 )
 from ahf_cli.cli.record import record_trace
-from ahf_cli.errors import AhfError, IncompleteError, InputError
+from ahf_cli.errors import InputError
+from ahf_cli.interruption import Interruption
 from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:
     from ahf_cli.cli.progress import Display
     from ahf_cli.config.load import Config
     from ahf_cli.recipes.recipe import Recipe
-    from ahf_cli.search.worker import TaskSpec
-    from ahf_cli.study.store import Study as StudyFolder
-    from ahf_cli.tasks.task import Task
+    from ahf_cli.search.single import Single
     from ahf_cli.training.ranks import Ranks
-    from ahf_cli.training.records import Progress, TrialResult
-    from ahf_cli.training.train import Plan
+    from ahf_cli.training.records import Progress
 
 THREADS = "OMP_NUM_THREADS"
 MAX_THREADS = 1024
@@ -110,15 +106,17 @@ def train(
     if record is not None:
         record_trace(resolved, found, params, record, count, as_json, quiet)
         return
+    from ahf_cli.search.single import Single
     from ahf_cli.training.environment import resolve_device
     from ahf_cli.training.ranks import joined
 
     with joined(resolve_device(resolved.run.device)) as ranks:
         ranks.check(resolved.task.batch_size)
+        single = Single(resolved, found, params)
         if not ranks.leads:
-            _follow(resolved, found, params, count, ranks)
+            _follow(single, count, ranks)
             return
-        document = _run(resolved, found, params, results, study, count, quiet, ranks)
+        document = _run(single, results, study, count, quiet, ranks)
     if as_json:
         emit_json(document)
         return
@@ -183,55 +181,33 @@ def _threads(given: int | None) -> int | None:
 
 
 def _run(
-    config: Config,
-    recipe: Recipe,
-    params: dict[str, float],
-    results: Path,
-    study: str | None,
-    threads: int | None,
-    quiet: bool,
-    ranks: Ranks,
+    single: Single, results: Path, study: str | None, threads: int | None, quiet: bool, ranks: Ranks
 ) -> dict[str, Any]:
     """Train, or find that it is done, and return what a person or program wants to know of it."""
+    from ahf_cli.cli.progress import Display, Terminal
     from ahf_cli.report.figures import figure_2
-    from ahf_cli.study.copies import keep_plugins
+    from ahf_cli.search.single import train_single
     from ahf_cli.study.frames import curves_frame, trials_frame
-    from ahf_cli.study.store import Study as StudyFolder
-    from ahf_cli.training.ranks import shared
 
-    identity = {**config.searching([recipe.name]).identity(), "params": params}
-    folder = StudyFolder(results, study or f"train-{recipe.name[:49]}-{_digest(identity)}")
-    spec, plan = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name)
-    count = threads or conditions.threads_of(spec.device)
-    own = conditions.manifest(config, spec, 1)
-    own |= {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
-    folder.open_for_writing(config.to_yaml(), identity, own)
-    with folder:
-        keep_plugins(folder.folder, conditions.used_plugins(config.searching([recipe.name])))
-        result = folder.trial(recipe.name, 0).result()
-        if result is not None:
-            shared(ranks, None)
-            log(f"{recipe.name}: done already, in {folder.folder}", quiet)
-            folder.drop_session()
-        else:
-            result = _train(spec, plan, recipe, params, folder, count, quiet, ranks)
-            if folder.trial(recipe.name, 0).result() is None:
-                raise IncompleteError(
-                    f"{recipe.name}: the finished trial has vanished from {folder.folder}, 0 of 1 is left; "
-                    "the same command trains it again"
-                )
-        folder.write_derived()
-        trials = trials_frame(folder)
-        files = figure_2(
-            trials, curves_frame(folder), {recipe.name: 1}, "se", config.metrics, folder.report_folder
-        )
+    recipe, folder, stop = single.recipe, single.study(results, study), Interruption()
+    with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
+        result = train_single(
+            single, folder, threads, reporter=Terminal(quiet), on_progress=_shown(display), should_stop=stop,
+            ranks=ranks,
+        )  # fmt: skip
+    if result is None:
+        raise session.interrupted()
+    trials = trials_frame(folder)
+    files = figure_2(
+        trials, curves_frame(folder), {recipe.name: 1}, "se", single.config.metrics, folder.report_folder
+    )
     trial = folder.trial(recipe.name, 0)
     rows = trial.curve().to_dict("records")
     return {
         "study": folder.name,
         "folder": str(folder.folder),
         "recipe": recipe.name,
-        "params": params,
+        "params": single.params,
         "status": result.status,
         "stalled": result.stalled,
         "steps": result.steps,
@@ -244,79 +220,15 @@ def _run(
     }
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    import hashlib
-    import json
+def _follow(single: Single, threads: int | None, ranks: Ranks) -> None:
+    """Do a rank's part of a run that the first rank leads."""
+    from ahf_cli.search.single import follow
 
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _train(
-    spec: TaskSpec,
-    plan: Plan,
-    recipe: Recipe,
-    params: dict[str, float],
-    folder: StudyFolder,
-    threads: int,
-    quiet: bool,
-    ranks: Ranks,
-) -> TrialResult:
-    import torch
-
-    from ahf_cli.cli.progress import Display
-    from ahf_cli.search.search import Job
-    from ahf_cli.search.worker import Worker
-    from ahf_cli.training.ranks import agreed, shared
-
-    trial, stop = folder.trial(recipe.name, 0), session.Interruption()
-    resuming = ", from the last checkpoint" if trial.load_checkpoints() else ""
-    together = f" with {ranks.world} ranks" if ranks.world > 1 else ""
-    log(f"{recipe.name}: {plan.steps} steps on {spec.device}{together}{resuming}; in {folder.folder}", quiet)
-    if trial.read_params() is None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        trial.write_params({"recipe": recipe.name, "slot": 0, "params": params, "started": now})
-    torch.set_num_threads(threads)
-    with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
-        shared(ranks, trial.load_checkpoints())
-        worker = Worker(_part(spec, ranks), plan, folder.trials, _shown(display), agreed(ranks, stop))
-        outcome = worker.run(Job(recipe, {0: params}))
-    if outcome.stopped:
-        raise session.interrupted()
-    if outcome.error:
-        raise AhfError(f"{recipe.name} failed: {outcome.error}")
-    return outcome.results[0]
-
-
-def _part(spec: TaskSpec, ranks: Ranks) -> Task:
-    """Load the task of one rank."""
-    from dataclasses import replace
-
-    own = replace(spec, device=ranks.device(spec.device))
-    return replace(own.load(), part=(ranks.rank, ranks.world))
-
-
-def _follow(
-    config: Config, recipe: Recipe, params: dict[str, float], threads: int | None, ranks: Ranks
-) -> None:
-    """Do a rank's part of a run that the first rank leads, and write nothing."""
-    import torch
-
-    from ahf_cli.search.search import Job
-    from ahf_cli.search.worker import Worker
-    from ahf_cli.training.ranks import Follower, agreed, shared
-
-    spec, plan = conditions.task_spec(config), conditions.plan_of(config).of(recipe.name)
-    torch.set_num_threads(threads or conditions.threads_of(spec.device))
-    checkpoints, stop = shared(ranks, None), session.Interruption()
-    if checkpoints is None:  # it is done already
-        return
+    stop = Interruption()
     with stop.watched(quiet=True):
-        worker = Worker(_part(spec, ranks), plan, Follower(checkpoints), should_stop=agreed(ranks, stop))
-        outcome = worker.run(Job(recipe, {0: params}))
-    if outcome.stopped:
+        done = follow(single, threads, ranks, stop)
+    if not done:
         raise session.interrupted()
-    if outcome.error:
-        raise AhfError(f"{recipe.name} failed: {outcome.error}")
 
 
 def _shown(display: Display) -> Callable[[Progress], None]:

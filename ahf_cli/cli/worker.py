@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import conditions, session
+from ahf_cli.cli import session
 from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Quiet, Results, Storage, log
 from ahf_cli.errors import InputError
+from ahf_cli.interruption import Interruption
 
 if TYPE_CHECKING:
     from ahf_cli.study.trial_folder import TrialFolders
@@ -34,7 +35,9 @@ def worker(
     Where the results folder is that of the search, trials are written there; else they are sent through the
     storage, and the next `ahf search` or `ahf repair` on the other machine fetches them.
     """
+    from ahf_cli.cli.progress import Terminal
     from ahf_cli.config.load import parse, parse_yaml
+    from ahf_cli.search.run import join
     from ahf_cli.search.storage import open_storage
     from ahf_cli.search.survey import about
     from ahf_cli.study.manifest import check_name
@@ -55,14 +58,14 @@ def worker(
     data["run"] = {**data.get("run", {}), **run}
     data["search"] = {**data.get("search", {}), "trials": said["trials"]}
     config = parse(data, source)
-    spec, plan = conditions.task_spec(config), conditions.plan_of(config)
-    processes, batch = conditions.workers_and_batch(config, spec.device)
     records, reruns, where = _records(results, study, str(said["created"]))
     log(f"joining {source}; {where}", quiet)
-    own = session.search_plan(config, processes, batch, 0, str(said["created"]), guest=True)
-    training = session.Training(spec, plan, processes, "worker", where)
-    again = session.again_of(config, reruns, own.prefix)
-    if not session.conduct(own, records, opened, training, quiet, again):
+    stop = Interruption()
+    with stop.watched(quiet):
+        done = join(
+            config, str(said["created"]), opened, records, reruns, where, Terminal(quiet), should_stop=stop
+        )
+    if not done:
         raise session.interrupted()
 
 

@@ -1,0 +1,78 @@
+"""The cost of a search before it runs: time and disk, from a timed slice of each recipe."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import torch
+
+from ahf_cli.config.load import Config
+from ahf_cli.search.conditions import plan_of, task_spec, threads_of, workers_and_batch
+from ahf_cli.search.remaining import grown_from, refuse_other_settings, remaining
+from ahf_cli.search.reporter import Reporter
+from ahf_cli.study.files import csv_bytes
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import rows_frame
+from ahf_cli.training import estimate as e
+from ahf_cli.training.estimate import Slice
+from ahf_cli.training.records import StepRow
+
+
+def estimate_cost(config: Config, study: Study, reporter: Reporter) -> dict[str, Any]:
+    """Time a slice of each recipe with trials left, and return the estimate as plain data.
+
+    Raises InputError where the folder holds a study with other settings, which a search refuses.
+    """
+    refuse_other_settings(study, grown_from(study, config))
+    left = {name: found for name, found in remaining(study, config).items() if found.runs}
+    if not left:
+        return {"study": config.study, "folder": str(study.folder), "hours": 0.0, "recipes": {}}
+    spec, plan = task_spec(config), plan_of(config)
+    workers, batch = workers_and_batch(config, spec.device)
+    torch.set_num_threads(threads_of(spec.device))
+    task = spec.load()
+    per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
+    recipes: dict[str, Any] = {}
+    for name in left:
+        reporter.say(f"timing {name}")
+        found = e.time_slice(task, config.recipe(name), config.space(name), plan.seed)
+        own = plan.of(name)
+        evaluations = e.evaluations(own.steps, own.eval_every)
+        seconds = found.seconds_per_step * own.steps + per_evaluation * evaluations
+        recipes[name] = {
+            "planned": config.search.trials,
+            "trials": left[name].trials,
+            "reruns": left[name].reruns,
+            "space": {key: [r.low, r.high, r.log] for key, r in config.space(name).items()},
+            "steps": own.steps,
+            "seconds_per_step": found.seconds_per_step,
+            "cg_iterations": found.cg_iterations,
+            "evaluation_share": per_evaluation * evaluations / seconds,
+            "seconds_per_trial": seconds,
+            "bytes_per_trial": _bytes(found, own.steps, evaluations),
+        }
+    total = sum(_runs(r) * r["seconds_per_trial"] for r in recipes.values())
+    return {
+        "study": config.study,
+        "folder": str(study.folder),
+        "steps": plan.steps,
+        "evaluations": e.evaluations(plan.steps, plan.eval_every),
+        "seconds_per_evaluation": per_evaluation,
+        "workers": workers,
+        "batch": batch,
+        "device": spec.device,
+        "hours": total / workers / 3600,
+        "megabytes": sum(_runs(r) * r["bytes_per_trial"] for r in recipes.values()) / 1e6,
+        "recipes": recipes,
+    }
+
+
+def _runs(recipe: dict[str, Any]) -> int:
+    return int(recipe["trials"] + recipe["reruns"])
+
+
+def _bytes(found: Slice, steps: int, evaluations: int) -> float:
+    """Size of a trial's folder: its steps as they compress, and a line of about 200 bytes an evaluation."""
+    compressed = len(gzip.compress(csv_bytes(rows_frame(found.rows, StepRow))))
+    return compressed / max(1, len(found.rows)) * steps + 200 * evaluations + 2000

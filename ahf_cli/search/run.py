@@ -1,0 +1,272 @@
+"""Runs: from a configuration to a finished study on disk."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ahf_cli.config.load import Config
+from ahf_cli.search.conditions import (
+    manifest,
+    plan_of,
+    task_spec,
+    threads_of,
+    used_plugins,
+    workers_and_batch,
+)
+from ahf_cli.search.remaining import grown_from, refuse_other_settings, remaining
+from ahf_cli.search.reporter import SILENT, Reporter, ShouldStop, never
+from ahf_cli.search.reruns import repeats, rerun_plan
+from ahf_cli.search.search import Search, SearchPlan
+from ahf_cli.search.storage import (
+    OtherSchemaError,
+    Storage,
+    answering,
+    open_storage,
+    refuse_network_file_system,
+    sqlite_url,
+)
+from ahf_cli.search.summary import summarize
+from ahf_cli.search.worker import TaskSpec, process_pool
+from ahf_cli.study.copies import keep_plugins
+from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolders
+from ahf_cli.training.train import Plan
+
+
+def own_storage(study: Study) -> Storage:
+    """Return the storage of a study's own file; one of another version of Optuna is set aside before."""
+    try:
+        return open_storage(sqlite_url(study.index()))
+    except OtherSchemaError:
+        return open_storage(sqlite_url(study.index("its tables are of another version of Optuna")))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The outcome of a run."""
+
+    study: Study
+    done: bool
+    """False where the run was stopped: the same run resumes it"""
+    summary: dict[str, Any]
+    """counts and best trials by recipe, as plain data"""
+
+
+def run(
+    config: Config,
+    study: Study,
+    title: str = "search",
+    *,
+    stream: int = 0,
+    storage: str | None = None,
+    reporter: Reporter = SILENT,
+    should_stop: ShouldStop = never,
+) -> Finished:
+    """Run or resume the search of a configuration, and its re-runs, in a study's folder.
+
+    Args:
+        config: what is searched.
+        study: the study, new or begun.
+        title: name of the stage in remarks.
+        stream: of the sampler: 0 for a search, 1 for a pre-run.
+        storage: URL of a storage that several machines share; by default the study's own file.
+        reporter: is told of remarks and trials.
+        should_stop: ends the run early, with checkpoints.
+
+    Raises:
+        InputError: the folder holds a study with other settings, or data or device are missing.
+        AhfError: trials failed too often.
+    """
+    started = time.monotonic()
+    # All that can be wrong is found before anything is written.
+    spec, plan = task_spec(config), plan_of(config)
+    workers, batch = workers_and_batch(config, spec.device)
+    if not study.exists():
+        spec.load()
+    if storage is None:
+        refuse_network_file_system(study.folder)
+    opened = open_storage(storage) if storage is not None else None
+    about = manifest(config, spec, workers)
+    grown = grown_from(study, config, stream)
+    refuse_other_settings(study, grown)
+    if _fewer(study, config, storage is not None, reporter):
+        return Finished(study, True, summarize(study, config, time.monotonic() - started))
+    study.open_for_writing(grown.to_yaml(), grown.identity(), about)
+    with study:
+        keep_plugins(study.folder, used_plugins(config))
+        before = study.result_files()
+        created = study.manifest()["created"] if opened else ""
+        search = search_plan(config, workers, batch, stream, created, text=grown.to_yaml())
+        search = replace(search, known=grown.search.trials)
+        done = conduct(
+            search, study.trials, opened or own_storage(study),
+            Training(spec, plan, workers, title, str(study.folder)), reporter, should_stop,
+            again_of(config, study.reruns.trials, search.prefix),
+        )  # fmt: skip
+        study.write_derived()
+        summary = summarize(study, config, time.monotonic() - started)
+        if done and study.result_files() == before and study.manifest():
+            study.drop_session()
+    return Finished(study, done, summary)
+
+
+def search_plan(
+    config: Config, workers: int = 1, batch: int = 1, stream: int = 0, created: str = "", guest: bool = False,
+    text: str | None = None,
+) -> SearchPlan:  # fmt: skip
+    """Return the plan of a configuration's search.
+
+    Optuna's studies are named by recipe in a study's own file, and in full in a storage that may hold others;
+    `created`, a study's time of birth, says that it is such a one.  `text` is what others join by, where that
+    is more than this configuration.
+    """
+    about = {
+        name: {
+            "config": text or config.to_yaml(),
+            "identity": config.searching([name]).identity(),
+            "trials": config.search.trials,
+            "created": created,
+        }
+        for name in config.searched
+    }
+    return SearchPlan(
+        {name: config.recipe(name) for name in config.searched},
+        {name: config.space(name) for name in config.searched},
+        config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
+        prefix(config.study, "prerun" if stream else "search") if created else "", about, guest,
+        cap=config.metrics.loss.baseline,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a search by its processes, and the name of the stage."""
+
+    spec: TaskSpec
+    plan: Plan
+    workers: int
+    title: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """The re-runs of the best trials, which follow a search of the fair design."""
+
+    count: int
+    """new seeds a recipe"""
+    records: TrialFolders
+    prefix: str
+    """beginning of the names of their Optuna studies"""
+
+
+def again_of(config: Config, records: TrialFolders, search_prefix: str = "") -> Again | None:
+    """Return the re-runs that follow the search of a configuration; None without re-runs."""
+    if config.search.design != "fair":
+        return None
+    own = prefix(config.study, "rerun") if search_prefix else "rerun/"
+    return Again(config.search.reruns, records, own)
+
+
+def join(
+    config: Config, created: str, storage: Storage, records: TrialFolders, reruns: TrialFolders, where: str,
+    reporter: Reporter = SILENT, should_stop: ShouldStop = never,
+) -> bool:  # fmt: skip
+    """Train trials of a search that another process has begun; return whether all is done.
+
+    Args:
+        config: of the search.
+        created: the study's time of birth.
+        storage: shared by all processes.
+        records: the folders of its trials.
+        reruns: the folders of its re-runs.
+        where: the place of these, for remarks.
+        reporter: is told of remarks and trials.
+        should_stop: ends it early, with checkpoints.
+    """
+    spec, plan = task_spec(config), plan_of(config)
+    workers, batch = workers_and_batch(config, spec.device)
+    own = search_plan(config, workers, batch, 0, created, guest=True)
+    training = Training(spec, plan, workers, "worker", where)
+    again = again_of(config, reruns, own.prefix)
+    return conduct(own, records, storage, training, reporter, should_stop, again)
+
+
+def conduct(
+    plan: SearchPlan, records: TrialFolders, storage: Storage, training: Training, reporter: Reporter,
+    should_stop: ShouldStop, again: Again | None = None,
+) -> bool:  # fmt: skip
+    """Run a search on a storage, and its re-runs; return whether all is done, False where it was stopped."""
+    with closing(storage), answering(storage):
+        search = Search(plan, records, storage)
+        if not _train(search, records, training, reporter, should_stop):
+            return False
+        if again is None:
+            return True
+        best = search.best()
+        for name in plan.recipes:
+            if name not in best:
+                reporter.say(f"{name}: all trials have diverged, and there is none to run again")
+                continue
+            if aside := again.records.retire(name, partial(repeats, best=best[name])):
+                reporter.say(f"{name} has a new best trial; re-runs of the one before are in {aside}")
+        own = rerun_plan(plan, best, again.count, again.prefix)
+        repeated = replace(training, title=f"{training.title}, re-runs")
+        return not best or _train(
+            Search(own, again.records, storage), again.records, repeated, reporter, should_stop
+        )  # fmt: skip
+
+
+def _train(
+    search: Search, records: TrialFolders, training: Training, reporter: Reporter, should_stop: ShouldStop
+) -> bool:
+    """Train what is unfinished of a search; return whether all is done."""
+    spec, title, plan = training.spec, training.title, search.plan
+    total = plan.trials * len(plan.recipes)
+    left = len(search.unfinished)
+    own = {training.plan.of(name).steps for name in plan.recipes}
+    steps = f"{min(own)} to {max(own)}" if len(own) > 1 else str(*own)
+    reporter.say(_plan_line(title, training.where, total, left, steps, training.workers, spec.device))
+    workers = max(1, min(training.workers, left))
+    threads = threads_of(spec.device)
+    with reporter.stage(title, total - left, total) as hooks:
+        return search.run(
+            lambda: process_pool(spec, training.plan, records, workers, threads),
+            replace(hooks, should_stop=should_stop),
+        )
+
+
+def prefix(study: str, stage: str) -> str:
+    """Return the beginning of the names of a study's Optuna studies in a storage that may hold others."""
+    return f"{study}/{stage}/"
+
+
+def _fewer(study: Study, config: Config, stored: bool, reporter: Reporter) -> bool:
+    """Say that trials are only added, where fewer are asked for; return whether these are all finished.
+
+    With a storage (`stored`) that is not known: others may have finished trials that are not here yet.
+    """
+    planned = study.planned() if study.exists() else {}
+    more, asked = max((planned.get(name, 0) for name in config.searched), default=0), config.search.trials
+    if more <= asked:
+        return False
+    done = not stored and not any(left.runs for left in remaining(study, config).values())
+    head = f"study {study.name!r} plans {more} trials of a recipe, and trials are only added: "
+    tail = (
+        f"the {asked} asked for are finished, and no file is changed"
+        if done
+        else f"this goes on to {asked} and keeps the others; --trials {more} finishes them"
+    )
+    reporter.say(head + tail)
+    return done
+
+
+def _plan_line(title: str, folder: str, total: int, left: int, steps: str, workers: int, device: str) -> str:
+    if not left:
+        return f"{title}: all {total} trials are done in {folder}"
+    done = f", {total - left} of them done" if left < total else ""
+    return f"{title}: {total} trials of {steps} steps{done}; {workers} worker(s) on {device}; in {folder}"

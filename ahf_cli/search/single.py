@@ -1,0 +1,144 @@
+"""A single run of one recipe with chosen hyperparameters, alone or in data-parallel ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ahf_cli.config.load import Config
+from ahf_cli.errors import AhfError, IncompleteError
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.search.conditions import manifest, plan_of, task_spec, threads_of, used_plugins
+from ahf_cli.search.pool import Job
+from ahf_cli.search.reporter import SILENT, Reporter, ShouldStop, never
+from ahf_cli.search.worker import TaskSpec, Worker
+from ahf_cli.study.copies import keep_plugins
+from ahf_cli.study.store import Study
+from ahf_cli.tasks.task import Task
+from ahf_cli.training.ranks import Follower, Ranks, agreed, shared
+from ahf_cli.training.records import Progress, TrialResult
+from ahf_cli.training.train import Plan
+
+ALONE = Ranks()
+
+
+@dataclass(frozen=True)
+class Single:
+    """A recipe with its hyperparameters, and the study that its one trial belongs to."""
+
+    config: Config
+    recipe: Recipe
+    params: dict[str, float]
+    """all hyperparameters"""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The identity of the study."""
+        return {**self.config.searching([self.recipe.name]).identity(), "params": self.params}
+
+    def study(self, results: Path, name: str | None = None) -> Study:
+        """Return the study, named `train-RECIPE-HASH` by default."""
+        return Study(results, name or f"train-{self.recipe.name[:49]}-{self._digest()}")
+
+    def _digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def train_single(
+    single: Single,
+    study: Study,
+    threads: int | None = None,
+    *,
+    reporter: Reporter = SILENT,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: ShouldStop = never,
+    ranks: Ranks = ALONE,
+) -> TrialResult | None:
+    """Train, or find that it is done, and return the result; None where it was stopped.
+
+    Args:
+        single: what is trained.
+        study: where its trial is kept.
+        threads: CPU threads; by default one.
+        reporter: is told of remarks.
+        on_progress: hears of every step.
+        should_stop: ends the run early, with a checkpoint.
+        ranks: this process's place among those that train together.
+
+    Raises:
+        AhfError: the training failed.
+        IncompleteError: the finished trial has vanished from the folder.
+    """
+    config, recipe = single.config, single.recipe
+    spec, plan = task_spec(config), plan_of(config).of(recipe.name)
+    count = threads or threads_of(spec.device)
+    own = manifest(config, spec, 1) | {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
+    study.open_for_writing(config.to_yaml(), single.identity, own)
+    with study:
+        keep_plugins(study.folder, used_plugins(config.searching([recipe.name])))
+        trial = study.trial(recipe.name, 0)
+        result = trial.result()
+        if result is not None:
+            shared(ranks, None)
+            reporter.say(f"{recipe.name}: done already, in {study.folder}")
+            study.drop_session()
+            study.write_derived()
+            return result
+        _announce(single, study, plan, spec.device, ranks, reporter)
+        torch.set_num_threads(count)
+        shared(ranks, trial.load_checkpoints())
+        worker = Worker(_part(spec, ranks), plan, study.trials, on_progress, agreed(ranks, should_stop))
+        result = _outcome(worker, single)
+        if result is not None and trial.result() is None:
+            raise IncompleteError(
+                f"{recipe.name}: the finished trial has vanished from {study.folder}, 0 of 1 is left; "
+                "the same command trains it again"
+            )
+        study.write_derived()
+    return result
+
+
+def follow(single: Single, threads: int | None, ranks: Ranks, should_stop: ShouldStop = never) -> bool:
+    """Do a rank's part of a run that the first rank leads, and write nothing; False where it was stopped."""
+    spec, plan = task_spec(single.config), plan_of(single.config).of(single.recipe.name)
+    torch.set_num_threads(threads or threads_of(spec.device))
+    checkpoints = shared(ranks, None)
+    if checkpoints is None:  # it is done already
+        return True
+    worker = Worker(_part(spec, ranks), plan, Follower(checkpoints), should_stop=agreed(ranks, should_stop))
+    return _outcome(worker, single) is not None
+
+
+def _outcome(worker: Worker, single: Single) -> TrialResult | None:
+    outcome = worker.run(Job(single.recipe, {0: single.params}))
+    if outcome.stopped:
+        return None
+    if outcome.error:
+        raise AhfError(f"{single.recipe.name} failed: {outcome.error}")
+    return outcome.results[0]
+
+
+def _announce(
+    single: Single, study: Study, plan: Plan, device: str, ranks: Ranks, reporter: Reporter
+) -> None:
+    """Say how long the run is and where it goes, and note what was asked for."""
+    recipe, trial = single.recipe, study.trial(single.recipe.name, 0)
+    resuming = ", from the last checkpoint" if trial.load_checkpoints() else ""
+    together = f" with {ranks.world} ranks" if ranks.world > 1 else ""
+    reporter.say(f"{recipe.name}: {plan.steps} steps on {device}{together}{resuming}; in {study.folder}")
+    if trial.read_params() is None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        trial.write_params({"recipe": recipe.name, "slot": 0, "params": single.params, "started": now})
+
+
+def _part(spec: TaskSpec, ranks: Ranks) -> Task:
+    """Load the task of one rank."""
+    own = replace(spec, device=ranks.device(spec.device))
+    return replace(own.load(), part=(ranks.rank, ranks.world))
