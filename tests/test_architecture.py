@@ -36,7 +36,7 @@ ONLY_IN = {
     "optuna": {"search/sampler.py", "search/slots.py", "search/storage.py"},
     "sqlalchemy": {"search/storage.py", "search/deposit.py"},
     "yaml": {"config/load.py"},
-    "pandas": {"study", "report", "cli"},
+    "pandas": {"study", "report", "cli", "notebook.py"},
     "matplotlib": {"report/plotting.py"},
     "bokeh": {"report"},
     "jinja2": {"report"},

@@ -65,14 +65,14 @@ def test_the_best_trial_is_repeated_with_seeds_of_its_own(tmp_path: Path) -> Non
     study, url = Study(tmp_path, "s"), sqlite_url(tmp_path / "study.db")
     jobs = run(study, plan(6), url)
     storage = open_storage(url)
-    search = Search(plan(6), study, storage)
+    search = Search(plan(6), study.trials, storage)
     best = search.best()
     for name, found in best.items():
         first = min(study.finished(name), key=lambda r: (r.value, r.slot))
         assert found.slot == first.slot and found.params.items() <= first.params.items()
     again = rerun_plan(plan(6, batch=4), best, 3, "rerun/")
     pool = FakePool(study.reruns, lambda job: None, 1)
-    repeated = Search(again, study.reruns, storage)
+    repeated = Search(again, study.reruns.trials, storage)
     assert repeated.run(lambda: pool)
     assert [job.seed for job in jobs] == [0] * len(jobs)
     assert sorted((job.recipe.name, *job.params) for job in pool.jobs) == [
@@ -82,7 +82,7 @@ def test_the_best_trial_is_repeated_with_seeds_of_its_own(tmp_path: Path) -> Non
         (slot,) = job.params
         assert (job.seed, job.params[slot]) == (1 + slot, best[job.recipe.name].params)
         assert job.extra == {"search_slot": best[job.recipe.name].slot}
-    assert not Search(again, study.reruns, storage).unfinished
+    assert not Search(again, study.reruns.trials, storage).unfinished
     storage.close()
 
 
@@ -102,7 +102,7 @@ def test_a_recipe_that_always_diverges_has_no_best(tmp_path: Path) -> None:
         assert result is not None
         (trial.path / "result.json").unlink()
         trial.finish(replace(result, status="diverged", value=math.log(10)), [], [])
-    search = Search(own, study)
+    search = Search(own, study.trials)
     assert search.best() == {}
 
 

@@ -30,7 +30,7 @@ def search(
         if callable(on_result):
             on_result(pool, len(told))
 
-    done = Search(plan(trials, workers, ("hf",)), study).run(
+    done = Search(plan(trials, workers, ("hf",)), study.trials).run(
         lambda: pool, Hooks(on_result=count, on_remark=said.append)
     )
     return done, [result.slot for result in told]
@@ -79,7 +79,7 @@ def test_a_worker_killed_while_idle_is_replaced(tmp_path: Path) -> None:
 def test_a_stop_is_heard_within_a_step_and_the_trial_stays_unfinished(tmp_path: Path) -> None:
     study, began = Study(tmp_path, "s"), time.monotonic()
     toy = Toy(study.trials, 60, 600)
-    found = Search(plan(1, 1, ("hf",)), study)
+    found = Search(plan(1, 1, ("hf",)), study.trials)
     done = found.run(lambda: ProcessPool(toy, 1), Hooks(should_stop=lambda: time.monotonic() - began > 2))
     assert not done and found.unfinished == [("hf", 0)] and study.finished("hf") == []
     assert time.monotonic() - began < 30
@@ -94,7 +94,7 @@ def test_a_terminated_worker_gives_its_trial_back(tmp_path: Path) -> None:
             sent.extend(pool.pids())
             os.kill(sent[0], signal.SIGTERM)
 
-    own = Search(plan(2, 1, ("hf",)), study)
+    own = Search(plan(2, 1, ("hf",)), study.trials)
     assert own.run(lambda: pool, Hooks(on_progress=terminate, on_remark=said.append))
     assert said == [] and len(study.finished("hf")) == 2 and not psutil.pid_exists(sent[0])
 
@@ -102,7 +102,7 @@ def test_a_terminated_worker_gives_its_trial_back(tmp_path: Path) -> None:
 def test_what_fails_at_the_start_of_a_worker_is_said(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
     with pytest.raises(AhfError, match="^3 failures in a row, and this search leaves: No such file"):
-        Search(plan(2, 1, ("hf",)), study).run(lambda: ProcessPool(Broken(tmp_path / "data"), 1))
+        Search(plan(2, 1, ("hf",)), study.trials).run(lambda: ProcessPool(Broken(tmp_path / "data"), 1))
 
 
 class Broken:

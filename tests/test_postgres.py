@@ -46,7 +46,7 @@ def joined(url: str) -> Iterator[Callable[..., Search]]:
         opened.append(open_storage(url))
         about = {"identity": {}, "trials": trials, **about}
         own = plan(trials, names=("hf",), prefix="toy/search/", guest=guest, about={"hf": about})
-        return Search(own, study, opened[-1])
+        return Search(own, study.trials, opened[-1])
 
     yield join
     for each in opened:
@@ -288,16 +288,16 @@ def test_re_runs_are_shared_like_a_search_and_begin_anew_for_another_best_trial(
     guest = joined(3, apart, guest=True)
     assert guest.best() == best  # without a single file of its own
     again = rerun_plan(guest.plan, best, 4, "toy/rerun/")
-    helper = Search(again, apart.reruns, guest.storage)
+    helper = Search(again, apart.reruns.trials, guest.storage)
     pool = FakePool(apart.reruns, lambda job: None, 1)
     assert helper.run(lambda: pool, Hooks()) and sorted(job.seed or 0 for job in pool.jobs) == [1, 2, 3, 4]
-    leader = Search(replace(again, guest=False), home.reruns, search.storage)
+    leader = Search(replace(again, guest=False), home.reruns.trials, search.storage)
     assert leader.unfinished == [] and len(home.reruns.finished("hf")) == 4
     slot = best["hf"].slot
     (stage,) = survey(search.storage, "toy", "rerun")
     assert (stage.recipe, stage.ok, stage.planned) == (f"hf@{slot:03d}", 4, 4)
     other = {"hf": Best((slot + 1) % 3, search.slots["hf"].complete()[(slot + 1) % 3].params)}
     anew = Search(
-        rerun_plan(search.plan, other, 4, "toy/rerun/"), Study(tmp_path, "new").reruns, search.storage
+        rerun_plan(search.plan, other, 4, "toy/rerun/"), Study(tmp_path, "new").reruns.trials, search.storage
     )
     assert len(anew.unfinished) == 4

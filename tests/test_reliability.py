@@ -79,7 +79,7 @@ def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(module, "_now", lambda y=year: f"{y}-01-01T00:00:00+00:00")
         os.utime(study.folder, (0, 0))
         storage = open_storage(url)
-        search = Search(plan(trials), study, storage)
+        search = Search(plan(trials), study.trials, storage)
         assert search.run(lambda: FakePool(study, lambda job: None, 1), Hooks())
         storage.close()
     assert [r.slot for r in study.finished("hf")] == [0, 1, 2]

@@ -95,7 +95,7 @@ def run(
 ) -> list[Job]:
     pool = FakePool(study, misbehave, own.workers)
     storage = open_storage(url) if url else None
-    Search(own, study, storage).run(lambda: pool, Hooks(**hooks))  # type: ignore[arg-type]
+    Search(own, study.trials, storage).run(lambda: pool, Hooks(**hooks))  # type: ignore[arg-type]
     if storage:
         storage.close()
     return pool.jobs
@@ -154,7 +154,7 @@ def completed(url: str, name: str = "hf") -> list[int]:
 
 def test_a_killed_search_leaves_stale_trials_that_count_for_nothing(tmp_path: Path) -> None:
     study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
-    killed = Search(plan(4), study, open_storage(storage))
+    killed = Search(plan(4), study.trials, open_storage(storage))
     job = killed._next_job(Hooks())  # asked, and then the process is gone
     jobs = run(study, plan(4), storage)
     assert job and jobs[0].params == job.params  # the same hyperparameters, from the trial's folder
@@ -301,7 +301,7 @@ def test_stopped_jobs_stay_unfinished(tmp_path: Path) -> None:
     study = Study(tmp_path, "s")
     pool = FakePool(study, lambda job: Outcome([], stopped=True), 1)
     stops = iter([False, False, False, True])
-    search = Search(plan(2), study)
+    search = Search(plan(2), study.trials)
     assert search.run(lambda: pool, Hooks(should_stop=lambda: next(stops, True))) is False
     assert pool.stopped and len(search.unfinished) == 4 and study.finished("hf") == []
 

@@ -132,10 +132,10 @@ def test_trials_beyond_those_asked_for_count_among_the_best(tmp_path: Path) -> N
     """Else re-runs of the best of all would be set aside where the index is new and fewer are asked for."""
     study = Study(tmp_path, "s")
     run(study, plan(8, names=("hf",)))
-    whole = Search(plan(8, names=("hf",)), study).best()["hf"]
+    whole = Search(plan(8, names=("hf",)), study.trials).best()["hf"]
     few = whole.slot  # the best lies beyond these
     assert few > 0
-    assert Search(replace(plan(few, names=("hf",)), known=8), study).best()["hf"] == whole
+    assert Search(replace(plan(few, names=("hf",)), known=8), study.trials).best()["hf"] == whole
 
 
 def test_a_new_index_breaks_ties_of_capped_values_as_the_folder_does(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_new_index_breaks_ties_of_capped_values_as_the_folder_does(tmp_path: P
             study.trial("hf", slot).finish(
                 replace(result_of(job, slot), value=CAP, measured=ending(loss)), [], []
             )
-    assert Search(plan(2, names=("hf",)), study).best()["hf"].slot == 1
+    assert Search(plan(2, names=("hf",)), study.trials).best()["hf"].slot == 1
 
 
 def test_reproduce_of_a_finished_study_says_so_first_and_where_its_figures_are(

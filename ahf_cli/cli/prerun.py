@@ -30,8 +30,6 @@ from ahf_cli.search.remaining import refuse_vanished
 
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config
-    from ahf_cli.search.prerun import Estimate
-    from ahf_cli.study.store import Study as StudyFolder
 
 OneRecipe = Annotated[
     str | None,
@@ -85,10 +83,8 @@ def prerun(
 
 def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun") -> dict[str, Any]:
     """Run or resume a study's pre-run; write ranges and figures; return what was found."""
-    from ahf_cli.config.load import dump_yaml
     from ahf_cli.report.figures import prerun_figures
-    from ahf_cli.search.prerun import ranges
-    from ahf_cli.study.files import atomic_write
+    from ahf_cli.search.prerun import estimates_of, write_ranges
     from ahf_cli.study.frames import steps_frame
     from ahf_cli.study.store import Study as StudyFolder
 
@@ -98,12 +94,8 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
     whole.refuse_packed()
     folder = StudyFolder(whole.folder, folder_name)
     summary = session.run_search(own, folder, quiet, "prerun", stream=1)
-    estimates = _estimates(folder, own, name)
-    file = folder.folder / "ranges.yaml"
-    head = "".join(f"# {e.hyperparameter}: {e.how}\n" for e in estimates)
-    used = [e for e in estimates if e.hyperparameter in own.space(name)]
-    text = head + dump_yaml(ranges(name, used) if used else {name: {}})
-    atomic_write(file, text.encode())
+    estimates = estimates_of(folder, own)
+    file, used = write_ranges(folder, own, estimates)
     norm = own.recipe(name).choices.norm
     steps = steps_frame(folder, name)
     figures = prerun_figures(steps, norm, folder.folder) if len(steps) else []
@@ -127,18 +119,6 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
         "ranges": str(file),
         "figures": [str(figure) for figure in figures],
     }
-
-
-def _estimates(folder: StudyFolder, config: Config, name: str) -> list[Estimate]:
-    from ahf_cli.search.prerun import estimate_sigma, estimate_smoothness
-
-    norm = config.recipe(name).choices.norm
-    finished = folder.finished(name)
-    frames = [folder.trial(name, r.slot).steps() for r in finished if r.status == "ok"]
-    norms = [frame[f"direction_{norm}"].to_numpy() for frame in frames]
-    smoothness = [frame["smoothness_gradient"].to_numpy() for frame in frames]
-    diverged = sum(r.status == "diverged" for r in finished)
-    return [estimate_sigma(norms, norm, diverged), estimate_smoothness(smoothness, diverged)]
 
 
 def lines(document: dict[str, Any]) -> list[str]:

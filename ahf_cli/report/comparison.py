@@ -91,9 +91,9 @@ class Comparison:
             **{name: table.numbers.to_dict("records") for name, table in self.tables.items()},
         }  # fmt: skip
 
-    def save_tables(self, out: Path) -> list[Path]:
+    def save_tables(self, out: str | Path) -> list[Path]:
         """Write each table as CSV, aligned text and LaTeX (booktabs) under `out`/tables, and the verdict."""
-        paths = []
+        paths, out = [], Path(out)
         for table in self.tables.values():
             file = out / "tables" / table.name
             paths += [file.with_suffix(end) for end in (".csv", ".txt", ".tex")]
@@ -111,13 +111,15 @@ class Comparison:
         """All figures, drawn for the screen."""
         return [make(drawing, THEMES["screen"], self.verdict.stamp) for drawing in self.drawn[0]]
 
-    def save_figures(self, out: Path, theme: ThemeName, formats: Sequence[Format]) -> list[Path]:
+    def save_figures(
+        self, out: str | Path, theme: ThemeName = "screen", formats: Sequence[Format] = ("png",)
+    ) -> list[Path]:
         """Write each figure with its table under `out`."""
         if theme == "screen":
             made = self.pictures
         else:
             made = [make(drawing, THEMES[theme], self.verdict.stamp) for drawing in self.drawn[0]]
-        return [path for picture in made for path in picture.save(out, formats)]
+        return [path for picture in made for path in picture.save(Path(out), formats)]
 
     def overview(self) -> pd.DataFrame:
         """Return the table that fits on one screen: counts, final values and curves as sparklines."""

@@ -117,6 +117,12 @@ class StudyData:
         return self.metrics.column(self.objective)
 
     @property
+    def best(self) -> pd.DataFrame:
+        """The trial with the least value of each recipe, by recipe; without those that diverged."""
+        ok = self.trials[self.trials["status"] == "ok"].sort_values(["value", self.objective, "trial"])
+        return ok.drop_duplicates("recipe").set_index("recipe")
+
+    @property
     def described(self) -> dict[str, dict[str, Any]]:
         """Structure and fixed hyperparameters of each recipe."""
         return {

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ahf_cli.config.load import Config, dump_yaml
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
+from ahf_cli.study.files import atomic_write
+from ahf_cli.study.store import Study
 
 Array = NDArray[np.float64]
 MIN_VALUES = 30
@@ -80,6 +84,28 @@ def _too_few(finite: int, diverged: int) -> str:
     if finite and finite >= MIN_SHARE * total:
         return ""
     return f"only {finite} of {total} trials stayed finite (needed: {MIN_SHARE:.0%})"
+
+
+def estimates_of(study: Study, config: Config) -> list[Estimate]:
+    """Return the proposals for σ and L from the finished trials of a pre-run."""
+    name = config.prerun.recipe
+    norm = config.recipe(name).choices.norm
+    finished = study.finished(name)
+    frames = [study.trial(name, r.slot).steps() for r in finished if r.status == "ok"]
+    norms = [frame[f"direction_{norm}"].to_numpy() for frame in frames]
+    smoothness = [frame["smoothness_gradient"].to_numpy() for frame in frames]
+    diverged = sum(r.status == "diverged" for r in finished)
+    return [estimate_sigma(norms, norm, diverged), estimate_smoothness(smoothness, diverged)]
+
+
+def write_ranges(study: Study, config: Config, estimates: Sequence[Estimate]) -> tuple[Path, list[Estimate]]:
+    """Write `ranges.yaml` with the proposals that the recipe can search; return its path and these."""
+    name, file = config.prerun.recipe, study.folder / "ranges.yaml"
+    used = [e for e in estimates if e.hyperparameter in config.space(name)]
+    head = "".join(f"# {e.hyperparameter}: {e.how}\n" for e in estimates)
+    text = head + dump_yaml(ranges(name, used) if used else {name: {}})
+    atomic_write(file, text.encode())
+    return file, used
 
 
 def ranges(recipe: str, estimates: Sequence[Estimate]) -> Mapping[str, Mapping[str, Mapping[str, object]]]:

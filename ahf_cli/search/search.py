@@ -18,7 +18,8 @@ from ahf_cli.search.reruns import SEARCH_SLOT, Best, best_of
 from ahf_cli.search.sampler import fits, propose, sampler, sobol
 from ahf_cli.search.slots import MAX_RETRIES, STOPPED, Slots
 from ahf_cli.search.storage import Storage, in_memory
-from ahf_cli.training.records import TrialRecords, TrialResult
+from ahf_cli.study.trial_folder import TrialFolders
+from ahf_cli.training.records import TrialResult
 
 __all__ = ["Hooks", "Job", "Outcome", "Search", "SearchPlan", "WorkerPool"]
 
@@ -33,7 +34,7 @@ class Search:
     With a shared storage several processes run the same search, each with an object like this one.
     """
 
-    def __init__(self, plan: SearchPlan, records: TrialRecords, storage: Storage | None = None):
+    def __init__(self, plan: SearchPlan, records: TrialFolders, storage: Storage | None = None):
         self.plan, self.records, self.storage = plan, records, storage or in_memory()
         self.deposit = Deposit(self.storage) if self.storage.shared else None
         self.slots = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,8 +22,9 @@ from ahf_cli.search.reporter import SILENT, Reporter, ShouldStop, never
 from ahf_cli.search.worker import TaskSpec, Worker
 from ahf_cli.study.copies import keep_plugins
 from ahf_cli.study.store import Study
+from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.task import Task
-from ahf_cli.training.ranks import Follower, Ranks, agreed, shared
+from ahf_cli.training.ranks import Ranks, agreed, shared
 from ahf_cli.training.records import Progress, TrialResult
 from ahf_cli.training.train import Plan
 
@@ -112,8 +114,12 @@ def follow(single: Single, threads: int | None, ranks: Ranks, should_stop: Shoul
     checkpoints = shared(ranks, None)
     if checkpoints is None:  # it is done already
         return True
-    worker = Worker(_part(spec, ranks), plan, Follower(checkpoints), should_stop=agreed(ranks, should_stop))
-    return _outcome(worker, single) is not None
+    with tempfile.TemporaryDirectory() as folder:  # the leading rank's folder is the one that is kept
+        records = TrialFolders(Path(folder))
+        for checkpoint in reversed(checkpoints):
+            records.trial(single.recipe.name, 0).save_checkpoint(checkpoint, 0)
+        worker = Worker(_part(spec, ranks), plan, records, should_stop=agreed(ranks, should_stop))
+        return _outcome(worker, single) is not None
 
 
 def _outcome(worker: Worker, single: Single) -> TrialResult | None:

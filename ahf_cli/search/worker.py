@@ -24,10 +24,11 @@ from ahf_cli.search.pool import (
     describe,
     is_infrastructure,
 )
+from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.data import Split, SplitName, load
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.task import Task
-from ahf_cli.training.records import CurveRow, Progress, TrialRecords, TrialResult
+from ahf_cli.training.records import CurveRow, Progress, TrialResult
 from ahf_cli.training.train import Batch, Plan, StoppedError, begin, restore, train
 
 
@@ -79,7 +80,7 @@ class Worker:
         self,
         task: Task,
         plan: Plan,
-        records: TrialRecords,
+        records: TrialFolders,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
     ):
@@ -172,7 +173,7 @@ class Trainer:
     data: Split | None
     """in memory that processes share; None to load them in each"""
     plan: Plan
-    records: TrialRecords
+    records: TrialFolders
     threads: int
 
     def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
@@ -192,7 +193,7 @@ class Trainer:
 
 
 def process_pool(
-    spec: TaskSpec, plan: Plan, records: TrialRecords, workers: int, threads: int
+    spec: TaskSpec, plan: Plan, records: TrialFolders, workers: int, threads: int
 ) -> ProcessPool:
     """Make the processes that train."""
     data = spec.shared() if workers > 1 else None

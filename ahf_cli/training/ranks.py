@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from ahf_cli.errors import AhfError, InputError
-from ahf_cli.training.records import CurveRow, StepRow, TrialResult
+from ahf_cli.errors import InputError
 
 TIMEOUT = timedelta(minutes=10)
 """After which a rank that does not answer counts as lost."""
@@ -95,50 +94,3 @@ def agreed(ranks: Ranks, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         return bool(average(torch.tensor(float(should_stop()), device=device)) > 0)
 
     return ask
-
-
-@dataclass
-class Follower:
-    """What a rank that does not lead keeps of a trial: the checkpoints that it began from."""
-
-    checkpoints: Sequence[bytes] = ()
-
-    def trial(self, recipe: str, slot: int) -> Follower:
-        """Return itself: there is one trial."""
-        return self
-
-    def write_params(self, params: Mapping[str, object]) -> None:
-        """The leading rank writes."""
-
-    def read_params(self) -> dict[str, Any] | None:
-        """Nothing."""
-        return None
-
-    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
-        """The leading rank writes."""
-
-    def append_curve(self, row: CurveRow) -> None:
-        """The leading rank writes."""
-
-    def save_checkpoint(self, data: bytes, step: int) -> None:
-        """The leading rank saves."""
-
-    def load_checkpoints(self) -> list[bytes]:
-        """Return the leading rank's."""
-        return list(self.checkpoints)
-
-    def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
-        """The leading rank commits."""
-        return True
-
-    def result(self) -> TrialResult | None:
-        """Nothing."""
-        return None
-
-    def pack(self) -> dict[str, bytes]:
-        """Nothing to send."""
-        return {}
-
-    def unpack(self, files: Mapping[str, bytes]) -> bool:
-        """Nothing comes."""
-        raise AhfError("a rank that does not lead keeps no trials")

@@ -5,9 +5,9 @@ The field names of `StepRow` are the columns of `steps.csv.gz`; `CurveRow.plain`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ahf_cli.tasks.metrics import MEASURED
 
@@ -138,58 +138,6 @@ def headline(measured: Mapping[str, float]) -> str:
     """Return the headline with its name, as `test accuracy 0.8512`."""
     column, value = headline_of(measured)
     return f"{column.replace('_', ' ')} {value:.4f}"
-
-
-class TrialRecord(Protocol):
-    """Where one trial leaves what it did; a folder on disk, or anything else that a caller provides."""
-
-    def write_params(self, params: Mapping[str, object]) -> None:
-        """Note what the trial was asked to run, before it runs."""
-        ...
-
-    def read_params(self) -> dict[str, Any] | None:
-        """Return that note."""
-        ...
-
-    def begin_curve(self, rows: Sequence[CurveRow]) -> None:
-        """Note the evaluations with which the trial begins, or goes on from a checkpoint."""
-        ...
-
-    def append_curve(self, row: CurveRow) -> None:
-        """Note one evaluation more of the running trial."""
-        ...
-
-    def save_checkpoint(self, data: bytes, step: int) -> None:
-        """Keep a checkpoint."""
-        ...
-
-    def load_checkpoints(self) -> list[bytes]:
-        """Return the kept checkpoints, newest first."""
-        ...
-
-    def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
-        """Commit the trial; False where it is committed already."""
-        ...
-
-    def result(self) -> TrialResult | None:
-        """Return how the trial ended, None while it has not."""
-        ...
-
-    def pack(self) -> dict[str, bytes]:
-        """Return the files of a finished trial, to be sent to another machine."""
-        ...
-
-    def unpack(self, files: Mapping[str, bytes]) -> bool:
-        """Commit a trial that another machine has finished; False where the files are not whole."""
-        ...
-
-
-class TrialRecords(Protocol):
-    """The trials of a study."""
-
-    def trial(self, recipe: str, slot: int) -> TrialRecord:
-        """Return the record of one trial, which need not have begun."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import search_range
 from ahf_cli.search.pool import Job, Outcome, Report, ShouldStop, describe, is_infrastructure
+from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.metrics import TEN_CLASSES
-from ahf_cli.training.records import CurveRow, Progress, TrialRecords, TrialResult
+from ahf_cli.training.records import CurveRow, Progress, TrialResult
 
 if TYPE_CHECKING:
     from ahf_cli.search.search import SearchPlan
@@ -44,7 +45,7 @@ def plan(
 class Toy:
     """Prepares a worker process: a trial waits, checkpoints, and returns what its hyperparameters say."""
 
-    records: TrialRecords
+    records: TrialFolders
     seconds: float = 0.0
     steps: int = 1
     trouble: Path | None = None

@@ -1,0 +1,101 @@
+"""The laboratory as a library: what the commands do, with objects."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import ahf_cli
+from ahf_cli.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "study": "two",
+    "task": {"subset": 200, "batch_size": 50},
+    "train": {"steps": 4, "eval_every": 2},
+    "search": {"trials": 2, "recipes": ["hf_stable", "adam"], "sampler": "random"},
+    "prerun": {"trials": 2},
+}
+
+
+def test_importing_the_package_is_light_and_its_names_are_there() -> None:
+    code = (
+        "import sys, ahf_cli\n"
+        "heavy = {'torch', 'pandas', 'pydantic', 'optuna'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+        "assert set(ahf_cli.__all__) <= set(dir(ahf_cli))\n"
+        "assert all(getattr(ahf_cli, name) for name in ahf_cli.__all__)\n"
+        "assert ahf_cli.HessianFree.__module__.startswith('ahf_cli.optim')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="module 'ahf_cli' has no attribute 'rum'"):
+        _ = ahf_cli.rum
+
+
+@pytest.mark.long
+def test_the_example_runs() -> None:
+    done = subprocess.run([sys.executable, "examples/notebook.py"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "This describes what was seen and supports no claim" in done.stdout
+    assert re.search(r"^hf_stable +2 +0\.[3-9]", done.stdout, re.M), done.stdout
+
+
+def test_a_study_from_configuration_to_pack(tmp_path: Path) -> None:
+    config = ahf_cli.configure(SMALL, "seed=3")
+    assert config.seed == 3 and ahf_cli.configure(config) == config
+    study = ahf_cli.run(config, tmp_path)
+    assert len(study.trials) == 4 and list(study.best.index) == sorted(
+        study.best.index, key=lambda name: study.best["value"][name]
+    )
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
+    pd.testing.assert_frame_equal(ahf_cli.run(config, tmp_path).trials, study.trials)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")} == before
+    comparison = ahf_cli.compare(study, target=0.3)
+    assert {"final_values", "time_to_target"} <= set(comparison.tables)
+    packed = ahf_cli.pack(study, tmp_path / "packs")
+    back = ahf_cli.unpack(packed, tmp_path / "back")
+    for one in (packed, back):
+        pd.testing.assert_frame_equal(one.trials, study.trials)
+    both = ahf_cli.compare(study, ahf_cli.load_study("wide", ROOT / "results"))
+    assert both.data.names == ("two", "wide")
+
+
+def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
+    found = ahf_cli.prerun(SMALL, tmp_path)
+    assert found["hyperparameter"].tolist() == ["sigma", "smoothness"]
+    assert (tmp_path / "two" / "prerun" / "ranges.yaml").exists()
+    steps: list[int] = []
+    study = ahf_cli.train(
+        "adam", SMALL, tmp_path, lr=0.01, on_progress=lambda progress: steps.append(progress.step)
+    )
+    assert study.trials["params.lr"].tolist() == [0.01] and steps == [0, 1, 2, 3, 4]
+
+
+def test_what_is_wrong_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--preset: unknown preset 'quik'; did you mean 'quick'"):
+        ahf_cli.configure("quik")
+    with pytest.raises(InputError, match="train.step"):
+        ahf_cli.configure({"train": {"step": 3}})
+    with pytest.raises(InputError, match="adam has no hyperparameter 'damping'"):
+        ahf_cli.train("adam", SMALL, tmp_path, damping=1.0)
+    with pytest.raises(InputError, match="compare needs studies with different names"):
+        ahf_cli.compare()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_on_python_says_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of docs/python.md runs, in its order, with the smallest study in the place of its own."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    assert len(blocks) >= 4
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "reference").symlink_to(ROOT / "results" / "reference")
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
