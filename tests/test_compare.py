@@ -13,7 +13,8 @@ from PIL import Image
 from ahf_cli.cli import main
 from ahf_cli.report.canvas import THEMES, check_formats, make
 from ahf_cli.report.comparison import Comparison
-from ahf_cli.report.figures import Choices, drawings
+from ahf_cli.report.exhibits import drawings
+from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import load_study
 from tests.made_up import NAN, write_study
 from tests.plausible import write

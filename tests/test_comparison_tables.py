@@ -13,15 +13,16 @@ import pytest
 from ahf_cli.config.load import load
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.exhibits.attribution import attribution_table, single_changes
+from ahf_cli.report.exhibits.best_of_k import budget_table, budgets, expected_best_table
+from ahf_cli.report.exhibits.equal_cost import equal_cost_table
+from ahf_cli.report.exhibits.new_seeds import pairs_table, rerun_table
+from ahf_cli.report.exhibits.robustness import robustness_table
+from ahf_cli.report.exhibits.sensitivity import sensitivity_table
+from ahf_cli.report.exhibits.steps import WINDOWS, step_lines, window
+from ahf_cli.report.exhibits.time_to_target import crossing_table, target_table
 from ahf_cli.report.study_data import load_study
-from ahf_cli.report.tables.attribution import attribution_table, single_changes
-from ahf_cli.report.tables.budget import budget_table, budgets, expected_best_table
-from ahf_cli.report.tables.cost import WINDOWS, step_lines, window
-from ahf_cli.report.tables.reruns import pairs_table, rerun_table
-from ahf_cli.report.tables.robustness import robustness_table
-from ahf_cli.report.tables.sensitivity import sensitivity_table
-from ahf_cli.report.tables.target import crossing_table, equal_cost_table, target_table
-from ahf_cli.report.tables.text import as_latex, number, within
+from ahf_cli.report.text import as_latex, number, within
 from ahf_cli.tasks.metrics import TEN_CLASSES
 from tests.made_up import NAN, write_study
 

@@ -15,7 +15,7 @@ from ahf_cli.config.schema import NAME
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.recipes.recipe import single_run
-from ahf_cli.search.conditions import plan_of
+from ahf_cli.search.machine import plan_of
 
 ROOT = Path(ahf_cli.__file__).parents[1]
 

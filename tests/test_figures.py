@@ -15,8 +15,10 @@ from matplotlib.image import imread
 from ahf_cli.cli import compare
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.document import sentences
-from ahf_cli.report import figures, style, tables
-from ahf_cli.report.figures.steps import damping
+from ahf_cli.report import style
+from ahf_cli.report.exhibits.curves import curve_table, figure_2
+from ahf_cli.report.exhibits.prerun import prerun_figures
+from ahf_cli.report.exhibits.steps import damping
 from ahf_cli.report.page import interactive
 from ahf_cli.report.study_data import load_study
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
@@ -29,7 +31,7 @@ FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
 
 
 def draw(study: Study, out: Path) -> list[Path]:
-    return figures.figure_2(trials_frame(study), curves_frame(study), PLAN, "se", TEN_CLASSES, out)
+    return figure_2(trials_frame(study), curves_frame(study), PLAN, "se", TEN_CLASSES, out)
 
 
 def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_
     assert imread(first[1]).std() > 0.05
     drawn = pd.read_csv(first[0])
     curves = curves_frame(study)
-    parts = [tables.curve_table(curves, m, "se") for m in TEN_CLASSES.shown]
+    parts = [curve_table(curves, m, "se") for m in TEN_CLASSES.shown]
     expected = pd.concat(parts, ignore_index=True)
     pd.testing.assert_frame_equal(drawn, expected, rtol=1e-12)
 
@@ -79,7 +81,7 @@ def test_recipes_without_a_damping_have_no_figure_of_it(tmp_path: Path) -> None:
 def test_prerun_figures_take_the_norm_and_both_signs_of_the_smoothness(tmp_path: Path) -> None:
     study = write_study(tmp_path, "s", PLAN, FINALS)
     steps = steps_frame(study, "adaptive_hf")
-    paths = figures.prerun_figures(steps, "l1", tmp_path)
+    paths = prerun_figures(steps, "l1", tmp_path)
     assert [p.name for p in paths if p.suffix == ".png"] == ["prerun_steps.png", "prerun_smoothness.png"]
     table = pd.read_csv(tmp_path / "data" / "prerun_steps.csv").set_index(["quantity", "step"])
     assert table.loc[("direction_l1", 2), "centre"] == 2.5 and table.loc[("step_size", 1), "n"] == 2

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from ahf_cli.config import load as configurations
 from ahf_cli.config.load import load
 from ahf_cli.errors import InputError
-from ahf_cli.report import study_data
+from ahf_cli.report import marks, study_data
 from ahf_cli.report.canvas import THEMES
 from ahf_cli.report.comparison import Comparison
-from ahf_cli.report.figures import marks
 from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import load_study
-from ahf_cli.search.conditions import plan_of
+from ahf_cli.search.machine import plan_of
 from ahf_cli.search.run import search_plan
 from ahf_cli.tasks.metrics import Metrics, classification, metrics_of
 from tests.made_up import NAN, write_study

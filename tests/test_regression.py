@@ -20,7 +20,7 @@ from ahf_cli.errors import InputError
 from ahf_cli.optim.losses import SquaredError, autograd_hessian
 from ahf_cli.report import verdict
 from ahf_cli.report.comparison import Comparison
-from ahf_cli.report.figures import Choices
+from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import StudyData, load_study
 from ahf_cli.study.pack import pack
 from ahf_cli.study.store import Study

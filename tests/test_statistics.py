@@ -102,7 +102,7 @@ def test_the_probability_of_beating_is_the_share_over_all_pairs_of_subsets(k: in
 def test_leaving_out_one_value_gives_the_jackknife_error() -> None:
     brute = np.array([statistics.expected_best(np.delete(X, i), 2) for i in range(len(X))])
     error = math.sqrt((len(X) - 1) / len(X) * np.sum((brute - brute.mean()) ** 2))
-    from ahf_cli.report.statistics.budget import _jackknife_errors
+    from ahf_cli.report.statistics.best_of import _jackknife_errors
 
     ordered = np.sort(X)[:, None] + [0.0, 5.0]
     assert _jackknife_errors(ordered, 2) == pytest.approx([error, error])

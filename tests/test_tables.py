@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ahf_cli.report import tables
-from ahf_cli.report.tables.text import number
+from ahf_cli.report.exhibits.curves import curve_table
+from ahf_cli.report.exhibits.finals import AT_CHANCE, LEFT_OUT, final_table, readable
+from ahf_cli.report.text import as_text, number
 from ahf_cli.study.files import SUMMARY_DIGITS, csv_bytes
 from ahf_cli.study.frames import curves_frame, trials_frame
 from ahf_cli.tasks.metrics import TEN_CLASSES
@@ -27,14 +28,14 @@ def frames(tmp_path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return trials_frame(study), curves_frame(study)
 
 
-def row(table: pd.DataFrame, metric: str, recipe: str, how: str = tables.AT_CHANCE) -> dict[str, float]:
+def row(table: pd.DataFrame, metric: str, recipe: str, how: str = AT_CHANCE) -> dict[str, float]:
     own = table[table["metric"].eq(metric) & table["recipe"].eq(recipe) & table["diverged_trials"].eq(how)]
     assert len(own) == 1
     return dict(own.iloc[0])
 
 
 def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    table = tables.final_table(frames[0], PLAN, TEN_CLASSES)
+    table = final_table(frames[0], PLAN, TEN_CLASSES)
     assert len(table) == 2 * 3 * 2
     at_chance = row(table, "training loss", "hf")
     assert [at_chance[k] for k in ("n", "planned", "ok", "diverged", "failed", "stalled")] == [
@@ -46,7 +47,7 @@ def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFram
         0,
     ]
     assert at_chance["mean"] == pytest.approx((0.5 + 0.7 + LN_10) / 3)
-    left_out = row(table, "training loss", "hf", tables.LEFT_OUT)
+    left_out = row(table, "training loss", "hf", LEFT_OUT)
     assert left_out["mean"] == pytest.approx(0.6) and left_out["n"] == 2
     accuracy = row(table, "test accuracy", "hf")
     assert accuracy["best"] == pytest.approx(1 - 0.5 / 2.6) and accuracy["worst"] == 0.1
@@ -56,7 +57,7 @@ def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFram
 
 
 def test_a_curve_goes_on_at_chance_where_a_trial_diverged(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    table = tables.curve_table(frames[1], TEN_CLASSES.loss, "se").set_index(["recipe", "step"])
+    table = curve_table(frames[1], TEN_CLASSES.loss, "se").set_index(["recipe", "step"])
     assert table.loc[("hf", 10), "centre"] == pytest.approx((0.5 + 0.7 + LN_10) / 3)
     assert table.loc[("hf", 5), "centre"] == pytest.approx((1.4 + 1.5 + 1.65) / 3)
     assert table["n"].tolist() == [3, 3, 3, 1, 1, 1]
@@ -65,15 +66,15 @@ def test_a_curve_goes_on_at_chance_where_a_trial_diverged(frames: tuple[pd.DataF
 
 def test_a_recipe_that_always_diverged_is_drawn_to_the_end(tmp_path: Path) -> None:
     study = write_study(tmp_path, "s", {}, {"hf": [0.5], "adaptive_hf": [NAN, NAN]})
-    table = tables.curve_table(curves_frame(study), TEN_CLASSES.headline, "iqr").set_index(["recipe", "step"])
+    table = curve_table(curves_frame(study), TEN_CLASSES.headline, "iqr").set_index(["recipe", "step"])
     assert table.loc[("adaptive_hf", 10), "centre"] == 0.1
 
 
 def test_text_is_aligned_and_names_a_treatment_only_where_trials_diverged(
     frames: tuple[pd.DataFrame, pd.DataFrame],
 ) -> None:
-    made = tables.final_table(frames[0], PLAN, TEN_CLASSES)
-    blocks = tables.as_text(tables.readable(made, TEN_CLASSES)).split("\n\n")
+    made = final_table(frames[0], PLAN, TEN_CLASSES)
+    blocks = as_text(readable(made, TEN_CLASSES)).split("\n\n")
     assert len(blocks) == 3
     assert blocks[0].splitlines()[2].split() == ["hf", "3", "2", "0", "1", "0", "0.33", "[0.06,", "0.79]"]
     loss = blocks[1].splitlines()
@@ -86,13 +87,10 @@ def test_text_is_aligned_and_names_a_treatment_only_where_trials_diverged(
 
 def test_a_study_without_trials_has_tables_without_numbers() -> None:
     trials = pd.DataFrame(columns=["recipe", "trial", "status"])
-    table = tables.final_table(trials, {"hf": 2}, TEN_CLASSES)
+    table = final_table(trials, {"hf": 2}, TEN_CLASSES)
     assert table["n"].tolist() == [0] * 4 and table["mean"].isna().all()
     curves = pd.DataFrame(columns=["recipe", "trial", "status", "step", "train_loss"])
-    assert (
-        csv_bytes(tables.curve_table(curves, TEN_CLASSES.loss, "se"))
-        == b"metric,recipe,step,n,centre,low,high\n"
-    )
+    assert csv_bytes(curve_table(curves, TEN_CLASSES.loss, "se")) == b"metric,recipe,step,n,centre,low,high\n"
 
 
 def test_a_table_of_means_is_the_same_bytes_whatever_the_order_of_the_sums() -> None:

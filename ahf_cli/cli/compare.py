@@ -292,7 +292,7 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
 def _comparison(request: Request) -> Comparison:
     """Read the studies that are asked for."""
     from ahf_cli.report.comparison import Comparison
-    from ahf_cli.report.figures import Choices
+    from ahf_cli.report.exhibits.exhibit import Choices
     from ahf_cli.report.study_data import pool, read_study
     from ahf_cli.study.find import find_study
 

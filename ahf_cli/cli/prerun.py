@@ -83,7 +83,7 @@ def prerun(
 
 def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun") -> dict[str, Any]:
     """Run or resume a study's pre-run; write ranges and figures; return what was found."""
-    from ahf_cli.report.figures import prerun_figures
+    from ahf_cli.report.exhibits.prerun import prerun_figures
     from ahf_cli.search.prerun import estimates_of, write_ranges
     from ahf_cli.study.frames import steps_frame
     from ahf_cli.study.store import Study as StudyFolder

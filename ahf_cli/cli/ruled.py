@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def print_tables(texts: dict[str, pd.DataFrame]) -> None:
     """Print tables of text under their titles."""
-    from ahf_cli.report.tables import as_text, is_words
+    from ahf_cli.report.text import as_text, is_words
 
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD

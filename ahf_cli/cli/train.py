@@ -185,7 +185,7 @@ def _run(
 ) -> dict[str, Any]:
     """Train, or find that it is done, and return what a person or program wants to know of it."""
     from ahf_cli.cli.progress import Display, Terminal
-    from ahf_cli.report.figures import figure_2
+    from ahf_cli.report.exhibits.curves import figure_2
     from ahf_cli.search.single import train_single
     from ahf_cli.study.frames import curves_frame, trials_frame
 

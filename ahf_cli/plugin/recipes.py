@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from ahf_cli.plugin.files import F, check_name, enter, guarded
+from ahf_cli.plugin.loading import F, check_name, enter, guarded
 from ahf_cli.recipes.builtin import RECIPES, find_recipe
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
 from ahf_cli.recipes.parts import SLOTS, Part

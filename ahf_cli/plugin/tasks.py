@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ahf_cli.plugin.files import F, check_name, enter, guarded
+from ahf_cli.plugin.loading import F, check_name, enter, guarded
 from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet

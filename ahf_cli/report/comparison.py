@@ -10,18 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from ahf_cli.report import exhibits
 from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, make
-from ahf_cli.report.figures import Choices, drawings
+from ahf_cli.report.exhibits.curves import curve_table
+from ahf_cli.report.exhibits.exhibit import Choices
+from ahf_cli.report.exhibits.new_seeds import pairs_table
 from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.tables import curve_table, final_table, readable
-from ahf_cli.report.tables.attribution import attribution_table
-from ahf_cli.report.tables.budget import beats_table, budget_table
-from ahf_cli.report.tables.reruns import pairs_table, rerun_table
-from ahf_cli.report.tables.robustness import robustness_table
-from ahf_cli.report.tables.sensitivity import sensitivity_table
-from ahf_cli.report.tables.target import equal_cost_table, target_table
-from ahf_cli.report.tables.text import Table, as_latex, as_text
+from ahf_cli.report.text import Table, as_latex, as_text
 from ahf_cli.report.verdict import Verdict, verdict
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, write_csv
 
@@ -37,28 +33,7 @@ class Comparison:
     @cached_property
     def tables(self) -> dict[str, Table]:
         """All tables by name; without reruns those of reruns are left out."""
-        data, names, metrics = self.data, self.data.recipes, self.data.metrics
-        finals = final_table(data.trials, data.planned, metrics)
-        made = [
-            Table("final_values", finals, readable(finals, metrics)),
-            equal_cost_table(data.curves, names, metrics),
-            budget_table(data.trials, names, data.minimized, independent=data.independent),
-            robustness_table(data.trials, data.curves, names, metrics),
-            sensitivity_table(data.trials, names, data.minimized),
-        ]
-        if self.choices.target is not None:
-            target = target_table(data.curves, names, self.choices.target, metrics.headline)
-            made.insert(1, target)
-        if data.independent:
-            made.append(beats_table(data.trials, names))
-        if len(data.reruns):
-            made += [
-                rerun_table(data.trials, data.reruns, names, data.objective, metrics),
-                pairs_table(data.reruns, names, metrics),
-            ]
-        if self.choices.attribute:
-            made = [attribution_table(data.trials, data.described, names, metrics), *made]
-        return {table.name: table for table in made}
+        return exhibits.tables(self.data, self.choices)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -71,7 +46,7 @@ class Comparison:
     @cached_property
     def drawn(self) -> tuple[list[Drawing], dict[str, str]]:
         """All figures, and why some cannot be drawn."""
-        return drawings(self.data, self.choices)
+        return exhibits.drawings(self.data, self.choices)
 
     @property
     def document(self) -> dict[str, Any]:

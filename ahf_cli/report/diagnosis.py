@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
+from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
-from ahf_cli.report.figures import marks
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics import Array
 from ahf_cli.training.records import TrialResult, headline

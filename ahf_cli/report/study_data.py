@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.recipes.document import sentences
-from ahf_cli.report.tables.target import with_work
 from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
 from ahf_cli.study.store import Study
@@ -233,6 +232,11 @@ def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str
         if fault and result.status != "failed":
             problems.append(f"{what} {recipe}/{slot:03d}: curve.csv {fault}")
     return results_frame(results), curves, problems
+
+
+def with_work(curves: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `work`: gradients and curvature products so far."""
+    return curves.assign(work=curves["gradients"] + curves["products"])
 
 
 def _fault(curve: pd.DataFrame, result: TrialResult) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ahf_cli.config.load import Config
-from ahf_cli.search.conditions import plan_of, task_spec, threads_of, workers_and_batch
+from ahf_cli.search.machine import plan_of, task_spec, threads_of, workers_and_batch
 from ahf_cli.search.remaining import grown_from, refuse_other_settings, remaining
 from ahf_cli.search.reporter import Reporter
 from ahf_cli.study.files import csv_bytes

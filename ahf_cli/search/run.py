@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ahf_cli.config.load import Config
-from ahf_cli.search.conditions import (
+from ahf_cli.search.machine import (
     manifest,
     plan_of,
     task_spec,

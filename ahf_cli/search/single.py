@@ -16,7 +16,7 @@ import torch
 from ahf_cli.config.load import Config
 from ahf_cli.errors import AhfError, IncompleteError
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.search.conditions import manifest, plan_of, task_spec, threads_of, used_plugins
+from ahf_cli.search.machine import manifest, plan_of, task_spec, threads_of, used_plugins
 from ahf_cli.search.pool import Job
 from ahf_cli.search.reporter import SILENT, Reporter, ShouldStop, never
 from ahf_cli.search.worker import TaskSpec, Worker

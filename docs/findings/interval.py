@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ahf_cli.report.tables.text import number
+from ahf_cli.report.text import number
 
 
 def interval(mean: float, low: float, high: float, sign: bool = False, digits: int = 3) -> str:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.statistics import mean_interval, wilson_interval
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.tables.metrics import at_baseline
-from ahf_cli.report.tables.text import number
+from ahf_cli.report.text import number
+from ahf_cli.report.values import at_baseline
 from docs.findings.interval import interval
 
 

@@ -23,7 +23,7 @@ from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions
 from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.tables.text import number
+from ahf_cli.report.text import number
 from ahf_cli.study.files import atomic_write
 
 PARTLY = ("damping",)

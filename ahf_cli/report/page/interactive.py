@@ -12,13 +12,13 @@ from bokeh.models.annotations import Legend, LegendItem
 from bokeh.plotting import figure
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
-from ahf_cli.report.figures.curves import has_median, with_medians
-from ahf_cli.report.figures.marks import limits, spread, value_top
+from ahf_cli.report.exhibits.curves import curve_table, has_median, with_medians
+from ahf_cli.report.exhibits.sensitivity import sensitivity_points
+from ahf_cli.report.marks import limits, spread, value_top
 from ahf_cli.report.statistics import Band
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import Style, styles
-from ahf_cli.report.tables import at_baseline, curve_table
-from ahf_cli.report.tables.sensitivity import sensitivity_points
+from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 POINTS = 120

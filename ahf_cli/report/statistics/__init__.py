@@ -6,7 +6,7 @@ meets it), `distribution` (ECDF), `comparison` (two samples against each other).
 """
 
 from ahf_cli.report.statistics.band import BANDS, Band, Centre, band, carry_forward
-from ahf_cli.report.statistics.budget import (
+from ahf_cli.report.statistics.best_of import (
     best_so_far,
     best_weights,
     expected_best,
@@ -14,22 +14,9 @@ from ahf_cli.report.statistics.budget import (
     probability_of_beating,
     probability_of_beating_interval,
 )
-from ahf_cli.report.statistics.columns import (
-    Array,
-    count,
-    mean,
-    mean_and_standard_error,
-    median,
-    quantile,
-    standard_deviation,
-)
-from ahf_cli.report.statistics.comparison import (
-    cliffs_delta,
-    holm,
-    paired_difference,
-    paired_permutation_test,
-)
+from ahf_cli.report.statistics.crossing import first_crossing, value_at_cost
 from ahf_cli.report.statistics.distribution import Distribution, empirical_distribution, rank_correlation
+from ahf_cli.report.statistics.final_values import Summary, summarize
 from ahf_cli.report.statistics.interval import (
     Interval,
     bootstrap_interval,
@@ -40,8 +27,21 @@ from ahf_cli.report.statistics.interval import (
     rate_difference,
     wilson_interval,
 )
-from ahf_cli.report.statistics.summary import Summary, summarize
-from ahf_cli.report.statistics.target import first_crossing, value_at_cost
+from ahf_cli.report.statistics.moments import (
+    Array,
+    count,
+    mean,
+    mean_and_standard_error,
+    median,
+    quantile,
+    standard_deviation,
+)
+from ahf_cli.report.statistics.pairs import (
+    cliffs_delta,
+    holm,
+    paired_difference,
+    paired_permutation_test,
+)
 
 __all__ = [
     "BANDS",

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ahf_cli.report.statistics.columns import (
+from ahf_cli.report.statistics.moments import (
     Array,
     count,
     mean_and_standard_error,

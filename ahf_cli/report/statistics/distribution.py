@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.columns import Array
 from ahf_cli.report.statistics.interval import LEVEL
+from ahf_cli.report.statistics.moments import Array
 
 
 class Distribution(NamedTuple):

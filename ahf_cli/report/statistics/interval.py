@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.columns import Array, mean_and_standard_error, median
+from ahf_cli.report.statistics.moments import Array, mean_and_standard_error, median
 from ahf_cli.report.statistics.student import student_quantile
 
 LEVEL = 0.95

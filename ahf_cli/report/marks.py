@@ -17,8 +17,10 @@ from ahf_cli.tasks.metrics import Column, Metrics
 
 FEW = 10
 """Fewer trials than this have a distribution band that covers most of the panel: it is in the table only."""
+
 LONGEST = 46
 """Most characters of a label along a panel's height."""
+
 STEP_LABEL = "step (one mini-batch each)"
 
 

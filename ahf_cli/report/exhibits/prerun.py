@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from ahf_cli.report.canvas import Drawing, Theme
-from ahf_cli.report.figures import marks
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme, save
+from ahf_cli.report.exhibits.curves import step_table
+from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.plotting import Figure
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import styles
-from ahf_cli.report.tables import step_table
 
 NORMS = {
     "l2": ("direction_l2", r"$\|g_t\|_2$"),
@@ -87,3 +91,20 @@ def prerun_smoothness(steps: pd.DataFrame) -> Drawing:
     return Drawing(
         "prerun_smoothness", "Smoothness of Eq. 2 in the pre-run", table, caption, draw, height=1.2
     )
+
+
+def prerun_figures(steps: pd.DataFrame, norm: str, out: Path) -> list[Path]:
+    """Save the paper's Figure 1 for the pre-run, and the smoothness of Eq. 2 against the size of the update.
+
+    `steps` has the column trial and those of `StepRow`; `norm` is a key of `NORMS`.  Writes under `out`
+    figures/prerun_steps.*, figures/prerun_smoothness.* and the tables of the same names in data/.
+    """
+    return [*save(prerun_steps(steps, norm), out), *save(prerun_smoothness(steps), out)]
+
+
+def _figure(data: StudyData) -> Drawing | str:
+    steps, norm = data.prerun
+    return prerun_steps(steps, norm) if len(steps) else "the study has no pre-run, or not its steps"
+
+
+EXHIBIT = Exhibit(1, figures={"prerun_steps": lambda data, _: _figure(data)})

@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.columns import Array
 from ahf_cli.report.statistics.interval import LEVEL, Interval, mean_interval
+from ahf_cli.report.statistics.moments import Array
 
 EXACT_PAIRS = 16
 """up to here all 2ⁿ sign patterns are counted"""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.columns import Array
+from ahf_cli.report.statistics.moments import Array
 
 
 def first_crossing(values: ArrayLike, cost: ArrayLike, target: float, higher: bool = True) -> Array:

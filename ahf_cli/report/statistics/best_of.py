@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.columns import Array
 from ahf_cli.report.statistics.interval import LEVEL, Interval
+from ahf_cli.report.statistics.moments import Array
 from ahf_cli.report.statistics.student import student_quantile
 
 

@@ -1,4 +1,4 @@
-"""What each single choice does: recipes that differ in one choice, on the same hyperparameters and seeds."""
+"""The effect of each single choice, between recipes that differ in one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.recipes.structure import Structure
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.exhibit import Choices, Exhibit
+from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.statistics import paired_difference
-from ahf_cli.report.tables.metrics import at_baseline
-from ahf_cli.report.tables.text import NOTHING, Table, spread_interval, within
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.text import NOTHING, Table, spread_interval, within
+from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
@@ -20,7 +25,7 @@ _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
 
 
 @dataclass(frozen=True)
-class Change:
+class SingleChange:
     """Two recipes, and the one choice in which the second differs from the first."""
 
     before: str
@@ -30,7 +35,7 @@ class Change:
     new: str
 
 
-def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -> list[Change]:
+def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -> list[SingleChange]:
     """Find the pairs of recipes that differ in one choice or fixed hyperparameter, earlier ones first.
 
     `recipes` is {name: {structure: {…}, fixed: {…}}}, as in a study's identity.
@@ -41,7 +46,7 @@ def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -
         differs = _differences(recipes[before], recipes[after])
         if len(differs) == 1:
             ((key, (old, new)),) = differs.items()
-            found.append(Change(before, after, key, old, new))
+            found.append(SingleChange(before, after, key, old, new))
     return found
 
 
@@ -106,7 +111,7 @@ def attribution_table(
     return Table("attribution", numbers, {"What each single choice does": text}, note)
 
 
-def _pairs(done: pd.DataFrame, change: Change) -> tuple[pd.DataFrame, int]:
+def _pairs(done: pd.DataFrame, change: SingleChange) -> tuple[pd.DataFrame, int]:
     """Return the trials of both side by side, one row a slot with equal settings, and the slots of both."""
     before, after = (
         done[done["recipe"] == name].set_index("trial") for name in (change.before, change.after)
@@ -119,7 +124,7 @@ def _pairs(done: pd.DataFrame, change: Change) -> tuple[pd.DataFrame, int]:
     return both[equal], len(both)
 
 
-def _brought(key: str, change: Change) -> bool:
+def _brought(key: str, change: SingleChange) -> bool:
     return (change.key, key.removeprefix("params.")) in _FIXED_WITH
 
 
@@ -139,3 +144,62 @@ def _count(pairs: pd.DataFrame, side: str, what: str) -> int:
 def _signed(row: Mapping[str, Any], name: str) -> str:
     text = within(row, name, 3)
     return text if text == NOTHING or text.startswith("-") else f"+{text}"
+
+
+def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
+    """Draw the effects of a table of single changes, one row a change."""
+    if not len(table):
+        return "no two recipes differ in one choice"
+    drawn = table.iloc[::-1].reset_index(drop=True)
+    fewest, most = int(table["pairs"].min()), int(table["pairs"].max())
+    n = f"{most}" if fewest == most else f"{fewest} to {most}"
+    counted = (
+        "Diverged trials, and losses above it, count at chance"
+        if metrics.guessing
+        else "Pairs with a diverged trial are left out"
+    )
+    caption = [
+        "Effect of changing one choice: mean difference after − before with its 95 % interval (Student's t), "
+        f"over pairs of trials with the same hyperparameters and training seed (n = {n} pairs a row). "
+        f"{counted}."
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = marks.grid(figure, theme, 2)
+        for axes, metric in zip(panels, (metrics.headline, metrics.loss), strict=True):
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            column = metric.column
+            for row, found in enumerate(drawn.to_dict("records")):
+                centre, low, high = (found[f"{column}{end}"] for end in ("", "_low", "_high"))
+                helps = (low > 0) if metric.better == "higher" else (high < 0)
+                harms = (high < 0) if metric.better == "higher" else (low > 0)
+                color = "#009E73" if helps else "#D55E00" if harms else "0.35"
+                marker = "^" if helps else "v" if harms else "o"
+                axes.plot([low, high], [row, row], color=color, linewidth=2)
+                axes.plot(centre, row, marker, color=color, markersize=6)
+            axes.axvline(0, color="0.45", linewidth=0.8)
+            named = axes is panels[0] or not theme.caption
+            labels = [f"{r['before']}\n{r['key']}: {r['new']}" for r in drawn.to_dict("records")]
+            axes.set_yticks(range(len(drawn)), labels if named else [""] * len(drawn), fontsize="small")
+            axes.set_ylim(-0.6, len(drawn) - 0.4)
+            axes.grid(False, axis="y")
+            better = "right" if metric.better == "higher" else "left"
+            axes.set_xlabel(f"change of {metric.label} ({better} is better)")
+
+    size = max(0.5, 0.1 * len(drawn) + 0.3)
+    return Drawing("attribution", "What each single choice does", table, caption, draw, panels=2, height=size)
+
+
+def _table(data: StudyData) -> Table:
+    return attribution_table(data.trials, data.described, data.recipes, data.metrics)
+
+
+def _asked(data: StudyData, choices: Choices) -> Table | None:
+    return _table(data) if choices.attribute else None
+
+
+def _figure(data: StudyData, choices: Choices) -> Drawing | str | None:
+    return attribution(_table(data).numbers, data.metrics) if choices.attribute else None
+
+
+EXHIBIT = Exhibit(0, [_asked], {"attribution": _figure})

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.columns import mean_and_standard_error, median, standard_deviation
+from ahf_cli.report.statistics.moments import mean_and_standard_error, median, standard_deviation
 
 
 @dataclass(frozen=True)

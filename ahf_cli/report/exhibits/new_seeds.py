@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.statistics import (
     cliffs_delta,
     holm,
@@ -15,8 +20,10 @@ from ahf_cli.report.statistics import (
     paired_difference,
     paired_permutation_test,
 )
-from ahf_cli.report.tables.metrics import at_baseline, ranked
-from ahf_cli.report.tables.text import Table, number, spread_interval, within
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.style import styles
+from ahf_cli.report.text import Table, number, spread_interval, within
+from ahf_cli.report.values import at_baseline, ranked
 from ahf_cli.tasks.metrics import Column, Metrics
 
 
@@ -109,3 +116,71 @@ def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Column) -> pd.DataFram
 def _mean(values: ArrayLike) -> float:
     x = np.asarray(values, dtype=float)
     return float(x.mean()) if len(x) else float("nan")
+
+
+def reruns(
+    trials: pd.DataFrame, again: pd.DataFrame, names: list[str], objective: str, metrics: Metrics
+) -> Drawing | str:
+    """Draw each re-run, their mean with its interval, and what the search had seen."""
+    done = again[again["status"] != "failed"] if len(again) else again
+    drawn = [name for name in names if (done["recipe"] == name).any()]
+    if not drawn:
+        return "there are no re-runs of the best configurations"
+    table = done[["recipe", "trial", "seed", "status"]].assign(
+        **{m.column: at_baseline(done, m) for m in metrics.shown}
+    )
+    best = best_trials(trials, objective)[[m.column for m in metrics.shown]].astype(float)
+    seen: dict[Any, dict[Any, float]] = best.to_dict()
+    looks = styles(names)
+    caption = [
+        "The best configuration of each recipe, trained again with new seeds: one point a seed "
+        f"(n: {marks.counts(done, drawn)}); bar: mean with its 95 % interval (Student's t); ◇: what the "
+        "search had seen of it, optimistic where it lies on the better side of the bar. ×: diverged, "
+        f"{'drawn at chance' if metrics.guessing else 'without a value'}."
+        + marks.cut_words(table, metrics.loss, drawn)
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for at, (axes, metric) in enumerate(zip(marks.grid(figure, theme, 2), metrics.shown, strict=True)):
+            for row, name in enumerate(reversed(drawn)):
+                own = table[table["recipe"] == name]
+                look = looks[name]
+                for status, marker in (("ok", look.marker), ("diverged", "x")):
+                    some = own[own["status"] == status]
+                    height = row + 0.1 + marks.spread(some["trial"], 0.14)
+                    axes.scatter(
+                        some[metric.column], height, s=18, color=look.color, marker=marker, alpha=0.8
+                    )
+                mean = mean_interval(own[metric.column].dropna())
+                axes.plot([mean.low, mean.high], [row - 0.22] * 2, color=look.color, linewidth=3, alpha=0.55)
+                axes.plot(mean.estimate, row - 0.22, "|", color="black", markersize=9, markeredgewidth=1.6)
+                searched = seen[metric.column].get(name, float("nan"))
+                axes.plot(searched, row - 0.22, "D", markersize=5, markerfacecolor="none", color=look.color)
+            named = at == 0 or not theme.caption
+            axes.set_yticks(range(len(drawn)), [*reversed(drawn)] if named else [""] * len(drawn))
+            axes.set_ylim(-0.6, len(drawn) - 0.4)
+            axes.grid(False, axis="y")
+            axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            if np.isinf(metric.top) and table[metric.column].max() > metric.edge:
+                axes.set_xlim(0, metric.edge)
+
+    size = max(0.6, 0.13 * len(drawn) + 0.35)
+    return Drawing("reruns", "Re-runs of the best configuration", table, caption, draw, panels=2, height=size)
+
+
+def _reruns(data: StudyData) -> Table | None:
+    if not len(data.reruns):
+        return None
+    return rerun_table(data.trials, data.reruns, data.recipes, data.objective, data.metrics)
+
+
+def _pairs(data: StudyData) -> Table | None:
+    return pairs_table(data.reruns, data.recipes, data.metrics) if len(data.reruns) else None
+
+
+EXHIBIT = Exhibit(
+    9,
+    [lambda d, _: _reruns(d), lambda d, _: _pairs(d)],
+    {"reruns": lambda d, _: reruns(d.trials, d.reruns, d.recipes, d.objective, d.metrics)},
+)

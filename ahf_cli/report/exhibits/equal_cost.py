@@ -1,4 +1,4 @@
-"""Time to a target, and values at equal cost: by steps, work and seconds."""
+"""Values when every recipe has spent the same: by steps, work and seconds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.curves import line_frame
+from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics import (
     Array,
-    first_crossing,
+    Band,
     mean_interval,
-    median_interval,
     value_at_cost,
-    wilson_interval,
 )
-from ahf_cli.report.tables.text import Table, number, spread_interval, within
+from ahf_cli.report.style import styles
+from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 
 COSTS = {
@@ -29,53 +33,8 @@ COSTS = {
 A curvature product costs what a gradient costs (docs/performance.md), so their sum is what recipes with and
 without linear systems have in common, whatever else the machine does.
 """
+
 PLURAL = {"step": "steps"}
-
-
-def with_work(curves: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `work`: gradients and curvature products so far."""
-    return curves.assign(work=curves["gradients"] + curves["products"])
-
-
-def crossing_table(curves: pd.DataFrame, names: list[str], target: float, metric: Column) -> pd.DataFrame:
-    """Cost at which each trial first met the target of the headline: recipe, trial, and one column a cost.
-
-    ∞ where it never did.  A crossing counts when it is evaluated, also in a trial that diverged later.
-    """
-    frames = []
-    for name in names:
-        own = curves[(curves["recipe"] == name) & (curves["status"] != "failed")]
-        if not len(own):
-            continue
-        sign = 1 if metric.better == "higher" else -1
-        values = sign * _matrix(own, metric.column)
-        met = {cost: first_crossing(values, _matrix(own, cost), sign * target) for cost in COSTS}
-        frames.append(pd.DataFrame({"recipe": name, "trial": np.sort(own["trial"].unique()), **met}))
-    return (
-        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["recipe", "trial", *COSTS])
-    )
-
-
-def target_table(curves: pd.DataFrame, names: list[str], target: float, metric: Column) -> Table:
-    """Return how many trials met the target, and the median cost over all trials (∞: most never did)."""
-    crossings = crossing_table(curves, names, target, metric)
-    rows = []
-    for name in names:
-        own = crossings[crossings["recipe"] == name]
-        met = int(np.isfinite(own["step"].to_numpy(float)).sum())
-        row = {"recipe": name, "n": len(own), "met": met} | spread_interval(
-            "share", wilson_interval(met, len(own))
-        )
-        for cost in COSTS:
-            row |= spread_interval(cost, median_interval(own[cost].to_numpy(float)))
-        rows.append(row)
-    numbers = pd.DataFrame(rows)
-    text = {"recipe": numbers["recipe"], "met": [f"{r.met} of {r.n}" for r in numbers.itertuples()]}
-    text["share, 95 %"] = [within(row, "share", 2) for row in numbers.to_dict("records")]
-    for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
-        text[f"median {cost}, 95 %"] = [within(row, cost, digits) for row in numbers.to_dict("records")]
-    title = f"Time to {metric.label} {target:g} (∞: never)"
-    return Table("time_to_target", numbers, {title: pd.DataFrame(text)})
 
 
 def equal_cost_table(curves: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
@@ -149,15 +108,76 @@ def values_along(own: pd.DataFrame, metric: Column, cost: str, spent: Array) -> 
     last = np.where(
         diverged, np.nan if metric.baseline is None else metric.baseline, ends[metric.column].to_numpy(float)
     )
-    values, costs = _matrix(own, metric.column), _matrix(own, cost)
+    values, costs = by_trial(own, metric.column), by_trial(own, cost)
     known = np.stack([value_at_cost(values, costs, amount) for amount in spent], axis=1)
     return np.where(np.isnan(known), last[:, None], known)
 
 
-def _matrix(own: pd.DataFrame, column: str) -> Array:
+def by_trial(own: pd.DataFrame, column: str) -> Array:
     """Return a column as (trials, evaluations), NaN after a trial's end."""
     once = own.drop_duplicates(["trial", "step"])
     wide = pd.Series(
         once[column].to_numpy(), [once["trial"], once["step"]]
     ).unstack()  # may be the step itself
     return wide.sort_index(axis=1).to_numpy(float)
+
+
+POINTS = 101
+
+SPENT = ("work", "seconds")
+
+
+def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> pd.DataFrame:
+    """Centre and band of the headline at costs up to what half the trials of a recipe have spent.
+
+    Columns: cost, recipe, spent (the amount), n, centre, low, high.
+    """
+    done = curves[curves["status"] != "failed"]
+    frames = []
+    for cost in SPENT:
+        for name in names:
+            own = done[done["recipe"] == name]
+            if not len(own):
+                continue
+            total = float(own.groupby("trial")[cost].max().median())
+            amounts = np.linspace(0, total, POINTS)
+            values = values_along(own, metric, cost, amounts)
+            frames.append(line_frame({"cost": cost, "recipe": name, "spent": amounts}, values, kind))
+    columns = ["cost", "recipe", "spent", "n", "centre", "low", "high"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> Drawing | str:
+    """Draw mean and band of the headline against work and against seconds."""
+    table = spent_table(curves, names, kind, metric)
+    if not len(table):
+        return "no trial was evaluated"
+    looks = styles(names)
+    caption = [
+        f"{metric.label.capitalize()} against what a trial had spent: gradients and curvature products, "
+        "which cost about the same, and seconds of training on the machine of the study. Between two "
+        "evaluations the earlier one holds; a line ends where half the trials had ended. "
+        f"{marks.band_words(kind, False)}."
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for at, (axes, cost) in enumerate(zip(marks.grid(figure, theme, 2), SPENT, strict=True)):
+            lines = table[table["cost"] == cost].rename(
+                columns={"spent": "step"}
+            )  # what a line's x is called
+            for name in lines["recipe"].unique():
+                marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
+            marks.baseline(axes, metric)
+            axes.set(xlabel=COSTS[cost], ylabel=marks.labelled(metric, theme))
+            axes.set_ylim(*marks.limits(metric, float(lines["high"].max())))
+            axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
+        marks.legend(figure, theme)
+
+    return Drawing("equal_cost", f"{metric.label.capitalize()} at equal cost", table, caption, draw, panels=2)
+
+
+EXHIBIT = Exhibit(
+    3,
+    [lambda d, _: equal_cost_table(d.curves, d.recipes, d.metrics)],
+    {"equal_cost": lambda d, choices: equal_cost(d.curves, d.recipes, choices.band, d.metrics.headline)},
+)

@@ -1,4 +1,4 @@
-"""Tables as text and as LaTeX."""
+"""Tables as text, LaTeX and numbers."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.statistics import interquartile_mean
-from ahf_cli.report.tables.metrics import at_baseline
-from ahf_cli.report.tables.text import Table, number
+from ahf_cli.report.text import Table, number
+from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 Ways = Mapping[str, Mapping[str, float]]
@@ -72,3 +73,6 @@ def _of(summary: Callable[..., Any], values: ArrayLike) -> float:
 
 def _mean(values: ArrayLike) -> float:
     return _of(np.mean, values)
+
+
+EXHIBIT = Exhibit(7, [lambda d, _: robustness_table(d.trials, d.curves, d.recipes, d.metrics)])

@@ -1,19 +1,66 @@
-"""F1, the paper's Figure 2: training loss and test accuracy against step."""
+"""Training loss and headline against step: the paper's Figure 2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ahf_cli.report.canvas import Drawing, Theme
-from ahf_cli.report.figures import marks
+from ahf_cli.recipes.document import sentences
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme, save
+from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.plotting import Axes, Figure
-from ahf_cli.report.statistics import Band
+from ahf_cli.report.statistics import Array, Band, band, carry_forward, count
 from ahf_cli.report.style import observed, styles
-from ahf_cli.report.tables import curve_table, recipe_names
+from ahf_cli.report.values import recipe_names
 from ahf_cli.tasks.metrics import Column, Metrics
+
+
+def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFrame:
+    """Number of values, centre and band of each column of (trials, points), after the columns of `head`."""
+    centre, low, high = band(values, kind)
+    return pd.DataFrame({**head, "n": count(values), "centre": centre, "low": low, "high": high})
+
+
+def curve_table(curves: pd.DataFrame, metric: Column, kind: Band) -> pd.DataFrame:
+    """Centre and band of one metric at each evaluation of each recipe: the data of a line with its band.
+
+    `curves` is as of `curves_frame`; diverged trials are carried forward at the baseline,
+    or end where there is none; failed ones are left out.
+    Columns: metric, recipe, step, n, centre, low, high.
+    """
+    frames = []
+    curves = curves[curves["status"] != "failed"]
+    for recipe, own in curves.groupby("recipe", sort=False):
+        # With every trial diverged, the recipe's own evaluations end too early.
+        whole = own if (own["status"] == "ok").any() else curves
+        steps = np.sort(whole["step"].unique())
+        values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
+        values = values.reindex(columns=steps)
+        diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
+        counted = np.nan if metric.baseline is None else metric.baseline
+        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), counted)
+        frames.append(line_frame({"metric": metric.column, "recipe": recipe, "step": steps}, filled, kind))
+    columns = ["metric", "recipe", "step", "n", "centre", "low", "high"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def step_table(steps: pd.DataFrame, columns: list[str], kind: Band) -> pd.DataFrame:
+    """Centre and band of some columns of `steps.csv.gz` at each step, over the trials that reached it.
+
+    Columns: quantity, step, n, centre, low, high.
+    """
+    frames = []
+    for column in columns:
+        values = steps.pivot_table(index="trial", columns="step", values=column, dropna=False)
+        x = values.replace([np.inf, -np.inf], np.nan).to_numpy()
+        frames.append(line_frame({"quantity": column, "step": values.columns}, x, kind))
+    return pd.concat(frames, ignore_index=True)
+
 
 EXPLAINED = 6
 """Most recipes that the caption explains; of more it says what was seen."""
@@ -104,3 +151,25 @@ def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, metric
     if most > 1 and (table["n"] == 1).any():
         text += " A line without a band is a single trial."
     return text + marks.diverged_words(trials, metrics) + marks.stalled_words(trials)
+
+
+def figure_2(
+    trials: pd.DataFrame,
+    evaluations: pd.DataFrame,
+    planned: Mapping[str, int],
+    band: Band,
+    metrics: Metrics,
+    out: Path,
+) -> list[Path]:
+    """Save the paper's Figure 2: training loss and headline against step, one line per recipe."""
+    return save(curves(trials, evaluations, planned, band, metrics, sentences({})), out)
+
+
+EXHIBIT = Exhibit(
+    2,
+    figures={
+        "figure2": lambda d, choices: curves(
+            d.trials, d.curves, d.planned, choices.band, d.metrics, d.explanations
+        )
+    },
+)

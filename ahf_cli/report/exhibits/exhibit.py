@@ -1,0 +1,34 @@
+"""An exhibit: the tables and figures that answer one question about a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ahf_cli.report.canvas import Drawing
+from ahf_cli.report.statistics import Band
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.text import Table
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The reader's choices about tables and figures."""
+
+    band: Band = "se"
+    target: float | None = None
+    """value of the headline metric that counts as reached"""
+    attribute: bool = False
+    """compare recipes that differ in one choice"""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """The tables and figures of one question; a module of this package declares one as `EXHIBIT`."""
+
+    place: int
+    """position among the exhibits of a report"""
+    tables: Sequence[Callable[[StudyData, Choices], Table | None]] = ()
+    """None: the study has no data for this table"""
+    figures: Mapping[str, Callable[[StudyData, Choices], Drawing | str | None]] = field(default_factory=dict)
+    """by name; a text says why the figure cannot be drawn; None: the reader did not ask for it"""

@@ -1,0 +1,199 @@
+"""Final values of all trials: one by one, as distributions, and summed up by recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.plotting import Figure
+from ahf_cli.report.statistics import (
+    empirical_distribution,
+    iqm_interval,
+    mean_interval,
+    summarize,
+    wilson_interval,
+)
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.style import styles
+from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
+from ahf_cli.report.values import at_baseline, recipe_names
+from ahf_cli.tasks.metrics import Column, Metrics
+
+AT_CHANCE, LEFT_OUT = "at chance", "left out"
+
+
+def final_table(trials: pd.DataFrame, planned: Mapping[str, int], metrics: Metrics) -> pd.DataFrame:
+    """Sum up final values: one row per metric, recipe and way to treat diverged trials.
+
+    `trials` is as of `trials_frame`.  Columns: metric, recipe, diverged_trials, n (values summed up),
+    planned, ok, diverged, failed, stalled (a part of ok), mean, standard_error, standard_deviation, median,
+    best, worst; with 95 % intervals as `_low` and `_high`: mean, iqm (bootstrap), divergence_rate (Wilson).
+    """
+    rows = []
+    for metric in metrics.shown:
+        for recipe in recipe_names(trials, planned):
+            own = trials[trials["recipe"] == recipe]
+            for how in (LEFT_OUT,) if metric.baseline is None else (AT_CHANCE, LEFT_OUT):
+                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how))
+    return pd.DataFrame(rows)
+
+
+def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, how: str) -> dict[str, object]:
+    """Sum up one metric of one recipe's trials."""
+    head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
+    final = own[metric.column].astype(float) if len(own) else pd.Series(dtype=float)
+    counted = metric.baseline if how == AT_CHANCE else None
+    summary = asdict(summarize(final.to_numpy(), list(own["status"]), metric.better, counted))
+    counts = {"n": summary.pop("n"), "planned": planned}
+    counts |= {key: summary.pop(key) for key in ("ok", "diverged", "failed")}
+    counts["stalled"] = int(own["stalled"].sum()) if len(own) else 0
+    if len(own):
+        final = at_baseline(own, metric) if how == AT_CHANCE else final[own["status"] == "ok"]
+    return {**head, **counts, **summary, **_intervals(final.to_numpy(), own["status"], metric)}
+
+
+def _intervals(values: ArrayLike, status: pd.Series[str], metric: Column) -> dict[str, float]:
+    """Return the 95 % intervals of a row; each recipe is resampled from the same seed."""
+    rate = wilson_interval(int((status == "diverged").sum()), int((status != "failed").sum()))
+    return {
+        **spread_interval("mean", mean_interval(values).clipped(0, metric.top)),
+        **spread_interval("iqm", iqm_interval(values, np.random.default_rng(0))),
+        **spread_interval("divergence_rate", rate),
+    }
+
+
+def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:
+    """Return a final table as tables of text by title: the numbers of trials, then one table a metric.
+
+    A recipe without diverged trials has one row a metric: the two ways to treat them agree.
+    """
+    first = table.drop_duplicates("recipe")
+    counts = first[["recipe", "planned", "ok", "stalled", "diverged", "failed"]].astype(str)
+    counts = counts.rename(columns={"stalled": "did not train"})
+    counts["diverged share, 95 %"] = [within(row, "divergence_rate", 2) for row in first.to_dict("records")]
+    texts = {"Trials (did not train: a part of ok)": counts}
+    for metric in metrics.shown:
+        own = table[table["metric"] == metric.label]
+        own = own[(own["diverged"] > 0) | (own["diverged_trials"] == own["diverged_trials"].iloc[0])]
+        how = own["diverged_trials"].where(own["diverged"] > 0, NOTHING)
+        columns = {"recipe": own["recipe"], "diverged": how, "n": own["n"].astype(str)}
+        pairs = zip(own["mean"], own["standard_error"], strict=True)
+        columns["mean ± SE"] = pd.Series([f"{number(m)} ± {number(e)}" for m, e in pairs], own.index)
+        columns["SD"], columns["median"] = (own[k].map(number) for k in ("standard_deviation", "median"))
+        columns["IQM, 95 %"] = pd.Series([within(row, "iqm") for row in own.to_dict("records")], own.index)
+        columns["best"] = own["best"].map(number)
+        texts[f"Final {metric.label} ({metric.better} is better)"] = pd.DataFrame(columns)
+    return texts
+
+
+def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Drawing:
+    """Draw each trial's final training loss and test accuracy, with a box per recipe."""
+    done = trials[trials["status"] != "failed"]
+    table = done[["recipe", "trial", "status", "stalled"]].assign(
+        **{m.column: at_baseline(done, m) for m in metrics.shown}
+    )
+    looks = styles(names)
+    drawn = [name for name in names if (table["recipe"] == name).any()]
+    caption = [
+        f"Final values, one point a trial (n: {marks.counts(trials, names)}); box: quartiles and median, "
+        "whiskers to the last point within 1.5 interquartile ranges. ×: diverged, "
+        f"{'drawn at chance' if metrics.guessing else 'without a value'}."
+        + marks.cut_words(table, metrics.loss, drawn)
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = marks.grid(figure, theme, 2)
+        for at, (axes, metric) in enumerate(zip(panels, metrics.shown, strict=True)):
+            for row, name in enumerate(reversed(drawn)):
+                own = table[table["recipe"] == name]
+                values, ok = own[metric.column].to_numpy(float), (own["status"] == "ok").to_numpy()
+                if len(own) >= 5:
+                    axes.boxplot(
+                        values[np.isfinite(values)], positions=[row], orientation="horizontal",
+                        widths=0.72, showfliers=False, manage_ticks=False, medianprops={"color": "black"},
+                        boxprops={"color": "0.5"}, whiskerprops={"color": "0.5"}, capprops={"color": "0.5"},
+                    )  # fmt: skip
+                height = row + marks.spread(own["trial"], 0.26)
+                color, marker = looks[name].color, looks[name].marker
+                axes.scatter(
+                    values[ok],
+                    height[ok],
+                    s=15,
+                    color=color,
+                    marker=marker,
+                    alpha=0.75,
+                    linewidths=0,
+                    zorder=3,
+                )
+                axes.scatter(
+                    values[~ok], height[~ok], s=22, color=color, marker="x", linewidths=1.1, zorder=3
+                )
+            named = at == 0 or not theme.caption
+            axes.set_yticks(range(len(drawn)), [*reversed(drawn)] if named else [""] * len(drawn))
+            axes.set_ylim(-0.6, len(drawn) - 0.4)
+            axes.grid(False, axis="y")
+            marks.baseline(axes, metric, upright=True)
+            axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
+            axes.set_xlim(*marks.limits(metric, float(np.nanmax(table[metric.column], initial=0.0))))
+
+    size = max(0.6, 0.13 * len(drawn) + 0.35)
+    return Drawing("final_values", "Final values of all trials", table, caption, draw, panels=2, height=size)
+
+
+def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Drawing:
+    """Draw the share of trials whose final training loss is at most x, with its simultaneous band."""
+    metric = metrics.loss
+    done = trials[trials["status"] != "failed"]
+    frames = []
+    for name in names:
+        own = done[done["recipe"] == name]
+        if len(own):
+            found = empirical_distribution(at_baseline(own, metric).fillna(np.inf))
+            frames.append(pd.DataFrame({"recipe": name, "n": len(own), **found._asdict()}))
+    table = pd.concat(frames, ignore_index=True)
+    looks = styles(names)
+    caption = [
+        "Share of the trials whose final training loss is at most the value below (further left "
+        "and up is better), with the band that holds the whole true distribution with 95 % probability "
+        "(Dvoretzky-Kiefer-Wolfowitz, "
+        f"trials taken as independent; drawn from n = {marks.FEW} on). n: {marks.counts(trials, names)}."
+        f"{marks.diverged_words(trials, metrics)}"
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        finite = table["value"][np.isfinite(table["value"])]
+        _, end = marks.limits(metric, float(finite.max()) if len(finite) else 0.0)
+        for name in table["recipe"].unique():
+            own = table[table["recipe"] == name]
+            marks.stairs(axes, own, looks[name], f"{name}, n = {own['n'].iloc[0]}", 0, end)
+        marks.baseline(axes, metric, upright=True)
+        axes.set(
+            xlim=(0, end), ylim=(0, 1), xlabel=f"final {marks.labelled(metric, theme)}",
+            ylabel="share of trials at most there",
+        )  # fmt: skip
+        marks.legend(figure, theme)
+
+    return Drawing("distribution", "Distribution of the final loss", table, caption, draw)
+
+
+def _table(data: StudyData) -> Table:
+    finals = final_table(data.trials, data.planned, data.metrics)
+    return Table("final_values", finals, readable(finals, data.metrics))
+
+
+EXHIBIT = Exhibit(
+    4,
+    [lambda d, _: _table(d)],
+    {
+        "final_values": lambda d, _: final_values(d.trials, d.recipes, d.metrics),
+        "distribution": lambda d, _: distribution(d.trials, d.recipes, d.metrics),
+    },
+)
