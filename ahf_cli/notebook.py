@@ -14,7 +14,7 @@ from ahf_cli.errors import AhfError, InputError
 from ahf_cli.recipes.recipe import single_run
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
-from ahf_cli.report.statistics import Band
+from ahf_cli.report.statistics.trajectory import Band
 from ahf_cli.report.study_data import StudyData, pool, read_study
 from ahf_cli.search.plan import Hooks
 from ahf_cli.search.prerun import estimates_of, write_ranges

@@ -8,8 +8,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from ahf_cli.report import statistics
-from ahf_cli.report.statistics import Array, Interval
+from ahf_cli.report.statistics.best_of import expected_best_interval, probability_of_beating_interval
+from ahf_cli.report.statistics.interval import (
+    Interval,
+    iqm_interval,
+    mean_interval,
+    median_interval,
+    rate_difference,
+    wilson_interval,
+)
+from ahf_cli.report.statistics.pairs import cliffs_delta
+from ahf_cli.report.statistics.sample import empirical_distribution, interquartile_mean
+from ahf_cli.report.statistics.trajectory import Array
 
 Draw = Callable[[int], Array]
 RNG = np.random.default_rng(0)
@@ -47,24 +57,24 @@ def of_samples(
 
 TwoSamples = tuple[Callable[[Array, Array], Interval], Callable[[Array, Array], float]]
 INTERVALS: dict[str, tuple[Callable[[Array], Interval], Callable[[Array], float], dict[str, Draw]]] = {
-    "mean": (statistics.mean_interval, lambda x: float(x.mean()), SAMPLES),
-    "median": (statistics.median_interval, lambda x: float(np.median(x)), SAMPLES),
+    "mean": (mean_interval, lambda x: float(x.mean()), SAMPLES),
+    "median": (median_interval, lambda x: float(np.median(x)), SAMPLES),
     "iqm": (
-        lambda x: statistics.iqm_interval(x, RNG), lambda x: float(statistics.interquartile_mean(x)), SAMPLES
+        lambda x: iqm_interval(x, RNG), lambda x: float(interquartile_mean(x)), SAMPLES
     ),
     "best of 2": (
-        lambda x: statistics.expected_best_interval(x, 2, RNG, resamples=400),
+        lambda x: expected_best_interval(x, 2, RNG, resamples=400),
         lambda x: float(x.reshape(-1, 2).min(axis=1).mean()), LOSSES,
     ),
     "best of 8": (
-        lambda x: statistics.expected_best_interval(x, 8, RNG, resamples=400),
+        lambda x: expected_best_interval(x, 8, RNG, resamples=400),
         lambda x: float(x.reshape(-1, 8).min(axis=1).mean()), LOSSES,
     ),
 }  # fmt: skip
 TWO: dict[str, TwoSamples] = {
-    "cliffs delta": (statistics.cliffs_delta, lambda a, b: float(np.mean(np.sign(a - b)))),
+    "cliffs delta": (cliffs_delta, lambda a, b: float(np.mean(np.sign(a - b)))),
     "beats, k = 4": (
-        lambda a, b: statistics.probability_of_beating_interval(a, b, 4),
+        lambda a, b: probability_of_beating_interval(a, b, 4),
         lambda a, b: float(np.mean(a.reshape(-1, 4).min(axis=1) < b.reshape(-1, 4).min(axis=1))),
     ),
 }
@@ -89,10 +99,10 @@ def check_rates(n: int) -> None:
     """Averaged exactly over the binomial distribution, no simulation needed."""
     x = np.arange(n + 1)
     chances = {p: np.array([math.comb(n, int(k)) * p**k * (1 - p) ** (n - k) for k in x]) for p in RATES}
-    one = [statistics.wilson_interval(int(k), n) for k in x]
+    one = [wilson_interval(int(k), n) for k in x]
     single = [c @ np.array([i.low <= p <= i.high for i in one]) for p, c in chances.items()]
     assert 0.92 <= float(np.mean(single)) <= 0.98
-    two = [[statistics.rate_difference(int(j), n, int(k), n) for k in x] for j in x]
+    two = [[rate_difference(int(j), n, int(k), n) for k in x] for j in x]
     low, high = (np.array([[getattr(i, end) for i in row] for row in two]) for end in ("low", "high"))
     double = [
         a @ ((low <= p - q) & (p - q <= high)) @ b for p, a in chances.items() for q, b in chances.items()
@@ -136,7 +146,7 @@ def test_the_band_of_a_distribution_holds_the_whole_of_it(n: int) -> None:
     runs = 1000
     held = 0
     for _ in range(runs):
-        found = statistics.empirical_distribution(RNG.random(n))
+        found = empirical_distribution(RNG.random(n))
         # F is the diagonal; F̂ jumps at each value, so both sides of the jump are checked
         held += bool(
             np.all(found.value <= found.share - 1 / n + half) and np.all(found.value >= found.share - half)

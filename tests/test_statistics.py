@@ -4,13 +4,43 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics as standard
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from ahf_cli.report import statistics
-from ahf_cli.report.statistics.student import student_cdf, student_quantile
+from ahf_cli.report.statistics.best_of import (
+    best_so_far,
+    best_weights,
+    expected_best,
+    expected_best_interval,
+    probability_of_beating,
+    probability_of_beating_interval,
+)
+from ahf_cli.report.statistics.interval import (
+    bootstrap_interval,
+    iqm_interval,
+    mean_interval,
+    median_interval,
+    rate_difference,
+    wilson_interval,
+)
+from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_permutation_test
+from ahf_cli.report.statistics.sample import (
+    empirical_distribution,
+    interquartile_mean,
+    rank_correlation,
+    summarize,
+)
+from ahf_cli.report.statistics.trajectory import (
+    Band,
+    band,
+    carry_forward,
+    count,
+    first_crossing,
+    value_at_cost,
+)
 
 X = np.array([0.4, 0.9, 0.5, 2.3, 0.7, 2.3, 1.1])
 Y = np.array([0.6, 0.5, 1.9, 2.3, 0.8])
@@ -20,24 +50,15 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("df", [1, 2, 3, 9, 69, 500])
-def test_students_distribution_is_scipys(df: int) -> None:
-    for p in (0.001, 0.3, 0.975, 0.9999):
-        assert student_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-9)
-    for t in (-40.0, -1.0, 0.0, 2.5):
-        assert student_cdf(t, df) == pytest.approx(stats.t.cdf(t, df), rel=1e-9, abs=1e-12)
-    assert math.isnan(student_quantile(0.975, 0)) and math.isnan(student_quantile(1, 3))
-
-
 def test_the_interval_of_a_mean_is_scipys() -> None:
     theirs = stats.ttest_1samp(X, 0).confidence_interval(0.95)
-    ours = statistics.mean_interval([*X, math.nan])
+    ours = mean_interval([*X, math.nan])
     assert ours == pytest.approx((X.mean(), theirs.low, theirs.high), rel=1e-9)
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_no_interval_of_a_mean_or_iqm_without_two_different_values(values: list[float]) -> None:
-    for found in (statistics.mean_interval(values), statistics.iqm_interval(values, rng())):
+    for found in (mean_interval(values), iqm_interval(values, rng())):
         assert math.isnan(found.low) and math.isnan(found.high)
         assert not found.excludes(-5)
 
@@ -46,24 +67,24 @@ def test_the_interval_of_a_median_takes_scipys_ranks() -> None:
     for n in (6, 7, 20, 70):
         x = np.sort(rng().normal(size=n))
         theirs = stats.quantile_test(x, q=0, p=0.5).confidence_interval(0.95)
-        _, low, high = statistics.median_interval(x)
+        _, low, high = median_interval(x)
         assert (low, high) == (theirs.low, theirs.high)
-    assert math.isnan(statistics.median_interval(range(5)).low)
-    never = statistics.median_interval([1, 2, 3, 4, *[math.inf] * 6])
+    assert math.isnan(median_interval(range(5)).low)
+    never = median_interval([1, 2, 3, 4, *[math.inf] * 6])
     assert never.estimate == math.inf == never.high and never.low == 2
 
 
 def test_the_interquartile_mean_is_scipys_trimmed_mean_for_whole_quarters() -> None:
     x = rng().normal(size=(12, 3))
-    np.testing.assert_allclose(statistics.interquartile_mean(x), stats.trim_mean(x, 0.25), rtol=1e-12)
+    np.testing.assert_allclose(interquartile_mean(x), stats.trim_mean(x, 0.25), rtol=1e-12)
     # n = 5: 0.75 · x_(1) + x_(2) + 0.75 · x_(3) over 2.5
-    assert float(statistics.interquartile_mean([9.0, 1, 2, 4, 0])) == pytest.approx((0.75 + 2 + 3) / 2.5)
+    assert float(interquartile_mean([9.0, 1, 2, 4, 0])) == pytest.approx((0.75 + 2 + 3) / 2.5)
 
 
 def test_the_bootstrap_interval_is_scipys() -> None:
     x = np.concatenate([X, Y])
     theirs = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=20_000, rng=1)
-    ours = statistics.bootstrap_interval(x, lambda x: x.mean(axis=0), rng(), resamples=20_000)
+    ours = bootstrap_interval(x, lambda x: x.mean(axis=0), rng(), resamples=20_000)
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.05)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.05)
 
@@ -71,36 +92,36 @@ def test_the_bootstrap_interval_is_scipys() -> None:
 @pytest.mark.parametrize(("x", "n"), [(0, 4), (2, 4), (7, 70), (20, 20)])
 def test_the_interval_of_a_rate_is_scipys(x: int, n: int) -> None:
     theirs = stats.binomtest(x, n).proportion_ci(method="wilson")
-    assert statistics.wilson_interval(x, n) == pytest.approx((x / n, theirs.low, theirs.high), abs=1e-12)
+    assert wilson_interval(x, n) == pytest.approx((x / n, theirs.low, theirs.high), abs=1e-12)
 
 
 def test_the_interval_of_a_difference_of_rates_is_newcombes() -> None:
     # Newcombe 1998, table II, column (a) 56/70 − 48/80 and (h) 10/10 − 0/10 of method 10
-    assert statistics.rate_difference(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert statistics.rate_difference(10, 10, 0, 10) == pytest.approx((1, 0.6075, 1), abs=5e-5)
-    assert math.isnan(statistics.rate_difference(0, 0, 1, 2).estimate)
-    with pytest.raises(ValueError, match=r"successes must be in \[0, n = 3\], got 4"):
-        statistics.wilson_interval(4, 3)
+    assert rate_difference(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert rate_difference(10, 10, 0, 10) == pytest.approx((1, 0.6075, 1), abs=5e-5)
+    assert math.isnan(rate_difference(0, 0, 1, 2).estimate)
+    with pytest.raises(ValueError, match="must not be greater than n"):
+        wilson_interval(4, 3)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6, 7])
 def test_the_expected_best_of_k_is_the_mean_over_all_subsets(k: int) -> None:
     brute = np.mean([min(s) for s in itertools.combinations(X, k)])
-    assert statistics.expected_best(X, k) == pytest.approx(brute, rel=1e-13)
-    assert statistics.best_weights(7, k).sum() == pytest.approx(1)
+    assert expected_best(X, k) == pytest.approx(brute, rel=1e-13)
+    assert best_weights(7, k).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_the_probability_of_beating_is_the_share_over_all_pairs_of_subsets(k: int) -> None:
     bests = [[min(s) for s in itertools.combinations(z, k)] for z in (X, Y)]
     brute = np.mean([(a < b) + 0.5 * (a == b) for a, b in itertools.product(*bests)])
-    assert statistics.probability_of_beating(X, Y, k) == pytest.approx(brute, rel=1e-12)
-    back = statistics.probability_of_beating(Y, X, k)
-    assert statistics.probability_of_beating(X, Y, k) + back == pytest.approx(1)
+    assert probability_of_beating(X, Y, k) == pytest.approx(brute, rel=1e-12)
+    back = probability_of_beating(Y, X, k)
+    assert probability_of_beating(X, Y, k) + back == pytest.approx(1)
 
 
 def test_leaving_out_one_value_gives_the_jackknife_error() -> None:
-    brute = np.array([statistics.expected_best(np.delete(X, i), 2) for i in range(len(X))])
+    brute = np.array([expected_best(np.delete(X, i), 2) for i in range(len(X))])
     error = math.sqrt((len(X) - 1) / len(X) * np.sum((brute - brute.mean()) ** 2))
     from ahf_cli.report.statistics.best_of import _jackknife_errors
 
@@ -109,79 +130,162 @@ def test_leaving_out_one_value_gives_the_jackknife_error() -> None:
 
 
 def test_too_few_trials_for_a_budget_have_an_estimate_and_no_interval() -> None:
-    assert math.isnan(statistics.expected_best_interval(X, 4, rng()).low)
-    assert math.isnan(statistics.expected_best_interval([1.0] * 8, 2, rng()).low)
-    assert math.isnan(statistics.probability_of_beating_interval(X, Y, 2).low)
-    assert statistics.probability_of_beating_interval(range(8), range(10, 18), 2) == pytest.approx(
+    assert math.isnan(expected_best_interval(X, 4, rng()).low)
+    assert math.isnan(expected_best_interval([1.0] * 8, 2, rng()).low)
+    assert math.isnan(probability_of_beating_interval(X, Y, 2).low)
+    assert probability_of_beating_interval(range(8), range(10, 18), 2) == pytest.approx(
         (1, math.nan, math.nan), nan_ok=True
     )
     with pytest.raises(ValueError, match=r"k must be in \[1, n = 7\], got 8"):
-        statistics.expected_best(X, 8)
+        expected_best(X, 8)
 
 
 def test_the_best_so_far_passes_over_missing_values() -> None:
-    assert statistics.best_so_far([3, math.nan, 2, 5]).tolist() == [3, 3, 2, 2]
+    assert best_so_far([3, math.nan, 2, 5]).tolist() == [3, 3, 2, 2]
 
 
 @pytest.mark.parametrize("n", [5, 10])
 def test_the_permutation_test_is_scipys(n: int) -> None:
     a, b = rng().normal(size=(2, n)) + [[0.5], [0]]
     theirs = stats.permutation_test((a, b), lambda x, y: np.mean(x - y), permutation_type="samples")
-    assert statistics.paired_permutation_test(a, b, rng()) == pytest.approx(theirs.pvalue, rel=1e-12)
+    assert paired_permutation_test(a, b, rng()) == pytest.approx(theirs.pvalue, rel=1e-12)
 
 
 def test_many_pairs_are_permuted_at_random() -> None:
-    a = rng().normal(size=30)
-    p = statistics.paired_permutation_test(a, np.zeros(30), rng())
+    a = rng().normal(size=50)
+    p = paired_permutation_test(a, np.zeros(50), rng())
     assert p == pytest.approx(stats.ttest_1samp(a, 0).pvalue, abs=0.03)
-    assert statistics.paired_permutation_test(a + 9, np.zeros(30), rng()) == pytest.approx(1 / 20_001)
-    assert math.isnan(statistics.paired_permutation_test([math.nan], [0.0], rng()))
+    assert paired_permutation_test(a + 9, np.zeros(50), rng()) == pytest.approx(1 / 20_001)
+    assert math.isnan(paired_permutation_test([math.nan], [0.0], rng()))
 
 
 def test_cliffs_delta_counts_pairs_and_follows_the_u_statistic() -> None:
     u = stats.mannwhitneyu(X, Y).statistic
-    delta = statistics.cliffs_delta(X, Y)
+    delta = cliffs_delta(X, Y)
     assert delta.estimate == pytest.approx(2 * u / (len(X) * len(Y)) - 1)
     assert -1 <= delta.low < delta.estimate < delta.high <= 1
-    swapped = statistics.cliffs_delta(Y, X)
+    swapped = cliffs_delta(Y, X)
     assert swapped == pytest.approx((-delta.estimate, -delta.high, -delta.low))
-    apart = statistics.cliffs_delta(range(10), range(20, 30))
+    apart = cliffs_delta(range(10), range(20, 30))
     z2 = stats.norm.ppf(0.975) ** 2
     assert apart == pytest.approx((-1, -1, -(10 - z2) / (10 + z2)))
-    assert math.isnan(statistics.cliffs_delta([1.0], Y).low)
-    assert math.isnan(statistics.cliffs_delta([], Y).estimate)
+    assert math.isnan(cliffs_delta([1.0], Y).low)
+    assert math.isnan(cliffs_delta([], Y).estimate)
 
 
 def test_holm_steps_down() -> None:
     # by hand: 4·0.01, 3·0.02, 2·0.03 (not below 3·0.02), 0.5
-    assert statistics.holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
-    assert statistics.holm([0.9, math.nan, 0.8]) == pytest.approx([1, math.nan, 1], nan_ok=True)
+    assert holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    assert holm([0.9, math.nan, 0.8]) == pytest.approx([1, math.nan, 1], nan_ok=True)
 
 
 def test_the_distribution_counts_what_is_never_met() -> None:
-    found = statistics.empirical_distribution([1, 1, 3, math.inf])
+    found = empirical_distribution([1, 1, 3, math.inf])
     half = math.sqrt(math.log(40) / 8)
     assert found.value.tolist() == [1, 3] and found.share.tolist() == [0.5, 0.75]
     assert found.low.tolist() == pytest.approx([0, 0.75 - half]) and found.high.tolist() == [1, 1]
-    assert np.isnan(statistics.empirical_distribution([1.0]).low).all()
-    assert len(statistics.empirical_distribution([]).value) == 0
+    assert np.isnan(empirical_distribution([1.0]).low).all()
+    assert len(empirical_distribution([]).value) == 0
 
 
 def test_the_rank_correlation_is_scipys() -> None:
     x, y = [1, 2, 2, 5, 9], [3, 1, 4, 4, 8]
-    assert statistics.rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert math.isnan(statistics.rank_correlation([1, 1, 1], [1, 2, 3]))
+    assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert math.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
 
 
 def test_a_target_is_met_at_the_cost_of_the_first_evaluation_beyond_it() -> None:
     accuracy = [[0.1, 0.8, 0.7], [0.1, 0.5, math.nan], [math.nan, math.nan, math.nan]]
     cost = [[0.0, 5, 10], [0, 7, math.nan], [0, math.nan, math.nan]]
-    assert statistics.first_crossing(accuracy, cost, 0.8).tolist() == [5, math.inf, math.inf]
-    assert statistics.first_crossing(accuracy, cost, 0.3, higher=False).tolist() == [0, 0, math.inf]
+    assert first_crossing(accuracy, cost, 0.8).tolist() == [5, math.inf, math.inf]
+    assert first_crossing(accuracy, cost, 0.3, higher=False).tolist() == [0, 0, math.inf]
 
 
 def test_at_a_cost_the_last_evaluation_counts_and_a_trial_that_ended_before_does_not() -> None:
     values = [[1.0, 2, 3], [1, 2, math.nan]]
     cost = [[0.0, 5, 10], [0, 7, math.nan]]
-    assert statistics.value_at_cost(values, cost, 9).tolist() == pytest.approx([2, math.nan], nan_ok=True)
-    assert statistics.value_at_cost(values, cost, 7).tolist() == [2, 2]
+    assert value_at_cost(values, cost, 9).tolist() == pytest.approx([2, math.nan], nan_ok=True)
+    assert value_at_cost(values, cost, 7).tolist() == [2, 2]
+
+
+COLUMNS = np.array([[3.0, 1.0], [1.0, 1.0], [4.0, np.nan], [8.0, np.nan]])
+
+
+def test_bands_are_those_of_the_standard_library_and_of_scipy() -> None:
+    column = [3.0, 1.0, 4.0, 8.0]
+    deviation = standard.stdev(column)
+    theirs = stats.ttest_1samp(column, 0).confidence_interval(0.95)
+    expected: dict[Band, float] = {
+        "sd": 4 + deviation,
+        "se": 4 + deviation / 2,
+        "ci": theirs.high,
+        "iqr": float(np.quantile(column, 0.75)),
+    }
+    for kind, high in expected.items():
+        found = band(COLUMNS, kind)
+        assert found.high[0] == pytest.approx(high, rel=1e-12), kind
+        assert (found.centre[1], found.low[1], found.high[1]) == (1, 1, 1), kind
+    assert band(COLUMNS, "iqr").centre[0] == standard.median(column)
+    assert count(COLUMNS).tolist() == [4, 2]
+
+
+def test_the_permutation_test_of_twenty_pairs_is_exact() -> None:
+    """Whole numbers: the distribution of Σ ±dᵢ by counting, independent of the sums of halves."""
+    d = np.arange(1, 21)
+    a = np.where(np.arange(20) % 5 == 0, -d, d).astype(float)
+    ways: dict[int, int] = {0: 1}
+    for step in d.tolist():
+        ways = {
+            total: ways.get(total - step, 0) + ways.get(total + step, 0)
+            for total in {t + s for t in ways for s in (step, -step)}
+        }
+    expected = sum(n for total, n in ways.items() if abs(total) >= abs(a.sum())) / 2**20
+    assert paired_permutation_test(a, np.zeros(20), rng()) == pytest.approx(expected, rel=1e-12)
+    assert paired_permutation_test([1.0, -1.0], [0.0, 0.0], rng()) == 1
+
+
+@pytest.mark.parametrize("kind", ["se", "sd", "iqr"])
+def test_one_trial_has_a_centre_and_no_band(kind: Band) -> None:
+    centre, low, high = band([[2.0]], kind)
+    assert centre.tolist() == [2] and np.isnan(low).all() and np.isnan(high).all()
+
+
+@pytest.mark.parametrize("kind", ["se", "sd", "iqr"])
+def test_no_value_gives_nan_and_no_warning(kind: Band) -> None:
+    for values in ([[np.nan], [np.nan]], np.empty((0, 1))):
+        assert all(np.isnan(part).all() for part in band(values, kind))
+
+
+def test_bands_of_0_to_4_are_known() -> None:
+    x = np.arange(5.0)[:, None]
+    assert [float(v[0]) for v in band(x, "iqr")] == [2, 1, 3]
+    sd = math.sqrt(2.5)
+    assert [float(v[0]) for v in band(x, "sd")] == pytest.approx([2, 2 - sd, 2 + sd])
+    se = math.sqrt(0.5)
+    assert [float(v[0]) for v in band(x, "se")] == pytest.approx([2, 2 - se, 2 + se])
+
+
+def test_infinities_do_not_spread_from_their_column() -> None:
+    centre, low, _ = band([[np.inf, 1.0], [1.0, 1.0]], "iqr")
+    assert centre[0] == np.inf and (centre[1], low[1]) == (1, 1)
+
+
+def test_only_diverged_trials_are_carried_forward_and_from_their_end_on() -> None:
+    values = [[1.0, 9.0, np.inf, 5.0], [1.0, np.nan, np.nan, np.nan], [1.0, 2.0, np.nan, np.nan]]
+    filled = carry_forward(values, [True, True, False], 2.3)
+    np.testing.assert_array_equal(filled[:2], [[1, 9, 2.3, 2.3], [1, 2.3, 2.3, 2.3]])
+    np.testing.assert_array_equal(filled[2], [1, 2, np.nan, np.nan])
+    assert values[0][2] == np.inf
+
+
+def test_a_summary_counts_diverged_trials_at_chance_or_not_at_all() -> None:
+    values, status = [0.5, 0.7, np.nan, np.nan], ["ok", "ok", "diverged", "failed"]
+    both = summarize(values, status, "lower", 2.3)
+    without = summarize(values, status, "lower")
+    assert (both.n, both.ok, both.diverged, both.failed) == (3, 2, 1, 1)
+    assert both.mean == pytest.approx(3.5 / 3) and (both.best, both.worst) == (0.5, 2.3)
+    assert without.n == 2 and without.mean == pytest.approx(0.6)
+    assert without.standard_error == pytest.approx(0.1)
+    assert summarize(values, status, "higher").best == 0.7
+    none = summarize([np.nan], ["failed"], "lower", 2.3)
+    assert none.n == 0 and math.isnan(none.mean) and math.isnan(none.best)

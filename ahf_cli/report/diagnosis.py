@@ -12,7 +12,7 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics import Array
+from ahf_cli.report.statistics.trajectory import Array
 from ahf_cli.training.records import TrialResult, headline
 
 RUNAWAY = 1e3

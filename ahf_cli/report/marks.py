@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ahf_cli.report.canvas import Theme
 from ahf_cli.report.plotting import Axes, Figure
-from ahf_cli.report.statistics import BANDS, Band
+from ahf_cli.report.statistics.trajectory import BANDS, Band
 from ahf_cli.report.style import Style
 from ahf_cli.tasks.metrics import Column, Metrics
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.report.statistics import Interval
+from ahf_cli.report.statistics.interval import Interval
 from ahf_cli.study.files import SUMMARY_DIGITS
 
 NOTHING = "–"

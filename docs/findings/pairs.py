@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ahf_cli.report.statistics import paired_difference
+from ahf_cli.report.statistics.pairs import paired_difference
 from docs.findings.interval import interval
 from docs.findings.recipe import Recipe
 

@@ -12,7 +12,7 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics import (
+from ahf_cli.report.statistics.best_of import (
     best_so_far,
     expected_best_interval,
     probability_of_beating_interval,

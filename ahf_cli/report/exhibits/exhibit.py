@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ahf_cli.report.canvas import Drawing
-from ahf_cli.report.statistics import Band
+from ahf_cli.report.statistics.trajectory import Band
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import Table
 

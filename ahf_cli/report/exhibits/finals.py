@@ -13,13 +13,8 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics import (
-    empirical_distribution,
-    iqm_interval,
-    mean_interval,
-    summarize,
-    wilson_interval,
-)
+from ahf_cli.report.statistics.interval import iqm_interval, mean_interval, wilson_interval
+from ahf_cli.report.statistics.sample import empirical_distribution, summarize
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import styles
 from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within

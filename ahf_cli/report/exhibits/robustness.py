@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.statistics import interquartile_mean
+from ahf_cli.report.statistics.sample import interquartile_mean
 from ahf_cli.report.text import Table, number
 from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics

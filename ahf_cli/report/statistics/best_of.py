@@ -10,10 +10,11 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
-from ahf_cli.report.statistics.interval import LEVEL, Interval
-from ahf_cli.report.statistics.moments import Array
-from ahf_cli.report.statistics.student import student_quantile
+from ahf_cli.report.statistics.interval import Interval
+from ahf_cli.report.statistics.sample import LEVEL
+from ahf_cli.report.statistics.trajectory import Array
 
 
 def best_weights(n: int, k: int) -> Array:
@@ -91,7 +92,7 @@ def probability_of_beating_interval(a: ArrayLike, b: ArrayLike, k: int, level: f
     rows, columns = wins @ best_weights(len(y), k), best_weights(len(x), k) @ wins
     # With one side's weights held, P is linear in the other side's ordered rows.
     errors = [float(_jackknife_errors(side[:, None], k)[0]) for side in (rows, columns)]
-    half = student_quantile((1 + level) / 2, n - 1) * math.hypot(*errors) / (p * (1 - p))
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * math.hypot(*errors) / (p * (1 - p))
     odds = math.log(p / (1 - p))
     low, high = (1 / (1 + math.exp(-min(max(o, -700), 700))) for o in (odds - half, odds + half))
     return Interval(p, low, high)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
-from ahf_cli.report.statistics.moments import Array, mean_and_standard_error, median
-from ahf_cli.report.statistics.student import student_quantile
+from ahf_cli.report.statistics.sample import LEVEL, interquartile_mean
+from ahf_cli.report.statistics.trajectory import Array
 
-LEVEL = 0.95
 RESAMPLES = 2000
 FEWEST = 10
 """values that a bootstrap interval needs"""
@@ -37,9 +37,9 @@ class Interval(NamedTuple):
 
 def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """x̄ ± t_{n−1} s/√n (Student 1908) of values (n,); no interval for n < 2 or without spread."""
-    x = _present(values)
-    centre, error = (float(v) for v in mean_and_standard_error(x))
-    half = student_quantile((1 + level) / 2, len(x) - 1) * error if error > 0 else math.nan
+    x = pd.Series(_present(values))
+    centre, error = x.agg(["mean", "sem"])
+    half = float(stdtrit(len(x) - 1, (1 + level) / 2)) * error if error > 0 else math.nan
     return Interval(centre, centre - half, centre + half)
 
 
@@ -49,30 +49,13 @@ def median_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     r is the largest rank with P(Bin(n, ½) < r) ≤ (1 − level)/2 (Conover 1999, §3.2); no interval below
     n = 6, where there is no such rank.  Infinite values, such as targets that were never met, are welcome.
     """
-    x = np.sort(_present(values))
-    n, tail, rank = len(x), 0.0, 0
-    while rank < n and tail + math.comb(n, rank) / 2**n <= (1 - level) / 2:
-        tail += math.comb(n, rank) / 2**n
-        rank += 1
-    centre = float(median(x))
-    if rank == 0:
-        return Interval(centre, math.nan, math.nan)
-    return Interval(centre, float(x[rank - 1]), float(x[n - rank]))
+    from scipy.stats import quantile_test  # 0.7 s to import
 
-
-def interquartile_mean(values: ArrayLike) -> Array:
-    """Mean of the middle half of values (n, …) over axis 0, partial weights at its ends.
-
-    The mean of the quantile function between ¼ and ¾: the IQM of Agarwal et al. 2021 ("Deep reinforcement
-    learning at the edge of the statistical precipice"), for any n.  No value may be missing.
-    """
-    x = np.sort(np.asarray(values, dtype=float), axis=0)
-    n = len(x)
-    if n == 0:
-        return np.full(x.shape[1:], np.nan)
-    edges = np.arange(n + 1) / n
-    weights = np.diff(np.clip(edges, 0.25, 0.75)) * 2
-    return np.asarray(np.tensordot(weights, x, axes=(0, 0)))
+    x = _present(values)
+    if not len(x):
+        return Interval(math.nan, math.nan, math.nan)
+    ends = quantile_test(x, p=0.5).confidence_interval(level)
+    return Interval(float(np.median(x)), float(ends.low), float(ends.high))
 
 
 def bootstrap_interval(
@@ -106,16 +89,12 @@ def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
 
     Raises ValueError unless 0 ≤ x ≤ n; NaN for n = 0.
     """
-    if not 0 <= successes <= n:
-        raise ValueError(f"successes must be in [0, n = {n}], got {successes}")
+    from scipy.stats import binomtest  # 0.7 s to import
+
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    rate, shrink = successes / n, 1 + z * z / n
-    centre = (rate + z * z / (2 * n)) / shrink
-    half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    # Rounding must not push the ends past the estimate at 0 and n successes.
-    return Interval(rate, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half)))
+    ends = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(successes / n, float(ends.low), float(ends.high))
 
 
 def rate_difference(x_a: int, n_a: int, x_b: int, n_b: int, level: float = LEVEL) -> Interval:

@@ -1,0 +1,111 @@
+"""One sample of final values, (trials,): moments, distribution, rank correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from ahf_cli.report.statistics.trajectory import Array
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Final values of one metric over the trials of one recipe."""
+
+    n: int
+    """values that mean, median and the rest are taken over"""
+    ok: int
+    diverged: int
+    failed: int
+    mean: float
+    standard_error: float
+    """s/√n with the unbiased variance s²; NaN for fewer than two values"""
+    standard_deviation: float
+    median: float
+    best: float
+    worst: float
+
+
+def summarize(
+    values: ArrayLike,
+    status: Sequence[str],
+    better: Literal["lower", "higher"],
+    chance: float | None = None,
+) -> Summary:
+    """Sum up final values (trials,); diverged trials count as `chance`, or are left out where it is None.
+
+    Failed trials are counted and take no part in the rest.
+    """
+    x, kinds = np.asarray(values, dtype=float), np.asarray(status, dtype=str)
+    used = x[kinds == "ok"]
+    if chance is not None:
+        used = np.append(used, np.full(np.sum(kinds == "diverged"), chance))
+    used = used[~np.isnan(used)]
+    ends = (float(used.min()), float(used.max())) if len(used) else (np.nan, np.nan)
+    best, worst = ends if better == "lower" else ends[::-1]
+    moments = pd.Series(used, dtype=float).agg(["mean", "sem", "std", "median"])
+    return Summary(
+        n=len(used),
+        ok=int(np.sum(kinds == "ok")),
+        diverged=int(np.sum(kinds == "diverged")),
+        failed=int(np.sum(kinds == "failed")),
+        mean=moments["mean"],
+        standard_error=moments["sem"],
+        standard_deviation=moments["std"],
+        median=moments["median"],
+        best=best,
+        worst=worst,
+    )
+
+
+def interquartile_mean(values: ArrayLike) -> Array:
+    """Mean of the middle half of values (n, …) over axis 0, partial weights at its ends.
+
+    The mean of the quantile function between ¼ and ¾: the IQM of Agarwal et al. 2021 ("Deep reinforcement
+    learning at the edge of the statistical precipice"), for any n.  No value may be missing.
+    """
+    x = np.sort(np.asarray(values, dtype=float), axis=0)
+    n = len(x)
+    if n == 0:
+        return np.full(x.shape[1:], np.nan)
+    edges = np.arange(n + 1) / n
+    weights = np.diff(np.clip(edges, 0.25, 0.75)) * 2
+    return np.asarray(np.tensordot(weights, x, axes=(0, 0)))
+
+
+class Distribution(NamedTuple):
+    """F̂ just after each distinct value, with its band."""
+
+    value: Array
+    share: Array
+    low: Array
+    high: Array
+
+
+def empirical_distribution(values: ArrayLike, n: int | None = None, level: float = LEVEL) -> Distribution:
+    """F̂(x) = #{xᵢ ≤ x}/n with the simultaneous band ± √(ln(2/(1−level))/(2n)).
+
+    Dvoretzky, Kiefer and Wolfowitz 1956 with Massart's 1990 constant: the whole true distribution lies in the
+    band with at least this probability.  `n` counts values that are not listed, such as targets never met.
+    The band is NaN for n < 2.
+    """
+    x = np.asarray(values, dtype=float)
+    distinct, counts = np.unique(x[np.isfinite(x)], return_counts=True)
+    total = n if n is not None else len(x)
+    share = np.cumsum(counts) / total if total else np.empty(0)
+    half = math.sqrt(math.log(2 / (1 - level)) / (2 * total)) if total >= 2 else math.nan
+    return Distribution(distinct, share, np.maximum(share - half, 0), np.minimum(share + half, 1))
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's ρ: Pearson's correlation of the mid-ranks of pairs (n,); NaN without spread or for n < 3."""
+    pairs = pd.DataFrame({"x": np.asarray(x, dtype=float), "y": np.asarray(y, dtype=float)})
+    return float(pairs.corr(method="spearman", min_periods=3).to_numpy()[0, 1])
