@@ -16,9 +16,8 @@ from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.statistics.trajectory import Band
 from ahf_cli.report.study_data import StudyData, pool, read_study
-from ahf_cli.search.plan import Hooks
+from ahf_cli.search.plan import SILENT, Hooks, Reporter
 from ahf_cli.search.prerun import estimates_of, write_ranges
-from ahf_cli.search.reporter import SILENT, Reporter
 from ahf_cli.search.run import run as run_search
 from ahf_cli.search.single import Single, train_single
 from ahf_cli.study import pack as packing

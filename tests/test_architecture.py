@@ -1,10 +1,13 @@
-"""Imports point down, heavy packages stay where they belong, and the core knows nothing of the rest."""
+"""Imports point down and never in a circle, heavy packages stay in their rooms, names are given once."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -34,7 +37,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},
     "optuna": {"search/sampler.py", "search/slots.py", "search/storage.py"},
-    "sqlalchemy": {"search/storage.py", "search/deposit.py"},
+    "sqlalchemy": {"search/storage.py"},
     "yaml": {"config/load.py"},
     "pandas": {"study", "report", "cli", "notebook.py"},
     "matplotlib": {"report/plotting.py"},
@@ -76,6 +79,43 @@ def test_imports_point_down(path: Path) -> None:
         assert not room or room[0] in BELOW[home] | {home}, f"{where} imports {name}"
         if home in ONLY_READ and room == ["training"]:
             assert name.split(".")[2] in READABLE, f"{where} imports {name}"
+
+
+def modules_read(path: Path, known: set[str]) -> set[str]:
+    """Return the modules of `known` that a file imports; a package that only leads to one is not read."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & known or {node.module}
+    return found & known
+
+
+def test_no_import_is_in_a_circle() -> None:
+    names = {p: ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts) for p in MODULES}
+    known = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    graph = {name: modules_read(path, set(known.values())) - {name} for path, name in known.items()}
+    assert sum(map(len, graph.values())) > 3 * len(graph)
+    assert len(list(TopologicalSorter(graph).static_order())) == len(graph)  # raises CycleError
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    trees = (ast.parse(path.read_text()) for path in MODULES)
+    counts = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    assert len(counts) > 100 and [name for name, n in counts.items() if n > 1] == []
+
+
+def test_a_file_name_is_there_twice_only_with_the_command_of_that_name() -> None:
+    files = [p for p in MODULES if p.name != "__init__.py"]
+    counts = Counter(path.name for path in files if path.parent.name != "cli")
+    commands = {path.name for path in files if path.parent.name == "cli"}
+    assert {name for name, n in counts.items() if n > 1} <= commands
+
+
+def test_a_module_fits_on_five_screens() -> None:
+    lines = {str(p.relative_to(PACKAGE)): len(p.read_text().splitlines()) for p in MODULES}
+    assert {name: n for name, n in lines.items() if n > 350} == {}
+    assert statistics.median(lines.values()) <= 150
 
 
 def test_the_core_needs_torch_alone() -> None:

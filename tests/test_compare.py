@@ -114,7 +114,7 @@ def test_no_text_of_a_figure_covers_another(results: Path) -> None:
 
 def test_figures_can_be_told_apart_in_grey(results: Path) -> None:
     from ahf_cli.recipes.builtin import RECIPES
-    from ahf_cli.report.style import styles
+    from ahf_cli.report.marks import styles
 
     looks = styles([*RECIPES, "one", "two", "three"])
     grey = {

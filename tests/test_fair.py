@@ -14,7 +14,7 @@ from scipy.stats import qmc
 from ahf_cli.cli import main
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.report.study_data import load_study
-from ahf_cli.search.reruns import Best, repeats, rerun_plan, seed_of
+from ahf_cli.search.plan import Best, repeats, rerun_plan, seed_of
 from ahf_cli.search.sampler import sobol
 from ahf_cli.search.search import Search
 from ahf_cli.search.storage import open_storage, sqlite_url

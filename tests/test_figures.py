@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from ahf_cli.cli import compare
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.document import sentences
-from ahf_cli.report import style
+from ahf_cli.report import marks
 from ahf_cli.report.exhibits.curves import curve_table, figure_2
 from ahf_cli.report.exhibits.prerun import prerun_figures
 from ahf_cli.report.exhibits.steps import damping
@@ -91,12 +91,12 @@ def test_prerun_figures_take_the_norm_and_both_signs_of_the_smoothness(tmp_path:
 
 def test_each_recipe_looks_different_and_built_in_ones_always_the_same() -> None:
     names = [*RECIPES, "zeta", "alpha", *(f"r{i}" for i in range(9))]
-    looks = style.styles(names)
-    assert looks == style.styles(reversed(names))
+    looks = marks.styles(names)
+    assert looks == marks.styles(reversed(names))
     assert len(set(looks.values())) == len(names)
     assert len({(s.line, s.marker) for s in looks.values()}) == len(names)
-    assert all(style.styles([name])[name] == looks[name] for name in RECIPES)
-    two = style.styles(["b/hf", "a/hf", "a/adaptive_hf"])
+    assert all(marks.styles([name])[name] == looks[name] for name in RECIPES)
+    two = marks.styles(["b/hf", "a/hf", "a/adaptive_hf"])
     assert two["b/hf"] == looks["hf"] and two["a/adaptive_hf"] == looks["adaptive_hf"] != two["a/hf"]
 
 
@@ -112,9 +112,9 @@ def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None
     trials = pd.DataFrame(
         {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}
     )
-    assert style.observed(trials) == "Seen: of 3 trials, 1 trained, 1 did not train, 1 diverged."
-    assert style.observed(trials[1:2]) == "Seen: 1 trained."
-    assert style.observed(trials[3:]) == "No trial is finished."
+    assert marks.observed(trials) == "Seen: of 3 trials, 1 trained, 1 did not train, 1 diverged."
+    assert marks.observed(trials[1:2]) == "Seen: 1 trained."
+    assert marks.observed(trials[3:]) == "No trial is finished."
 
 
 PROGRAM = """

@@ -16,8 +16,8 @@ import pytest
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.search import search as module
 from ahf_cli.search import storage
+from ahf_cli.search.plan import Best, rerun_plan
 from ahf_cli.search.pool import Job
-from ahf_cli.search.reruns import Best, rerun_plan
 from ahf_cli.search.search import Hooks, Search
 from ahf_cli.search.storage import Storage, open_storage
 from ahf_cli.search.survey import survey

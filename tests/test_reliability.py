@@ -94,13 +94,14 @@ def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None
     from ahf_cli.search.pool import ProcessPool
     from ahf_cli.search.search import Search
     from ahf_cli.search.storage import open_storage, sqlite_url
+    from ahf_cli.study.index import whole_index
     from ahf_cli.study.store import Study
 
     shutil.copytree(Path(__file__).parent / "old_study", tmp_path / "old")
     study = Study(tmp_path, "old")
     before = [(r.slot, r.value) for r in study.finished("hf")]
     assert before and study.planned() == {"hf": 3}
-    storage = open_storage(sqlite_url(study.index()))
+    storage = open_storage(sqlite_url(whole_index(study.folder)))
     search = Search(plan(4, names=("hf",)), study.trials, storage)
     assert [slot for _, slot in search.unfinished] == [2, 3]
     assert search.run(lambda: ProcessPool(Toy(study.trials), 1))

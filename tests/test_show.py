@@ -11,7 +11,7 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.report.diagnosis import diagnose, trial_drawing
-from ahf_cli.study.trial_folder import rows_frame
+from ahf_cli.study.columns import rows_frame
 from ahf_cli.training.records import StepRow, TrialResult
 from tests.made_up import NAN, finals, write_study
 

@@ -24,7 +24,7 @@ from ahf_cli.cli import main
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.study.files import atomic_write
 from ahf_cli.study.find import find_study, study_names
-from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame, write_tables
 from ahf_cli.study.status import survey
 from ahf_cli.study.store import Study
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
@@ -277,7 +277,7 @@ def test_frames_join_trials_by_recipe_in_the_order_of_the_plan(tmp_path: Path) -
         trials = trials_frame(study)
         assert trials["trial"].tolist() == [1000, 0, 1, 2] and trials["params.lr"].tolist() == [0.1] * 4
         assert len(curves_frame(study)) == 12 and len(steps_frame(study, "hf")) == 4
-        study.write_derived()
+        write_tables(study)
     assert (study.folder / "trials.csv").read_text().count("\n") == 5
     assert (study.folder / "curves.csv").read_text().count("\n") == 13
 

@@ -14,18 +14,17 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.cli.config import preset_purpose
-from ahf_cli.cli.summary import summary_lines
+from ahf_cli.cli.session import summary_lines
 from ahf_cli.config.load import load, presets
 from ahf_cli.errors import IncompleteError
 from ahf_cli.search import run as runs
 from ahf_cli.search import single
-from ahf_cli.search.remaining import refuse_vanished
 from ahf_cli.search.search import Search, SearchPlan
-from ahf_cli.search.summary import summarize
-from ahf_cli.study.best import best_trial, own_value
+from ahf_cli.search.summary import refuse_vanished, summarize
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import unpack
 from ahf_cli.study.store import Study
+from ahf_cli.study.trials import best_trial, own_value
 from tests.made_up import write_study
 from tests.test_search import plan, result_of, run
 from tests.test_store import RESULT

@@ -10,8 +10,8 @@ import pytest
 
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions, differences
-from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData, load_study, pool
+from ahf_cli.report.text import sparkline
 from ahf_cli.study.store import Study
 from tests.made_up import write_study
 from tests.plausible import write

@@ -27,7 +27,7 @@ from ahf_cli.cli import (
     verify,
     worker,
 )
-from ahf_cli.cli.plugins import with_plugins
+from ahf_cli.cli.options import with_plugins
 from ahf_cli.errors import AhfError, InterruptedRunError
 from ahf_cli.interruption import resume_line, scrub
 from ahf_cli.streams import to_null

@@ -22,11 +22,11 @@ from ahf_cli.cli.options import (
     Results,
     emit_json,
     log,
+    print_tables,
     resolve,
     say,
     writing_to,
 )
-from ahf_cli.cli.ruled import print_tables
 from ahf_cli.errors import AhfError, IncompleteError, InputError
 
 if TYPE_CHECKING:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -15,7 +18,10 @@ from ahf_cli.errors import InputError
 from ahf_cli.streams import takes_unicode
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ahf_cli.config.load import Config, Setting
+
 
 _CONFIGURATION = "Configuration"
 
@@ -213,3 +219,60 @@ def writing_to(folder: Path, study: Path | None = None) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"cannot write to {folder}: {reason}; choose another folder with --out") from error
+
+
+def print_tables(texts: dict[str, pd.DataFrame]) -> None:
+    """Print tables of text under their titles."""
+    from ahf_cli.report.text import as_text, is_words
+
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+
+        console, all_ruled = Console(), []
+        for title, rows in texts.items():
+            ruled = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+            for name in rows.columns:
+                ruled.add_column(name, justify="left" if is_words(rows[name]) else "right", no_wrap=True)
+            for row in rows.itertuples(index=False):
+                ruled.add_row(*map(str, row))
+            all_ruled.append(ruled)
+        # In a narrow terminal, rich would cut digits off.
+        unbounded = console.options.update(width=10_000)
+        if all(console.measure(r, options=unbounded).maximum <= console.width for r in all_ruled):
+            console.print(*all_ruled)
+            return
+    say(as_text(texts) + "\n")
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Run a file of your own that registers recipes, models, data sets or losses; repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the option `--plugin`: its files are loaded before the command runs."""
+
+    @wraps(command)
+    def run(*args: Any, plugin: list[Path] | None = None, **options: Any) -> None:
+        if plugin:
+            from ahf_cli.plugin import load
+
+            load(plugin)
+        command(*args, **options)
+
+    # Typer reads the options from the signature.
+    own = inspect.Parameter("plugin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)
+    declared = inspect.signature(command)
+    hints = get_type_hints(command, include_extras=True)
+    run.__annotations__ = {**hints, "plugin": Plugins}
+    known = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in declared.parameters.values()]
+    run.__signature__ = declared.replace(parameters=[*known, own])  # type: ignore[attr-defined]
+    return run

@@ -26,7 +26,7 @@ from ahf_cli.cli.options import (
     say,
 )
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
-from ahf_cli.search.remaining import refuse_vanished
+from ahf_cli.search.summary import refuse_vanished
 
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ahf_cli.cli.options import log
 from ahf_cli.search.plan import Hooks
-from ahf_cli.study.best import own_value
+from ahf_cli.study.trials import own_value
 from ahf_cli.training.records import Progress as TrialProgress
 from ahf_cli.training.records import TrialResult, headline, headline_of
 

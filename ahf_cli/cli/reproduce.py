@@ -24,9 +24,9 @@ from ahf_cli.cli.options import (
     resolve,
     say,
 )
-from ahf_cli.cli.summary import summary_lines
+from ahf_cli.cli.session import summary_lines
 from ahf_cli.errors import IncompleteError
-from ahf_cli.search.remaining import refuse_vanished, remaining
+from ahf_cli.search.summary import refuse_vanished, remaining
 
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Json, Quiet, Results, emit_json, log, say, writing_to
-from ahf_cli.cli.ruled import print_tables
+from ahf_cli.cli.options import (
+    DEFAULT_RESULTS,
+    Device,
+    Json,
+    Quiet,
+    Results,
+    emit_json,
+    log,
+    print_tables,
+    say,
+    writing_to,
+)
 from ahf_cli.errors import IncompleteError, InputError
 from ahf_cli.recipes.hyperparameters import nearest
 

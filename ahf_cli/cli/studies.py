@@ -281,7 +281,7 @@ def repair(
 
 def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
     """Make the database of a study anew from its trials and re-runs; return how many it holds."""
-    from ahf_cli.search.reruns import rerun_plan
+    from ahf_cli.search.plan import rerun_plan
     from ahf_cli.search.run import again_of, search_plan
     from ahf_cli.search.search import Search
     from ahf_cli.search.storage import answering, open_storage, sqlite_url

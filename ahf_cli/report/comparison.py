@@ -15,9 +15,8 @@ from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, m
 from ahf_cli.report.exhibits.curves import curve_table
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.exhibits.new_seeds import pairs_table
-from ahf_cli.report.sparkline import sparkline
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.text import Table, as_latex, as_text
+from ahf_cli.report.text import Table, as_latex, as_text, sparkline
 from ahf_cli.report.verdict import Verdict, verdict
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, write_csv
 

@@ -1,13 +1,12 @@
 """A study as tidy tables: what every figure, table and report is made from.
 
-from ahf_cli.report.study_data import load_study
-
 study = load_study("results/quick")
 study.trials.groupby("recipe")["test_accuracy"].describe()
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -278,3 +277,23 @@ def _prefixed(frame: pd.DataFrame, prefix: str) -> pd.DataFrame:
 def _joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     full = [frame for frame in frames if len(frame)]
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=columns)
+
+
+def recipe_names(trials: pd.DataFrame, planned: Mapping[str, int]) -> list[str]:
+    """Names of the planned recipes, then of others that have trials."""
+    return list(dict.fromkeys([*planned, *trials["recipe"]]))
+
+
+def at_baseline(trials: pd.DataFrame, metric: Column) -> pd.Series[float]:
+    """Return final values with each diverged trial at the baseline; NaN for failed ones.
+
+    Without a baseline a diverged trial has no value.
+    """
+    values = trials[metric.column].astype(float)
+    counted = math.nan if metric.baseline is None else metric.baseline
+    return values.where(trials["status"] == "ok", counted).where(trials["status"] != "failed")
+
+
+def ranked(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished trials, with the capped objective that the sampler was told in `value`."""
+    return trials[trials["status"] != "failed"].astype({"value": float})

@@ -11,9 +11,8 @@ import pandas as pd
 from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.exhibits.equal_cost import PLURAL
 from ahf_cli.report.statistics.interval import Interval, mean_interval
-from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import Table
-from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column
 
 ENOUGH_TRIALS = 20

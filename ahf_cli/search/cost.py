@@ -9,11 +9,11 @@ import torch
 
 from ahf_cli.config.load import Config
 from ahf_cli.search.machine import plan_of, task_spec, threads_of, workers_and_batch
-from ahf_cli.search.remaining import grown_from, refuse_other_settings, remaining
-from ahf_cli.search.reporter import Reporter
+from ahf_cli.search.plan import Reporter
+from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining
+from ahf_cli.study.columns import rows_frame
 from ahf_cli.study.files import csv_bytes
 from ahf_cli.study.store import Study
-from ahf_cli.study.trial_folder import rows_frame
 from ahf_cli.training import estimate as e
 from ahf_cli.training.estimate import Slice
 from ahf_cli.training.records import StepRow

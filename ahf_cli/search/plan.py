@@ -1,15 +1,29 @@
-"""What a search does, and to whom it tells what."""
+"""The plan of a search and of its re-runs, and the receivers of its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.search.reruns import Best, seed_of
 from ahf_cli.training.records import Progress, TrialResult
+
+OWN_VALUE = "own_value"
+"""Where the index says a trial's own value, which may be above the capped one that a sampler was told."""
+SEARCH_SLOT = "search_slot"
+"""Where a re-run says, among the extra numbers of its result, which trial of the search it repeats."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The trial of a search that has the lowest value, of those that did not diverge."""
+
+    slot: int
+    params: Mapping[str, float]
+    """free hyperparameters"""
 
 
 @dataclass(frozen=True)
@@ -62,3 +76,61 @@ class Hooks:
 
 
 HOOKS = Hooks()
+
+
+def seed_of(study_seed: int, replicate: int) -> int:
+    """Return the training seed of a re-run: the same for all recipes, and none of them that of the search."""
+    return (study_seed + 1 + replicate) % 2**63
+
+
+def repeats(result: TrialResult, best: Best) -> bool:
+    """Tell whether a re-run is one of this trial."""
+    same = all(result.params.get(name) == value for name, value in best.params.items())
+    return same and result.extra.get(SEARCH_SLOT) == best.slot
+
+
+def rerun_plan(plan: SearchPlan, best: Mapping[str, Best], count: int, prefix: str) -> SearchPlan:
+    """Return the plan that trains each best trial again, `count` times with a seed of its own."""
+    return replace(
+        plan,
+        recipes={name: plan.recipes[name] for name in best},
+        trials=count,
+        known=count,
+        batch=1,  # rows of one batch share weights and batch order, and here these differ
+        prefix=prefix,
+        about={name: {**said, "trials": count} for name, said in plan.about.items()},
+        again=best,
+    )
+
+
+class Reporter(Protocol):
+    """Receives remarks, and the trials of each stage as they run and end."""
+
+    def say(self, line: str) -> None:
+        """Take a remark of one line."""
+        ...
+
+    def stage(self, title: str, done: int, total: int) -> AbstractContextManager[Hooks]:
+        """Return a context whose hooks are told of a stage's trials."""
+        ...
+
+
+class Silent:
+    """A reporter that drops everything."""
+
+    def say(self, line: str) -> None:
+        """Drop a remark."""
+
+    def stage(self, title: str, done: int, total: int) -> AbstractContextManager[Hooks]:
+        """Return hooks that do nothing."""
+        return nullcontext(Hooks())
+
+
+SILENT = Silent()
+ShouldStop = Callable[[], bool]
+"""Asked after every step; a run that is to stop saves checkpoints and ends."""
+
+
+def never() -> bool:
+    """Return False: the run goes on to its end."""
+    return False

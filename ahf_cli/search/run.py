@@ -6,6 +6,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ahf_cli.config.load import Config
@@ -17,9 +18,7 @@ from ahf_cli.search.machine import (
     used_plugins,
     workers_and_batch,
 )
-from ahf_cli.search.remaining import grown_from, refuse_other_settings, remaining
-from ahf_cli.search.reporter import SILENT, Reporter, ShouldStop, never
-from ahf_cli.search.reruns import repeats, rerun_plan
+from ahf_cli.search.plan import SILENT, Reporter, ShouldStop, never, repeats, rerun_plan
 from ahf_cli.search.search import Search, SearchPlan
 from ahf_cli.search.storage import (
     OtherSchemaError,
@@ -29,9 +28,11 @@ from ahf_cli.search.storage import (
     refuse_network_file_system,
     sqlite_url,
 )
-from ahf_cli.search.summary import summarize
+from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining, summarize
 from ahf_cli.search.worker import TaskSpec, process_pool
-from ahf_cli.study.copies import keep_plugins
+from ahf_cli.study.files import keep_plugins
+from ahf_cli.study.frames import write_tables
+from ahf_cli.study.index import whole_index
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.training.train import Plan
@@ -40,9 +41,11 @@ from ahf_cli.training.train import Plan
 def own_storage(study: Study) -> Storage:
     """Return the storage of a study's own file; one of another version of Optuna is set aside before."""
     try:
-        return open_storage(sqlite_url(study.index()))
+        return open_storage(sqlite_url(whole_index(study.folder)))
     except OtherSchemaError:
-        return open_storage(sqlite_url(study.index("its tables are of another version of Optuna")))
+        return open_storage(
+            sqlite_url(whole_index(study.folder, "its tables are of another version of Optuna"))
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def run(
     study.open_for_writing(grown.to_yaml(), grown.identity(), about)
     with study:
         keep_plugins(study.folder, used_plugins(config))
-        before = study.result_files()
+        before = _result_files(study)
         created = study.manifest()["created"] if opened else ""
         search = search_plan(config, workers, batch, stream, created, text=grown.to_yaml())
         search = replace(search, known=grown.search.trials)
@@ -107,9 +110,9 @@ def run(
             Training(spec, plan, workers, title, str(study.folder)), reporter, should_stop,
             again_of(config, study.reruns.trials, search.prefix),
         )  # fmt: skip
-        study.write_derived()
+        write_tables(study)
         summary = summarize(study, config, time.monotonic() - started)
-        if done and study.result_files() == before and study.manifest():
+        if done and _result_files(study) == before and study.manifest():
             study.drop_session()
     return Finished(study, done, summary)
 
@@ -270,3 +273,9 @@ def _plan_line(title: str, folder: str, total: int, left: int, steps: str, worke
         return f"{title}: all {total} trials are done in {folder}"
     done = f", {total - left} of them done" if left < total else ""
     return f"{title}: {total} trials of {steps} steps{done}; {workers} worker(s) on {device}; in {folder}"
+
+
+def _result_files(study: Study) -> dict[Path, int]:
+    """Return the `result.json` of all trials and re-runs, with the times of their last change."""
+    found = (f for s in (study, study.reruns) for f in s.trials_folder.glob("*/*/result.json"))
+    return {file: file.stat().st_mtime_ns for file in found}

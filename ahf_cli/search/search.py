@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 
 from ahf_cli.errors import AhfError
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.search.deposit import Deposit
-from ahf_cli.search.plan import HOOKS, Hooks, SearchPlan
+from ahf_cli.search.plan import HOOKS, SEARCH_SLOT, Best, Hooks, SearchPlan
 from ahf_cli.search.pool import Ended, Job, Outcome, WorkerPool, describe
-from ahf_cli.search.reruns import SEARCH_SLOT, Best, best_of
 from ahf_cli.search.sampler import fits, propose, sampler, sobol
-from ahf_cli.search.slots import MAX_RETRIES, STOPPED, Slots
-from ahf_cli.search.storage import Storage, in_memory
+from ahf_cli.search.slots import MAX_RETRIES, STOPPED, Slots, best_of
+from ahf_cli.search.storage import Deposit, Storage, in_memory
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.training.records import TrialResult
 

@@ -17,10 +17,11 @@ from ahf_cli.config.load import Config
 from ahf_cli.errors import AhfError, IncompleteError
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.search.machine import manifest, plan_of, task_spec, threads_of, used_plugins
+from ahf_cli.search.plan import SILENT, Reporter, ShouldStop, never
 from ahf_cli.search.pool import Job
-from ahf_cli.search.reporter import SILENT, Reporter, ShouldStop, never
 from ahf_cli.search.worker import TaskSpec, Worker
-from ahf_cli.study.copies import keep_plugins
+from ahf_cli.study.files import keep_plugins
+from ahf_cli.study.frames import write_tables
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.task import Task
@@ -91,7 +92,7 @@ def train_single(
             shared(ranks, None)
             reporter.say(f"{recipe.name}: done already, in {study.folder}")
             study.drop_session()
-            study.write_derived()
+            write_tables(study)
             return result
         _announce(single, study, plan, spec.device, ranks, reporter)
         torch.set_num_threads(count)
@@ -103,7 +104,7 @@ def train_single(
                 f"{recipe.name}: the finished trial has vanished from {study.folder}, 0 of 1 is left; "
                 "the same command trains it again"
             )
-        study.write_derived()
+        write_tables(study)
     return result
 
 

@@ -25,10 +25,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import Range
-from ahf_cli.search.reruns import OWN_VALUE
+from ahf_cli.search.plan import OWN_VALUE, Best
 from ahf_cli.search.sampler import Known, fits, frozen
 from ahf_cli.search.storage import Storage, quiet
-from ahf_cli.study.best import own_value
+from ahf_cli.study.trials import own_value, rank
 from ahf_cli.training.records import TrialResult
 
 MAX_RETRIES = 3
@@ -297,3 +297,17 @@ def _who() -> dict[str, Any]:
 def names(storage: Storage) -> list[str]:
     """Return the names of all Optuna studies in a storage."""
     return optuna.get_all_study_names(storage=storage.backend)
+
+
+def best_of(slots: Slots) -> Best | None:
+    """Return the best complete trial; None where all have diverged."""
+    complete = slots.complete()
+    ok = {slot: t for slot, t in complete.items() if t.user_attrs.get("status") != "diverged"}
+    if not ok:
+        return None
+    # Only a capped value has its own one beside it in the index.
+    values = {slot: float(t.value or 0.0) for slot, t in ok.items()}
+    own = {slot: float(ok[slot].user_attrs.get(OWN_VALUE, value)) for slot, value in values.items()}
+    keys = [rank(value, own[slot], slot) for slot, value in values.items()]
+    slot = min(keys)[2]
+    return Best(slot, dict(complete[slot].params))

@@ -8,9 +8,8 @@ from typing import Any
 
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import nearest
-from ahf_cli.search.deposit import Deposit
 from ahf_cli.search.slots import MAX_RETRIES, Slots, names
-from ahf_cli.search.storage import Storage
+from ahf_cli.search.storage import Deposit, Storage
 from ahf_cli.training.records import RecipeStatus, Running
 
 

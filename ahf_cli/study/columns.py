@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.tasks.metrics import MEASURED
@@ -53,7 +55,7 @@ def parse_csv(file: Path, text: bytes, row: Row) -> pa.Table:
         DamagedError: a cell has another type, a line another length, or a column is unknown.
     """
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as arrow_csv
 
     names = text.partition(b"\n")[0].decode(errors="replace").split(",")
     known = arrow_types(columns(row, metrics_in(names, row)))
@@ -63,10 +65,10 @@ def parse_csv(file: Path, text: bytes, row: Row) -> pa.Table:
             file, f"must have the columns {', '.join(known)}, each once, got {unknown or names}"
         )
     try:
-        table = csv.read_csv(
+        table = arrow_csv.read_csv(
             io.BytesIO(text),
-            csv.ReadOptions(use_threads=False),
-            convert_options=csv.ConvertOptions(
+            arrow_csv.ReadOptions(use_threads=False),
+            convert_options=arrow_csv.ConvertOptions(
                 column_types={name: known[name] for name in names},
                 null_values=[""],
                 strings_can_be_null=False,
@@ -108,3 +110,47 @@ def empty(names: Iterable[str], row: Row, measured: Iterable[str] = ()) -> pa.Ta
 
     kinds = {**arrow_types(dict.fromkeys(names, str)), **arrow_types(columns(row, measured))}
     return pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
+
+
+def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> bytes:
+    """Return records of one kind as CSV, with all digits of their numbers; NaN is an empty field."""
+    plain = [_fields(values) for values in rows]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(plain[0] if plain else columns(row))
+    for values in plain:
+        writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in values.values())
+    return text.getvalue().encode()
+
+
+def rows_frame(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> pd.DataFrame:
+    """Return records of one kind as a table; its columns are there even without rows."""
+    import pandas as pd
+
+    plain = [_fields(values) for values in rows]
+    return pd.DataFrame(plain, columns=list(plain[0] if plain else columns(row)))
+
+
+def _fields(values: CurveRow | StepRow) -> dict[str, Any]:
+    return values.plain() if isinstance(values, CurveRow) else vars(values)
+
+
+def csv_of(rows: pa.Table, row: Row) -> bytes:
+    """Return the rows of a trial as the CSV that they came from: a column without any value was not there."""
+    known = columns(row, metrics_in(rows.column_names, row))
+    wanted = [name for name in known if name in rows.column_names]
+    names = [name for name in wanted if not len(rows) or rows.column(name).null_count < len(rows)]
+    cells = [_cells(rows.column(name)) for name in names]
+    lines = [",".join(names), *map(",".join, zip(*cells, strict=True))]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _cells(column: pa.ChunkedArray) -> list[str]:
+    """Return the cells of a column as text: the shortest one that is read as the same number, NaN empty."""
+    return ["" if isinstance(v, float) and math.isnan(v) else str(v) for v in _values(column)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    import pyarrow as pa
+
+    return list((column.cast(pa.float64()) if pa.types.is_floating(column.type) else column).to_pylist())

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # slow to import, and workers need it not
+if TYPE_CHECKING:
     import pandas as pd
+
 
 log = logging.getLogger("ahf")
 
@@ -122,3 +123,15 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_plugins(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write plug-ins into `plugins/` of a study's folder; one that is there with other content is replaced.
+
+    What its results depend on cannot have changed: that is part of a study's identity.
+    """
+    for name, content in files.items():
+        target = folder / "plugins" / name
+        if not target.exists() or target.read_bytes() != content:
+            make_folder(target.parent)
+            atomic_write(target, content)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ahf_cli.study.columns import as_frame
+from ahf_cli.study.files import write_csv
+from ahf_cli.study.store import Study
 from ahf_cli.study.trials import Labelled
 from ahf_cli.training.records import TrialResult
 
 if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need it
     import pandas as pd
-
-    from ahf_cli.study.store import Study
 
 
 def trials_frame(study: Study) -> pd.DataFrame:
@@ -57,3 +57,11 @@ def rows_frame(results: Sequence[TrialResult], read: Labelled) -> pd.DataFrame:
     found = rows[keys].merge(labels, how="left", on=keys)["status"]
     rows.insert(2, "status", found)
     return rows
+
+
+def write_tables(study: Study) -> None:
+    """Write `trials.csv`, `curves.csv` and, of a study with re-runs, `reruns.csv`."""
+    write_csv(study.folder / "trials.csv", trials_frame(study))
+    write_csv(study.folder / "curves.csv", curves_frame(study))
+    if study.reruns.recipes_on_disk():
+        write_csv(study.folder / "reruns.csv", trials_frame(study.reruns))

@@ -11,7 +11,13 @@ from ahf_cli.study.files import set_aside
 
 
 def whole_index(folder: Path, unusable: str = "") -> Path:
-    """Return the file `study.db` of a folder; a damaged or unusable one is set aside before.
+    """Return the database file `study.db` of a study's folder; a damaged or unusable one is set aside before.
+
+    The database is an index of the trial folders, and is made anew from them.
+
+    Args:
+        folder: the study's folder.
+        unusable: the reason to set a whole database aside as well, such as tables of another version.
 
     Raises:
         AhfError: another process holds the file.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
 import os
 import secrets
 import shutil
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import AhfError, InputError
 from ahf_cli.recipes.hyperparameters import nearest
-from ahf_cli.study.columns import Row, arrow_types, columns, empty, metrics_in
+from ahf_cli.study.columns import arrow_types, csv_of, empty
 from ahf_cli.study.files import atomic_write, make_folder, sha256, write_json
 from ahf_cli.study.opening import DamagedError, read
 from ahf_cli.study.packed import EXTRAS, KEYS, LOSSES, RESULT
@@ -316,27 +315,6 @@ def _by_trial(table: pa.Table) -> dict[tuple[str, int], pa.Table]:
         own = table.slice(begin, end - begin).drop_columns(["recipe", "trial"])
         found[names[codes[begin]], int(slots[begin])] = own
     return found
-
-
-def csv_of(rows: pa.Table, row: Row) -> bytes:
-    """Return the rows of a trial as the CSV that they came from: a column without any value was not there."""
-    known = columns(row, metrics_in(rows.column_names, row))
-    wanted = [name for name in known if name in rows.column_names]
-    names = [name for name in wanted if not len(rows) or rows.column(name).null_count < len(rows)]
-    cells = [_cells(rows.column(name)) for name in names]
-    lines = [",".join(names), *map(",".join, zip(*cells, strict=True))]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _cells(column: pa.ChunkedArray) -> list[str]:
-    """Return the cells of a column as text: the shortest one that is read as the same number, NaN empty."""
-    return ["" if isinstance(v, float) and math.isnan(v) else str(v) for v in _plain(column)]
-
-
-def _plain(column: pa.ChunkedArray) -> list[Any]:
-    import pyarrow as pa
-
-    return list((column.cast(pa.float64()) if pa.types.is_floating(column.type) else column).to_pylist())
 
 
 @contextmanager

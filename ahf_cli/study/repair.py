@@ -8,6 +8,7 @@ from typing import Any
 from ahf_cli.config.load import Config
 from ahf_cli.errors import InputError
 from ahf_cli.study.files import set_aside, write_json
+from ahf_cli.study.frames import write_tables
 from ahf_cli.study.store import Study
 
 
@@ -25,7 +26,7 @@ def repair_folder(study: Study) -> dict[str, Any]:
     finished = _check_trials(study)
     reruns = _check_trials(study.reruns)
     manifest = _repair_manifest(study, finished)
-    study.write_derived()
+    write_tables(study)
     return {
         "finished": sum(finished.values()),
         "reruns": sum(reruns.values()),

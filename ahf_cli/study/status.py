@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
 
-from ahf_cli.study.best import best_trial, own_value
 from ahf_cli.study.columns import columns, metrics_in
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
+from ahf_cli.study.trials import best_trial, own_value
 from ahf_cli.training.records import CurveRow, RecipeStatus, Running, TrialResult
 
 

@@ -12,6 +12,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError
-from ahf_cli.study.files import atomic_write, make_folder, write_csv, write_json
-from ahf_cli.study.frames import curves_frame, trials_frame
-from ahf_cli.study.index import whole_index
+from ahf_cli.study.files import atomic_write, make_folder, write_json
 from ahf_cli.study.lock import FolderLock
 from ahf_cli.study.manifest import PRERUN, SCHEMA, check_name, checked, first, following, plain, refuse_other
 from ahf_cli.study.opening import DamagedError, as_json, folders, read, read_json, refuse_links
@@ -34,7 +33,7 @@ if TYPE_CHECKING:  # pydantic and YAML are slow to import
     from ahf_cli.config.load import Config
 
 
-class Study:
+class Study(AbstractContextManager["Study"]):
     """A study's folder `results/<name>`: opened for writing by one process, read by any.
 
     A packed study is read through the same methods, and never written.
@@ -178,11 +177,6 @@ class Study:
         if len(content["sessions"]) > 1:
             write_json(self.folder / "manifest.json", {**content, "sessions": content["sessions"][:-1]})
 
-    def result_files(self) -> dict[Path, int]:
-        """Return the `result.json` of all trials and re-runs, with the times of their last change."""
-        found = (f for s in (self, self.reruns) for f in s.trials_folder.glob("*/*/result.json"))
-        return {file: file.stat().st_mtime_ns for file in found}
-
     def lock(self) -> None:
         """Keep other processes from writing, as `open_for_writing` does, whatever the manifest says."""
         self.refuse_packed()
@@ -196,9 +190,6 @@ class Study:
     def close(self) -> None:
         """Release the lock."""
         self._lock.release()
-
-    def __enter__(self) -> Study:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -268,16 +259,6 @@ class Study:
         """Return the folder of one trial, which need not exist yet."""
         return self.trials.trial(check_name(recipe, "recipe"), slot)
 
-    def index(self, unusable: str = "") -> Path:
-        """Return the file of the search's database; a damaged one is set aside before.
-
-        It is an index of the trial folders, and is made anew from them.
-
-        Args:
-            unusable: why a whole database is set aside as well, such as tables of another version.
-        """
-        return whole_index(self.folder, unusable)
-
     def holder(self) -> str | None:
         """Return the process that has the study open for writing, as "PID on HOST"; None where none has."""
         return self._lock.holder() if self.pack is None else None
@@ -298,13 +279,6 @@ class Study:
         os.replace(self.folder, gone)  # at once, so that half a study is never seen
         self.close()
         shutil.rmtree(gone)
-
-    def write_derived(self) -> None:
-        """Write `trials.csv`, `curves.csv` and, where there are re-runs, `reruns.csv`."""
-        write_csv(self.folder / "trials.csv", trials_frame(self))
-        write_csv(self.folder / "curves.csv", curves_frame(self))
-        if self.reruns.recipes_on_disk():
-            self.reruns.write_derived()
 
     def _acquire(self) -> None:
         self._lock.acquire(f"study {self.name!r}")
@@ -345,10 +319,6 @@ class Reruns(Study):
         return len(results) >= search.planned().get(recipe, 0) and all(
             r.status == "diverged" for r in results
         )
-
-    def write_derived(self) -> None:
-        """Write `reruns.csv`, all finished re-runs in one table."""
-        write_csv(self.folder / "reruns.csv", trials_frame(self))
 
 
 class _PackedPart(Study):

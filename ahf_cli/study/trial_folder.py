@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import logging
 import math
 import os
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ahf_cli.study.columns import Row, as_frame, columns, empty, parse_csv
+from ahf_cli.study.columns import as_frame, empty, parse_csv, rows_bytes
 from ahf_cli.study.files import atomic_write, make_folder, set_aside, sha256, write_json
 from ahf_cli.study.manifest import NAME, SCHEMA
 from ahf_cli.study.opening import LARGE, DamagedError, as_json, folders, read, read_json, unzip
@@ -342,26 +340,3 @@ def _read_checkpoint(file: Path) -> bytes | None:
     except DamagedError as error:
         set_aside(file, error.why)
     return None
-
-
-def rows_bytes(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> bytes:
-    """Return records of one kind as CSV, with all digits of their numbers; NaN is an empty field."""
-    plain = [_plain(values) for values in rows]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(plain[0] if plain else columns(row))
-    for values in plain:
-        writer.writerow("" if isinstance(c, float) and math.isnan(c) else c for c in values.values())
-    return text.getvalue().encode()
-
-
-def rows_frame(rows: Sequence[CurveRow] | Sequence[StepRow], row: Row) -> pd.DataFrame:
-    """Return records of one kind as a table; its columns are there even without rows."""
-    import pandas as pd
-
-    plain = [_plain(values) for values in rows]
-    return pd.DataFrame(plain, columns=list(plain[0] if plain else columns(row)))
-
-
-def _plain(values: CurveRow | StepRow) -> dict[str, Any]:
-    return values.plain() if isinstance(values, CurveRow) else vars(values)

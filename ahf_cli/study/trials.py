@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,7 +11,7 @@ from ahf_cli.study.columns import Row, empty, metrics_in
 from ahf_cli.study.opening import DamagedError
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
-if TYPE_CHECKING:  # slow to import, and `ahf status` needs it not
+if TYPE_CHECKING:
     import pyarrow as pa
 
     from ahf_cli.study.trial_folder import TrialFolders
@@ -143,3 +144,19 @@ def read_results(trials: Trials, recipes: Sequence[str]) -> tuple[list[TrialResu
             if result is not None:
                 found.append(result)
     return found, problems
+
+
+def own_value(result: TrialResult) -> float:
+    """Return a trial's final objective, without the cap of `value`; NaN where it has none."""
+    return result.measured.get(result.objective, math.nan) if result.status == "ok" else math.nan
+
+
+def best_trial(results: Iterable[TrialResult]) -> TrialResult | None:
+    """Return the trial with the least value, of those that did not diverge; None where all have."""
+    ok = [result for result in results if result.status == "ok"]
+    return min(ok, key=lambda r: rank(r.value, own_value(r), r.slot), default=None)
+
+
+def rank(value: float, own: float, slot: int) -> tuple[float, float, int]:
+    """Return the key that sorts trials: of equal values the least own one, of equals the first slot."""
+    return value, own if math.isfinite(own) else math.inf, slot

@@ -14,6 +14,8 @@ from ahf_cli.interruption import Interruption
 from ahf_cli.search.pool import ProcessPool
 from ahf_cli.search.search import Hooks, Search
 from ahf_cli.search.storage import answering, open_storage, sqlite_url
+from ahf_cli.study.frames import write_tables
+from ahf_cli.study.index import whole_index
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from benchmarks.reliability.toy import Toy, plan
@@ -55,7 +57,7 @@ def _run(words: argparse.Namespace) -> int:
         words.trials, words.workers, recipes, words.sampler,
         prefix="toy/search/" if url else "", guest=joins, about=dict.fromkeys(recipes, said),
     )  # fmt: skip
-    storage = open_storage(url or sqlite_url(study.index()))
+    storage = open_storage(url or sqlite_url(whole_index(study.folder)))
     stop = Interruption()
     with study, closing(storage), answering(storage), stop.watched(quiet=True):
         search = Search(own, records, storage)
@@ -70,7 +72,7 @@ def _run(words: argparse.Namespace) -> int:
         toy = Toy(records, words.seconds, words.steps)
         done = search.run(lambda: ProcessPool(toy, words.workers), hooks)
         if not joins:
-            study.write_derived()
+            write_tables(study)
     return 0 if done else 75
 
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
-from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import number
-from ahf_cli.report.values import at_baseline
 from docs.findings.interval import interval
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 from ahf_cli.config.load import parse_yaml
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
-from ahf_cli.report.study_data import load_study
-from ahf_cli.report.values import at_baseline
+from ahf_cli.report.study_data import at_baseline, load_study
 from ahf_cli.search.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.study.frames import trials_frame
 from docs.findings.interval import interval

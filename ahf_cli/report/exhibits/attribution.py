@@ -15,9 +15,8 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Choices, Exhibit
 from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.statistics.pairs import paired_difference
-from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import NOTHING, Table, spread_interval, within
-from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}

@@ -11,15 +11,15 @@ import pandas as pd
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.best_of import (
     best_so_far,
     expected_best_interval,
     probability_of_beating_interval,
 )
-from ahf_cli.report.style import styles
+from ahf_cli.report.study_data import ranked
 from ahf_cli.report.text import NOTHING, Table, spread_interval, within
-from ahf_cli.report.values import ranked
 from ahf_cli.tasks.metrics import Column
 
 LISTED = (1, 2, 5, 10, 20, 50)

@@ -12,10 +12,10 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.curves import line_frame
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import mean_interval
 from ahf_cli.report.statistics.trajectory import Array, Band, value_at_cost
-from ahf_cli.report.style import styles
 from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 

@@ -12,13 +12,12 @@ from numpy.typing import ArrayLike
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import iqm_interval, mean_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution, summarize
-from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.style import styles
+from ahf_cli.report.study_data import StudyData, at_baseline, recipe_names
 from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
-from ahf_cli.report.values import at_baseline, recipe_names
 from ahf_cli.tasks.metrics import Column, Metrics
 
 AT_CHANCE, LEFT_OUT = "at chance", "left out"

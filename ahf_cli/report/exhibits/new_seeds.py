@@ -12,13 +12,12 @@ from numpy.typing import ArrayLike
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.statistics.interval import mean_interval
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_difference, paired_permutation_test
-from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.style import styles
+from ahf_cli.report.study_data import StudyData, at_baseline, ranked
 from ahf_cli.report.text import Table, number, spread_interval, within
-from ahf_cli.report.values import at_baseline, ranked
 from ahf_cli.tasks.metrics import Column, Metrics
 
 

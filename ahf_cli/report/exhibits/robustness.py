@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.statistics.sample import interquartile_mean
+from ahf_cli.report.study_data import at_baseline
 from ahf_cli.report.text import Table, number
-from ahf_cli.report.values import at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 Ways = Mapping[str, Mapping[str, float]]

@@ -8,11 +8,11 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.sample import rank_correlation
-from ahf_cli.report.style import styles
+from ahf_cli.report.study_data import ranked
 from ahf_cli.report.text import Table, number
-from ahf_cli.report.values import ranked
 from ahf_cli.tasks.metrics import Column, Metrics
 
 

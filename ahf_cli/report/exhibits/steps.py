@@ -9,8 +9,8 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.curves import line_frame
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import Style, styles
 from ahf_cli.report.plotting import Axes, Figure
-from ahf_cli.report.style import Style, styles
 
 WINDOWS = 70
 """most windows of steps that a line over all steps is drawn from"""

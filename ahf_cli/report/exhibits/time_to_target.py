@@ -9,12 +9,12 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.equal_cost import COSTS, by_trial
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import median_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution
 from ahf_cli.report.statistics.trajectory import first_crossing
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.style import styles
 from ahf_cli.report.text import Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column
 

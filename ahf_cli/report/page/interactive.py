@@ -14,11 +14,9 @@ from bokeh.plotting import figure
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.exhibits.curves import curve_table, has_median, with_medians
 from ahf_cli.report.exhibits.sensitivity import sensitivity_points
-from ahf_cli.report.marks import limits, spread, value_top
+from ahf_cli.report.marks import Style, limits, spread, styles, value_top
 from ahf_cli.report.statistics.trajectory import Band
-from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.style import Style, styles
-from ahf_cli.report.values import at_baseline
+from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 POINTS = 120
