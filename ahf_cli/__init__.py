@@ -9,7 +9,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ahf_cli.notebook import compare, configure, pack, prerun, run, train, unpack
+    from ahf_cli.notebook import compare, configure, pack, prerun, run, status, train, unpack
     from ahf_cli.optim import AdaptiveHessianFree, HessianFree
     from ahf_cli.report.study_data import load_study
 
@@ -19,7 +19,9 @@ _PLACES = {
     "AdaptiveHessianFree": "optim",
     "HessianFree": "optim",
     "load_study": "report.study_data",
-    **dict.fromkeys(("compare", "configure", "pack", "prerun", "run", "train", "unpack"), "notebook"),
+    **dict.fromkeys(
+        ("compare", "configure", "pack", "prerun", "run", "status", "train", "unpack"), "notebook"
+    ),
 }
 __all__ = [
     "AdaptiveHessianFree",
@@ -31,6 +33,7 @@ __all__ = [
     "pack",
     "prerun",
     "run",
+    "status",
     "train",
     "unpack",
 ]

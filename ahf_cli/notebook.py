@@ -21,6 +21,8 @@ from ahf_cli.search.prerun import estimates_of, write_ranges
 from ahf_cli.search.run import run as run_search
 from ahf_cli.search.single import Single, train_single
 from ahf_cli.study import pack as packing
+from ahf_cli.study.find import find_study
+from ahf_cli.study.status import survey
 from ahf_cli.study.store import Study
 from ahf_cli.training.records import Progress
 
@@ -150,6 +152,31 @@ def train(
     if train_single(single, study, on_progress=on_progress) is None:
         raise AhfError(f"{recipe} was stopped; the same call goes on from its checkpoint")
     return read_study(study)
+
+
+def status(study: str, results: str | Path = "results") -> pd.DataFrame:
+    """Return how far the search of a study is: one row a recipe.
+
+    Columns: trials planned, ok, diverged, failed, running and waiting; best value; seconds left.
+    An unknown time is NaN.
+
+    Args:
+        study: its name.
+        results: the folder that holds studies.
+
+    Raises:
+        InputError: no such study.
+    """
+    found, _ = survey(find_study(Path(results), study))
+    rows = [
+        {
+            "recipe": s.recipe, "planned": s.planned, "ok": s.ok, "diverged": s.diverged, "failed": s.failed,
+            "running": len(s.running), "waiting": s.waiting,
+            "best_value": s.best_value, "seconds_left": s.seconds_left,
+        }
+        for s in found
+    ]  # fmt: skip
+    return pd.DataFrame(rows).set_index("recipe").astype({"best_value": float, "seconds_left": float})
 
 
 def compare(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +67,27 @@ def test_a_study_from_configuration_to_pack(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(one.trials, study.trials)
     both = ahf_cli.compare(study, ahf_cli.load_study("wide", ROOT / "results"))
     assert both.data.names == ("two", "wide")
+
+
+def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
+    config = ahf_cli.configure(SMALL, "train.steps=300", "train.eval_every=150", "search.recipes=[adam]")
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        while not list(tmp_path.rglob("curve.csv")):
+            time.sleep(0.05)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        ahf_cli.run(config, tmp_path)
+    found = ahf_cli.status("two", tmp_path).loc["adam"]
+    assert found["planned"] == 2 and found["ok"] < 2 and found["running"] == 0
+    assert list(tmp_path.rglob("checkpoint.pt"))
+    assert len(ahf_cli.run(config, tmp_path).trials) == 2
+    found = ahf_cli.status("two", tmp_path).loc["adam"]
+    assert found["ok"] == 2 and found["waiting"] == 0 and found["seconds_left"] == 0
 
 
 def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
