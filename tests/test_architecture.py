@@ -41,6 +41,7 @@ ONLY_IN = {
     "bokeh": {"report"},
     "jinja2": {"report"},
     "torchvision": {"tasks"},
+    "filelock": {"study/lock.py"},
     "click": set(),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import Timeout, UnixFileLock
@@ -31,10 +32,8 @@ class FolderLock:
             InputError: the file is a link, a pipe or another file that is not regular.
         """
         self.release()
-        if self._path.is_symlink():
-            raise InputError(f"{self._path} must be a regular file, and is a link")
-        if self._path.exists() and not self._path.is_file():
-            raise InputError(f"{self._path} must be a regular file")
+        with suppress(FileNotFoundError):
+            open_regular(self._path).close()
         # Its fallback, a lock that is the existence of the file, would outlive a killed process.
         lock = UnixFileLock(
             self._path, WAIT_SECONDS, thread_local=False, poll_interval=0.1, fallback_to_soft=False,
