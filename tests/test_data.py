@@ -283,7 +283,7 @@ def test_the_torchvision_source_fills_the_cache(
 
 @pytest.mark.parametrize(
     ("script", "reason"),
-    [("import time; time.sleep(60)", "nothing came"), ("raise OSError('refused')", "OSError: refused")],
+    [("import time; time.sleep(60)", "no data arrived"), ("raise OSError('refused')", "OSError: refused")],
 )
 def test_a_dead_download_ends_soon_and_leaves_nothing(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str

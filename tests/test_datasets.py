@@ -199,9 +199,10 @@ OWN = DataSet("own", "own", 3, (2,), 8, lambda folder: arrays())
             {"xt": np.zeros((2, 2), int)},
             "the test inputs must be bytes or floating-point .*, found int64",
         ),
-        ({"y": np.zeros(7, int)}, "the training set must have one integer label an input"),
-        ({"y": np.zeros(8)}, "the training set must have one integer label an input"),
-        ({"yt": np.full(2, 3)}, r"the test labels must be in \[0, 3\)"),
+        ({"y": np.zeros(7, int)}, "the training set must have one integer label per input"),
+        ({"y": np.zeros(8)}, "the training set must have one integer label per input"),
+        ({"yt": np.full(2, 3)}, r"the test labels must be in \[0, 3\), found 3 to 3"),
+        ({"xt": np.zeros((0, 2)), "yt": np.zeros(0, int)}, "the test set must have examples, found none"),
         ({"x": np.zeros((9, 2)), "y": np.zeros(9, int)}, "must have 8 training examples, found 9"),
     ],
 )

@@ -128,12 +128,20 @@ def _check_targets(data: DataSet, what: str, count: int, targets: Array) -> None
                 f"found {targets.dtype} of shape {targets.shape}"
             )
         if not np.isfinite(targets).all():
-            raise InputError(f"{what}targets must be finite")
+            raise InputError(
+                f"{what}targets must be finite, and {int((~np.isfinite(targets)).sum())} are not"
+            )
         return
     if targets.shape != (count,) or targets.dtype.kind not in "iu":
-        raise InputError(f"{what}set must have one integer label an input, found shape {targets.shape}")
-    if count == 0 or targets.min() < 0 or targets.max() >= data.classes:
-        raise InputError(f"{what}labels must be in [0, {data.classes}), and there must be some")
+        raise InputError(
+            f"{what}set must have one integer label per input, found {targets.dtype} of shape {targets.shape}"
+        )
+    if not count:
+        raise InputError(f"{what}set must have examples, found none")
+    if targets.min() < 0 or targets.max() >= data.classes:
+        raise InputError(
+            f"{what}labels must be in [0, {data.classes}), found {targets.min()} to {targets.max()}"
+        )
 
 
 def checked(data: DataSet, arrays: Arrays) -> Arrays:
@@ -155,7 +163,7 @@ def checked(data: DataSet, arrays: Arrays) -> Arrays:
     return arrays
 
 
-# torchvision.datasets is no replacement: it reads unpacked files only, 180 MB on disk for CIFAR, and it
+# torchvision.datasets is no replacement: it reads unpacked files only, 186 MB on disk for CIFAR, and it
 # unpickles CIFAR without restriction.  Its import costs each worker process about 2 s and 160 MB of memory.
 
 
@@ -188,7 +196,7 @@ def _digits(folder: Path, prefix: str) -> tuple[Bytes, Labels]:
     labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", ())
     if len(images) != len(labels):
         raise InputError(
-            f"{folder}: {prefix} must have one label an image, found {len(images)} and {len(labels)}"
+            f"{folder}: {prefix} must have one label per image, found {len(images)} and {len(labels)}"
         )
     return images[:, None], labels.astype(np.int64)
 

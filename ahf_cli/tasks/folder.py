@@ -81,7 +81,7 @@ def verify(folder: Path, data: DataSet) -> None:
         raise InputError(f"data folder {folder} does not exist")
     if absent := missing(folder, data):
         count = f"the {len(data.files)} {data.title} files" if len(data.files) > 1 else f"{data.title}'s file"
-        raise InputError(f"data folder {folder} must hold {count}; no {', '.join(absent)}")
+        raise InputError(f"data folder {folder} must hold {count}; found no {', '.join(absent)}")
     refuse_damaged(folder, data, list(data.files))
 
 

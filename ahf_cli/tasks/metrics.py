@@ -193,7 +193,7 @@ def metrics_of(task: Mapping[str, Any]) -> Metrics:
         name = task.get(key)
         if isinstance(name, str) and name not in known:
             raise InputError(
-                f"task.{key}: {name!r} is not known; where it is a plug-in's, add --plugin FILE.py"
+                f"task.{key}: {name!r} is not known; if a plug-in registers it, add --plugin FILE.py"
             )
     data, loss = DATA_SETS.get(str(task.get("data"))), str(task.get("loss", "cross_entropy"))
     if data is None or loss not in LOSSES:

@@ -177,7 +177,7 @@ def _wait(process: subprocess.Popen[bytes], folder: Path) -> None:
             size, changed = found, now
         allowed = STALL_SECONDS if (folder / "imported").exists() else IMPORT_SECONDS
         if now - changed > allowed:
-            raise SourceError(f"nothing came for {now - changed:.0f} s, after {now - start:.0f} s")
+            raise SourceError(f"no data arrived for {now - changed:.0f} s; ended after {now - start:.0f} s")
         if now - start > DOWNLOAD_SECONDS:
             raise SourceError(f"it took longer than {DOWNLOAD_SECONDS:.0f} s")
 
