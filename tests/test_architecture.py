@@ -44,6 +44,7 @@ ONLY_IN = {
     "bokeh": {"report"},
     "jinja2": {"report"},
     "torchvision": {"tasks"},
+    "filelock": {"study/lock.py"},
     "click": set(),
 }
 

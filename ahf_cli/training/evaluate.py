@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.distributed import average
-from ahf_cli.tasks.catalogue import found
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.tasks.task import Task
@@ -36,7 +35,7 @@ def evaluate(
     count = min(limit or len(examples), len(examples))
     names = ("loss", *task.split.metrics)
     totals = torch.zeros(len(names), parameters.shape[0], dtype=torch.float64, device=task.device)
-    measures = [found(MEASURES[name].value) for name in task.split.metrics]
+    measures = [MEASURES[name].value for name in task.split.metrics]
     chunk = CHUNK[task.device.type]
     rank, world = task.part
     for first in range(rank * chunk, count, world * chunk):

@@ -17,7 +17,7 @@ from ahf_cli.optim import ModelObjective, Optimizer, State, Stop, compose
 from ahf_cli.recipes.builtin import find_recipe
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import CHOICES
-from ahf_cli.tasks.lenet import LeNet
+from ahf_cli.tasks.models import LeNet
 
 Array = NDArray[Any]
 KINDS = ("mlp", "lenet")
