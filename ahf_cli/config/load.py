@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from ahf_cli.config.resolve import Resolved, resolve_recipes
-from ahf_cli.config.rules import cross_problems
-from ahf_cli.config.schema import KeyPath, Problem, Settings, Task, schema_problems, show, without
+from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
+from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schema_problems, show, without
+from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
-from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import WHOLE, choices_of
+from ahf_cli.recipes.recipe import WHOLE, Recipe, choices_of
 from ahf_cli.tasks.metrics import Metrics, metrics_of
 
 
@@ -87,7 +84,7 @@ class Config(Settings):
         resolved = {name: self._find(name) for name in self.searched}
         return {
             "seed": self.seed,
-            "task": self.task.model_dump(exclude={"loss"} if self.task.loss == Task().loss else None),
+            "task": self.task.model_dump(exclude={"loss"} if self.task.loss == TaskSection().loss else None),
             "train": self._train_identity(),
             "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
             "recipes": {
@@ -163,6 +160,54 @@ class Config(Settings):
         return parse({**self.plain(), "spaces": _merged(self.plain()["spaces"], ranges)}, source)
 
 
+def whole(config: Config, known: Collection[str], own: Callable[[], Config]) -> Config:
+    """Return the configuration of a study that is resumed: that asked for, with the recipes it has besides.
+
+    Args:
+        config: what is asked for.
+        known: the recipes that the study has.
+        own: reads the study's configuration, where some of them are not asked for.
+
+    Raises:
+        InputError: the configuration is needed and cannot be read.
+    """
+    if set(known) <= set(config.searched):
+        return config
+    return including(config, own())
+
+
+def including(config: Config, other: Config) -> Config:
+    """Return a configuration with the searched recipes of another one besides, which come first.
+
+    What it says of its own recipes stays as it is; where the other's definitions or ranges would change that,
+    it is returned unchanged.
+    """
+    mine, theirs, own = config.plain(), other.plain(), config.searched
+
+    def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+        return {**{name: value for name, value in theirs.items() if name not in own}, **mine}
+
+    both = parse(
+        {
+            **mine,
+            "train": {**mine["train"], "longer": joined(mine["train"]["longer"], theirs["train"]["longer"])},
+            "search": {**mine["search"], "recipes": list(dict.fromkeys([*other.searched, *own]))},
+            "recipes": joined(mine["recipes"], theirs["recipes"]),
+            "spaces": joined(mine["spaces"], theirs["spaces"]),
+        },
+        config.study,
+    )
+    return both if both.searching(own).identity() == config.identity() else config
+
+
+def at_least(config: Config, trials: int) -> Config:
+    """Return the configuration with no fewer trials of a recipe than a study has planned before."""
+    if trials <= config.search.trials:
+        return config
+    plain = config.plain()
+    return parse({**plain, "search": {**plain["search"], "trials": trials}}, config.study)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One value set from outside the file: an override or a command-line option."""
@@ -235,86 +280,6 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     return config
 
 
-def read_yaml(file: pathlib.Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping, strictly."""
-    return parse_yaml(read_file(file), str(file))
-
-
-def read_file(file: pathlib.Path) -> bytes:
-    """Return the content of a file that the user names; raises InputError where it cannot be read."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
-
-
-def parse_yaml(content: str | bytes, source: str) -> dict[str, Any]:
-    """Parse YAML whose top level is a mapping; keys are strings and appear once."""
-    data = _parse(content, source)
-    if not isinstance(data, dict):
-        raise InputError(f"{source}: the top level must be a mapping of keys to values, got {show(data)}")
-    return data
-
-
-def dump_yaml(data: Mapping[str, Any]) -> str:
-    """Write plain data as YAML, keys in the order given."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
-
-
-_YAML = "tag:yaml.org,2002:"
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A loader that leaves numbers, dates and keys as they are written: the schema knows which is meant.
-
-    It notes duplicate keys, of which YAML keeps the last in silence.
-    """
-
-    yaml_implicit_resolvers = {}
-
-    def __init__(self, stream: str | bytes):
-        super().__init__(stream)
-        self.problems: list[tuple[int, str]] = []
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.tag == f"{_YAML}merge" or not isinstance(key, yaml.ScalarNode):  # that cannot be a key
-                continue
-            key.tag = f"{_YAML}str"
-            if key.value in seen:
-                self.problems.append(
-                    (line, f"key {key.value!r} appears twice, first in line {seen[key.value]}")
-                )
-            else:
-                seen[key.value] = line
-        return node
-
-
-for _kind, _pattern in (("null", r"~|null|Null|NULL|"), ("bool", r"true|True|TRUE|false|False|FALSE")):
-    _StrictLoader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(rf"(?:{_pattern})\Z"), None)
-_StrictLoader.add_implicit_resolver(f"{_YAML}merge", re.compile(r"<<\Z"), ["<"])
-for _kind in ("int", "float", "timestamp"):  # as a tag of the user's: !!int 010
-    _StrictLoader.add_constructor(f"{_YAML}{_kind}", lambda loader, node: node.value)
-
-
-def _parse(content: str | bytes, source: str) -> Any:
-    try:
-        loader = _StrictLoader(content)
-        data = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # odd bytes, dates, endless numbers
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{source}: not valid YAML: {reason}") from None
-    if loader.problems:
-        raise InputError(f"{source}:{line}: {message}" for line, message in sorted(loader.problems))
-    return data
-
-
 def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:
     """Write one error: where the value comes from, its key, and what is wrong."""
     for setting in reversed(settings):
@@ -337,7 +302,7 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
         try:
             if not equals or not all(part.strip() for part in key.split(".")):
                 raise InputError(f"--override must be KEY=VALUE, got {text!r}")
-            parsed = _parse(value, f"--override {key.strip()}")
+            parsed = parse_value(value, f"--override {key.strip()}")
             settings.append(Setting("--override", _key_path(key.strip(), parsed), parsed))
         except InputError as error:
             errors += error.lines

@@ -98,7 +98,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Task(_Section):
+class TaskSection(_Section):
     """What is trained."""
 
     data: Annotated[str, Field(description="the name of a data set")] = "fashion_mnist"
@@ -109,7 +109,7 @@ class Task(_Section):
     subset: OptionalCount = None
 
 
-class Train(_Section):
+class TrainSection(_Section):
     """How long a trial trains, and when it is evaluated."""
 
     epochs: Positive = 3.0
@@ -122,7 +122,7 @@ class Train(_Section):
     """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
 
 
-class Search(_Section):
+class SearchSection(_Section):
     """How the hyperparameters of the searched recipes are chosen."""
 
     design: Literal["paper", "fair"] = "paper"
@@ -154,21 +154,21 @@ class Bounds(_Section):
     log: Annotated[bool | None, Field(strict=True, description="true, false or null")] = None
 
 
-class Prerun(_Section):
+class PrerunSection(_Section):
     """The runs from which the search ranges are set."""
 
     trials: Trials = 15
     recipe: Annotated[str, Field(description="the name of a recipe")] = "adaptive_hf"
 
 
-class Compare(_Section):
+class CompareSection(_Section):
     """How results are summed up and drawn."""
 
     band: Literal["se", "sd", "ci", "iqr"] = "se"
     target: float | None = None
 
 
-class Run(_Section):
+class RunSection(_Section):
     """Where and how trials run; nothing here changes a result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -185,14 +185,14 @@ class Settings(_Section):
 
     study: Name = "study"
     seed: Seed = 0
-    task: Task = Task()
-    train: Train = Train()
-    search: Search = Search()
+    task: TaskSection = TaskSection()
+    train: TrainSection = TrainSection()
+    search: SearchSection = SearchSection()
     recipes: dict[str, Annotated[dict[str, Any], BeforeValidator(_changes)]] = {}
     spaces: dict[str, dict[str, Bounds]] = {}
-    prerun: Prerun = Prerun()
-    compare: Compare = Compare()
-    run: Run = Run()
+    prerun: PrerunSection = PrerunSection()
+    compare: CompareSection = CompareSection()
+    run: RunSection = RunSection()
     storage: Storage = None
 
 

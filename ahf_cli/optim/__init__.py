@@ -5,15 +5,13 @@ to run many trials at once, `compose` a recipe's structure and step a `State` of
 """
 
 from ahf_cli.optim.cg import CGResult, MartensRules, Stop, conjugate_gradient
-from ahf_cli.optim.compose import compose
 from ahf_cli.optim.linearization import Evaluation, Linearization
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.optim.objective import ModelObjective, Objective
 from ahf_cli.optim.operators import Operator, QuadraticModel, gauss_newton, hessian, shifted
-from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer
+from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer, compose
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.state import State
-from ahf_cli.optim.step_info import StepInfo
+from ahf_cli.optim.state import State, StepInfo
 from ahf_cli.optim.torch_optim import AdaptiveHessianFree, HessianFree
 
 __all__ = [

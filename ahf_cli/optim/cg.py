@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.operators import Operator, shifted
 
 Dot = Callable[[Tensor, Tensor], Tensor]

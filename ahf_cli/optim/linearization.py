@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim.convolution import linear_in_cotangent
+from ahf_cli.optim.fast_operations import linear_in_cotangent
 from ahf_cli.optim.losses import OutputOperator
 from ahf_cli.optim.rows import Layout
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 
 Values = dict[str, Tensor]
 """Hyperparameters by name, one number a trial, (K,)."""

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast, overload
 
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
-from ahf_cli.optim.line_search import LineSearch, Ray
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem, Preconditioner
-from ahf_cli.optim.objective import Objective
+from ahf_cli.optim.objective import Objective, Regularization
 from ahf_cli.optim.operators import Curvature, QuadraticModel
-from ahf_cli.optim.regularized import Regularization
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.state import State, begin
-from ahf_cli.optim.step_info import Solved, StepInfo, Taken, newton_step
-from ahf_cli.optim.step_size import Clipping, StepSize
+from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
+from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize
+from ahf_cli.recipes.recipe import AnyStructure, Structure
 
 Norm = Callable[[Layout, Tensor], Tensor]
 """(layout, v) ↦ ‖v‖ of each row; (K, P) → (K,)."""
@@ -126,3 +124,48 @@ class Optimizer:
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual, damping)
         gradients = here.gradient_count + (0 if there is here else there.gradient_count)
         return Solved(here, gradient, chosen, found.solution, model, gradients)
+
+
+@overload
+def compose(structure: Structure) -> Optimizer: ...
+
+
+@overload
+def compose(structure: AnyStructure) -> AnyOptimizer: ...
+
+
+def compose(structure: AnyStructure) -> AnyOptimizer:
+    """Make the optimizer of a structure: one part for each of its slots."""
+    if structure.hessian_free:
+        return compose_newton(cast("Structure", structure))
+    (slot,) = structure.chosen
+    made: AnyOptimizer = structure.part(slot)() if slot == "optimizer" else structure.part(slot)
+    return made
+
+
+def compose_newton(structure: Structure) -> Optimizer:
+    """Make the optimizer of structural choices of Hessian-free optimization."""
+    part = structure.part
+    iterate = part("backtracking")
+    solver = structure.parts_used["solver"].find()(
+        part("cg_rules"), structure.max_iterations, structure.warm_start_decay,
+        iterate.kept(structure.max_iterations),
+    )  # fmt: skip
+    optimizer = Optimizer(
+        curvature=part("curvature"),
+        independent_batch=structure.curvature_batch == "independent",
+        solver=solver,
+        transform=part("moments"),
+        norm=part("norm"),
+        step_size=part("step_size"),
+        reduction_ratio=part("reduction_ratio"),
+        damping_rule=part("damping_rule"),
+        preconditioner=part("preconditioner"),
+        iterate=iterate,
+        line_search=part("line_search"),
+        regularization=part("regularization"),
+        clipping=part("clipping"),
+        curvature_batches=structure.curvature_batches,
+    )
+    changed: Optimizer = part("parts")(optimizer) if structure.parts else optimizer
+    return changed

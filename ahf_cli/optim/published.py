@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.cg import MartensRules
 from ahf_cli.optim.damping import Change
 from ahf_cli.optim.moments import Moments, Values, beta1

@@ -9,13 +9,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import groups
+import ahf_cli.optim.groups as groups
 from ahf_cli.optim.closure import Closure, ClosureObjective, graphs_in_use
-from ahf_cli.optim.compose import compose
-from ahf_cli.optim.optimizer import Optimizer
+from ahf_cli.optim.optimizer import Optimizer, compose
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.state import State
-from ahf_cli.optim.step_info import StepInfo
+from ahf_cli.optim.state import State, StepInfo
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import Recipe
 
@@ -217,7 +215,7 @@ class HessianFree(_RecipeOptimizer):
         lr: step size α > 0; schedulers may change it, also to 0.
         damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there by the reduction ratio ρ.
         choices: structural choices by name, such as `curvature="ggn"`, `reduction_ratio="update"` or
-            `max_iterations=20`; see `ahf_cli.recipes.structure.Structure`.  Where a choice uses further
+            `max_iterations=20`; see `ahf_cli.recipes.recipe.Structure`.  Where a choice uses further
             hyperparameters, they are given the same way.
 
     Raises:

@@ -7,9 +7,8 @@ configuration or a study.  A study keeps a copy of the plug-ins that it used, an
 identity, so that results of two versions do not mix.
 """
 
+from ahf_cli.plugin.decorators import data_set, hyperparameter, loss, metric, model, part, recipe
 from ahf_cli.plugin.loading import LOADED, ORIGIN, Plugin, load, origins, run
-from ahf_cli.plugin.recipes import hyperparameter, part, recipe
-from ahf_cli.plugin.tasks import data_set, loss, metric, model
 from ahf_cli.recipes.hyperparameters import Hyperparameter, Range
 
 __all__ = [

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ahf_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,6 +65,34 @@ def guarded(kind: str, name: str, function: Callable[..., Any]) -> Callable[...,
             raise InputError(f"{where}{kind} {name}: {type(error).__name__}: {error}") from error
 
     return call
+
+
+def optimizer_made(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its result checked."""
+
+    @wraps(function)
+    def make(*args: Any) -> Any:
+        made = function(*args)
+        if not (hasattr(made, "init") and hasattr(made, "step")):
+            raise TypeError(f"the function must return an optimizer, got {made!r}")
+        return made
+
+    return make
+
+
+def of_each_example(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function for K trials, with its result checked: (K, N, …), (N, …) → (K, N)."""
+
+    @wraps(function)
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        import torch
+
+        found = torch.stack([function(own, targets) for own in outputs.unbind(0)])
+        if found.shape != outputs.shape[:2]:
+            raise ValueError(f"must return one value an example, (N,), got {tuple(found.shape[1:])}")
+        return found
+
+    return values
 
 
 def line_of(error: BaseException, path: Path) -> str:

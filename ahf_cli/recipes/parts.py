@@ -190,15 +190,17 @@ SLOTS: dict[str, dict[str, Part]] = {
         ),
     },
     "line_search": {
-        "none": Part("line_search:full_step"),
+        "none": Part("step_size:full_step"),
         "armijo": Part(
-            "line_search:armijo", "α shortened by a line search",
+            "step_size:armijo", "α shortened by a line search",
             "a line search, and no step where it finds none",
         ),
     },
     "regularization": {
-        "none": Part("regularized:unchanged"),
-        "l2": Part("regularized:l2", "h + ½ w ‖θ‖²", "weight decay within the loss", ("weight_decay",)),
+        "none": Part("objective:unregularized"),
+        "l2": Part(
+            "objective:l2_regularized", "h + ½ w ‖θ‖²", "weight decay within the loss", ("weight_decay",)
+        ),
     },
     "clipping": {
         "none": Part("step_size:unclipped"),
@@ -210,31 +212,31 @@ SLOTS: dict[str, dict[str, Part]] = {
     "parts": {},
     "method": {
         "sgd_momentum": Part(
-            "first_order:sgd_momentum", "b ← γ b + g;  u = −α b", "gradient steps with heavy-ball momentum",
+            "explicit:sgd_momentum", "b ← γ b + g;  u = −α b", "gradient steps with heavy-ball momentum",
             ("lr", "momentum"),
         ),
         "nesterov": Part(
-            "first_order:nesterov", "b ← γ b + g;  u = −α (g + γ b)",
+            "explicit:nesterov", "b ← γ b + g;  u = −α (g + γ b)",
             "gradient steps with Nesterov's momentum", ("lr", "momentum"),
         ),
         "adagrad": Part(
-            "first_order:adagrad", "s ← s + g²;  u = −α g / (√s + μ)",
+            "explicit:adagrad", "s ← s + g²;  u = −α g / (√s + μ)",
             "gradient steps, each weight's divided by the root of its summed squares", ("lr", "mu"),
         ),
         "rmsprop": Part(
-            "first_order:rmsprop", "v ← β₂ v + (1−β₂) g²;  u = −α g / (√v + μ)",
+            "explicit:rmsprop", "v ← β₂ v + (1−β₂) g²;  u = −α g / (√v + μ)",
             "gradient steps, each weight's divided by the root of a moving mean of its squares",
             ("lr", "beta2", "mu"),
         ),
         "adam": Part(
-            "first_order:adam", "m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  u = −α m̂ / (√v̂ + μ)",
+            "explicit:adam", "m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  u = −α m̂ / (√v̂ + μ)",
             "moving means of the gradient, divided by the roots of moving means of its squares",
             ("lr", "beta2", "mu", "beta1"),
         ),
     },
     "diagonal": {
         "adahessian": Part(
-            "adahessian:AdaHessian",
+            "explicit:AdaHessian",
             "D = mean over kernels of z ⊙ Hz, z = ±1;  m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) D²;  "
             "u = −α m̂ / (v̂^(k/2) + μ)",
             "Adam with randomly probed Hessian diagonals in place of the gradient's squares",
