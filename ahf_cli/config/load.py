@@ -1,4 +1,4 @@
-"""Configurations: presets, YAML files and overrides, checked as a whole; the only user of YAML."""
+"""Configurations: presets, YAML files and overrides, checked as a whole."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Config(Settings):
         return metrics_of(self.task.model_dump())
 
     def recipe(self, name: str) -> Recipe:
-        """Return a built-in or derived recipe; what a space makes free is not among its fixed values."""
+        """Return a built-in or derived recipe; hyperparameters with a range in `spaces` are not fixed."""
         return self._find(name).recipe
 
     def space(self, recipe_name: str) -> dict[str, Range]:
         """Return the search ranges of a recipe's free hyperparameters, in the order of `HYPERPARAMETERS`.
 
-        A free hyperparameter that has no range anywhere is left out and keeps its default.
+        A free hyperparameter without any range is left out, and keeps its default.
         """
         return self._find(recipe_name).space
 
@@ -75,12 +75,12 @@ class Config(Settings):
         return train_size // self.task.batch_size
 
     def total_steps(self, train_size: int) -> int:
-        """Return the steps of a trial: `train.steps`, else those of `train.epochs`, at least 1."""
+        """Return the steps of a trial: `train.steps`, else the steps of `train.epochs`, at least 1."""
         per_epoch = self.steps_per_epoch(train_size)
         return self.train.steps or max(1, round(self.train.epochs * per_epoch))
 
     def identity(self) -> dict[str, Any]:
-        """Return all that defines the results of a study, as plain data; two that differ never mix."""
+        """Return everything that defines the results of a study, as plain data; different ones never mix."""
         resolved = {name: self._find(name) for name in self.searched}
         return {
             "seed": self.seed,
@@ -98,14 +98,14 @@ class Config(Settings):
         }
 
     def _train_identity(self) -> dict[str, Any]:
-        """Return what of the section `train` defines the results of the searched recipes."""
+        """Return the part of the section `train` that defines the results of the searched recipes."""
         longer = {k: n for k, n in self.train.longer.items() if k in self.searched and n > 1}
         own = self.train.model_dump(exclude={"longer", *(("epochs",) if self.train.steps else ())})
         return own | ({"longer": longer} if longer else {})
 
     @cached_property
     def plugins(self) -> dict[str, str]:
-        """SHA-256 of the plug-ins that what is searched and trained comes from, by kind and name."""
+        """SHA-256 of the plug-ins behind the searched recipes and the task, by kind and name."""
         of_task = [("data set", self.task.data), ("model", self.task.model), ("loss", self.task.loss)]
         recipes = [self._find(name).recipe for name in self.searched]
         names = dict.fromkeys(name for r in recipes for name in (r.name, *r.lineage))
@@ -121,13 +121,13 @@ class Config(Settings):
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return all keys with their values as plain data, from which `parse` makes an equal one."""
+        """Return all keys with their values as plain data; `parse` makes an equal configuration of it."""
         data = self.model_dump(mode="json")
         spaces = self.model_dump(mode="json", include={"spaces"}, exclude_none=True)["spaces"]
         return {**data, "spaces": spaces}
 
     def to_yaml(self) -> str:
-        """Write all keys, and as comments the resolved spaces; reading it gives an equal configuration."""
+        """Return YAML of an equal configuration with all keys; comments give the resolved spaces."""
         lines = [dump_yaml(self.plain()).rstrip("\n"), "", "# The spaces of the searched recipes, resolved:"]
         for name in self.searched:
             ranges = [
@@ -152,8 +152,8 @@ class Config(Settings):
     def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
         """Return this configuration with other search ranges.
 
-        `ranges` is {recipe: {hyperparameter: {low, high, log}}}, or that under a key `spaces`; what it does
-        not name stays.  `source` is the file that error messages name.
+        `ranges` is {recipe: {hyperparameter: {low, high, log}}}, alone or under a key `spaces`; ranges that
+        it does not name do not change.  `source` is the name of the file in error messages.
         """
         if set(ranges) == {"spaces"} and isinstance(ranges["spaces"], Mapping):
             ranges = ranges["spaces"]
@@ -161,15 +161,17 @@ class Config(Settings):
 
 
 def whole(config: Config, known: Collection[str], own: Callable[[], Config]) -> Config:
-    """Return the configuration of a study that is resumed: that asked for, with the recipes it has besides.
+    """Return the configuration of a resumed study: the requested one, and the other recipes of the study.
+
+    Each recipe has a separate search, so that a study grows in recipes as it does in trials.
 
     Args:
-        config: what is asked for.
-        known: the recipes that the study has.
-        own: reads the study's configuration, where some of them are not asked for.
+        config: the requested configuration.
+        known: names of the recipes in the study.
+        own: reads the configuration of the study; called only if `config` lacks one of its recipes.
 
     Raises:
-        InputError: the configuration is needed and cannot be read.
+        InputError: the configuration of the study is needed and cannot be read.
     """
     if set(known) <= set(config.searched):
         return config
@@ -177,10 +179,10 @@ def whole(config: Config, known: Collection[str], own: Callable[[], Config]) -> 
 
 
 def including(config: Config, other: Config) -> Config:
-    """Return a configuration with the searched recipes of another one besides, which come first.
+    """Return a configuration that also searches the recipes of another one; those come first.
 
-    What it says of its own recipes stays as it is; where the other's definitions or ranges would change that,
-    it is returned unchanged.
+    Its own recipes do not change: if definitions or ranges of the other would change them, the configuration
+    is returned as it is.
     """
     mine, theirs, own = config.plain(), other.plain(), config.searched
 
@@ -201,7 +203,7 @@ def including(config: Config, other: Config) -> Config:
 
 
 def at_least(config: Config, trials: int) -> Config:
-    """Return the configuration with no fewer trials of a recipe than a study has planned before."""
+    """Return the configuration with at least as many trials of a recipe as a study has planned."""
     if trials <= config.search.trials:
         return config
     plain = config.plain()
@@ -210,16 +212,16 @@ def at_least(config: Config, trials: int) -> Config:
 
 @dataclass(frozen=True)
 class Setting:
-    """One value set from outside the file: an override or a command-line option."""
+    """One value from outside the file: an override or a command-line option."""
 
     option: str
-    """what error messages name, such as `--study`"""
+    """its name in error messages, such as `--study`"""
     path: KeyPath
     value: Any
 
 
 def presets() -> dict[str, Traversable]:
-    """Return the presets that ship with the package, by name."""
+    """Return the presets of the package by name."""
     try:
         folder: Traversable = resources.files("ahf_cli.configs")
     except ModuleNotFoundError:  # a source checkout: the folder lies beside the package
@@ -233,9 +235,9 @@ def load(
     file: pathlib.Path | None = None,
     overrides: Sequence[str | Setting] = (),
 ) -> Config:
-    """Read a preset (`paper` if neither is given) or a file, apply overrides `a.b=value`, and check it all.
+    """Read a preset or a file, apply overrides `a.b=value`, and check all keys; default: the preset `paper`.
 
-    Raises InputError with one line for each thing that is wrong.
+    Raises InputError with one line for each error.
     """
     if preset is not None and file is not None:
         raise InputError("--preset and --config exclude each other: give one")
@@ -251,9 +253,9 @@ def load(
 def from_text(
     content: str | bytes, source: str, stem: str, overrides: Sequence[str | Setting] = ()
 ) -> Config:
-    """Check the content of a configuration file; `stem` names the study where the content does not.
+    """Check the content of a configuration file; `stem` is the default name of the study.
 
-    Raises InputError with one line for each thing that is wrong.
+    Raises InputError with one line for each error.
     """
     data, settings = parse_yaml(content, source), _read_overrides(overrides)
     for setting in settings:
@@ -266,13 +268,16 @@ def from_text(
 
 
 def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()) -> Config:
-    """Check nested plain data; `settings` are the values in it that do not come from `source`."""
+    """Check nested plain data; `settings` are the values in it from outside of `source`.
+
+    Raises InputError with one line for each error.
+    """
     problems: list[Problem] = []
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         problems = schema_problems(error)
-        # Go on without what is wrong, so that the remaining rules are checked as well.
+        # Without the wrong values the remaining rules can be checked as well.
         config = Config.model_validate(without(data, (path[:3] for path, _ in problems)))
     problems += cross_problems(config, {path for path, _ in problems})
     if problems:
@@ -281,7 +286,7 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
 
 
 def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:
-    """Write one error: where the value comes from, its key, and what is wrong."""
+    """Return one error as a line: source of the value, key, and broken rule."""
     for setting in reversed(settings):
         common = min(len(path), len(setting.path))
         if path[:common] == setting.path[:common]:
@@ -291,7 +296,7 @@ def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting])
 
 
 def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
-    """Parse `a.b=value`, or raise InputError for all that are malformed."""
+    """Parse overrides `a.b=value`; raises InputError for all malformed ones at once."""
     settings: list[Setting] = []
     errors: list[str] = []
     for text in overrides:
@@ -312,7 +317,7 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
 
 
 def _key_path(key: str, value: object) -> KeyPath:
-    """Split a dotted key; a recipe's name may itself hold dots, so take the known parts from the end."""
+    """Split a dotted key; the name of a recipe may hold dots, so the known parts are taken from the end."""
     first, *rest = key.split(".")
     last = 0
     if first == "recipes" and not isinstance(value, dict):

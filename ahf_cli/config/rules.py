@@ -1,4 +1,4 @@
-"""Rules of a configuration that concern more than one key."""
+"""Rules between keys of a configuration; its recipes and search spaces, resolved from their bases."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ahf_cli.tasks.metrics import metrics_of
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe, and the search ranges that a configuration gives to it or to its bases."""
+    """A recipe, and the search ranges that a configuration gives for it or its bases."""
 
     recipe: Recipe
-    """without the fixed hyperparameters that `given` makes free"""
+    """the recipe, without fixed values of hyperparameters in `given`"""
     given: Mapping[str, Range] = field(default_factory=dict)
 
     @property
     def space(self) -> dict[str, Range]:
-        """Ranges of the free hyperparameters: the given one, else the recipe's or that of Appendix B."""
+        """Ranges of the free hyperparameters: the given one, else the recipe's, else Appendix B's."""
         ranges = {name: self.given.get(name) or search_range(self.recipe, name) for name in self.recipe.free}
         return {name: found for name, found in ranges.items() if found}
 
@@ -37,10 +37,10 @@ def resolve_recipes(
     spaces: Mapping[str, Mapping[str, Bounds]],
     broken: Collection[str] = (),
 ) -> tuple[dict[str, Resolved | None], list[Problem]]:
-    """Resolve built-in and derived recipes, and list what is wrong with them.
+    """Resolve built-in and derived recipes, and list their problems.
 
-    A recipe with a problem is None, as are those based on it; so are the names in `broken`, whose problem is
-    known already.
+    A recipe with a problem is None, and so is each recipe based on it.  Names in `broken` are None too; their
+    problems are already known.
     """
     resolver = _Resolver(recipes, spaces, broken)
     known = tuple(dict.fromkeys((*RECIPES, *recipes, *broken)))
@@ -53,7 +53,7 @@ def resolve_recipes(
 
 
 class _Resolver:
-    """Walks from each recipe to its base, each recipe once."""
+    """A walk from each recipe to its base; each recipe is resolved once."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class _Resolver:
         self.problems: list[Problem] = []
 
     def report(self, path: KeyPath, message: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append((path, message))
 
     def visit(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
-        """Resolve a known recipe; `trail` are the recipes that are being resolved, the last based on it."""
+        """Resolve a known recipe; `trail` are the unfinished recipes, the last one based on it."""
         if name not in self.done:
             problem = self._name_problem(name)
             if problem:
@@ -116,7 +116,7 @@ class _Resolver:
         return None
 
     def _with_space(self, resolved: Resolved, changes: Mapping[str, object]) -> Resolved:
-        """Add the ranges that `spaces` gives to this very recipe."""
+        """Add the ranges in `spaces` for this recipe itself."""
         recipe, given = resolved.recipe, dict(resolved.given)
         inherited = {**{k: h.search for k, h in HYPERPARAMETERS.items()}, **recipe.ranges, **given}
         for name, bounds in self.spaces.get(recipe.name, {}).items():
@@ -153,7 +153,7 @@ class _Resolver:
 
 
 def _number(key: str, value: object) -> object:
-    """Return an integer that is given for a real number as one."""
+    """Return an integer as a float where a real number is expected."""
     if isinstance(value, bool) or not (key in HYPERPARAMETERS or key == "warm_start_decay"):
         return value
     try:
@@ -163,7 +163,7 @@ def _number(key: str, value: object) -> object:
 
 
 def _wrong_changes(base: Recipe, name: str, changes: Mapping[str, object]) -> dict[str, str]:
-    """Try each change alone, and hyperparameters on top of the valid choices, so that all errors show."""
+    """Return all errors of changes: choices are tried one by one, hyperparameters with the valid choices."""
     wrong: dict[str, str] = {}
     choices: dict[str, object] = {}
     for key in sorted(changes, key=HYPERPARAMETERS.__contains__):
@@ -178,7 +178,7 @@ def _wrong_changes(base: Recipe, name: str, changes: Mapping[str, object]) -> di
 
 
 def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
-    """List what is wrong between keys; `known` are the paths whose problem is listed already."""
+    """List the problems between keys; `known` are paths whose problems are already listed."""
     broken = {path[1] for path in known if path[0] == "recipes" and len(path) > 1}
     resolved, problems = resolve_recipes(config.recipes, config.spaces, broken)
     names: list[tuple[KeyPath, str]] = [(("search", "recipes"), name) for name in config.search.recipes]
@@ -216,7 +216,7 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
 
 
 def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) -> list[Problem]:
-    """List unknown names of the task, and recipes that need more of a loss than it has."""
+    """List unknown names of the task, and recipes whose curvature the loss does not support."""
     problems: list[Problem] = []
     for key, known in (("data", DATA_SETS), ("model", MODELS), ("loss", LOSSES)):
         name = getattr(config.task, key)
@@ -242,7 +242,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 def _search_problems(config: Settings) -> list[Problem]:
-    """List what is wrong between the keys of the search and the split."""
+    """List the problems between the keys of the search and the split."""
     search, full = config.search, config.task.split == "full"
     if search.design == "fair":
         if full:

@@ -1,4 +1,4 @@
-"""YAML read strictly, and written; the only module that imports a reader of YAML."""
+"""YAML, read strictly and written; no other module imports a YAML library."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _YAML = "tag:yaml.org,2002:"
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A loader that leaves numbers, dates and keys as they are written: the schema knows which is meant.
+    """A loader that keeps numbers, dates and keys as text: the schema knows their types.
 
-    It notes duplicate keys, of which YAML keeps the last in silence.
+    It records duplicate keys, of which YAML would silently keep the last.
     """
 
     yaml_implicit_resolvers = {}
@@ -32,7 +32,7 @@ class _StrictLoader(yaml.SafeLoader):
         seen: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
-            if key.tag == f"{_YAML}merge" or not isinstance(key, yaml.ScalarNode):  # that cannot be a key
+            if key.tag == f"{_YAML}merge" or not isinstance(key, yaml.ScalarNode):  # refused when it is built
                 continue
             key.tag = f"{_YAML}str"
             if key.value in seen:
@@ -47,7 +47,7 @@ class _StrictLoader(yaml.SafeLoader):
 for _kind, _pattern in (("null", r"~|null|Null|NULL|"), ("bool", r"true|True|TRUE|false|False|FALSE")):
     _StrictLoader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(rf"(?:{_pattern})\Z"), None)
 _StrictLoader.add_implicit_resolver(f"{_YAML}merge", re.compile(r"<<\Z"), ["<"])
-for _kind in ("int", "float", "timestamp"):  # as a tag of the user's: !!int 010
+for _kind in ("int", "float", "timestamp"):  # for an explicit tag, such as !!int 010
     _StrictLoader.add_constructor(f"{_YAML}{_kind}", lambda loader, node: node.value)
 
 
@@ -59,7 +59,7 @@ def parse_value(content: str | bytes, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # odd bytes, dates, endless numbers
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # invalid bytes, long numbers, deep nesting
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{source}: not valid YAML: {reason}") from None
     if loader.problems:
@@ -76,7 +76,7 @@ def parse_yaml(content: str | bytes, source: str) -> dict[str, Any]:
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
-    """Write plain data as YAML, keys in the order given."""
+    """Return plain data as YAML, keys in the given order."""
     return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
 
 
@@ -86,7 +86,7 @@ def read_yaml(file: pathlib.Path) -> dict[str, Any]:
 
 
 def read_file(file: pathlib.Path) -> bytes:
-    """Return the content of a file that the user names; raises InputError where it cannot be read."""
+    """Return the content of a file that the user names; raises InputError if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:

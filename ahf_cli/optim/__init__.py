@@ -1,7 +1,7 @@
 """The core: Hessian-free optimizers, curvature products and linear solvers, with K trials side by side.
 
-It knows nothing of files, searches or plots.  For your own loop take `HessianFree` or `AdaptiveHessianFree`;
-to run many trials at once, `compose` a recipe's structure and step a `State` of K rows on a `ModelObjective`.
+It knows nothing of files, searches or plots.  `HessianFree` and `AdaptiveHessianFree` serve your own training
+loop.  To run K trials at once, `compose` a recipe's structure and step a `State` on a `ModelObjective`.
 """
 
 from ahf_cli.optim.cg import CGResult, MartensRules, Stop, conjugate_gradient

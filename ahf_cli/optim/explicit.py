@@ -1,4 +1,4 @@
-"""Recipes whose update is a formula of gradient and memory, without a linear system."""
+"""Optimizers whose update is a formula of gradient and memory, without a linear system."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
 
 @dataclass(frozen=True)
 class Move:
-    """One step of such a recipe, row by row."""
+    """One step of an explicit optimizer, row by row."""
 
     parameters: Tensor  # θ + u, (K, P)
     update: Tensor  # u, (K, P)
     moments: Moments
-    products: int = 0  # curvature products that it took
+    products: int = 0  # curvature products of the step
 
 
 class ExplicitOptimizer(ABC):
-    """θ ← θ + u; a subclass gives u and its memory, vectors that are zero at first."""
+    """θ ← θ + u; a subclass gives u and the names of its memory, vectors that begin at zero."""
 
     independent_batch = False
     curvature_batches = 1
@@ -59,6 +59,7 @@ class ExplicitOptimizer(ABC):
         move = self.move(state, here)
         loss_after = objective.value(move.parameters)
         info = explicit_step(state, here, move.update, loss_after, move.products)
+        # δ = −g by convention: the columns of a study then have one meaning for all optimizers.
         after = state.moved(move.parameters, -here.gradient, state.damping, move.moments, info.finite)
         return after, info
 
@@ -68,13 +69,13 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """An optimizer of `torch.optim`: the vectors in its state, and the keywords of its hyperparameters."""
+    """An optimizer of `torch.optim`, with the vectors of its state and its keywords."""
 
     optimizer: Callable[..., torch.optim.Optimizer]
     moments: tuple[str, ...]
-    """the vectors in its state, all zero at first"""
+    """names of the vectors in its state, all zero at first"""
     options: Callable[[Mapping[str, float]], Options]
-    """its keywords from our hyperparameters"""
+    """hyperparameters of a recipe ↦ its keywords"""
     counts: bool = True
     """whether its state holds the number of steps"""
 
@@ -83,13 +84,13 @@ def _sgd(nesterov: bool) -> Source:
     def options(h: Mapping[str, float]) -> Options:
         return {"lr": h["lr"], "momentum": h["momentum"], "nesterov": nesterov}
 
-    # A buffer of zeros is what PyTorch's first step, which has none, comes to.
+    # PyTorch begins without a buffer; a buffer of zeros gives the same first step.
     return Source(torch.optim.SGD, ("momentum_buffer",), options, counts=False)
 
 
 @dataclass(frozen=True)
 class FirstOrderOptimizer(ExplicitOptimizer):
-    """u from `torch.optim`, row by row; all that it remembers lies in the `State`."""
+    """u from `torch.optim`, row by row; its whole memory lies in the `State`."""
 
     source: Source
 
@@ -103,6 +104,7 @@ class FirstOrderOptimizer(ExplicitOptimizer):
         gradient = here.gradient
         source = self.source
         values = {name: value.tolist() for name, value in state.hyperparameters.items()}
+        # A leaf and a group for each row, since hyperparameters belong to a group and differ by trial.
         leaves = [nn.Parameter(row.clone()) for row in state.parameters]
         groups = []
         for k, leaf in enumerate(leaves):
@@ -111,10 +113,11 @@ class FirstOrderOptimizer(ExplicitOptimizer):
             groups.append({"params": [leaf], **source.options(own)})
         optimizer = source.optimizer(groups)
         for k, leaf in enumerate(leaves):
+            # Clones: `torch.optim` writes into its state, and the old `State` must not change.
             kept: dict[str, Tensor] = {name: state.moments[name][k].clone() for name in source.moments}
             optimizer.state[leaf] = kept | (
                 {"step": state.step[k].to("cpu", torch.float32)} if source.counts else {}
-            )
+            )  # the count's dtype and device are PyTorch's own choice
         optimizer.step()
         theta = torch.stack([leaf.detach() for leaf in leaves])
         moments = {
@@ -144,8 +147,8 @@ adam = FirstOrderOptimizer(
 def rademacher(step: int, like: Tensor) -> Tensor:
     """Draw independent signs ±1 of probability ½ for a step, equal in all rows; (K, P) → (K, P).
 
-    A pure function of the step, drawn on the CPU, so that a resumed run draws what an uninterrupted one does
-    and every device the same.
+    The signs are a pure function of the step, drawn on the CPU.  So a resumed run and an uninterrupted run
+    draw the same signs, and so does every device.
     """
     source = torch.Generator().manual_seed(step)
     signs = torch.randint(0, 2, like.shape[-1:], generator=source) * 2 - 1
@@ -153,7 +156,7 @@ def rademacher(step: int, like: Tensor) -> Tensor:
 
 
 def hutchinson_diagonal(operator: Operator, probe: Tensor) -> Tensor:
-    """Return z ⊙ Bz, whose mean over signs z is the diagonal of B (Bekas et al. 2007); (K, P) → (K, P)."""
+    """Return z ⊙ Bz; its mean over signs z is the diagonal of B (Bekas et al. 2007); (K, P) → (K, P)."""
     return probe * operator(probe)
 
 
@@ -170,19 +173,20 @@ def spatial_average(diagonal: Tensor, layout: Layout) -> Tensor:
 
 @dataclass(frozen=True)
 class AdaHessian(ExplicitOptimizer):
-    """u = −α m̂ / (D̄ᵏ + μ), D̄² the bias-corrected moving average of squared diagonals.
+    """AdaHessian (Yao et al. 2021), Adam with an estimated diagonal of the Hessian H: u = −α m̂ / (D̄ᵏ + μ).
 
-    m ← β₁ m + (1−β₁) g; v ← β₂ v + (1−β₂) D²; D = spatial average of z ⊙ Hz, one probe z a step; k is
-    `hessian_power`.
+    D is the spatial average of z ⊙ Hz with one random probe z a step.  m ← β₁ m + (1−β₁) g, and
+    v ← β₂ v + (1−β₂) D²; m̂ and D̄² = v̂ are m and v with bias correction.  k is `hessian_power`.
     """
 
     memory = ("first", "second")
 
     def move(self, state: State, here: Evaluation) -> Move:
         """Take one Hessian product and return the update."""
-        operator = here.operator(hessian)
+        operator = here.operator(hessian)  # first: the gradient is then read from the graph of H
         gradient, h = here.gradient, state.hyperparameters
         t = state.step + 1
+        # The largest t: rows that diverged have stopped counting, all others are at the same step.
         probe = rademacher(int(t.max()), gradient)
         diagonal = spatial_average(hutchinson_diagonal(operator, probe), here.layout)
         b1, b2, power = (rows.expand(h[name]) for name in ("beta1", "beta2", "hessian_power"))

@@ -1,4 +1,4 @@
-"""State."""
+"""The state of K trials between two steps, and the record of one step, row by row."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ahf_cli.optim.step_size import conjugate_smoothness, eq3
 
 @dataclass(frozen=True)
 class State:
-    """All that a step reads and writes, for K trials of P parameters; nothing is kept elsewhere."""
+    """Everything that a step reads and writes, for K trials of P parameters; nothing is kept elsewhere."""
 
     parameters: Tensor  # θ, (K, P)
     direction: Tensor  # δ of the last step, (K, P); 0 at first
     damping: Tensor  # λ, (K,)
     step: Tensor  # t, steps taken, (K,) int64
-    diverged_at: Tensor  # the step that was not finite, (K,) int64; 0 while there is none
+    diverged_at: Tensor  # number of the step that was not finite, (K,) int64; 0 before
     moments: Moments  # by name, (K, P)
     hyperparameters: Values  # by name, (K,)
 
@@ -36,13 +36,14 @@ class State:
         return self.diverged_at == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything as plain dictionaries of tensors; `State(**state_dict)` continues bitwise."""
+        """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""
         return dict(vars(self))
 
     def moved(
         self, parameters: Tensor, direction: Tensor, damping: Tensor, moments: Moments, finite: Tensor
     ) -> State:
-        """Return the state after a step; a row that was not finite keeps its last finite state for good."""
+        """Return the state after a step; a row that was not finite keeps its last finite state forever."""
+        # One mask for all fields: a frozen row is one whole earlier state.
         t = self.step + 1
         keep = self.active & finite
         return replace(
@@ -65,6 +66,7 @@ def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], mom
         moments: by name, (K, P).
     """
     count = parameters.shape[0]
+    # `expand` gives all rows one memory; clones keep the rows apart.
     values = {
         name: torch.as_tensor(value, dtype=parameters.dtype, device=parameters.device).expand(count).clone()
         for name, value in hyperparameters.items()
@@ -76,7 +78,7 @@ def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], mom
 
 @dataclass(frozen=True)
 class StepInfo:
-    """The numbers of one step; meaningless in rows that were not active before it."""
+    """The numbers of one step; without meaning in rows that were not active before it."""
 
     loss: Tensor  # h(θ) on the gradient batch, (K,)
     loss_after: Tensor  # h(θ + u) on the same batch, (K,)
@@ -86,9 +88,9 @@ class StepInfo:
     direction_l1: Tensor
     direction_sum_l2: Tensor
     update_l2: Tensor
-    step_size: Tensor  # α as used
-    eq3_step_size: Tensor  # Eq. 3 before clipping, NaN where its hyperparameters are absent
-    damping: Tensor  # λ of this step's system
+    step_size: Tensor  # α of the step taken
+    eq3_step_size: Tensor  # Eq. 3 before clipping at 0; NaN without its hyperparameters
+    damping: Tensor  # λ of the linear system of this step
     damping_next: Tensor
     reduction_ratio: Tensor  # ρ
     model_value: Tensor  # q(δ)
@@ -96,9 +98,9 @@ class StepInfo:
     stop: Tensor  # `Stop` codes, int64
     smoothness_gradient: Tensor  # L̂ with g = ∇h
     smoothness_direction: Tensor  # L̂ with g = −δ
-    products: Tensor  # curvature products of this step, int64
-    gradients: int  # gradient evaluations of this step, equal in all rows
-    active: Tensor  # rows that took part, bool
+    products: Tensor  # curvature products of the step, int64
+    gradients: int  # gradient evaluations of the step, equal in all rows
+    active: Tensor  # rows that were active before the step, bool
     finite: Tensor  # rows whose δ, u and new loss are finite, bool
 
 
@@ -124,17 +126,18 @@ class Taken:
     """The second half of a step: the update, and the damping after it."""
 
     alpha: Tensor  # (K,)
-    norm: Tensor  # of δ, as the step-size rule has it, (K,)
+    norm: Tensor  # ‖δ‖ in the norm of the step-size rule, (K,)
     update: Tensor  # u, (K, P)
     loss_after: Tensor  # h(θ + u), (K,)
     ratio: Tensor  # ρ, (K,)
     damping: Tensor  # λ of the next step, (K,)
-    products: int  # curvature products of the ratio
+    products: int  # curvature products of ρ
 
 
 def newton_step(before: State, solved: Solved, taken: Taken) -> StepInfo:
     """Return the record of a step that solved a linear system."""
     none = torch.full_like(taken.norm, torch.nan)
+    # Eq. 3 is recorded also for recipes with another step size, so that its traces can be compared.
     values = before.hyperparameters
     known = {"epsilon", "sigma", "smoothness"} <= values.keys()
     return _record(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def hyperparameter(own: Hyperparameter) -> Hyperparameter:
-    """Declare a hyperparameter that no built-in recipe has; a recipe that reads it names it in `search`."""
+    """Declare a new hyperparameter; a recipe that reads it names it in `search` or `fixed`."""
     check_name("hyperparameter", own.name)
     enter("hyperparameter", own.name, HYPERPARAMETERS)
     HYPERPARAMETERS[own.name] = own
@@ -39,20 +39,20 @@ def part(
 ) -> Callable[[F], F]:
     """Register a class or function as a choice of Hessian-free optimization.
 
-    A configuration then has it as `recipes: {NAME: {base: hf, SLOT: name}}`.  Lists, documents and captions
-    show it as a built-in part.  A class is made without arguments; a function is the part itself.  The slots
-    and the protocols of their parts: docs/contributing.md.
+    A configuration then chooses it by `recipes: {NAME: {base: hf, SLOT: name}}`.  Lists, documents and
+    captions show it like a built-in part.  A class is called without arguments; a function is the part
+    itself.  docs/contributing.md lists the slots and the protocols of their parts.
 
     Args:
-        slot: of the part, such as `step_size`.
-        name: of the part.
-        formula: its term of the update rule.
-        sentence: its meaning for training, for captions.
-        uses: names of the hyperparameters that it reads.
-        needs: slot → the choice there that it works with only.
+        slot: slot of the part, such as `step_size`.
+        name: name of the part.
+        formula: term of the update rule.
+        sentence: meaning for training, for captions.
+        uses: names of the hyperparameters that the part reads.
+        needs: slot → the one choice in that slot with which the part works.
 
     Raises:
-        ValueError: an unknown slot or hyperparameter, or a name that is taken.
+        ValueError: an unknown slot or hyperparameter, or a taken name.
     """
     check_name("part", name)
     open_slots = [key for key in SLOTS if key in CHOICES and key != "curvature_batch"]
@@ -85,20 +85,20 @@ def recipe(
 ) -> Callable[[F], F]:
     """Register a recipe.
 
-    With a base the function is (Optimizer) → Optimizer: it gets the composition of the base's structural
-    choices, and returns it with parts replaced.  Without, it is () → an optimizer of its own, which has
-    `init`, `step`, `independent_batch` and `curvature_batches` (a subclass of `ExplicitOptimizer`, say).
+    With a base the function is (Optimizer) → Optimizer: it receives the composition of the base, and returns
+    it with other parts.  Without a base the function is () → optimizer.  The optimizer has `init`, `step`,
+    `independent_batch` and `curvature_batches`, such as a subclass of `ExplicitOptimizer`.
 
     Args:
-        name: of the recipe, as `search.recipes` and the folders of its trials have it.
+        name: name of the recipe, in `search.recipes` and in the folders of its trials.
         base: name of a Hessian-free recipe.
-        search: hyperparameters that are searched, with their ranges.
-        fixed: hyperparameters that are not.
-        source: where the update rule comes from.
+        search: searched hyperparameters, with their ranges.
+        fixed: fixed hyperparameters, with their values.
+        source: source of the update rule.
         choices: structural choices that differ from the base's, such as `curvature="ggn"`.
 
     Raises:
-        ValueError: an unknown base, choice or hyperparameter, or a range or value that is none.
+        ValueError: an unknown base, choice or hyperparameter, or an invalid range or value.
     """
     check_name("recipe", name)
     searched, constant = dict(search or {}), dict(fixed or {})
@@ -161,9 +161,9 @@ def _made(
 def model(name: str) -> Callable[[F], F]:
     """Register a function (shape of an input, number of outputs) → `nn.Module` as `task.model`.
 
-    The module maps (N, *shape) to logits (N, classes), or to numbers of the shape of the targets.  Its own
-    weights are not used: a trial draws them from its seed, matrices and kernels uniform by Glorot, vectors 0,
-    scales of normalisation layers 1.  It runs in evaluation mode.
+    The module maps (N, *shape) to logits (N, classes), or to numbers in the shape of the targets.  Its
+    initial weights are not used.  A trial draws weights from its seed: matrices and kernels uniform by
+    Glorot, vectors 0, scales of normalisation layers 1.  The module runs in evaluation mode.
     """
     check_name("model", name)
 
@@ -186,19 +186,19 @@ def data_set(
 ) -> Callable[[F], F]:
     """Register a function () → (inputs, targets, test inputs, test targets) as `task.data`.
 
-    The function returns NumPy arrays: inputs (N, *shape) of bytes, which are divided by 255, or of floating
-    point numbers, which are taken as they are; targets (N,) of integers in [0, classes), or floating point
-    numbers (N, *target).  It must give the same arrays at each call, since each process calls it.  A sixth of
-    the training examples validates.
+    The function returns NumPy arrays.  Inputs (N, *shape) are bytes, which are divided by 255, or floating
+    point numbers, which do not change.  Targets are integers (N,) in [0, classes), or floating point numbers
+    (N, *target).  Each process calls the function, so it must return the same arrays at each call.  A sixth
+    of the training examples is the validation set.
 
     Args:
-        name: of the data set.
-        shape: of an input.
+        name: name of the data set.
+        shape: shape of an input.
         training: number of training examples, N ≥ 6.
         classes: number of classes, ≥ 2; or
-        target: shape of a target of numbers; the model then has as many outputs as it has entries.
+        target: shape of a target of numbers; the model has one output for each entry.
         metrics: names of the metrics beside the loss; the last is the headline, by which recipes are judged.
-            By default accuracy for classes, and none for numbers: there the test loss is the headline.
+            Default: accuracy for classes.  Numbers have no default, and the test loss is their headline.
     """
     check_name("data set", name)
     head = f"data set {name!r}"
@@ -244,20 +244,20 @@ def metric(
 ) -> Callable[[F], F]:
     """Register a function (outputs (N, …), targets (N, …)) → one value an example, (N,), as a metric.
 
-    The metric is the mean over a set, ≥ 0; columns are named `train_NAME`, `validation_NAME`, `test_NAME`.
+    The metric is the mean over a set, ≥ 0.  Its columns are `train_NAME`, `validation_NAME`, `test_NAME`.
 
     Args:
         name: small letters, digits and `_`, beginning with a letter.
-        label: in words, as in `test LABEL`.
+        label: name in words, as in `test LABEL`.
         better: `lower` or `higher`.
-        unit: for the axis of a large figure.
-        short: the unit in one word.
-        top: largest possible value; infinite by default.
-        classes: whether targets are classes; else they are numbers.
-        baseline: number of classes → value of guessing, which a diverged trial counts with.
+        unit: unit, for the axis of a large figure.
+        short: unit in one word.
+        top: largest possible value; default: infinite.
+        classes: whether targets are classes instead of numbers.
+        baseline: number of classes → value of guessing, the value of a diverged trial.
 
     Raises:
-        ValueError: a field that is wrong, by its name and rule.
+        ValueError: a wrong field, with its name and rule.
     """
     check_name("metric", name)
     head = f"metric {name!r}"
@@ -294,16 +294,16 @@ def loss(
 ) -> Callable[[F], F]:
     """Register a function (outputs (N, …), targets (N, …)) → mean loss as `task.loss`.
 
-    Its derivatives are PyTorch's.  Gauss-Newton products want it convex in the outputs.  Recipes with
-    `curvature: fisher` need the likelihood of a known distribution, and are refused.
+    PyTorch differentiates it.  Gauss-Newton products need a loss that is convex in the outputs.  Recipes with
+    `curvature: fisher` need the likelihood of a known distribution, and so refuse this loss.
 
     Args:
-        name: of the loss.
-        chance: the loss of guessing among so many classes, which a diverged trial counts with.  Without it
-            nothing is capped, and a diverged trial has no value.
-        classes: whether targets are classes; by default so where `chance` is given, else numbers.
-        unit: for the axis of a large figure.
-        short: the unit in one word.
+        name: name of the loss.
+        chance: number of classes → loss of guessing, the value of a diverged trial.  Without `chance` no
+            loss is capped, and a diverged trial has no value.
+        classes: whether targets are classes; default: only if `chance` is given.
+        unit: unit, for the axis of a large figure.
+        short: unit in one word.
     """
     check_name("loss", name)
 

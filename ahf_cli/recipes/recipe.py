@@ -1,4 +1,4 @@
-"""A recipe."""
+"""A recipe: its structure, one choice of a part in each slot, and its hyperparameters, fixed or searched."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ahf_cli.recipes.parts import SLOTS, Part
 
 
 class AnyStructure:
-    """Choices by slot; a subclass says which slots there are."""
+    """Choices by slot; a subclass declares the slots."""
 
     hessian_free = False
     """whether it solves a linear system (B + λI) δ = −g"""
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """All choices by slot, those of numbers included."""
+        """All choices by slot, and all numbers such as `max_iterations`."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
 
     @property
     def parts_used(self) -> dict[str, Part]:
-        """The declarations of the chosen parts by slot."""
+        """Declarations of the chosen parts by slot."""
         return {slot: SLOTS[slot][name] for slot, name in self.chosen.items() if name in SLOTS.get(slot, ())}
 
     def hyperparameters(self) -> tuple[str, ...]:
@@ -73,9 +73,9 @@ class Structure(AnyStructure):
     clipping: str = "none"
     """limit of an update's length"""
     curvature_batches: int = 1
-    """mini-batches in the curvature's batch, where that is independent"""
+    """mini-batches in an independent batch of the curvature"""
     parts: str = ""
-    """a plug-in's change of the composition; no choice of a configuration's"""
+    """a plug-in's change of the composition; not a choice of configurations"""
 
     hessian_free = True
 
@@ -104,7 +104,7 @@ class Structure(AnyStructure):
 
 @dataclass(frozen=True)
 class Whole(AnyStructure):
-    """The structure of a recipe that is one part: an optimizer that solves no linear system."""
+    """The structure of a recipe that is one part: a whole optimizer without a linear system."""
 
     slot: str
     name: str
@@ -115,23 +115,24 @@ class Whole(AnyStructure):
         return {self.slot: self.name}
 
     def __post_init__(self) -> None:
-        if self.name not in SLOTS[self.slot] and self.slot != "optimizer":  # a plug-in may not be loaded
+        # A study may name an optimizer whose plug-in is not loaded.
+        if self.name not in SLOTS[self.slot] and self.slot != "optimizer":
             raise ValueError(f"{self.slot} must be one of {', '.join(SLOTS[self.slot])}, got {self.name!r}")
 
 
 WHOLE = ("method", "diagonal", "optimizer")
-"""Slots of which a part is an optimizer as a whole."""
+"""Slots whose parts are whole optimizers."""
 CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
 """Names of the choices of Hessian-free optimization."""
 _LATER = (
     "preconditioner", "backtracking", "line_search", "regularization", "clipping", "curvature_batches",
     "parts",
 )  # fmt: skip
-"""Choices that earlier studies did not know; at their defaults they are not written."""
+"""Choices that are younger than the first committed studies; their defaults are not written."""
 
 
 def choices_of(structure: AnyStructure) -> dict[str, Any]:
-    """Return a structure's choices by name, from which `structure_of` makes an equal one.
+    """Return a structure's choices by name; `structure_of` makes an equal structure from them.
 
     Choices of `_LATER` at their defaults are left out, so that a study keeps its identity.
     """
@@ -143,7 +144,7 @@ def choices_of(structure: AnyStructure) -> dict[str, Any]:
 
 
 def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
-    """Return the structure with these choices by name; raises TypeError or ValueError for any other."""
+    """Return the structure with these choices; raises TypeError or ValueError for wrong choices."""
     for slot in WHOLE:
         if slot in choices:
             if len(choices) > 1:
@@ -161,26 +162,26 @@ def all_parts() -> Iterator[tuple[str, str, Part]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named optimizer: a structure, and the hyperparameters that it keeps fixed."""
+    """A named optimizer: a structure, and the values of its fixed hyperparameters."""
 
     name: str
     structure: AnyStructure
     fixed: Mapping[str, float] = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
-    """names of the recipes that this one is derived from, nearest first"""
+    """names of the recipes from which this one is derived, nearest first"""
     ranges: Mapping[str, Range] = field(default_factory=dict)
-    """search ranges of its own, where those of `HYPERPARAMETERS` are not for it"""
+    """search ranges that replace the ranges of `HYPERPARAMETERS`"""
     source: str = ""
-    """where the update rule comes from"""
+    """source of the update rule"""
 
     @property
     def hessian_free(self) -> bool:
-        """Whether it is a recipe of Hessian-free optimization, made of structural choices."""
+        """Whether the recipe is Hessian-free, and so made of structural choices."""
         return self.structure.hessian_free
 
     @property
     def choices(self) -> Structure:
-        """Its structural choices; raises ValueError where it has none, being no Hessian-free recipe."""
+        """Structural choices; raises ValueError for a recipe that is not Hessian-free."""
         if not isinstance(self.structure, Structure):
             raise ValueError(f"recipe {self.name!r} is not Hessian-free: it solves no linear system")
         return self.structure
@@ -192,13 +193,13 @@ class Recipe:
 
     @property
     def free(self) -> tuple[str, ...]:
-        """Names of the hyperparameters that a trial chooses."""
+        """Names of the hyperparameters that each trial chooses."""
         return tuple(name for name in self.hyperparameters if name not in self.fixed)
 
     def complete(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return all hyperparameters: the given values, else the fixed ones, else the defaults.
+        """Return all hyperparameters: the given value, else the fixed value, else the default.
 
-        Raises ValueError for a name that the recipe does not have, or a value outside its interval.
+        Raises ValueError for a name that is not in the recipe, or a value outside its interval.
         """
         for name, value in values.items():
             if name not in self.hyperparameters:
@@ -235,26 +236,29 @@ class Recipe:
                 raise ValueError(f"{key} has no effect in {name!r}{nearest(key, result.hyperparameters)}")
         kept = {k: v for k, v in {**self.fixed, **fixed}.items() if k in result.hyperparameters}
         if self.hessian_free and "mu" in result.hyperparameters:
+            # The paper fixes μ and never searches it: so do all derived recipes.
             kept.setdefault("mu", HYPERPARAMETERS["mu"].default)
         return replace(result, fixed=kept)
 
 
 def search_range(recipe: Recipe, name: str) -> Range | None:
-    """Return the search range of a hyperparameter: the recipe's own, else Appendix B's; None where fixed."""
+    """Return the search range of a hyperparameter: the recipe's, else Appendix B's; None if it is fixed."""
     return None if name in recipe.fixed else recipe.ranges.get(name) or HYPERPARAMETERS[name].search
 
 
 MILD = {"lr": 0.01, "damping": 30.0}
-"""α and λ₀ of a single run of a recipe that larger steps send off: see `single_run`"""
+"""α and λ₀ of a single run of a recipe that diverges with larger steps: see `single_run`."""
 
 
 def single_run(recipe: Recipe) -> dict[str, float]:
-    """Return all hyperparameters of a run for which nobody chose any.
+    """Return all hyperparameters of a single run whose user gave none.
 
-    They are the defaults, or the middle of a range of the recipe's own that its default lies outside; but for
-    a constant step with the exact Hessian of a second batch.  On LeNet that
-    ends near or above the loss of chance, or diverges, for α ≥ 0.1 within 60 steps and for α = 0.03 within
-    150; α = 0.01 with λ₀ = 30 had a loss of 1.57 after 300.
+    They are the defaults.  If a search range of the recipe excludes the default, its middle replaces it.  A
+    recipe that is not Hessian-free, or has constant damping, takes the middle of every range.
+
+    A constant step size with the exact Hessian of a second batch takes `MILD` instead.  On LeNet that recipe
+    ends near the loss of guessing, or diverges: for α ≥ 0.1 within 60 steps, for α = 0.03 within 150.  With α
+    = 0.01 and λ₀ = 30 its loss was 1.57 after 300 steps.
     """
     if not recipe.hessian_free or recipe.choices.damping_rule == "constant":
         ranges = {name: found for name in recipe.free if (found := search_range(recipe, name))}

@@ -1,4 +1,4 @@
-"""What a result depends on besides its configuration: code, versions, machine."""
+"""The environment of a result: commit of the code, versions of packages, machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAINING = (
     "ahf_cli/training/train.py",
     "ahf_cli/errors.py",
 )
-"""What draws hyperparameters and trains with them: where these are equal, a trial comes out the same."""
+"""Paths of the code that draws hyperparameters and trains; if they are equal, results are equal."""
 BEFORE = (
     "ahf_cli/experiment/evaluate.py",
     "ahf_cli/experiment/records.py",
@@ -33,13 +33,13 @@ BEFORE = (
     "ahf_cli/recipe.py",
     "ahf_cli/structure.py",
 )
-"""Where the same stood in earlier commits, which committed studies were trained at."""
+"""Earlier paths of that code, in the commits of committed studies."""
 
 
 def commit(paths: Sequence[str] = (".", ":!results")) -> dict[str, Any]:
-    """Return the commit of the source and whether paths in it changed since; None outside a checkout.
+    """Return the commit of the source, and whether paths changed since; both None outside a checkout.
 
-    By default everything counts but `results/`: what runs write there does not change the code.
+    Default: all paths but `results/`, where runs write and which holds no code.
     """
     if not (ROOT / ".git").exists():
         return {"commit": None, "dirty": None}
@@ -52,7 +52,7 @@ def commit(paths: Sequence[str] = (".", ":!results")) -> dict[str, Any]:
 
 
 def same_training(one: str, other: str) -> bool:
-    """Whether two commits are known to draw and train alike; False where Git cannot tell."""
+    """Return whether two commits draw and train alike; False if Git does not know them."""
     try:
         return _git("diff", "--quiet", one, other, "--", *TRAINING, *BEFORE, check=False).returncode == 0
     except (OSError, subprocess.SubprocessError):
@@ -69,11 +69,11 @@ PACKAGES = ("ahf-cli", "torch", "torchvision", "optuna", "numpy", "pandas")
 
 
 def resolve_device(wanted: str) -> str:
-    """Return `cpu` or `cuda`; raises InputError where CUDA is asked for and there is none."""
+    """Return `cpu` or `cuda`; raises InputError for `cuda` without a GPU."""
     import torch
 
     available = torch.cuda.is_available()
-    # Convolutions of 10-bit mantissas would make B unsymmetric and move CG's stops.
+    # Convolutions with 10-bit mantissas would make B unsymmetric, and change where CG stops.
     torch.backends.cudnn.allow_tf32 = False
     if wanted == "cuda" and not available:
         raise InputError("run.device: must be a device that is there, got 'cuda', and PyTorch finds none")
@@ -81,7 +81,7 @@ def resolve_device(wanted: str) -> str:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -99,7 +99,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def version(name: str) -> str | None:
-    """Return the version of an installed package, None where it is not."""
+    """Return the version of an installed package; None if it is absent."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

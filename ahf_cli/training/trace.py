@@ -1,4 +1,4 @@
-"""Traces."""
+"""Traces: runs recorded in float64 with all inputs, their replay on our core, and their rules."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Trace:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one quantity of a replay is from the record."""
+    """The deviation of one quantity of a replay from the record."""
 
     quantity: str
     largest: float
-    """largest relative deviation; for exact quantities the share of steps that differ"""
+    """largest relative deviation; for exact quantities the share of different steps"""
     first_step: int | None
-    """first step outside the tolerance; 0 for a final array outside, None if all is inside"""
+    """first step outside the tolerance; 0 for a final array outside it, None if all is inside"""
 
 
 def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
@@ -76,7 +76,7 @@ def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
 
 
 def recipe_of(setup: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a trace: the named one, with the choices that the setup gives.
+    """Return the named recipe of a trace, with the choices of its setup.
 
     Raises ValueError for an unknown recipe or choice, or a recipe that solves no linear system.
     """
@@ -93,7 +93,7 @@ def recipe_of(setup: Mapping[str, Any]) -> Recipe:
 
 
 def replay(trace: Trace) -> Trace:
-    """Run the setup of a sound trace on its own inputs and return what our core does."""
+    """Run the setup of a sound trace on its inputs, and return the trace of our core."""
     return run(trace.setup, recipe_of(trace.setup), trace.x, trace.y, trace.init)
 
 
@@ -107,7 +107,7 @@ def run(
 ) -> Trace:
     """Run one trial in float64: step t uses batch t and, for an independent curvature batch, `steps` + t.
 
-    `on_step` hears of every step, from 1, with its loss.
+    `on_step(t, loss)` is called after every step t = 1, 2, ….
     """
     model = model_of(setup["kind"], init)
     names = [name for name, _ in model.named_parameters()]
@@ -161,7 +161,7 @@ def _record_step(
     after, info = optimizer.step(state, *objectives)
     special: dict[str, Tensor] = {
         "loss_full_step": objectives[0].value(state.parameters + info.direction),
-        # The released code logs Eq. 3 and never uses it; its traces hold what it logs.
+        # The released code logs Eq. 3 and does not use it; its traces hold the logged values.
         "step_size": info.eq3_step_size if recipe.choices.moments == "published" else info.step_size,
     }
     for name in QUANTITIES:
@@ -210,9 +210,9 @@ _NUMBERS = "iuf"
 
 
 def problems(trace: Trace) -> list[str]:
-    """Say everything that keeps a trace from being replayed and compared; [] where nothing does.
+    """Return a line for each broken rule of a trace; [] for a trace that can be replayed and compared.
 
-    A part whose rule needs another part is checked only where that other part is sound.
+    A rule that needs a second part of the trace is checked only if that part is sound.
     """
     found = [*_setup_problems(trace.setup), *_layer_problems(trace)]
     if found:
@@ -230,7 +230,7 @@ def problems(trace: Trace) -> list[str]:
 
 
 def unknown_names(setup: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a setup that mean nothing here, and are ignored."""
+    """Return the unknown keys of a setup, which a replay ignores."""
     return [
         key for key in setup if key not in {"kind", "recipe", "steps", "batch", *CHOICES, *HYPERPARAMETERS}
     ]
@@ -260,7 +260,7 @@ def _setup_problems(setup: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _layer_problems(trace: Trace) -> Iterator[str]:
-    """Check that `init` describes a chain of layers; LeNet's shapes are its own."""
+    """Check that `init` describes a chain of layers; the shapes of LeNet are fixed."""
     if trace.setup.get("kind") != "mlp":
         return
     inputs: int | None = None
