@@ -41,7 +41,7 @@ def part(
 
     A configuration then chooses it by `recipes: {NAME: {base: hf, SLOT: name}}`.  Lists, documents and
     captions show it like a built-in part.  A class is called without arguments; a function is the part
-    itself.  docs/contributing.md lists the slots and the protocols of their parts.
+    itself.  docs/plugins.md lists the slots.
 
     Args:
         slot: slot of the part, such as `step_size`.
