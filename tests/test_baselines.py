@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from ahf_cli.optim import State, compose
 from ahf_cli.optim import hessian as exact_hessian
-from ahf_cli.optim.adahessian import hutchinson_diagonal, rademacher, spatial_average
+from ahf_cli.optim.explicit import hutchinson_diagonal, rademacher, spatial_average
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.structure import structure_of
+from ahf_cli.recipes.recipe import structure_of
 from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows
 
 TORCH: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {

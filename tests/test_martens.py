@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ahf_cli.optim import CGResult, State, StepInfo, Stop, compose, conjugate_gradient, gauss_newton
 from ahf_cli.optim import hessian as exact_hessian
-from ahf_cli.optim.line_search import Ray, armijo
 from ahf_cli.optim.newton import Backtracking, martens_preconditioner
-from ahf_cli.optim.regularized import Regularized
+from ahf_cli.optim.objective import Regularized
+from ahf_cli.optim.step_size import Ray, armijo
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.structure import Structure, choices_of, structure_of
+from ahf_cli.recipes.recipe import Structure, choices_of, structure_of
 from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows, spd
 from tests.test_cg import Patient, right_hand_sides
 

@@ -25,8 +25,7 @@ from ahf_cli.optim.step_size import (
     eq3,
 )
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import Structure
+from ahf_cli.recipes.recipe import Recipe, Structure
 from tests.problems import Quadratic, problem, rows, spd
 
 EVERY = {

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ahf_cli.optim.fast_operations import FasterOperations
-from ahf_cli.optim.pooling import max_pool2d
+from ahf_cli.optim.fast_operations import FasterOperations, max_pool2d
 
 
 @pytest.mark.parametrize(

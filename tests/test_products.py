@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import gauss_newton, hessian
-from ahf_cli.optim.convolution import conv2d, geometry_of, patches
-from ahf_cli.optim.fast_operations import FasterOperations
+from ahf_cli.optim.fast_operations import FasterOperations, conv2d, geometry_of, patches
 from ahf_cli.optim.losses import SoftmaxCrossEntropy, autograd_hessian
 from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
 

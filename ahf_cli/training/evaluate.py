@@ -11,9 +11,10 @@ from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.tasks.task import Task
 
 CHUNK = {"cpu": 1_000, "cuda": 10_000}
-"""Examples at once: few enough for a CPU's caches, many enough to hide what each call costs.
+"""Number of examples in one forward pass, by device.
 
-The CPU's is measured (docs/performance.md), the GPU's is not.
+Few examples fit the caches of a CPU; many examples hide the cost of each call.  The number for a CPU is
+measured (docs/performance.md), the number for a GPU is not.
 """
 
 
@@ -21,13 +22,13 @@ The CPU's is measured (docs/performance.md), the GPU's is not.
 def evaluate(
     task: Task, parameters: Tensor, examples: LabelledImages, limit: int | None = None
 ) -> dict[str, Tensor]:
-    """Return the task's metrics on the first `limit` examples of a set: means over examples.
+    """Return the task's metrics on the first `limit` examples of a set, as means over examples.
 
     Args:
         task: gives model, loss and device.
         parameters: (K, P).
         examples: the set.
-        limit: number of examples; all by default.
+        limit: number of examples; default: all.
 
     Returns:
         The loss as `loss` and the other metrics by name; (K,) each, float64 on the CPU.
