@@ -68,7 +68,7 @@ Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class TorchMethod:
     """An optimizer of `torch.optim`, with the vectors of its state and its keywords."""
 
     optimizer: Callable[..., torch.optim.Optimizer]
@@ -80,19 +80,19 @@ class Source:
     """whether its state holds the number of steps"""
 
 
-def _sgd(nesterov: bool) -> Source:
+def _sgd(nesterov: bool) -> TorchMethod:
     def options(h: Mapping[str, float]) -> Options:
         return {"lr": h["lr"], "momentum": h["momentum"], "nesterov": nesterov}
 
     # PyTorch begins without a buffer; a buffer of zeros gives the same first step.
-    return Source(torch.optim.SGD, ("momentum_buffer",), options, counts=False)
+    return TorchMethod(torch.optim.SGD, ("momentum_buffer",), options, counts=False)
 
 
 @dataclass(frozen=True)
 class FirstOrderOptimizer(ExplicitOptimizer):
     """u from `torch.optim`, row by row; its whole memory lies in the `State`."""
 
-    source: Source
+    source: TorchMethod
 
     @property
     def memory(self) -> tuple[str, ...]:
@@ -129,15 +129,15 @@ class FirstOrderOptimizer(ExplicitOptimizer):
 sgd_momentum = FirstOrderOptimizer(_sgd(nesterov=False))
 nesterov = FirstOrderOptimizer(_sgd(nesterov=True))
 adagrad = FirstOrderOptimizer(
-    Source(torch.optim.Adagrad, ("sum",), lambda h: {"lr": h["lr"], "eps": h["mu"]})
+    TorchMethod(torch.optim.Adagrad, ("sum",), lambda h: {"lr": h["lr"], "eps": h["mu"]})
 )
 rmsprop = FirstOrderOptimizer(
-    Source(
+    TorchMethod(
         torch.optim.RMSprop, ("square_avg",), lambda h: {"lr": h["lr"], "alpha": h["beta2"], "eps": h["mu"]}
     )
 )
 adam = FirstOrderOptimizer(
-    Source(
+    TorchMethod(
         torch.optim.Adam, ("exp_avg", "exp_avg_sq"),
         lambda h: {"lr": h["lr"], "betas": (h["beta1"], h["beta2"]), "eps": h["mu"]},
     )
