@@ -93,7 +93,7 @@ class _Iterate:
     slope: Tensor  # dᵀr, which equals rᵀM⁻¹r but for rounding
     phi: list[Tensor]
     active: Tensor
-    whole: bool  # every row is active, as the host knows; False on a GPU, which is never read
+    whole: bool  # every row is active, as the host knows; False on a GPU, to save a host read
     stop: Tensor
     iterations: Tensor
     products: Tensor
@@ -169,7 +169,7 @@ def _begin(
     rows_count = gradient.shape[0]
     warm = start.ne(0).any(dim=-1)
     r = -gradient
-    if bool(warm.any()):  # otherwise A x₀ = 0, and the product would be wasted
+    if bool(warm.any()):  # else (B + λI) x₀ = 0 without a product
         r = torch.where(rows.expand(warm), r - system(start), r)
     zeros = torch.zeros(rows_count, dtype=torch.int64, device=gradient.device)
     active = torch.ones_like(warm) if active is None else active

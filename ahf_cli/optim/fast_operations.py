@@ -163,7 +163,7 @@ class _CorrelateTranspose(torch.autograd.Function):
 def patches(input: Tensor, kernel: Sequence[int], geometry: Geometry, ones: int = 0) -> Tensor:
     """Return the inputs of each output position; (N, channels, …) → (N, channels · kernel, positions).
 
-    The numbers equal those of `F.unfold`; one strided copy makes them several times faster.  Then come `ones`
+    The numbers are equal to `F.unfold`; one strided copy makes them several times faster.  Then come `ones`
     rows of ones, the factor of a bias.
     """
     (rows, columns), (down, right), (apart, beside) = geometry.padding, geometry.stride, geometry.dilation

@@ -82,7 +82,7 @@ def _released_moments(choices: Mapping[str, Any], fixed: Mapping[str, float]) ->
 
 
 def _constant_step(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
-    released = choices["moments"] == "published"  # their sentence says it; α does not scale their update
+    released = choices["moments"] == "published"  # the sentence of those moments says it
     return "" if released else "constant step size α"
 
 
@@ -93,8 +93,8 @@ def _released_ratio(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> s
             "direction's, by the model at the direction"
         )
     return (
-        "the reduction ratio divides the change at the scaled step by the model at the full step, so the "
-        "damping grows without end where the step is a small part of the direction"
+        "the reduction ratio divides the change at the scaled step by the model at the full step, so that "
+        "with small steps the damping grows without end"
     )
 
 
