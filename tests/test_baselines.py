@@ -18,7 +18,7 @@ from ahf_cli.optim import hessian as exact_hessian
 from ahf_cli.optim.adahessian import hutchinson_diagonal, rademacher, spatial_average
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.structure import structure_of
-from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows
+from tests.problems import dense_loss, dense_outputs, problem, quadratic, rows
 
 TORCH: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd_momentum": (torch.optim.SGD, {"lr": 0.07, "momentum": 0.8}),
@@ -98,7 +98,7 @@ def test_spatial_averaging_is_over_the_positions_of_a_kernel_alone() -> None:
 def test_adahessian_on_a_diagonal_quadratic_is_the_update_of_its_paper() -> None:
     """There one probe gives the diagonal exactly, so that two steps can be computed by hand."""
     diagonal = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
-    objective = Quadratic(torch.diag(diagonal), torch.zeros(3, dtype=torch.float64))
+    objective = quadratic(torch.diag(diagonal), torch.zeros(3, dtype=torch.float64))
     theta = torch.ones(1, 3, dtype=torch.float64)
     core = compose(RECIPES["adahessian"].structure)
     h = {"lr": 0.5, "beta1": 0.9, "beta2": 0.99, "mu": 1e-3, "hessian_power": 0.5}

@@ -9,7 +9,7 @@ from torch import Tensor
 from ahf_cli.optim import MartensRules, Stop, conjugate_gradient
 from ahf_cli.optim.cg import Rules
 from ahf_cli.optim.published import IndefiniteMartensRules, PublishedRules, TruncatedPublishedRules
-from tests.problems import spd
+from tests.problems import ResidualRules, right_hand_sides, spd
 
 
 def solve(
@@ -25,23 +25,11 @@ def solve(
     return result.solution, [Stop(int(s)).name for s in result.stop], result.iterations
 
 
-def right_hand_sides(count: int, size: int) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, size, generator=generator, dtype=torch.float64)
-
-
-class Patient(MartensRules):
-    """CG that stops at the residual only."""
-
-    def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
-        return None
-
-
 @pytest.mark.parametrize("warm", [False, True])
 def test_solution_equals_a_dense_solve(warm: bool) -> None:
     matrix, b = spd(20), right_hand_sides(3, 20)
     start = right_hand_sides(3, 20) * 0.1 if warm else None
-    x, stops, _ = solve(matrix, b, 0.5, start, rules=Patient(), max_iterations=200)
+    x, stops, _ = solve(matrix, b, 0.5, start, rules=ResidualRules(), max_iterations=200)
     dense = torch.linalg.solve(matrix + 0.5 * torch.eye(20, dtype=torch.float64), b.T).T
     torch.testing.assert_close(x, dense, rtol=1e-9, atol=1e-11)
     assert stops == ["RESIDUAL"] * 3

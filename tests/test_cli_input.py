@@ -17,8 +17,7 @@ from ahf_cli.cli import main
 from ahf_cli.cli.options import emit_json, log, resolve, say
 from ahf_cli.config.load import load, parse, parse_yaml, presets
 from ahf_cli.errors import IncompleteError, InputError
-
-ROOT = Path(ahf_cli.__file__).parents[1]
+from tests.processes import ROOT, ahf
 
 
 @pytest.mark.parametrize(
@@ -174,11 +173,6 @@ def test_speech(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("result\n", "progress\n")
     emit_json({"a": math.nan, "b": [math.inf, (1.5, "λ")]})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, [1.5, "λ"]]}
-
-
-def ahf(*args: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ahf_cli", *args]
-    return subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 
 def test_processes_exit_with_the_code() -> None:

@@ -15,18 +15,10 @@ from ahf_cli.optim import AdaptiveHessianFree, HessianFree, Layout
 from ahf_cli.optim.closure import ClosureObjective
 from ahf_cli.optim.operators import gauss_newton
 from ahf_cli.optim.operators import hessian as exact_hessian
-from tests.made_up_models import BATCH, CLASSES, MODELS, batch, convolutional
+from tests.closures import cross_entropy
+from tests.networks import BATCH, CLASSES, MODELS, batch, convolutional
 
 Loss = Callable[[], Any]
-
-
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, outputs: bool = False) -> Loss:
-    def closure() -> Any:
-        z = model(x)
-        loss = F.cross_entropy(z, y)
-        return (loss, z) if outputs else loss
-
-    return closure
 
 
 def objective_of(model: nn.Module, closure: Loss) -> tuple[ClosureObjective, Tensor]:

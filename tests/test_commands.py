@@ -19,6 +19,7 @@ from ahf_cli.config.load import load
 from ahf_cli.report.trace_file import read_trace
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.data import locate
+from tests.processes import ahf
 
 LENET = ("conv1", "conv2", "fc1", "fc2", "fc3")
 TINY = [
@@ -26,15 +27,6 @@ TINY = [
     "smoke",
     *["-o", "task.subset=400", "-o", "task.batch_size=64", "-o", "train.steps=3", "-o", "train.eval_every=2"],
 ]
-
-
-def ahf(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ahf_cli", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(env or {})},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits import drawings
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import load_study
-from tests.made_up import NAN, write_study
-from tests.plausible import write
-from tests.test_figures import ahf
+from tests import processes
+from tests.simulated_studies import simulate_study
+from tests.studies import NAN, write_study
 
 PLAN = {"hf": 2, "adaptive_hf": 2}
 FINALS = {"hf": [0.5, NAN], "adaptive_hf": [2.25, 1.9]}
@@ -94,7 +94,7 @@ def test_the_paper_theme_is_one_column_wide_and_has_its_caption_beside(results: 
 
 def test_no_text_of_a_figure_covers_another(results: Path) -> None:
     """Axis labels, tick labels, titles, legends and captions keep apart, in both themes."""
-    data = load_study(write(results, "plausible", trials=6, points=12, reruns=5).folder)
+    data = load_study(simulate_study(results, "simulated", trials=6, points=12, reruns=5).folder)
     for theme in THEMES.values():
         for drawing in drawings(data, Choices())[0]:
             picture = make(drawing, theme)
@@ -166,9 +166,8 @@ def test_a_loss_of_millions_is_written_in_short(tmp_path: Path) -> None:
 
 
 def test_every_figure_is_drawn_from_the_table_beside_it(results: Path) -> None:
-    data = load_study(
-        write(results, "plausible", trials=6, points=12, reruns=5, recipes=("hf", "adaptive_hf")).folder
-    )
+    recipes = ("hf", "adaptive_hf")
+    data = load_study(simulate_study(results, "s", trials=6, points=12, reruns=5, recipes=recipes).folder)
     made, missing = drawings(data, Choices())
     assert [d.name for d in made] == [
         name
@@ -191,7 +190,7 @@ def test_every_figure_is_drawn_from_the_table_beside_it(results: Path) -> None:
 def core_seconds(*arguments: str | Path) -> float:
     """Run the command and return its time on a core, which neither waiting nor other processes lengthen."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = ahf(*arguments)  # fails where torch is imported
+    done = processes.compare(*arguments)  # fails where torch is imported
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -200,8 +199,8 @@ def core_seconds(*arguments: str | Path) -> float:
 @pytest.mark.long
 def test_seven_times_the_trials_take_little_more_time(tmp_path: Path) -> None:
     """A bound in seconds would judge the machine: four recipes of seventy trials take 12 to 20."""
-    write(tmp_path, "small", trials=10)
-    write(tmp_path, "big")
+    simulate_study(tmp_path, "small", trials=10)
+    simulate_study(tmp_path, "big")
     small, big = (core_seconds("--study", name, "--results", tmp_path) for name in ("small", "big"))
     assert big < 1.6 * small
     report = tmp_path / "big" / "report"

@@ -72,14 +72,11 @@ def write(folder: Path, contents: dict[str, bytes]) -> Path:
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> Path:
-    """A machine without data; Fashion-MNIST has the small files."""
+def bare(no_data: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> Path:
+    """Hide each data set, and replace the known files of Fashion-MNIST by the small ones."""
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setitem(DATA_SETS, FASHION, replace(DATA_SETS[FASHION], files=files, training=60))
-    monkeypatch.delenv("AHF_DATA_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(ways, "SYSTEM", tmp_path / "system")
-    return tmp_path
+    return no_data
 
 
 @pytest.fixture(scope="module")
@@ -98,22 +95,22 @@ def no_way(reason: str) -> ways.Way:
 
 
 def test_the_first_place_that_holds_the_data_wins(
-    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="ahf data fetch"):
         locate()
-    assert locate(write(nowhere / "option", contents)) == nowhere / "option"
+    assert locate(write(bare / "option", contents)) == bare / "option"
     system = write(system_folder(), contents)
     assert locate() == system
     cache = write(cache_folder(), contents)
-    assert nowhere in cache.parents
+    assert bare in cache.parents
     assert locate() == cache
-    monkeypatch.setenv("AHF_DATA_DIR", str(write(nowhere / "environment", contents)))
-    assert locate() == nowhere / "environment"
-    assert locate(nowhere / "option") == nowhere / "option"
+    monkeypatch.setenv("AHF_DATA_DIR", str(write(bare / "environment", contents)))
+    assert locate() == bare / "environment"
+    assert locate(bare / "option") == bare / "option"
 
 
-def test_an_incomplete_cache_is_passed_over(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_an_incomplete_cache_is_passed_over(bare: Path, contents: dict[str, bytes]) -> None:
     (write(cache_folder(), contents) / "t10k-labels-idx1-ubyte.gz").unlink()
     system = write(system_folder(), contents)
     assert locate() == system
@@ -121,13 +118,13 @@ def test_an_incomplete_cache_is_passed_over(nowhere: Path, contents: dict[str, b
 
 @pytest.mark.parametrize("through_environment", [False, True])
 def test_a_named_folder_must_hold_the_data(
-    nowhere: Path,
+    bare: Path,
     contents: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
     through_environment: bool,
 ) -> None:
     write(system_folder(), contents)
-    named = nowhere / "named"
+    named = bare / "named"
     if through_environment:
         monkeypatch.setenv("AHF_DATA_DIR", str(named))
     ask = partial(locate, None if through_environment else named)
@@ -139,29 +136,29 @@ def test_a_named_folder_must_hold_the_data(
 
 
 def test_fetch_fills_a_folder_that_was_named(
-    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get(target: Path, report: ways.Report, data: DataSet) -> Path:
         return write(target, contents)
 
-    assert sources.fetch(nowhere / "new", tried=[("works", get)]) == nowhere / "new"
+    assert sources.fetch(bare / "new", tried=[("works", get)]) == bare / "new"
     assert not cache_folder().exists()
     write(system_folder(), contents)
     lines: list[str] = []
-    monkeypatch.setenv("AHF_DATA_DIR", str(nowhere / "a" / "b"))
-    assert sources.fetch(report=lines.append, tried=[no_way("needless")]) == nowhere / "a" / "b" == locate()
+    monkeypatch.setenv("AHF_DATA_DIR", str(bare / "a" / "b"))
+    assert sources.fetch(report=lines.append, tried=[no_way("needless")]) == bare / "a" / "b" == locate()
     assert lines == [f"copying Fashion-MNIST from {system_folder()}"]
-    assert sorted(p.name for p in (nowhere / "a" / "b").iterdir()) == sorted(DATA_SETS[FASHION].files)
+    assert sorted(p.name for p in (bare / "a" / "b").iterdir()) == sorted(DATA_SETS[FASHION].files)
     monkeypatch.delenv("AHF_DATA_DIR")
     with pytest.raises(InputError, match="^data folder /proc/new cannot be written: "):
         sources.fetch(Path("/proc/new"))
 
 
 def test_fetch_replaces_no_damaged_file_in_a_folder_that_was_named(
-    nowhere: Path, contents: dict[str, bytes]
+    bare: Path, contents: dict[str, bytes]
 ) -> None:
     write(system_folder(), contents)
-    folder = write(nowhere / "mine", contents)
+    folder = write(bare / "mine", contents)
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"?")
     with pytest.raises(InputError, match=r"t10k-labels-idx1-ubyte\.gz is damaged"):
@@ -181,7 +178,7 @@ def damaged(folder: Path, name: str, content: bytes) -> str:
     return line
 
 
-def test_a_flipped_byte_is_refused_by_name(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_a_flipped_byte_is_refused_by_name(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(cache_folder(), contents)
     write(system_folder(), contents)  # whole, and yet no reason to pass the damaged one over
     name = "t10k-images-idx3-ubyte.gz"
@@ -194,7 +191,7 @@ def test_a_flipped_byte_is_refused_by_name(nowhere: Path, contents: dict[str, by
     assert locate() == folder
 
 
-def test_a_truncated_file_is_refused_by_name(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_a_truncated_file_is_refused_by_name(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(cache_folder(), contents)
     name = "train-labels-idx1-ubyte.gz"
     whole = (folder / name).read_bytes()
@@ -202,8 +199,8 @@ def test_a_truncated_file_is_refused_by_name(nowhere: Path, contents: dict[str, 
         damaged(folder, name, whole[:length])
 
 
-def test_sound_archives_of_something_else_are_all_named(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(nowhere / "other", {name: content + b"\0" for name, content in contents.items()})
+def test_sound_archives_of_something_else_are_all_named(bare: Path, contents: dict[str, bytes]) -> None:
+    folder = write(bare / "other", {name: content + b"\0" for name, content in contents.items()})
     with pytest.raises(InputError) as caught:
         verify(folder)
     for line, (name, content) in zip(caught.value.lines, contents.items(), strict=True):
@@ -211,8 +208,8 @@ def test_sound_archives_of_something_else_are_all_named(nowhere: Path, contents:
         assert f"found {hashlib.sha256(content + bytes(1)).hexdigest()[:12]}" in line
 
 
-def test_name_and_time_in_the_gzip_header_do_not_count(nowhere: Path, contents: dict[str, bytes]) -> None:
-    folder = write(nowhere / "named", contents)
+def test_name_and_time_in_the_gzip_header_do_not_count(bare: Path, contents: dict[str, bytes]) -> None:
+    folder = write(bare / "named", contents)
     for name, content in contents.items():
         with gzip.GzipFile(folder / name, "wb", mtime=1_500_000_000) as stream:  # also writes the name
             stream.write(content)
@@ -225,7 +222,7 @@ def test_name_and_time_in_the_gzip_header_do_not_count(nowhere: Path, contents: 
 # Fetching
 
 
-def test_fetch_tries_the_ways_in_order_and_only_if_needed(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_fetch_tries_the_ways_in_order_and_only_if_needed(bare: Path, contents: dict[str, bytes]) -> None:
     def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
         return write(cache, contents)
 
@@ -236,9 +233,9 @@ def test_fetch_tries_the_ways_in_order_and_only_if_needed(nowhere: Path, content
     assert sources.fetch(tried=[no_way("needless")]) == cache_folder()
 
 
-def test_when_every_way_fails_the_error_names_each(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_when_every_way_fails_the_error_names_each(bare: Path, contents: dict[str, bytes]) -> None:
     def damages(cache: Path, report: ways.Report, data: DataSet) -> Path:
-        return write(nowhere / "bad", contents | {"t10k-labels-idx1-ubyte.gz": b"?"})
+        return write(bare / "bad", contents | {"t10k-labels-idx1-ubyte.gz": b"?"})
 
     def no_room(cache: Path, report: ways.Report, data: DataSet) -> Path:
         raise OSError(28, "No space left on device")
@@ -256,13 +253,13 @@ def test_when_every_way_fails_the_error_names_each(nowhere: Path, contents: dict
 
 
 def test_the_torchvision_way_fills_the_cache(
-    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
             pass
 
-    served = write(nowhere / "served", contents)
+    served = write(bare / "served", contents)
     md5 = [(name, hashlib.md5((served / name).read_bytes()).hexdigest()) for name in contents]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -281,7 +278,7 @@ def test_the_torchvision_way_fills_the_cache(
     [("import time; time.sleep(60)", "nothing came"), ("raise OSError('refused')", "OSError: refused")],
 )
 def test_a_dead_download_ends_soon_and_leaves_nothing(
-    nowhere: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+    bare: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
 ) -> None:
     monkeypatch.setattr(ways, "IMPORT_SECONDS", 1.0)
     monkeypatch.setattr(ways, "_TORCHVISION", script)
@@ -325,10 +322,10 @@ def fake_apt(
     ],
 )
 def test_the_debian_way_installs_as_root_and_else_unpacks(
-    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
+    bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
     user: int, refuse: int, expected: list[str],
 ) -> None:  # fmt: skip
-    calls = fake_apt(monkeypatch, nowhere, contents, refuse)
+    calls = fake_apt(monkeypatch, bare, contents, refuse)
     monkeypatch.setattr("os.geteuid", lambda: user)
     folder = sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
     assert folder == (system_folder() if user == 0 else cache_folder())
@@ -337,9 +334,9 @@ def test_the_debian_way_installs_as_root_and_else_unpacks(
 
 
 def test_the_debian_way_says_why_it_failed(
-    nowhere: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_apt(monkeypatch, nowhere, contents, 9)
+    fake_apt(monkeypatch, bare, contents, 9)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(InputError, match=r"apt-get: no install \(and update: apt-get: no update\)"):
         sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
@@ -348,7 +345,7 @@ def test_the_debian_way_says_why_it_failed(
         sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
 
 
-def test_two_fetches_at_once_do_not_harm_each_other(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_two_fetches_at_once_do_not_harm_each_other(bare: Path, contents: dict[str, bytes]) -> None:
     both = threading.Barrier(2)
     found: list[Path] = []
 
@@ -370,7 +367,7 @@ def test_two_fetches_at_once_do_not_harm_each_other(nowhere: Path, contents: dic
 # Reading
 
 
-def test_loading_small_sets(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_loading_small_sets(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(system_folder(), contents)
     paper, full = load(folder, "paper"), load(folder, "full")
     assert paper.validation is not None and full.validation is None
@@ -388,7 +385,7 @@ def test_loading_small_sets(nowhere: Path, contents: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("subset", "sizes"), [(1, (1, 1, 1)), (20, (20, 10, 10)), (60, (50, 10, 10))])
 def test_a_subset_is_the_beginning(
-    nowhere: Path, contents: dict[str, bytes], subset: int, sizes: tuple[int, int, int]
+    bare: Path, contents: dict[str, bytes], subset: int, sizes: tuple[int, int, int]
 ) -> None:
     folder = write(system_folder(), contents)
     whole, part = load(folder, "paper"), load(folder, "paper", subset)
@@ -398,7 +395,7 @@ def test_a_subset_is_the_beginning(
     assert torch.equal(part.validation.labels, whole.validation.labels[:subset])
 
 
-def test_bad_arguments_of_load(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_bad_arguments_of_load(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(system_folder(), contents)
     for subset in (0, -1, 61):
         with pytest.raises(InputError, match=rf"subset must be in \[1, 60\], got {subset}"):
@@ -481,7 +478,7 @@ def test_importing_the_data_module_leaves_torch_alone() -> None:
 # The command
 
 
-def test_the_commands_print_the_folder(nowhere: Path, contents: dict[str, bytes]) -> None:
+def test_the_commands_print_the_folder(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(system_folder(), contents)
     for command in ("fetch", "verify", "path"):
         result = CliRunner().invoke(app, [command])
@@ -495,10 +492,8 @@ def test_the_commands_print_the_folder(nowhere: Path, contents: dict[str, bytes]
     assert CliRunner().invoke(app, ["verify"]).stderr.count("ok ") == 4
 
 
-def test_the_folder_comes_from_the_option_or_the_environment(
-    nowhere: Path, contents: dict[str, bytes]
-) -> None:
-    option, variable = write(nowhere / "option", contents), write(nowhere / "variable", contents)
+def test_the_folder_comes_from_the_option_or_the_environment(bare: Path, contents: dict[str, bytes]) -> None:
+    option, variable = write(bare / "option", contents), write(bare / "variable", contents)
     environment = {"AHF_DATA_DIR": str(variable)}
     assert CliRunner().invoke(app, ["path"], env=environment).stdout == f"{variable}\n"
     named = CliRunner().invoke(app, ["path", "--data-dir", str(option)], env=environment)
@@ -515,11 +510,11 @@ def test_the_folder_comes_from_the_option_or_the_environment(
     ],
 )
 def test_the_commands_raise_input_errors(
-    nowhere: Path, contents: dict[str, bytes], command: str, folder: str, line: str
+    bare: Path, contents: dict[str, bytes], command: str, folder: str, line: str
 ) -> None:
     write(system_folder(), contents)
-    (nowhere / "file").touch()
-    result = CliRunner().invoke(app, [command, "--data-dir", folder and str(nowhere / folder)])
+    (bare / "file").touch()
+    result = CliRunner().invoke(app, [command, "--data-dir", folder and str(bare / folder)])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
-    assert str(result.exception).replace(str(nowhere), "") == line
+    assert str(result.exception).replace(str(bare), "") == line
     assert result.stdout == ""

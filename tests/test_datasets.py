@@ -31,12 +31,7 @@ if TYPE_CHECKING:
 NAMES = ("fashion_mnist", "mnist", "cifar10", "cifar100")
 
 
-@pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without data."""
-    monkeypatch.delenv("AHF_DATA_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(ways, "SYSTEM", tmp_path / "system")
+pytestmark = pytest.mark.usefixtures("no_data")
 
 
 def archive(path: Path, members: dict[str, bytes]) -> str:

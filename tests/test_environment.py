@@ -19,25 +19,16 @@ import pandas as pd
 import psutil
 import pytest
 
-import ahf_cli
 from ahf_cli.search.storage import file_system
 from ahf_cli.study.files import csv_bytes
 from ahf_cli.study.store import Study
+from tests.processes import ROOT, ahf, environment
 
-ROOT = Path(ahf_cli.__file__).parents[1]
 OLD = Path(__file__).parent / "old_study"
 TINY = [
     "search", "--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64", "--recipe", "hf",
     "-o", "train.eval_every=2",
 ]  # fmt: skip
-
-
-def ahf(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ahf_cli", *words]
-    whole = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", env=whole, check=False
-    )
 
 
 def copy_of_old_study(results: Path) -> Path:
@@ -103,7 +94,7 @@ def drawn(folder: Path, env: dict[str, str], file: str, content: bytes) -> dict[
     if file:
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(content)
-    whole = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    whole = environment(env)
     command = [sys.executable, "-W", "error", "-c", DRAW, "out"]
     done = subprocess.run(command, cwd=folder, env=whole, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -139,7 +130,7 @@ def test_a_character_that_a_stream_lacks_is_written_as_an_escape(encoding: str, 
 def test_a_closed_stream_is_as_the_null_device(closed: str, words: str, code: int, tmp_path: Path) -> None:
     copy_of_old_study(tmp_path)
     line = f"{sys.executable} -m ahf_cli {words.replace(' R', f' {tmp_path}')} {closed}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = environment()
     done = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "Traceback" not in done.stderr and "internal error" not in done.stderr
@@ -149,7 +140,7 @@ def test_a_closed_stream_is_as_the_null_device(closed: str, words: str, code: in
 def test_workers_train_with_closed_streams(tmp_path: Path) -> None:
     words = [*TINY, "-o", "train.steps=1", "--trials", "1", "--results", str(tmp_path), "-o", "run.workers=1"]
     line = f"{sys.executable} -m ahf_cli {' '.join(words)} >&- 2>&- <&-"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = environment()
     assert subprocess.run(["bash", "-c", line], env=env, check=False).returncode == 0
     assert len(Study(tmp_path, "smoke").finished("hf")) == 1
 
@@ -162,7 +153,7 @@ def test_a_hangup_stops_a_search_with_a_checkpoint_unless_ignored(ignored: bool,
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ahf_cli", *words], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            [sys.executable, "-m", "ahf_cli", *words], env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     finally:

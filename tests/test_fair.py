@@ -19,7 +19,7 @@ from ahf_cli.search.sampler import sobol
 from ahf_cli.search.search import Search
 from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
-from tests.test_search import SPACES, FakePool, plan, result_of, run
+from tests.searches import SPACES, FakePool, plan, result_of, run
 
 TINY = [
     *["--preset", "smoke", "--design", "fair", "--recipe", "hf", "-o", "task.subset=400"],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,8 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.metrics import TEN_CLASSES
-from tests.made_up import NAN, write_study
+from tests import processes
+from tests.studies import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 2}
 FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
@@ -117,33 +116,9 @@ def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None
     assert marks.observed(trials[3:]) == "No trial is finished."
 
 
-PROGRAM = """
-import sys, typer
-from ahf_cli.cli import compare
-from ahf_cli.cli.options import DEFAULT_RESULTS
-from ahf_cli.errors import AhfError
-app = typer.Typer()
-app.callback()(lambda: None)
-app.add_typer(compare.app, name="compare")
-code = 0
-try:
-    app(sys.argv[1:], standalone_mode=False)
-except AhfError as error:
-    print(*error.lines, sep="\\n", file=sys.stderr)
-    code = error.exit_code
-loaded = {"torch", "optuna"} & set(sys.modules)
-sys.exit(f"imported {loaded}" if loaded else code)
-"""
-
-
-def ahf(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, "compare", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-
-
 def test_compare_prints_one_screen_and_writes_everything_without_importing_torch(tmp_path: Path) -> None:
     study = write_study(tmp_path, "paper", PLAN, FINALS)
-    done = ahf("--results", tmp_path)
+    done = processes.compare("--results", tmp_path)
     assert done.returncode == 0, done.stderr
     report = study.folder / "report"
     for name in ("data/figure2.csv", "figures/figure2.png", "figures/damping.png", "tables/final_values.tex",
@@ -164,8 +139,8 @@ def test_compare_prints_one_screen_and_writes_everything_without_importing_torch
 def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -> None:
     write_study(tmp_path, "one", {"hf": 4, "adaptive_hf": 2}, FINALS)
     write_study(tmp_path, "two", {"hf": 1}, {"hf": [0.4]})
-    done = ahf("--study", "one", "plots", "--study", "one", "--study", "two", "--results", tmp_path, "--json",
-               "--format", "svg")  # fmt: skip
+    words = ["--study", "one", "plots", "--study", "one", "--study", "two", "--json", "--format", "svg"]
+    done = processes.compare(*words, "--results", tmp_path)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; shown as far as it is"
     document = json.loads(done.stdout)
@@ -177,7 +152,7 @@ def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -
 def test_compare_tables_prints_and_writes_nothing(tmp_path: Path) -> None:
     write_study(tmp_path, "paper", PLAN, FINALS)
     before = sorted(tmp_path.rglob("*"))
-    done = ahf("--results", tmp_path, "tables", "--json")
+    done = processes.compare("--results", tmp_path, "tables", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["final_values"]
     assert rows[0]["recipe"] == "hf" and rows[0]["mean"] == pytest.approx(np.mean([0.5, 0.7, np.log(10)]))
@@ -186,10 +161,10 @@ def test_compare_tables_prints_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_compare_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
     write_study(tmp_path, "paper", PLAN, {})
-    done = ahf("--results", tmp_path)
+    done = processes.compare("--results", tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "no trial of paper is finished yet: hf 0 of 3; adaptive_hf 0 of 2\n"
-    done = ahf("--results", tmp_path, "--study", "papr")
+    done = processes.compare("--results", tmp_path, "--study", "papr")
     assert done.returncode == 2 and "did you mean 'paper'" in done.stderr
 
 

@@ -23,7 +23,7 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.search.machine import plan_of
 from ahf_cli.search.run import search_plan
 from ahf_cli.tasks.metrics import Metrics, classification, metrics_of
-from tests.made_up import NAN, write_study
+from tests.studies import NAN, write_study
 
 THREE = {"data": "three"}
 

@@ -10,7 +10,7 @@ import pytest
 from ahf_cli.study.store import Study
 from benchmarks.reliability import mutations as module
 from benchmarks.reliability.mutations import COMMANDS, files_of, mutated, mutations, small_study, tried
-from tests.plausible import write
+from tests.simulated_studies import simulate_study
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, place: str) -> None:
     from ahf_cli.cli import main
 
     study = Study(tmp_path / "results", "s")
-    write(tmp_path / "results", "s", trials=2, points=3, recipes=("hf",))
+    simulate_study(tmp_path / "results", "s", trials=2, points=3, recipes=("hf",))
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("mine")

@@ -6,16 +6,14 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import AnyOptimizer, ModelObjective, State, StepInfo, compose
+from ahf_cli.optim import AnyOptimizer, ModelObjective, Objective, QuadraticModel, State, StepInfo, compose
 from ahf_cli.optim.damping import Change, ConstantDamping, LevenbergMarquardt, RatioAtUpdate
 from ahf_cli.optim.moments import ScaleByAdam
-from ahf_cli.optim.operators import QuadraticModel
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
 from ahf_cli.optim.step_size import (
     ConjugateSmoothnessStep,
@@ -27,7 +25,7 @@ from ahf_cli.optim.step_size import (
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import Structure
-from tests.problems import Quadratic, problem, rows, spd
+from tests.problems import problem, quadratic, rows, spd
 
 EVERY = {
     **RECIPES,
@@ -80,7 +78,7 @@ def run(
 
 
 def step_on(
-    structure: Structure, objective: Quadratic, theta: Tensor, **values: float
+    structure: Structure, objective: Objective, theta: Tensor, **values: float
 ) -> tuple[State, StepInfo]:
     optimizer = compose(structure)
     return optimizer.step(optimizer.init(theta, values), objective)
@@ -94,7 +92,7 @@ def test_hf_on_a_quadratic_is_newton(curvature: str) -> None:
     matrix, b = spd(8), torch.arange(8, dtype=torch.float64)
     structure = replace(ALONE, curvature=curvature, max_iterations=200)
     theta = torch.ones(2, 8, dtype=torch.float64)
-    state, info = step_on(structure, Quadratic(matrix, b), theta, lr=1.0, damping=1e-10)
+    state, info = step_on(structure, quadratic(matrix, b), theta, lr=1.0, damping=1e-10)
     solution = torch.linalg.solve(matrix, b)
     torch.testing.assert_close(state.parameters, solution.expand(2, -1), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(info.reduction_ratio, torch.ones(2, dtype=torch.float64))  # the model is exact
@@ -104,7 +102,8 @@ def test_hf_on_a_quadratic_is_newton(curvature: str) -> None:
 def test_steps_of_length_zero_lower_the_damping_until_there_is_a_step() -> None:
     """0/0 would raise λ, so that δ shrinks and Eq. 3 stays negative for ever."""
     structure = replace(ALONE, step_size="eq3_repaired", moments="adam", reduction_ratio="update")
-    core, objective = compose(structure), Quadratic(spd(8), torch.full((8,), 0.1, dtype=torch.float64))
+    matrix, b = spd(8), torch.full((8,), 0.1, dtype=torch.float64)
+    core, objective = compose(structure), quadratic(matrix, b)
     values = {"damping": 9.0, "beta2": 0.0, "epsilon": 0.2, "sigma": 0.35, "smoothness": 10.0, "mu": 1.0}
     state, still = core.init(torch.zeros(1, 8, dtype=torch.float64), values), 0
     for _ in range(60):
@@ -114,7 +113,7 @@ def test_steps_of_length_zero_lower_the_damping_until_there_is_a_step() -> None:
             assert info.reduction_ratio.item() == 1
             torch.testing.assert_close(info.damping_next, 2 / 3 * info.damping)
     assert still == 3
-    least = objective.value(torch.linalg.solve(spd(8), objective.b)).item()
+    least = objective.value(torch.linalg.solve(matrix, b)[None]).item()
     assert info.loss_after.item() < 0.7 * least < 0
 
 
@@ -134,12 +133,10 @@ def test_steps_of_length_zero_lower_the_damping_until_there_is_a_step() -> None:
 def test_the_ratio_of_a_step_that_rounding_hides_is_its_limit(
     dtype: torch.dtype, actual: float, predicted: float, refused: bool, ratio: float
 ) -> None:
-    class Model:
-        def at(self, update: Tensor) -> Tensor:
-            return torch.full((1,), predicted, dtype=dtype)
-
     h, refusal = torch.ones(1, dtype=dtype), torch.tensor([refused])
-    change = Change(h, h + actual, lambda s: h, cast(QuadraticModel, Model()), h[:, None], None, refusal)
+    u = torch.ones(1, 1, dtype=dtype)
+    model = QuadraticModel(torch.zeros_like, gradient=predicted * u, direction=u, residual=u, damping=h)
+    change = Change(h, h + actual, lambda s: h, model, u, None, refusal)
     found, products = RatioAtUpdate()(change)
     assert products == 1 and found.item() == pytest.approx(ratio, rel=1e-6, nan_ok=True)
 
@@ -150,14 +147,14 @@ def test_published_ratio_lies_between_alpha_and_alpha_times_two_minus_alpha() ->
         for damping in (1e-6, 1.0, 100.0):
             structure = replace(ALONE, reduction_ratio="published", max_iterations=300)
             _, info = step_on(
-                structure, Quadratic(matrix, b), torch.ones(1, 8).double(), lr=lr, damping=damping
+                structure, quadratic(matrix, b), torch.ones(1, 8).double(), lr=lr, damping=damping
             )
             assert lr - 1e-3 <= info.reduction_ratio.item() <= lr * (2 - lr) + 1e-3
 
 
 def test_adaptive_hf_with_small_decay_is_a_sign_step() -> None:
     # β₁ = ε/(ε+2σ) → 0 and β₂ = 0: u = α_t δ/(|δ| + μ), α_t → 4‖δ‖²/(3Lσ).
-    objective = Quadratic(spd(8), torch.arange(8, dtype=torch.float64))
+    objective = quadratic(spd(8), torch.arange(8, dtype=torch.float64))
     structure = replace(ALONE, step_size="eq3", moments="adam")
     values = {"damping": 1.0, "beta2": 0.0, "epsilon": 1e-14, "sigma": 50.0, "smoothness": 100.0, "mu": 1e-3}
     _, info = step_on(structure, objective, torch.ones(1, 8, dtype=torch.float64), **values)
@@ -214,7 +211,7 @@ def test_eq3_by_hand_and_its_zero() -> None:
 
 def test_conjugate_smoothness_of_a_quadratic_is_its_curvature() -> None:
     matrix, b = spd(5), torch.ones(5, dtype=torch.float64)
-    objective, x = Quadratic(matrix, b), rows(problem("mlp"), 2)[:, :5]
+    objective, x = quadratic(matrix, b), rows(problem("mlp"), 2)[:, :5]
     u = torch.ones_like(x)
     gradient = x @ matrix - b
     found = conjugate_smoothness(objective.value(x), objective.value(x + u), (gradient * u).sum(-1), u)
@@ -316,7 +313,7 @@ def test_dtype_and_shapes(name: str, dtype: torch.dtype) -> None:
 
 def test_divergence_is_a_result_with_its_step() -> None:
     # The loss overflows where the step is too long: the row stays at its last finite parameters.
-    objective = Quadratic(spd(4), torch.ones(4, dtype=torch.float64))
+    objective = quadratic(spd(4), torch.ones(4, dtype=torch.float64))
     optimizer = compose(ALONE)
     theta = torch.ones(2, 4, dtype=torch.float64)
     state = optimizer.init(theta, {"lr": torch.tensor([0.5, 1e300], dtype=torch.float64), "damping": 1.0})
@@ -335,7 +332,7 @@ def test_runaway_damping_overflows_in_float32_and_is_called_divergence() -> None
     state = optimizer.init(torch.zeros(1, 4), {"lr": 0.05, "damping": 10.0})
     dampings = []
     for _ in range(230):
-        state, info = optimizer.step(state, Quadratic(matrix, b))
+        state, info = optimizer.step(state, quadratic(matrix, b))
         dampings.append(info.damping.item())
     assert dampings[:30] == pytest.approx([10 * 1.5**t for t in range(30)], rel=1e-5)
     assert 200 < state.diverged_at.item() < 230
@@ -371,7 +368,7 @@ def test_the_hyperbolic_step_is_half_of_itself_after_tau_steps() -> None:
 
 @pytest.mark.parametrize(("clipping", "limit"), [("radius", 0.3), ("direction", None)])
 def test_an_update_is_shortened_to_its_limit_and_keeps_its_way(clipping: str, limit: float | None) -> None:
-    objective = Quadratic(spd(8), torch.arange(8, dtype=torch.float64))
+    objective = quadratic(spd(8), torch.arange(8, dtype=torch.float64))
     theta = torch.ones(1, 8, dtype=torch.float64)
     structure = replace(ALONE, clipping=clipping)
     values = {"lr": 2.0, "damping": 1.0, **({"radius": limit} if limit else {})}

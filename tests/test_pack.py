@@ -20,9 +20,8 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import pack, unpack
 from ahf_cli.study.store import Study
-from tests.made_up import NAN, write_study
-from tests.plausible import write
-from tests.test_store import CURVE, RESULT, STEPS
+from tests.simulated_studies import simulate_study
+from tests.studies import CURVE, NAN, RESULT, STEPS, write_study
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -42,7 +41,7 @@ def trial_files(folder: Path) -> dict[str, object]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    made = write(tmp_path / "own", "s", trials=3, points=4, reruns=2, recipes=("hf", "hf_published"))
+    made = simulate_study(tmp_path / "own", "s", trials=3, points=4, reruns=2, recipes=("hf", "hf_published"))
     odd = replace(RESULT, slot=3, recipe="hf", value=1e300, extra={"peak": NAN}, error="=1+1\n\x00é")
     made.trial("hf", 3).finish(replace(odd, status="failed"), [], [])
     return made

@@ -8,7 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +29,13 @@ from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import single_run
 from ahf_cli.recipes.structure import choices_of
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
+from ahf_cli.tasks.catalogue import make_model
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import metrics_of
-from tests.problems import Quadratic
+from tests.problems import quadratic
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"
-KNOWN: tuple[dict[Any, Any], ...] = (
-    RECIPES,
-    HYPERPARAMETERS,
-    MODELS,
-    LOSSES,
-    DATA_SETS,
-    *SLOTS.values(),
-    plugin.LOADED,
-    plugin.ORIGIN,
-)
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Forget what a test registers."""
-    before = [dict(known) for known in KNOWN]
-    yield
-    for known, content in zip(KNOWN, before, strict=True):
-        known.clear()
-        known.update(content)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 def write(folder: Path, text: str, name: str = "mine.py") -> Path:
@@ -333,7 +314,7 @@ def test_a_part_of_a_plugin_is_a_choice_as_a_built_in_one(
         "step_size geometric", "curvature empirical_fisher", "hyperparameter decay",
     }  # fmt: skip
     core = compose(config.recipe("x").choices)
-    objective = Quadratic(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    objective = quadratic(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     values = {"lr": 0.8, "damping": 4.0, "decay": 0.5}
     state = core.init(torch.zeros(1, 2, dtype=torch.float64), values)
     for step in (1, 2):

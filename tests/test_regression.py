@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,38 +22,23 @@ from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import StudyData, load_study
 from ahf_cli.study.pack import pack
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.training.train import fell
+from tests.conftest import kept_registries
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--plugin", "examples/autoencoder.py", "--config", "examples/autoencoder.yaml"]
 SMALL = ["-o", "train.steps=20", "--trials", "3", "-o", "search.reruns=3", "-o", "task.subset=300"]
-KNOWN: tuple[dict[Any, Any], ...] = (LOSSES, MODELS, DATA_SETS, MEASURES, plugin.LOADED, plugin.ORIGIN)
-
-
-def forget(before: list[dict[Any, Any]]) -> None:
-    for known, content in zip(KNOWN, before, strict=True):
-        known.clear()
-        known.update(content)
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Forget what a test registers."""
-    before = [dict(known) for known in KNOWN]
-    yield
-    forget(before)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study in the fair design; its plug-in is forgotten afterwards."""
     folder = tmp_path_factory.mktemp("results")
-    before = [dict(known) for known in KNOWN]
-    assert main(["search", *WORDS, *SMALL, "--results", str(folder), "-q"]) == 0
-    forget(before)
+    with kept_registries():
+        assert main(["search", *WORDS, *SMALL, "--results", str(folder), "-q"]) == 0
     return folder
 
 

@@ -71,7 +71,7 @@ def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     from ahf_cli.search.storage import open_storage, sqlite_url
     from ahf_cli.study.status import survey
     from ahf_cli.study.store import Study
-    from tests.test_search import FakePool
+    from tests.searches import FakePool
 
     study, url = Study(tmp_path, "toy"), sqlite_url(tmp_path / "a.db")
     study.open_for_writing("", {}, {"plan": {"hf": 3, "adaptive_hf": 3}})

@@ -13,7 +13,7 @@ from ahf_cli.cli import main
 from ahf_cli.report.diagnosis import diagnose, trial_drawing
 from ahf_cli.study.columns import rows_frame
 from ahf_cli.training.records import StepRow, TrialResult
-from tests.made_up import NAN, finals, write_study
+from tests.studies import NAN, finals, write_study
 
 QUICK = ["--results", str(Path(__file__).parents[1] / "results" / "reference")]
 

@@ -27,22 +27,9 @@ from ahf_cli.study.find import find_study, study_names
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame, write_tables
 from ahf_cli.study.status import survey
 from ahf_cli.study.store import Study
-from ahf_cli.training.records import CurveRow, StepRow, TrialResult
-from tests.made_up import finals, measured
+from tests.studies import CURVE, RESULT, STEPS
 
 NAN = math.nan
-RESULT = TrialResult(
-    recipe="hf", slot=0, status="ok", steps=2, planned_steps=2, value=0.1 + 0.2, objective="train_loss",
-    params={"lr": 0.1, "damping": 10.0}, seed=3, seconds=1.5,
-    measured=finals(0.1 + 0.2, 0.4, 0.8, NAN, NAN), extra={"peak": NAN},
-)  # fmt: skip
-CURVE = [
-    CurveRow(s, s / 390, measured(2.3 - s / 3, 0.1, NAN, NAN, 2.3, 0.1), 20 * s, s, s / 7) for s in (0, 1, 2)
-]
-STEPS = [
-    StepRow(s, 2.3, 2.2, 0.05, 5.0, 0.1, 0.005, 0.1, -1e-7, 10.0, 0.5, -0.1, 12, "progress", 1.0, -13.0)
-    for s in (1, 2)
-]
 MANIFEST = {"command": "ahf search", "commit": "abc", "versions": {"torch": "2"}, "plan": {"hf": 2}}
 
 
@@ -294,7 +281,7 @@ WRITE = """
     import sys
     from pathlib import Path
     from dataclasses import replace
-    from tests.test_store import CURVE, RESULT, STEPS
+    from tests.studies import CURVE, RESULT, STEPS
     from ahf_cli.study.store import Study
     print("open", flush=True)
     for slot in range(10_000):

@@ -21,23 +21,13 @@ from ahf_cli.search import run as runs
 from ahf_cli.search import single
 from ahf_cli.search.search import Search, SearchPlan
 from ahf_cli.search.summary import refuse_vanished, summarize
-from ahf_cli.study.find import find_study
-from ahf_cli.study.pack import unpack
 from ahf_cli.study.store import Study
 from ahf_cli.study.trials import best_trial, own_value
-from tests.made_up import write_study
-from tests.test_search import plan, result_of, run
-from tests.test_store import RESULT
+from tests.conftest import REFERENCE
+from tests.searches import plan, result_of, run
+from tests.studies import RESULT, write_study
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 CAP = math.log(10)
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Path:
-    """A results folder with the finished study `quick` in folders."""
-    unpack(find_study(REFERENCE, "quick"), tmp_path)
-    return tmp_path
 
 
 def state(folder: Path) -> dict[Path, tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from ahf_cli.report.text import as_text, number
 from ahf_cli.study.files import SUMMARY_DIGITS, csv_bytes
 from ahf_cli.study.frames import curves_frame, trials_frame
 from ahf_cli.tasks.metrics import TEN_CLASSES
-from tests.made_up import NAN, write_study
+from tests.studies import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 3, "hf_published": 2}
 FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25]}

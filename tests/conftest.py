@@ -1,0 +1,67 @@
+"""Fixtures of several files: registries and data folders as on a fresh machine, and finished studies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ahf_cli import plugin
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.parts import SLOTS
+from ahf_cli.study.find import find_study
+from ahf_cli.study.pack import unpack
+from ahf_cli.tasks import ways
+from ahf_cli.tasks.catalogue import LOSSES, MODELS
+from ahf_cli.tasks.datasets import DATA_SETS
+from ahf_cli.tasks.metrics import MEASURES
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
+REGISTRIES: tuple[dict[Any, Any], ...] = (
+    RECIPES,
+    HYPERPARAMETERS,
+    *SLOTS.values(),
+    MODELS,
+    LOSSES,
+    DATA_SETS,
+    MEASURES,
+    plugin.LOADED,
+    plugin.ORIGIN,
+)
+
+
+@contextmanager
+def kept_registries() -> Iterator[None]:
+    """Remove each registration of the block after its end."""
+    before = [dict(registry) for registry in REGISTRIES]
+    yield
+    for registry, content in zip(REGISTRIES, before, strict=True):
+        registry.clear()
+        registry.update(content)
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Remove each registration of the test after its end."""
+    with kept_registries():
+        yield
+
+
+@pytest.fixture
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Hide each data set of this machine."""
+    monkeypatch.delenv("AHF_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(ways, "SYSTEM", tmp_path / "system")
+    return tmp_path
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """Return a results folder with the finished reference study `quick` in folders."""
+    unpack(find_study(REFERENCE, "quick"), tmp_path)
+    return tmp_path
