@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ahf_cli import plugin
@@ -19,6 +22,7 @@ from ahf_cli.tasks import ways
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
+from tests.fashion_mnist import FASHION, idx
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 REGISTRIES: tuple[dict[Any, Any], ...] = (
@@ -65,3 +69,23 @@ def quick(tmp_path: Path) -> Path:
     """Return a results folder with the finished reference study `quick` in folders."""
     unpack(find_study(REFERENCE, "quick"), tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def contents() -> dict[str, bytes]:
+    """Return the four files of a small Fashion-MNIST: 60 + 10 random images."""
+    draw = np.random.default_rng(1)
+    made = {}
+    for prefix, count in (("train", 60), ("t10k", 10)):
+        images = draw.integers(0, 256, (count, 28, 28), np.uint8)
+        made[f"{prefix}-images-idx3-ubyte.gz"] = idx(images)
+        made[f"{prefix}-labels-idx1-ubyte.gz"] = idx(np.arange(count, dtype=np.uint8) % 10)
+    return made
+
+
+@pytest.fixture
+def bare(no_data: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> Path:
+    """Hide each data set, and register the small files as Fashion-MNIST."""
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setitem(DATA_SETS, FASHION, replace(DATA_SETS[FASHION], files=files, training=60))
+    return no_data

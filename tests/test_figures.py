@@ -12,7 +12,6 @@ from matplotlib.image import imread
 
 from ahf_cli.cli import compare
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.document import sentences
 from ahf_cli.report import marks
 from ahf_cli.report.exhibits.curves import curve_table, figure_2
 from ahf_cli.report.exhibits.prerun import prerun_figures
@@ -97,23 +96,6 @@ def test_each_recipe_looks_different_and_built_in_ones_always_the_same() -> None
     assert all(marks.styles([name])[name] == looks[name] for name in RECIPES)
     two = marks.styles(["b/hf", "a/hf", "a/adaptive_hf"])
     assert two["b/hf"] == looks["hf"] and two["a/adaptive_hf"] == looks["adaptive_hf"] != two["a/hf"]
-
-
-def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None:
-    derived = RECIPES["hf"].derive("x", {"reduction_ratio": "update", "curvature": "ggn"}).structure
-    described = {"recipes": {"x": {"structure": {**vars(derived)}}, "y": {"structure": {"unknown": 1}}}}
-    said = sentences(described)
-    assert set(said) == {*RECIPES, "x"}
-    assert "the damping grows without end" in said["hf_published"]
-    assert "Eq. 3 is computed but never used" in said["adaptive_hf_published"]
-    assert "direction's sign" in said["adaptive_hf"] and "α/μ times" in said["adaptive_hf_stable"]
-    assert said["x"].startswith("hf with curvature ggn, reduction_ratio update: generalized Gauss-Newton")
-    trials = pd.DataFrame(
-        {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}
-    )
-    assert marks.observed(trials) == "Seen: of 3 trials, 1 trained, 1 did not train, 1 diverged."
-    assert marks.observed(trials[1:2]) == "Seen: 1 trained."
-    assert marks.observed(trials[3:]) == "No trial is finished."
 
 
 def test_compare_prints_one_screen_and_writes_everything_without_importing_torch(tmp_path: Path) -> None:

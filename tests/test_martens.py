@@ -17,7 +17,7 @@ from ahf_cli.optim.line_search import Ray, armijo
 from ahf_cli.optim.newton import Backtracking, martens_preconditioner
 from ahf_cli.optim.regularized import l2
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.structure import Structure, choices_of, structure_of
+from ahf_cli.recipes.structure import Structure
 from tests.problems import (
     QuadraticLoss,
     ResidualRules,
@@ -225,11 +225,3 @@ def test_the_warm_start_is_the_last_iterate_and_the_step_may_be_an_earlier_one()
         state, info = core.step(state, objective)
         differs = differs or not torch.equal(state.direction, info.direction)
     assert differs
-
-
-def test_a_study_of_before_keeps_its_identity() -> None:
-    """New choices at their defaults are not said, and what is said gives the structure back."""
-    assert "preconditioner" not in choices_of(RECIPES["hf"].structure)
-    assert choices_of(MARTENS)["preconditioner"] == "martens"
-    for recipe in RECIPES.values():
-        assert structure_of(choices_of(recipe.structure)) == recipe.structure
