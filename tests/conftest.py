@@ -16,6 +16,10 @@ from ahf_cli import plugin
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.recipes.parts import SLOTS
+from ahf_cli.report import exhibits
+from ahf_cli.report.canvas import Drawing
+from ahf_cli.report.exhibits.exhibit import Choices
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import unpack
 from ahf_cli.tasks import ways
@@ -23,6 +27,7 @@ from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
 from tests.fashion_mnist import FASHION, idx
+from tests.searches import serial_pool
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 REGISTRIES: tuple[dict[Any, Any], ...] = (
@@ -89,3 +94,21 @@ def bare(no_data: Path, monkeypatch: pytest.MonkeyPatch, contents: dict[str, byt
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setitem(DATA_SETS, FASHION, replace(DATA_SETS[FASHION], files=files, training=60))
     return no_data
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the trials of each search in this process, without the start of workers."""
+    monkeypatch.setattr("ahf_cli.search.run.process_pool", serial_pool)
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw figure 2 of each comparison and leave out the others."""
+    whole = exhibits.drawings
+
+    def second(data: StudyData, choices: Choices) -> tuple[list[Drawing], dict[str, str]]:
+        drawn, missing = whole(data, choices)
+        return [drawing for drawing in drawn if drawing.name == "figure2"], missing
+
+    monkeypatch.setattr(exhibits, "drawings", second)

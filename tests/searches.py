@@ -11,11 +11,14 @@ from optuna.trial import TrialState
 
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import search_range
-from ahf_cli.search.pool import Ended, Job, Outcome
+from ahf_cli.search.pool import Ended, Job, Outcome, Prepare
 from ahf_cli.search.search import Hooks, Search, SearchPlan
 from ahf_cli.search.storage import open_storage
+from ahf_cli.search.worker import TaskSpec, Trainer
 from ahf_cli.study.store import Study
-from ahf_cli.training.records import Status, TrialResult
+from ahf_cli.study.trial_folder import TrialFolders
+from ahf_cli.training.records import Progress, Status, TrialResult
+from ahf_cli.training.train import Plan
 from tests.studies import finals
 
 SPACES = {
@@ -77,6 +80,44 @@ class FakePool:
 
     def __exit__(self, *unused: object) -> None:
         pass
+
+
+class SerialPool:
+    """A pool that trains each job in this process, one after the other."""
+
+    def __init__(self, prepare: Prepare):
+        self.pending: list[Job] = []
+        self.said: list[Progress | Ended] = []
+        self.stopped = False
+        self.train = prepare(self.said.append, lambda: self.stopped)
+
+    def free(self) -> int:
+        return 1 - len(self.pending)
+
+    def submit(self, job: Job) -> None:
+        self.pending.append(job)
+
+    def events(self, timeout: float) -> Iterable[Progress | Ended]:
+        for job in self.pending:
+            self.said.append(Ended(job, self.train(job)))
+        self.pending = []
+        said = [*self.said]
+        self.said.clear()
+        return said
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def __enter__(self) -> SerialPool:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+
+def serial_pool(spec: TaskSpec, plan: Plan, records: TrialFolders, workers: int, threads: int) -> SerialPool:
+    """Return a pool in the place of `process_pool`, whose arguments it has."""
+    return SerialPool(Trainer(spec, None, plan, records, threads))
 
 
 def run(

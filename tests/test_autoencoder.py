@@ -26,6 +26,7 @@ from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.training.train import fell
 from tests.conftest import kept_registries
+from tests.searches import serial_pool
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--plugin", "examples/autoencoder.py", "--config", "examples/autoencoder.yaml"]
@@ -35,9 +36,10 @@ pytestmark = pytest.mark.usefixtures("registries")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study in the fair design; its plug-in is forgotten afterwards."""
+    """Return the results folder of a study in the fair design, without its plug-in in the registries."""
     folder = tmp_path_factory.mktemp("results")
-    with kept_registries():
+    with kept_registries(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ahf_cli.search.run.process_pool", serial_pool)
         assert main(["search", *WORDS, *SMALL, "--results", str(folder), "-q"]) == 0
     return folder
 

@@ -53,6 +53,7 @@ def test_bad_options_are_one_clear_line(
     assert sorted(results.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_folder_that_cannot_be_written_is_named_and_another_can_be_chosen(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from ahf_cli.cli import compare
+from ahf_cli.cli import compare, main
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.report import marks
 from ahf_cli.report.exhibits.curves import curve_table, figure_2
@@ -118,36 +118,41 @@ def test_compare_prints_one_screen_and_writes_everything_without_importing_torch
     }
 
 
-def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_figure")
+def test_compare_draws_an_unfinished_study_and_several_studies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_study(tmp_path, "one", {"hf": 4, "adaptive_hf": 2}, FINALS)
     write_study(tmp_path, "two", {"hf": 1}, {"hf": [0.4]})
     words = ["--study", "one", "plots", "--study", "one", "--study", "two", "--json", "--format", "svg"]
-    done = processes.compare(*words, "--results", tmp_path)
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; shown as far as it is"
-    document = json.loads(done.stdout)
+    assert main(["compare", *words, "--results", str(tmp_path)]) == 3
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "ahf: not finished: one/hf 3 of 4; shown as far as it is"
+    document = json.loads(said.out)
     assert document["missing"] == ["one/hf 3 of 4"] and not document["complete"]
     drawn = pd.read_csv(next(f for f in document["files"] if f.endswith(".csv")))
     assert set(drawn["recipe"]) == {"one/hf", "one/adaptive_hf", "two/hf"}
 
 
-def test_compare_tables_prints_and_writes_nothing(tmp_path: Path) -> None:
+def test_compare_tables_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path, "paper", PLAN, FINALS)
     before = sorted(tmp_path.rglob("*"))
-    done = processes.compare("--results", tmp_path, "tables", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["final_values"]
+    assert main(["compare", "--results", str(tmp_path), "tables", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["final_values"]
     assert rows[0]["recipe"] == "hf" and rows[0]["mean"] == pytest.approx(np.mean([0.5, 0.7, np.log(10)]))
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_compare_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
+def test_compare_names_missing_trials_and_missing_studies_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_study(tmp_path, "paper", PLAN, {})
-    done = processes.compare("--results", tmp_path)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "no trial of paper is finished yet: hf 0 of 3; adaptive_hf 0 of 2\n"
-    done = processes.compare("--results", tmp_path, "--study", "papr")
-    assert done.returncode == 2 and "did you mean 'paper'" in done.stderr
+    words = ["compare", "--results", str(tmp_path)]
+    assert main(words) == 3
+    line = "ahf: no trial of paper is finished yet: hf 0 of 3; adaptive_hf 0 of 2\n"
+    assert capsys.readouterr() == ("", line)
+    assert main([*words, "--study", "papr"]) == 2
+    assert "did you mean 'paper'" in capsys.readouterr().err
 
 
 def test_options_after_the_sub_command_win(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_a_changed_file_is_seen(studies: Path, tmp_path: Path) -> None:
     assert said.endswith("files changed")
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("place", ["report", "trials", "trials/hf", ".lock", "study.db", "plugins"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, place: str) -> None:
     from ahf_cli.cli import main

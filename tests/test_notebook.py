@@ -1,4 +1,4 @@
-"""The laboratory as a library: what the commands do, with objects."""
+"""The laboratory as a library: functions of `ahf_cli` that return studies."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def test_the_example_runs() -> None:
     assert re.search(r"^hf_stable +2 +0\.[3-9]", done.stdout, re.M), done.stdout
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_study_from_configuration_to_pack(tmp_path: Path) -> None:
     config = ahf_cli.configure(SMALL, "seed=3")
     assert config.seed == 3 and ahf_cli.configure(config) == config
@@ -90,6 +91,7 @@ def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
     assert found["ok"] == 2 and found["waiting"] == 0 and found["seconds_left"] == 0
 
 
+@pytest.mark.usefixtures("one_process", "one_figure")
 def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
     found = ahf_cli.prerun(SMALL, tmp_path)
     assert found["hyperparameter"].tolist() == ["sigma", "smoothness"]
@@ -113,13 +115,15 @@ def test_what_is_wrong_is_one_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_page_on_python_says_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of docs/python.md runs, in its order, with the smallest study in the place of its own."""
+@pytest.mark.usefixtures("one_process", "one_figure")
+def test_every_block_of_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks run in their order, with two trials in the pre-run."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
     assert len(blocks) >= 4
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "reference").symlink_to(ROOT / "results" / "reference")
     names: dict[str, object] = {}
+    blocks[1] = blocks[1].replace('"search": ', '"prerun": {"trials": 2}, "search": ')
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
