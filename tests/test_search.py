@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from optuna.trial import TrialState
 from ahf_cli.errors import AhfError
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.search.pool import Job, Outcome
+from ahf_cli.search.run import own_storage
 from ahf_cli.search.sampler import sampler, suggest
 from ahf_cli.search.search import Hooks, Search
 from ahf_cli.search.storage import open_storage, sqlite_url
@@ -234,3 +237,21 @@ def test_sampler_seeds_differ_by_slot_and_stream_only() -> None:
 
     assert draw(0, 0) == draw(0, 0) != draw(0, 1) and draw(0, 0) != draw(1, 0)
     assert draw(0, 3, "random") == draw(0, 3, "random") != draw(0, 4, "random")
+
+
+def test_an_index_of_another_version_of_optuna_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Study(tmp_path, "s")
+    index = study.folder / "study.db"
+    index.parent.mkdir()
+    run(study, plan(2), sqlite_url(index))
+    with closing(sqlite3.connect(index)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    own_storage(study).close()
+    assert caplog.text.count("of another version of Optuna") == 1
+    assert index.with_name("study.db.corrupt-1").exists() and index.exists()
+    caplog.clear()
+    own_storage(study).close()
+    assert not caplog.records
+    assert run(study, plan(2), sqlite_url(index)) == [] and sorted(completed(sqlite_url(index))) == [0, 1]
