@@ -14,7 +14,7 @@ from ahf_cli.optim.losses import OutputOperator
 
 
 class TinyConvNet(nn.Module):
-    """Every kind of layer that LeNet has, in 131 parameters; (N, 1, 8, 8) → (N, 3)."""
+    """A network of 131 parameters with the layers of LeNet; (N, 1, 8, 8) → (N, 3)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A task without classes and without an accuracy, from its plug-in to the verdict."""
+"""A task of regression, the autoencoder, from its plug-in to the verdict."""
 
 from __future__ import annotations
 

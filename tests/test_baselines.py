@@ -1,4 +1,4 @@
-"""The recipes that Hessian-free optimization is compared with, against PyTorch and dense matrices."""
+"""Recipes without a linear system and natural gradient, against PyTorch and dense matrices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TORCH: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = 
 
 @pytest.mark.parametrize("name", TORCH)
 def test_a_first_order_recipe_is_the_optimizer_of_torch_step_by_step(name: str) -> None:
-    """With its defaults, row by row with other learning rates, and over a saved state."""
+    """Two rows have two learning rates, and each step begins from a saved state."""
     make, options = TORCH[name]
     factors = (1.0, 0.1)
     theta = rows(problem("mlp"), 1)
@@ -93,7 +93,7 @@ def test_spatial_averaging_is_over_the_positions_of_a_kernel_alone() -> None:
 
 
 def test_adahessian_on_a_diagonal_quadratic_is_the_update_of_its_paper() -> None:
-    """There one probe gives the diagonal exactly, so that two steps can be computed by hand."""
+    """One probe gives the diagonal of such a Hessian exactly, so two steps are known by hand."""
     diagonal = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
     objective = quadratic(torch.diag(diagonal), torch.zeros(3, dtype=torch.float64))
     theta = torch.ones(1, 3, dtype=torch.float64)

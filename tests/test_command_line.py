@@ -1,4 +1,4 @@
-"""The command line: exit codes and what is said on which stream."""
+"""The command line: exit codes, streams and help."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.processes import ROOT, ahf
         ("config validate", 2, "", "Missing argument"),
     ],
 )
-def test_command(
+def test_a_command_ends_with_its_code_and_speaks_on_its_stream(
     command: str,
     code: int,
     out: str,
@@ -166,7 +166,9 @@ def test_errors_become_lines_and_codes(
     assert ("Traceback" in capsys.readouterr().err) is (code == 1)
 
 
-def test_speech(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_go_to_standard_output_and_progress_to_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     say("result")
     log("progress")
     log("unheard", quiet=True)

@@ -1,4 +1,4 @@
-"""Configurations: what loads, how it resolves, and the exact words for what is wrong."""
+"""Configurations: names, recipes, ranges, steps, overrides and identity."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_presets_are_as_described() -> None:
 
 
 @pytest.mark.parametrize("name", ["paper", "published", "quick", "smoke"])
-def test_yaml_round_trip(name: str) -> None:
+def test_a_configuration_comes_back_from_its_yaml(name: str) -> None:
     changed = load(
         name, overrides=["spaces.hf.lr={low: 1e-5, high: 1e-5}", "recipes.x.base=hf", "study=1.5e3x"]
     )
@@ -69,7 +69,7 @@ def test_null_and_booleans_are_what_the_schema_wants() -> None:
     assert (config.task.subset, config.train.steps, config.space("hf")["lr"].log) == (None, None, False)
 
 
-def test_derived_recipes_in_any_order() -> None:
+def test_derived_recipes_may_come_in_any_order() -> None:
     config = from_text(
         """
         recipes:
@@ -124,7 +124,7 @@ def test_spaces_are_partial_inherited_and_make_free() -> None:
         ("train: {epochs: 1.5}", 128, 2),
     ],
 )
-def test_total_steps(text: str, size: int, steps: int) -> None:
+def test_the_number_of_steps_follows_from_epochs_unless_it_is_given(text: str, size: int, steps: int) -> None:
     assert from_text(text).total_steps(size) == steps
 
 
@@ -165,11 +165,11 @@ def test_a_single_run_has_a_mild_step_where_larger_ones_run_away(
         ("train.steps=1170", False),
     ],
 )
-def test_identity(override: str, same: bool) -> None:
+def test_the_identity_changes_with_the_experiment_alone(override: str, same: bool) -> None:
     assert (load("paper", overrides=[override]).identity() == load("paper").identity()) is same
 
 
-def test_identity_follows_what_a_recipe_is() -> None:
+def test_the_identity_holds_the_structure_of_a_derived_recipe() -> None:
     recipes = "recipes.x={base: hf, curvature: %s}"
     ggn, hessian = (
         load(overrides=["search.recipes=[x]", recipes % c]).identity() for c in ("ggn", "hessian")
@@ -177,7 +177,7 @@ def test_identity_follows_what_a_recipe_is() -> None:
     assert ggn != hessian
 
 
-def test_overrides() -> None:
+def test_overrides_change_nested_keys_and_the_last_one_wins() -> None:
     config = load(
         overrides=[
             *(
@@ -224,7 +224,7 @@ def test_ranges_replace_spaces(tmp_path: Path) -> None:
         read_yaml(tmp_path / "nothing.yaml")
 
 
-def test_import_is_light() -> None:
+def test_loading_a_configuration_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'optuna', 'pandas', 'numpy', 'matplotlib', 'typer'}"
     code = (
         "import sys, ahf_cli.config.load as c; c.load('quick');"
@@ -235,7 +235,7 @@ def test_import_is_light() -> None:
 
 
 def test_recipes_may_take_more_steps_than_others() -> None:
-    """As many evaluations, on the same work; without effect on recipes that are not searched."""
+    """Such recipes have as many evaluations; recipes that are not searched change no identity."""
     config = load("equal_cost")
     plan = plan_of(config)
     assert {name: (plan.of(name).steps, plan.of(name).eval_every) for name in ("adam", "hf_stable")} == {

@@ -152,13 +152,13 @@ def errors(text: str) -> list[str]:
         ("&a [*a]", None),
     ],
 )
-def test_one_error(text: str, line: str | None) -> None:
+def test_an_error_is_one_line_with_key_rule_and_value(text: str, line: str | None) -> None:
     found = errors(text)
     assert len(found) == 1 and "\n" not in found[0]
     assert line is None or found == [line]
 
 
-def test_all_errors_at_once() -> None:
+def test_all_errors_are_named_at_once() -> None:
     found = errors(
         """
         seed: x
@@ -176,7 +176,7 @@ def test_all_errors_at_once() -> None:
     ], "and nothing about a, whose base is broken"
 
 
-def test_training_set_smaller_than_a_batch() -> None:
+def test_a_training_set_smaller_than_a_batch_is_refused() -> None:
     with pytest.raises(InputError, match=r"task.batch_size: must be ≤ .* \(127\), got 128"):
         from_text("seed: 0").total_steps(127)
 
@@ -205,7 +205,7 @@ def test_training_set_smaller_than_a_batch() -> None:
         (Setting("--study", ("study",), ".x"), None),
     ],
 )
-def test_bad_override(override: str | Setting, line: str | None) -> None:
+def test_a_wrong_override_is_one_line(override: str | Setting, line: str | None) -> None:
     with pytest.raises(InputError) as caught:
         load("smoke", overrides=["seed=1", override])
     assert (

@@ -39,7 +39,7 @@ def real() -> Path:
 # Reading
 
 
-def test_loading_small_sets(bare: Path, contents: dict[str, bytes]) -> None:
+def test_a_split_has_the_examples_of_its_files(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(system_folder(), contents)
     paper, full = load(folder, "paper"), load(folder, "full")
     assert paper.validation is not None and full.validation is None
@@ -67,7 +67,7 @@ def test_a_subset_is_the_beginning(
     assert torch.equal(part.validation.labels, whole.validation.labels[:subset])
 
 
-def test_bad_arguments_of_load(bare: Path, contents: dict[str, bytes]) -> None:
+def test_load_refuses_a_wrong_subset_split_and_file(bare: Path, contents: dict[str, bytes]) -> None:
     folder = write(system_folder(), contents)
     for subset in (0, -1, 61):
         with pytest.raises(InputError, match=rf"subset must be in \[1, 60\], got {subset}"):
@@ -108,7 +108,7 @@ def test_what_is_no_idx_file_is_refused(tmp_path: Path, content: bytes, rule: st
 # The real data
 
 
-def test_the_real_splits(real: Path) -> None:
+def test_fashion_mnist_has_its_splits(real: Path) -> None:
     paper, full = load(real, "paper"), load(real, "full")
     assert paper.validation is not None and full.validation is None
     assert (len(paper.train), len(paper.validation), len(paper.test)) == (50_000, 10_000, 10_000)

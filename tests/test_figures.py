@@ -1,4 +1,4 @@
-"""Figures, and the command that draws them."""
+"""Figures and their tables, and `ahf compare`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_
 
 
 def test_a_mean_beyond_the_panel_has_the_median_beside_it(tmp_path: Path) -> None:
-    """One trial of a thousand would else hide what the others do."""
+    """One trial with a loss of 10,000 hides the others in a mean."""
     plan = {"hf": 3, "adaptive_hf": 2}
     study = write_study(tmp_path, "s", plan, {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]})
     drawn = pd.read_csv(draw(study, tmp_path / "a")[0]).set_index(["metric", "recipe", "step"])

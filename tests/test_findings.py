@@ -1,4 +1,4 @@
-"""Texts with numbers from the committed studies: the numbers are those in the data."""
+"""Texts with numbers from the committed studies, against the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HF as Martens built it, part by part, against dense algebra and loops in plain Python."""
+"""The parts of Martens' Hessian-free optimizer, against dense algebra and plain Python."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
 
 
 def result_of(kept: list[list[float]], last: list[float]) -> CGResult:
-    """Iterates of two rows that are numbers, each its own residual."""
+    """Return a result of CG with two rows, whose iterates are numbers and their own residuals."""
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)[:, None]

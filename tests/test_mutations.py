@@ -1,4 +1,4 @@
-"""A received study is data: whatever its files hold, a reading command ends in order and changes nothing."""
+"""A study with changed files: each reading command ends with a known exit code and changes no file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_pipe_in_the_place_of_a_file_stops_no_command(
 
 
 def test_a_changed_file_is_seen(studies: Path, tmp_path: Path) -> None:
-    """The check can fail: a command that writes into the study is caught."""
+    """A command that writes into the study fails the check."""
     study = studies / "s"
     writes = ("writes", lambda file: None)
     assert module.tried(study, Path("config.yaml"), writes, "show", tmp_path / "scratch") == ""

@@ -42,7 +42,7 @@ def test_importing_the_package_is_light_and_its_names_are_there() -> None:
 
 
 @pytest.mark.long
-def test_the_example_runs() -> None:
+def test_the_example_prints_its_verdict_and_its_best_values() -> None:
     done = subprocess.run([sys.executable, "examples/notebook.py"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "This describes what was seen and supports no claim" in done.stdout
@@ -50,7 +50,7 @@ def test_the_example_runs() -> None:
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_study_from_configuration_to_pack(tmp_path: Path) -> None:
+def test_a_study_goes_from_configuration_to_pack_and_back(tmp_path: Path) -> None:
     config = ahf_cli.configure(SMALL, "seed=3")
     assert config.seed == 3 and ahf_cli.configure(config) == config
     study = ahf_cli.run(config, tmp_path)
@@ -92,7 +92,7 @@ def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_process", "one_figure")
-def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
+def test_a_prerun_proposes_ranges_and_a_single_run_trains(tmp_path: Path) -> None:
     found = ahf_cli.prerun(SMALL, tmp_path)
     assert found["hyperparameter"].tolist() == ["sigma", "smoothness"]
     assert (tmp_path / "two" / "prerun" / "ranges.yaml").exists()
@@ -103,7 +103,7 @@ def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
     assert study.trials["params.lr"].tolist() == [0.01] and steps == [0, 1, 2, 3, 4]
 
 
-def test_what_is_wrong_is_one_error(tmp_path: Path) -> None:
+def test_a_wrong_name_or_value_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--preset: unknown preset 'quik'; did you mean 'quick'"):
         ahf_cli.configure("quik")
     with pytest.raises(InputError, match="train.step"):

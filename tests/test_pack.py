@@ -1,4 +1,4 @@
-"""A packed study holds every value of the folders that it came from, and is never believed blindly."""
+"""A packed study holds each value of its folders, and a damaged pack is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
 
 
 def trial_files(folder: Path) -> dict[str, object]:
-    """The content of a study's files by place: JSON as values, since the order of keys is none."""
+    """Return the contents of a study's files by place; JSON as values, since its keys have no order."""
     found: dict[str, object] = {}
     for file in sorted(folder.rglob("*")):
         place = str(file.relative_to(folder))
@@ -54,7 +54,7 @@ def packed(study: Study, to: Path) -> Study:
 
 @pytest.mark.parametrize("name", ["quick", "signs", "robust_long", "stable_parts"])
 def test_a_reference_study_comes_back_in_every_byte_after_a_second_way(tmp_path: Path, name: str) -> None:
-    """Folders from the pack, a pack of these, and its folders: both are the same, and so are the tables."""
+    """Folders, their pack and the folders from that pack have the same files and tables."""
     source = find_study(REFERENCE, name)
     first = unpack(source, tmp_path / "a")
     again = pack(Study(tmp_path / "a", name), tmp_path / "b")
@@ -159,7 +159,7 @@ def test_nothing_is_written_over(tmp_path: Path, study: Study) -> None:
 
 
 def rewritten(folder: Path, name: str, change: object) -> None:
-    """Write another table into a pack, with the checksum that fits it."""
+    """Write another table into a pack, with its checksum."""
     table = parquet.read_table(folder / f"{name}.parquet")
     parquet.write_table(change(table), folder / f"{name}.parquet")  # type: ignore[operator]
     data = (folder / f"{name}.parquet").read_bytes()

@@ -1,4 +1,4 @@
-"""`report.html` in a real browser: it loads, sorts, hides and shows; without JavaScript it is static."""
+"""`report.html` in a real browser, with JavaScript and without."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 def visit(browser: Browser, report: Path, **options: object) -> tuple[Page, list[str]]:
-    """Open the page from the file system; the list collects errors and requests to anywhere else."""
+    """Open the page and return it with a list, which collects errors and requests to other places."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     opened, wrong = context.new_page(), list[str]()
     opened.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)

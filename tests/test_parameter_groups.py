@@ -109,7 +109,7 @@ def test_bad_values_set_later_are_named(value: Any) -> None:
         optimizer.step(lambda: p.square().sum())
 
 
-def test_parameters_that_join_later() -> None:
+def test_parameters_that_join_later_take_part() -> None:
     model, x, y = conv_problem()
     first, last = list(model.parameters())[:-2], list(model.parameters())[-2:]
     optimizer = HessianFree(first)
@@ -137,7 +137,7 @@ def test_a_frozen_layer_is_left_out() -> None:
 
 
 def saved(optimizer: Either) -> dict[str, Any]:
-    """A state through a file."""
+    """Return a state that was written to a file and read again."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)

@@ -65,7 +65,7 @@ def test_adam_moments_equal_torch_adam() -> None:
         torch.testing.assert_close(ours[0], parameter.detach())
 
 
-def test_published_moments_by_hand() -> None:
+def test_published_moments_have_their_values_by_hand() -> None:
     values = {k: torch.tensor([v], dtype=torch.float64) for k, v in
               {"epsilon": 2.0, "sigma": 1.0, "beta2": 0.5, "mu": 0.25}.items()}  # fmt: skip
     transform = PublishedMoments()  # β₁ = ½: m ← δ + m, v ← δ² + v
@@ -77,7 +77,7 @@ def test_published_moments_by_hand() -> None:
     assert out.item() == pytest.approx(3 / (5**0.5 + 0.25))
 
 
-def test_eq3_by_hand_and_its_zero() -> None:
+def test_eq3_has_its_value_by_hand_and_is_zero_below_its_threshold() -> None:
     values = {k: torch.tensor([v], dtype=torch.float64) for k, v in
               {"epsilon": 2.0, "sigma": 1.0, "smoothness": 0.5}.items()}  # fmt: skip
     t = torch.tensor([3])  # β₁ = ½, β₁ᵗ = ⅛; negative where G < (ε/2)(1 − β₁²) = ¾
@@ -121,7 +121,7 @@ def test_conjugate_smoothness_of_a_quadratic_is_its_curvature() -> None:
         (ConstantDamping(), 4.0, 0.2, 4.0),
     ],
 )
-def test_damping_rules(
+def test_a_damping_rule_gives_its_value_by_hand(
     rule: Callable[[Tensor, Tensor], Tensor], damping: float, ratio: float, after: float
 ) -> None:
     found = rule(torch.tensor([damping], dtype=torch.float64), torch.tensor([ratio], dtype=torch.float64))

@@ -45,7 +45,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> Path:
 
 @pytest.mark.long
 def test_the_example_is_searched_compared_and_shown(tmp_path: Path) -> None:
-    """Every command in a process of its own, with worker processes of the search below it."""
+    """Each command runs in a process of its own, and the search has two workers."""
 
     def ahf(*words: str) -> str:
         command = [sys.executable, "-m", "ahf_cli", *words, "--results", str(tmp_path)]
@@ -242,7 +242,7 @@ def clipped_sgd():
 
 
 def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
-    """The file is part of a study's identity, and a folder refuses another one."""
+    """A folder refuses a study whose plug-in file has another SHA-256."""
     text = "@plugin.recipe('mine', base='hf')\ndef mine(optimizer):\n    return optimizer\n"
 
     def identity(folder: str, code: str) -> dict[str, Any]:

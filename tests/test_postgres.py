@@ -40,7 +40,7 @@ def server() -> Iterator[Cluster]:
 
 @pytest.fixture
 def joined(url: str) -> Iterator[Callable[..., Search]]:
-    """Makes a search as one more process would."""
+    """Return a function that opens one more search on the same storage."""
     opened: list[Storage] = []
 
     def join(trials: int, study: Study, guest: bool = False, **about: object) -> Search:
@@ -127,7 +127,9 @@ def test_results_of_a_machine_without_the_folder_are_fetched(tmp_path: Path, url
     assert len(home.finished("hf")) == 2
 
 
-def test_more_trials_later_and_another_identity(tmp_path: Path, url: str, joined: Join) -> None:
+def test_more_trials_later_are_added_and_another_identity_is_refused(
+    tmp_path: Path, url: str, joined: Join
+) -> None:
     study = Study(tmp_path, "a")
     for trials in (2, 1, 4):
         search = joined(trials, study)
@@ -189,7 +191,7 @@ TINY = [
 
 
 def check_no_password(folder: Path, said: list[str]) -> None:
-    """The password stands in no output and in no file."""
+    """Check that no output and no file holds the password."""
     assert not [text for text in said if PASSWORD in text]
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files and not [path for path in files if PASSWORD.encode() in path.read_bytes()]

@@ -30,7 +30,7 @@ def test_a_structure_is_read_from_what_is_written_of_it() -> None:
 
 
 def test_the_page_of_recipes_is_what_the_declarations_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """`make docs` writes it; every recipe, every hyperparameter, and code that is where it says."""
+    """`make docs` writes the page; each recipe names its hyperparameters and the place of its code."""
     from pathlib import Path
 
     from ahf_cli.cli import main
@@ -53,7 +53,7 @@ def test_the_page_of_recipes_is_what_the_declarations_say(capsys: pytest.Capture
             assert [log and high / low >= 1000 for low, high, log in rates] == [True], "three decades of α"
 
 
-def test_a_study_of_before_keeps_its_identity() -> None:
+def test_choices_at_their_defaults_are_left_out_of_an_identity() -> None:
     """New choices at their defaults are not said, and what is said gives the structure back."""
     assert "preconditioner" not in choices_of(RECIPES["hf"].structure)
     assert choices_of(RECIPES["hf_martens"].choices)["preconditioner"] == "martens"

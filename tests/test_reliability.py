@@ -1,4 +1,4 @@
-"""Searches killed, damaged and starved, in short form and long."""
+"""Searches that are killed, or lack disk space, or have damaged files; in short and at length."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None:
-    """`tests/old_study` was written by version 0.1.0: its index counts by attributes of enqueued trials."""
+    """Version 0.1.0 wrote `tests/old_study`; its index has attributes of enqueued trials."""
     import shutil
 
     from ahf_cli.search.pool import ProcessPool
@@ -145,7 +145,7 @@ def table(results: Path) -> dict[str, list[tuple[int, float, dict[str, float]]]]
 
 
 @pytest.mark.long
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+def test_a_real_search_killed_at_random_moments_ends_as_one_left_alone(tmp_path: Path) -> None:
     straight = start(tmp_path / "straight")
     assert straight.wait() == 0
     chance, kills, deadline = random.Random(0), 0, time.monotonic() + 900

@@ -1,4 +1,4 @@
-"""A search with trials of microseconds: counts, resumption, failures."""
+"""A search with trials of microseconds: counts, resumption and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing finished is ever lost, nothing torn is ever believed."""
+"""A study on disk: identity, growth, lock, names and tables."""
 
 from __future__ import annotations
 

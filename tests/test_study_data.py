@@ -1,4 +1,4 @@
-"""Studies as tables: tidy, labelled, and honest about damaged files."""
+"""Studies as tables, with labels and with a line for each damaged file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
 
 
 def rewrite(study: Study, recipe: str, slot: int, curve: pd.DataFrame) -> None:
-    """Write another curve into a trial, with the checksum that fits it."""
+    """Write another curve into a trial, with its checksum."""
     folder = study.trial(recipe, slot).path
     data = curve.to_csv(index=False).encode()
     (folder / "curve.csv").write_bytes(data)

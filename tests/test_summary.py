@@ -1,4 +1,4 @@
-"""What commands say of a search is what its trials are."""
+"""Summaries of searches, against the trials on disk."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_other_settings_are_refused_before_anything_is_said_of_fewer_trials(
 
 
 def test_trials_beyond_those_asked_for_count_among_the_best(tmp_path: Path) -> None:
-    """Else re-runs of the best of all would be set aside where the index is new and fewer are asked for."""
+    """A new index and fewer trials keep the best trial, and so its re-runs."""
     study = Study(tmp_path, "s")
     run(study, plan(8, names=("hf",)))
     whole = Search(plan(8, names=("hf",)), study.trials).best()["hf"]

@@ -34,7 +34,9 @@ def row(table: pd.DataFrame, metric: str, recipe: str, how: str = AT_CHANCE) -> 
     return dict(own.iloc[0])
 
 
-def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_final_values_are_given_with_and_without_diverged_trials(
+    frames: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
     table = final_table(frames[0], PLAN, TEN_CLASSES)
     assert len(table) == 2 * 3 * 2
     at_chance = row(table, "training loss", "hf")

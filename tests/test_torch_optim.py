@@ -1,4 +1,4 @@
-"""`HessianFree` and `AdaptiveHessianFree` in a loop of the user's own."""
+"""`HessianFree` and `AdaptiveHessianFree` in a user's own loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.closures import OPTIMIZERS, conv_problem, cross_entropy, needs_output
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_descends_on_a_small_problem(name: str) -> None:
+def test_an_optimizer_halves_the_loss_in_forty_steps(name: str) -> None:
     model, x, y = conv_problem()
     optimizer = OPTIMIZERS[name](model.parameters())
     closure = cross_entropy(model, x, y, needs_outputs(name))
@@ -25,7 +25,7 @@ def test_it_descends_on_a_small_problem(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["hf", "hf_ggn"])
-def test_it_is_a_row_of_the_core(name: str) -> None:
+def test_an_optimizer_takes_the_steps_of_one_row_of_the_core(name: str) -> None:
     model, x, y = conv_problem()
     optimizer = OPTIMIZERS[name](model.parameters())
     values = {"lr": 0.8, "damping": 3.0} if needs_outputs(name) else {"lr": 1.0, "damping": 10.0}
@@ -143,7 +143,7 @@ def test_misuse_is_named(
         HessianFree(parameters(model), **options).step(cross_entropy(model, x, y, False))
 
 
-def test_beta2_outside_its_interval() -> None:
+def test_beta2_outside_its_interval_is_refused() -> None:
     with pytest.raises(ValueError, match=r"beta2 must be in \[0, 1\), got 1.0"):
         AdaptiveHessianFree(conv_problem()[0].parameters(), beta2=1.0)
 
@@ -183,7 +183,7 @@ def test_only_the_curvature_closure_needs_outputs() -> None:
 
 
 def test_a_direction_is_that_of_the_step_whatever_its_parts() -> None:
-    """Weight decay and backtracking belong to the direction, and so to `direction` as to `step`."""
+    """`direction` has weight decay and backtracking, as `step` has."""
     model, x, y = conv_problem()
     options: dict[str, Any] = {"regularization": "l2", "weight_decay": 0.1, "backtracking": "martens"}
     one, two = (HessianFree(model.parameters(), curvature="ggn", damping=0.01, **options) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Recorded traces are reproduced step by step; `ahf verify` names each deviation and each damaged file."""
+"""Recorded traces are reproduced; `ahf verify` names each deviation and each damaged file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts and their conditions: claimed only where a claim is due, refused where recipes differ."""
+"""Verdicts: claims, their conditions and refusals."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_sparkline_goes_from_low_to_high_and_leaves_gaps() -> None:
 
 
 def test_recipes_of_another_kind_have_ranges_of_their_own(tmp_path: Path) -> None:
-    """Adam's learning rate is not HF's step size; but two recipes with one declared range must share it."""
+    """Adam and HF may have different ranges; two recipes of HF must share theirs."""
     study = simulate_study(tmp_path, "s", trials=2, points=3, reruns=0, recipes=("hf", "hf_published"))
     adam = {"lr": {"low": 1e-5, "high": 0.1, "log": True}}
     own = changed(
