@@ -71,7 +71,7 @@ def test_a_study_goes_from_configuration_to_pack_and_back(tmp_path: Path) -> Non
 
 
 def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
-    config = ahf_cli.configure(SMALL, "train.steps=300", "train.eval_every=150", "search.recipes=[adam]")
+    config = ahf_cli.configure(SMALL, "train.steps=900", "train.eval_every=450", "search.recipes=[adam]")
     main = threading.main_thread().ident
     assert main is not None
 

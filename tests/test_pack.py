@@ -202,6 +202,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("line", BROKEN)
 def test_a_broken_pack_is_one_line(
     tmp_path: Path, study: Study, line: str, capsys: pytest.CaptureFixture[str]
@@ -254,6 +255,7 @@ def test_a_packed_study_is_read_only_and_says_how_to_go_on(
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_commands_take_names_and_paths_of_both_forms(
     tmp_path: Path, study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_new_index_breaks_ties_of_capped_values_as_the_folder_does(tmp_path: P
     assert Search(plan(2, names=("hf",)), study.trials).best()["hf"].slot == 1
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_reproduce_of_a_finished_study_says_so_first_and_where_its_figures_are(
     quick: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_every_preset_declares_its_duration_once(name: str) -> None:
     assert "On two cores: " in preset_purpose(text) and text.lower().count("on two cores") == 1
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("gone", ["quick/trials/hf/001", "quick"])
 @pytest.mark.parametrize("command", ["search", "reproduce"])
 def test_what_vanishes_while_a_command_runs_is_exit_code_3_after_the_summary(
