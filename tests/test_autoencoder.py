@@ -15,7 +15,6 @@ from ahf_cli import plugin
 from ahf_cli.cli import main
 from ahf_cli.config.load import load
 from ahf_cli.errors import InputError
-from ahf_cli.optim.losses import SquaredError, autograd_hessian
 from ahf_cli.report import verdict
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
@@ -123,15 +122,6 @@ def test_every_command_reads_it_without_its_plugin(
         pd.testing.assert_frame_equal(getattr(one, part), getattr(other, part), check_exact=True)
     manifest = json.loads((packed / "manifest.json").read_text())
     assert [m["name"] for m in manifest["metrics"]] == ["loss", "error"]
-
-
-def test_squared_error_has_its_hessian() -> None:
-    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    y, w = torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
-    own = SquaredError()
-    torch.testing.assert_close(own.value(z, y)[1], ((z[1] - y) ** 2).sum() / 5)
-    by_graph = autograd_hessian(own.value(z, y).sum(), z)(w)
-    torch.testing.assert_close(own.hessian(z, y)(w), by_graph)
 
 
 @pytest.mark.parametrize(

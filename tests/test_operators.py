@@ -1,13 +1,14 @@
-"""Curvature products against dense matrices by autograd and against closed forms."""
+"""Curvature products and Hessians of losses, against dense matrices and closed forms."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ahf_cli.optim import gauss_newton, hessian
-from ahf_cli.optim.losses import SoftmaxCrossEntropy, autograd_hessian
+from ahf_cli.optim.losses import MeanLoss, SoftmaxCrossEntropy, SquaredError, autograd_hessian
 from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
 
 
@@ -82,3 +83,23 @@ def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
     by_graph = autograd_hessian(loss.value(z, y).sum(), z)(w)
     close(by_graph, loss.hessian(z, y)(w))
     close(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten())
+
+
+def test_a_mean_loss_of_a_users_function_has_pytorchs_derivatives() -> None:
+    own, known = MeanLoss(F.cross_entropy), SoftmaxCrossEntropy()
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    targets = torch.tensor([0, 1, 2, 1, 0])
+    torch.testing.assert_close(own.value(outputs, targets), known.value(outputs, targets))
+    w = torch.randn(outputs.shape, dtype=torch.float64, generator=generator)
+    expected = known.hessian(outputs, targets)(w)
+    torch.testing.assert_close(own.hessian(outputs, targets)(w), expected)
+
+
+def test_squared_error_has_its_hessian() -> None:
+    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    y, w = torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
+    own = SquaredError()
+    torch.testing.assert_close(own.value(z, y)[1], ((z[1] - y) ** 2).sum() / 5)
+    by_graph = autograd_hessian(own.value(z, y).sum(), z)(w)
+    torch.testing.assert_close(own.hessian(z, y)(w), by_graph)

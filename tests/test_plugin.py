@@ -14,14 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from ahf_cli import plugin
 from ahf_cli.cli import main
 from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
-from ahf_cli.optim import SoftmaxCrossEntropy, compose
-from ahf_cli.optim.losses import MeanLoss
+from ahf_cli.optim import compose
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.document import sentences
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter
@@ -263,17 +261,6 @@ def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
         load_config("quick", overrides=["search.recipes=[mine]"])
     with pytest.raises(InputError, match=r"got 'mine'; one of a plug-in needs --plugin FILE"):
         load_config("quick", overrides=["task.model=mine"])
-
-
-def test_a_loss_of_its_own_has_pytorchs_derivatives() -> None:
-    own, known = MeanLoss(F.cross_entropy), SoftmaxCrossEntropy()
-    generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
-    targets = torch.tensor([0, 1, 2, 1, 0])
-    torch.testing.assert_close(own.value(outputs, targets), known.value(outputs, targets))
-    w = torch.randn(outputs.shape, dtype=torch.float64, generator=generator)
-    expected = known.hessian(outputs, targets)(w)
-    torch.testing.assert_close(own.hessian(outputs, targets)(w), expected)
 
 
 @pytest.mark.parametrize("choices", ["{base: hf, curvature: fisher}", "{base: natural_gradient}"])
