@@ -83,7 +83,7 @@ def dense_outputs(objective: ModelObjective) -> Callable[[Tensor], Tensor]:
 
 
 class Identity(nn.Module):
-    """The network whose outputs are its parameters: z(θ) = θ, (P,), whatever its inputs."""
+    """The network whose outputs are its parameters for all inputs: z(θ) = θ, (P,)."""
 
     def __init__(self, size: int):
         super().__init__()

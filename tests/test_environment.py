@@ -105,7 +105,7 @@ def drawn(folder: Path, env: dict[str, str], file: str, content: bytes) -> dict[
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def test_figures_are_the_same_bytes_whatever_the_users_settings(tmp_path: Path) -> None:
+def test_figures_are_the_same_bytes_with_all_settings_of_a_user(tmp_path: Path) -> None:
     plain = drawn(tmp_path / "plain", {}, "", b"")
     assert sum(name.endswith((".png", ".pdf", ".svg")) for name in plain) == 6
     for name, settings in AMBIENT.items():

@@ -27,7 +27,7 @@ TINY = [
 ]
 
 
-def test_sobol_points_are_those_of_scipy_whatever_the_order_in_which_slots_ask() -> None:
+def test_sobol_points_are_scipys_in_each_order_of_slots() -> None:
     space = {"a": Range(1e-3, 1.0, log=True), "b": Range(10.0, 30.0)}
     expected = qmc.Sobol(2, scramble=True, rng=np.random.default_rng([7, 0])).random(8)
     for slot in (5, 0, 3, 7):

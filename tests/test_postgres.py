@@ -106,7 +106,7 @@ def test_a_process_killed_between_creating_and_beginning_a_trial_blocks_nothing(
 ) -> None:
     search = joined(2, Study(tmp_path, "a"))
     study = search.slots["hf"].study
-    study.enqueue_trial({}, user_attrs={"slot": 0})  # waits, and whoever made it is gone
+    study.enqueue_trial({}, user_attrs={"slot": 0})  # the trial waits, and its process is gone
     assert search.run(lambda: FakePool(Study(tmp_path, "a"), lambda job: None, 1), Hooks())
     assert sorted(completed(url, "toy/search/hf")) == [0, 1]
 

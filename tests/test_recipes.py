@@ -54,7 +54,7 @@ def test_the_page_of_recipes_is_what_the_declarations_say(capsys: pytest.Capture
 
 
 def test_choices_at_their_defaults_are_left_out_of_an_identity() -> None:
-    """New choices at their defaults are not said, and what is said gives the structure back."""
+    """The other choices give the structure back."""
     assert "preconditioner" not in choices_of(RECIPES["hf"].structure)
     assert choices_of(RECIPES["hf_martens"].choices)["preconditioner"] == "martens"
     for recipe in RECIPES.values():

@@ -95,7 +95,7 @@ def test_a_study_without_trials_has_tables_without_numbers() -> None:
     assert csv_bytes(curve_table(curves, TEN_CLASSES.loss, "se")) == b"metric,recipe,step,n,centre,low,high\n"
 
 
-def test_a_table_of_means_is_the_same_bytes_whatever_the_order_of_the_sums() -> None:
+def test_a_table_of_means_is_the_same_bytes_in_each_order_of_the_sums() -> None:
     forward, back = (pd.DataFrame({"mean": [x], "n": [3]}) for x in (0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1))
     assert csv_bytes(forward) != csv_bytes(back)
     assert csv_bytes(forward, SUMMARY_DIGITS) == csv_bytes(back, SUMMARY_DIGITS) == b"mean,n\n0.6,3\n"

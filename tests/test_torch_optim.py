@@ -182,7 +182,7 @@ def test_only_the_curvature_closure_needs_outputs() -> None:
         optimizer.step(cross_entropy(model, x, y, True), cross_entropy(model, x, y, False))
 
 
-def test_a_direction_is_that_of_the_step_whatever_its_parts() -> None:
+def test_the_direction_has_the_parts_of_the_step() -> None:
     """`direction` has weight decay and backtracking, as `step` has."""
     model, x, y = conv_problem()
     options: dict[str, Any] = {"regularization": "l2", "weight_decay": 0.1, "backtracking": "martens"}
