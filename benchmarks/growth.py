@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ahf_cli.tasks.lenet import LeNet
+from ahf_cli.tasks.models import LeNet
 from benchmarks import costs, problems
 from benchmarks.timing import Bench, times
 

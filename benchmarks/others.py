@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ahf_cli.optim import Linearization, ModelObjective, gauss_newton, hessian
 from ahf_cli.optim.rows import Layout
-from ahf_cli.tasks.lenet import LeNet
+from ahf_cli.tasks.models import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 

@@ -20,7 +20,7 @@ from ahf_cli.optim import (
 from ahf_cli.optim.newton import TruncatedNewton
 from ahf_cli.optim.operators import Curvature
 from ahf_cli.recipes.builtin import find_recipe
-from ahf_cli.tasks.lenet import LeNet, glorot_uniform
+from ahf_cli.tasks.models import LeNet, glorot_uniform
 
 BATCH_SIZE = 128
 DAMPING = 0.01

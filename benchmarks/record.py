@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.errors import InputError
-from ahf_cli.training.environment import processor, version
-from ahf_cli.training.source import commit
+from ahf_cli.training.environment import commit, processor, version
 
 SCHEMA = 1
 PACKAGES = ("torch", "numpy", "ahf-cli", "backpack-for-pytorch", "curvlinops-for-pytorch")

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, jvp, linearize, vjp
 from torch.nn import functional as F
 
 from ahf_cli.optim import Linearization, ModelObjective
-from ahf_cli.tasks.lenet import LeNet
+from ahf_cli.tasks.models import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
 

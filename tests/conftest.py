@@ -22,7 +22,7 @@ from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import unpack
-from ahf_cli.tasks import ways
+from ahf_cli.tasks import folder as folders
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
@@ -65,7 +65,7 @@ def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Hide each data set of this machine."""
     monkeypatch.delenv("AHF_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(ways, "SYSTEM", tmp_path / "system")
+    monkeypatch.setattr(folders, "SYSTEM", tmp_path / "system")
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ahf_cli.tasks import ways
+from ahf_cli.tasks import folder as folders
 from ahf_cli.tasks.datasets import DATA_SETS
 
 FASHION = "fashion_mnist"
@@ -16,7 +16,7 @@ FASHION = "fashion_mnist"
 
 def system_folder() -> Path:
     """Return the folder of Debian's package."""
-    return ways.system_folder(DATA_SETS[FASHION])
+    return folders.system_folder(DATA_SETS[FASHION])
 
 
 def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:

@@ -32,18 +32,19 @@ BELOW: dict[str, set[str]] = {
 }
 # Of the training, rooms that only read need these modules; nothing that runs.
 ONLY_READ = {"study", "report"}
-READABLE = {"records", "trace", "source"}
+READABLE = {"records", "trace", "environment"}
 ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},
     "optuna": {"search/sampler.py", "search/slots.py", "search/storage.py"},
     "sqlalchemy": {"search/storage.py"},
-    "yaml": {"config/load.py"},
+    "yaml": {"config/strict_yaml.py"},
     "pandas": {"study", "report", "cli", "notebook.py"},
     "matplotlib": {"report/plotting.py"},
     "bokeh": {"report"},
     "jinja2": {"report"},
     "torchvision": {"tasks"},
+    "filelock": {"study/lock.py"},
     "click": set(),
 }
 
@@ -88,6 +89,8 @@ def modules_read(path: Path, known: set[str]) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= names & known or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
     return found & known
 
 

@@ -194,4 +194,4 @@ def test_targets_of_another_shape_are_refused() -> None:
     x, y, x_test, y_test = own.read(Path())
     bad = np.where(np.arange(64) == 3, math.nan, y)
     with pytest.raises(InputError, match="the training targets must be finite"):
-        read(None, "paper", data=replace(own, read=lambda folder: (x, bad, x_test, y_test)))
+        read(None, "paper", data=replace(own, reader=lambda folder: (x, bad, x_test, y_test)))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ahf_cli.optim import State, compose
 from ahf_cli.optim import hessian as exact_hessian
-from ahf_cli.optim.adahessian import hutchinson_diagonal, rademacher, spatial_average
+from ahf_cli.optim.explicit import hutchinson_diagonal, rademacher, spatial_average
 from ahf_cli.recipes.builtin import RECIPES
 from tests.problems import dense_loss, dense_outputs, problem, quadratic, rows
 

@@ -15,7 +15,8 @@ import ahf_cli
 from ahf_cli import cli
 from ahf_cli.cli import main
 from ahf_cli.cli.options import emit_json, log, resolve, say
-from ahf_cli.config.load import load, parse, parse_yaml, presets
+from ahf_cli.config.load import load, parse, presets
+from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.errors import IncompleteError, InputError
 from tests.processes import ROOT, ahf
 

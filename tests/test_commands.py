@@ -18,7 +18,7 @@ from ahf_cli.cli import main
 from ahf_cli.config.load import load
 from ahf_cli.report.trace_file import read_trace
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.data import locate
+from ahf_cli.tasks.folder import locate
 from tests.processes import ahf
 
 LENET = ("conv1", "conv2", "fc1", "fc2", "fc3")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import ahf_cli
-from ahf_cli.config.load import Config, Setting, load, parse, parse_yaml, presets, read_yaml
+from ahf_cli.config.load import Config, Setting, load, parse, presets
 from ahf_cli.config.schema import NAME
+from ahf_cli.config.strict_yaml import parse_yaml, read_yaml
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.recipes.recipe import single_run

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ahf_cli.config.load import Config, Setting, load, parse, parse_yaml
+from ahf_cli.config.load import Config, Setting, load, parse
 from ahf_cli.config.schema import NAME
+from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.errors import InputError
 
 

@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 from ahf_cli.cli.data import app
 from ahf_cli.errors import InputError
 from ahf_cli.tasks import sources
-from ahf_cli.tasks.data import load, split_rows
+from ahf_cli.tasks.data import load, read_idx, split_rows
 from ahf_cli.tasks.datasets import DATA_SETS
-from ahf_cli.tasks.readers import read_idx
 from tests.fashion_mnist import FASHION, idx, system_folder, write
 
 ARCHIVE_BYTES = {

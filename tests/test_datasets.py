@@ -20,9 +20,10 @@ import torch
 from ahf_cli.cli import main
 from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
-from ahf_cli.tasks import sources, ways
-from ahf_cli.tasks.data import load
-from ahf_cli.tasks.datasets import DATA_SETS, DataSet, checked, training_size
+from ahf_cli.tasks import sources
+from ahf_cli.tasks.data import checked, load
+from ahf_cli.tasks.datasets import DATA_SETS, DataSet, training_size
+from ahf_cli.tasks.folder import locate
 from ahf_cli.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def small_cifar(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Dat
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_is_read_from_its_archive(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = small_cifar(tmp_path / "xdg" / "ahf" / name, name, monkeypatch)
-    split = load(sources.locate(data=data), "paper", data=data)
+    split = load(locate(data=data), "paper", data=data)
     assert split.validation is not None and split.outputs == DATA_SETS[name].classes
     assert (len(split.train), len(split.validation), len(split.test)) == (25, 5, 6)
     assert split.train.images.shape == (25, 3, 32, 32) and split.train.images.dtype == torch.uint8
@@ -121,7 +122,7 @@ def test_a_changed_archive_is_damaged(tmp_path: Path, monkeypatch: pytest.Monkey
     with (tmp_path / "here" / "cifar-10-python.tar.gz").open("ab") as stream:
         stream.write(b"\0")
     with pytest.raises(InputError, match=r"cifar-10-python\.tar\.gz is damaged: its SHA-256 must be"):
-        sources.locate(tmp_path / "here", data)
+        locate(tmp_path / "here", data)
 
 
 def test_mnist_lies_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +138,9 @@ def test_mnist_lies_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     for name, content in contents.items():
         (tmp_path / "named" / "mnist" / name).write_bytes(content)
     monkeypatch.setenv("AHF_DATA_DIR", str(tmp_path / "named"))
-    assert sources.locate(data=DATA_SETS["mnist"]) == tmp_path / "named" / "mnist"
+    assert locate(data=DATA_SETS["mnist"]) == tmp_path / "named" / "mnist"
     with pytest.raises(InputError, match="must hold the 4 Fashion-MNIST files"):
-        sources.locate(data=DATA_SETS["fashion_mnist"])
+        locate(data=DATA_SETS["fashion_mnist"])
     assert len(load(tmp_path / "named" / "mnist", "full", data=DATA_SETS["mnist"]).train) == 12
 
 
@@ -147,7 +148,7 @@ def test_mnist_lies_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 def test_what_cannot_be_fetched_says_how_to_get_it(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "_TORCHVISION", "raise OSError('no network')")
+    monkeypatch.setattr(sources, "_TORCHVISION", "raise OSError('no network')")
     assert main(["data", "path", name]) == 2
     assert f"run `ahf data fetch {name}`" in capsys.readouterr().err
     assert main(["data", "fetch", name]) == 2
@@ -192,9 +193,10 @@ OWN = DataSet("own", "own", 3, (2,), 8, lambda folder: arrays())
             {"xt": np.zeros((2, 2), int)},
             "the test inputs must be bytes or floating-point .*, found int64",
         ),
-        ({"y": np.zeros(7, int)}, "the training set must have one integer label an input"),
-        ({"y": np.zeros(8)}, "the training set must have one integer label an input"),
-        ({"yt": np.full(2, 3)}, r"the test labels must be in \[0, 3\)"),
+        ({"y": np.zeros(7, int)}, "the training set must have one integer label per input"),
+        ({"y": np.zeros(8)}, "the training set must have one integer label per input"),
+        ({"yt": np.full(2, 3)}, r"the test labels must be in \[0, 3\), found 3 to 3"),
+        ({"xt": np.zeros((0, 2)), "yt": np.zeros(0, int)}, "the test set must have examples, found none"),
         ({"x": np.zeros((9, 2)), "y": np.zeros(9, int)}, "must have 8 training examples, found 9"),
     ],
 )

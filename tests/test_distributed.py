@@ -108,7 +108,7 @@ def leave(rank: int, world: int, port: int, folder: str) -> None:
 def test_a_rank_that_is_gone_is_named_in_one_line(tmp_path: Path) -> None:
     spawn(leave, (2, free_port(), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     said = (tmp_path / "said").read_text()
-    assert said.startswith("rank 0 of 2 has lost another one (") and "from the last checkpoint" in said
+    assert said.startswith("rank 0 of 2 has lost another rank (") and "from the last checkpoint" in said
     assert len(said.splitlines()) == 1
 
 

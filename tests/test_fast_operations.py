@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ahf_cli.optim.convolution import conv2d, geometry_of, patches
-from ahf_cli.optim.fast_operations import FasterOperations
-from ahf_cli.optim.pooling import max_pool2d
+from ahf_cli.optim.fast_operations import FasterOperations, conv2d, geometry_of, max_pool2d, patches
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from ahf_cli.optim import CGResult, State, StepInfo, Stop, compose, conjugate_gradient, gauss_newton
 from ahf_cli.optim import hessian as exact_hessian
-from ahf_cli.optim.line_search import Ray, armijo
 from ahf_cli.optim.newton import Backtracking, martens_preconditioner
-from ahf_cli.optim.regularized import l2
+from ahf_cli.optim.objective import l2_regularized
+from ahf_cli.optim.step_size import Ray, armijo
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.structure import Structure
+from ahf_cli.recipes.recipe import Structure
 from tests.problems import (
     QuadraticLoss,
     ResidualRules,
@@ -114,7 +114,7 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
     inner = problem("mlp")
     theta, v = rows(inner, 2), rows(inner, 2, seed=5)
     decay = torch.tensor([0.3, 0.01], dtype=torch.float64)
-    regularized = l2(inner, {"weight_decay": decay})
+    regularized = l2_regularized(inner, {"weight_decay": decay})
     evaluation = regularized.evaluate(theta)
     bare = inner.evaluate(theta)
     for k in range(2):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ahf_cli.training import source
-from ahf_cli.training.source import TRAINING, same_training
+from ahf_cli.training import environment
+from ahf_cli.training.environment import TRAINING, same_training
 
 
 @pytest.fixture
 def commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a first commit, one that changes a text, and one that changes training code."""
-    monkeypatch.setattr(source, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
 
     def git(*words: str) -> str:
         who = ["-c", "user.name=t", "-c", "user.email=t@t"]
@@ -44,9 +44,9 @@ def test_a_commit_that_git_does_not_know_is_not_alike(commits: list[str], tmp_pa
 
 
 def test_without_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
     assert not same_training("a" * 40, "b" * 40)
-    assert source.commit() == {"commit": None, "dirty": None}
+    assert environment.commit() == {"commit": None, "dirty": None}
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not same_training("a" * 40, "b" * 40)
 
@@ -61,4 +61,4 @@ def test_everything_that_training_imports_is_watched() -> None:
     packages = {"ahf_cli", "ahf_cli.search", "ahf_cli.training"}
     assert "ahf_cli.optim.cg" in ours
     assert [m for m in ours if m not in packages and not m.startswith(tuple(watched))] == []
-    assert all((source.ROOT / path).exists() for path in TRAINING)
+    assert all((environment.ROOT / path).exists() for path in TRAINING)

@@ -10,25 +10,27 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.errors import InputError
-from ahf_cli.tasks import sources, ways
+from ahf_cli.tasks import folder as folders
+from ahf_cli.tasks import sources
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
-from ahf_cli.tasks.sources import digests, locate
+from ahf_cli.tasks.folder import digests, locate
+from ahf_cli.tasks.sources import Source
 from tests.fashion_mnist import FASHION, system_folder, write
 
 
 def cache_folder() -> Path:
-    return sources.cache_folder(DATA_SETS[FASHION])
+    return folders.cache_folder(DATA_SETS[FASHION])
 
 
 def verify(folder: Path) -> None:
-    sources.verify(folder, DATA_SETS[FASHION])
+    folders.verify(folder, DATA_SETS[FASHION])
 
 
-def no_way(reason: str) -> ways.Way:
-    def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
-        raise ways.WayFailedError(reason)
+def no_source(reason: str) -> Source:
+    def get(cache: Path, report: sources.Report, data: DataSet) -> Path:
+        raise sources.SourceError(reason)
 
-    return f"way {reason}", get
+    return Source(f"source {reason}", get)
 
 
 # Where the data are looked for
@@ -78,15 +80,15 @@ def test_a_named_folder_must_hold_the_data(
 def test_fetch_fills_a_folder_that_was_named(
     bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def get(target: Path, report: ways.Report, data: DataSet) -> Path:
+    def get(target: Path, report: sources.Report, data: DataSet) -> Path:
         return write(target, contents)
 
-    assert sources.fetch(bare / "new", tried=[("works", get)]) == bare / "new"
+    assert sources.fetch(bare / "new", tried=[Source("works", get)]) == bare / "new"
     assert not cache_folder().exists()
     write(system_folder(), contents)
     lines: list[str] = []
     monkeypatch.setenv("AHF_DATA_DIR", str(bare / "a" / "b"))
-    assert sources.fetch(report=lines.append, tried=[no_way("needless")]) == bare / "a" / "b" == locate()
+    assert sources.fetch(report=lines.append, tried=[no_source("needless")]) == bare / "a" / "b" == locate()
     assert lines == [f"copying Fashion-MNIST from {system_folder()}"]
     assert sorted(p.name for p in (bare / "a" / "b").iterdir()) == sorted(DATA_SETS[FASHION].files)
     monkeypatch.delenv("AHF_DATA_DIR")
@@ -162,37 +164,37 @@ def test_name_and_time_in_the_gzip_header_do_not_count(bare: Path, contents: dic
 # Fetching
 
 
-def test_fetch_tries_the_ways_in_order_and_only_if_needed(bare: Path, contents: dict[str, bytes]) -> None:
-    def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
+def test_fetch_tries_the_sources_in_order_and_only_if_needed(bare: Path, contents: dict[str, bytes]) -> None:
+    def get(cache: Path, report: sources.Report, data: DataSet) -> Path:
         return write(cache, contents)
 
     lines: list[str] = []
-    tried = [no_way("shut"), ("works", get), no_way("untried")]
+    tried = [no_source("shut"), Source("works", get), no_source("untried")]
     assert sources.fetch(report=lines.append, tried=tried) == cache_folder()
-    assert [line.split(":")[1].strip() for line in lines] == ["way shut", "shut", "works"]
-    assert sources.fetch(tried=[no_way("needless")]) == cache_folder()
+    assert [line.split(":")[1].strip() for line in lines] == ["source shut", "shut", "works"]
+    assert sources.fetch(tried=[no_source("needless")]) == cache_folder()
 
 
-def test_when_every_way_fails_the_error_names_each(bare: Path, contents: dict[str, bytes]) -> None:
-    def damages(cache: Path, report: ways.Report, data: DataSet) -> Path:
+def test_when_every_source_fails_the_error_names_each(bare: Path, contents: dict[str, bytes]) -> None:
+    def damages(cache: Path, report: sources.Report, data: DataSet) -> Path:
         return write(bare / "bad", contents | {"t10k-labels-idx1-ubyte.gz": b"?"})
 
-    def no_room(cache: Path, report: ways.Report, data: DataSet) -> Path:
+    def no_room(cache: Path, report: sources.Report, data: DataSet) -> Path:
         raise OSError(28, "No space left on device")
 
-    tried = [no_way("shut"), ("damages", damages), ("no room", no_room)]
+    tried = [no_source("shut"), Source("damages", damages), Source("no room", no_room)]
     with pytest.raises(InputError) as caught:
         sources.fetch(tried=tried)
     first, *failures, last = caught.value.lines
     assert "could not be fetched" in first
-    assert failures[0] == "  way shut: shut"
+    assert failures[0] == "  source shut: shut"
     assert failures[1].startswith("  damages: ") and "t10k-labels-idx1-ubyte.gz is damaged" in failures[1]
     assert failures[2].startswith("  no room: ") and "No space left" in failures[2]
     assert str(cache_folder()) in last and "AHF_DATA_DIR" in last
     assert all(name in last for name in DATA_SETS[FASHION].files)
 
 
-def test_the_torchvision_way_fills_the_cache(
+def test_the_torchvision_source_fills_the_cache(
     bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Quiet(SimpleHTTPRequestHandler):
@@ -205,9 +207,9 @@ def test_the_torchvision_way_fills_the_cache(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         there = f"kind.mirrors, kind.resources = [{address!r}], {md5!r}\nkind("
-        monkeypatch.setattr(ways, "_TORCHVISION", ways._TORCHVISION.replace("kind(", there))
+        monkeypatch.setattr(sources, "_TORCHVISION", sources._TORCHVISION.replace("kind(", there))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        cache = sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[:1])
+        cache = sources.fetch(tried=sources.sources(DATA_SETS[FASHION])[:1])
         server.shutdown()
     assert cache == cache_folder()
     assert {path.name for path in cache.iterdir()} == set(contents)  # and no temporary folder
@@ -215,15 +217,15 @@ def test_the_torchvision_way_fills_the_cache(
 
 @pytest.mark.parametrize(
     ("script", "reason"),
-    [("import time; time.sleep(60)", "nothing came"), ("raise OSError('refused')", "OSError: refused")],
+    [("import time; time.sleep(60)", "no data arrived"), ("raise OSError('refused')", "OSError: refused")],
 )
 def test_a_dead_download_ends_soon_and_leaves_nothing(
     bare: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
 ) -> None:
-    monkeypatch.setattr(ways, "IMPORT_SECONDS", 1.0)
-    monkeypatch.setattr(ways, "_TORCHVISION", script)
-    with pytest.raises(ways.WayFailedError, match=reason):
-        ways.from_torchvision(cache_folder(), print, DATA_SETS[FASHION])
+    monkeypatch.setattr(sources, "IMPORT_SECONDS", 1.0)
+    monkeypatch.setattr(sources, "_TORCHVISION", script)
+    with pytest.raises(sources.SourceError, match=reason):
+        sources.from_torchvision(cache_folder(), print, DATA_SETS[FASHION])
     assert list(cache_folder().iterdir()) == []
 
 
@@ -240,14 +242,14 @@ def fake_apt(
         words = [word for word in command[1:] if not word.startswith("-")]
         calls.append(words[0])
         if len(calls) <= refuse:
-            raise ways.WayFailedError(f"apt-get: no {words[0]}")
+            raise sources.SourceError(f"apt-get: no {words[0]}")
         if words[0] == "download":
             assert folder is not None
             (folder / "it.deb").touch()
         if words[0] == "install":
             write(system_folder(), contents)
 
-    monkeypatch.setattr(ways, "_run", run)
+    monkeypatch.setattr(sources, "_run", run)
     monkeypatch.setattr("shutil.which", lambda name: name)
     return calls
 
@@ -261,41 +263,43 @@ def fake_apt(
         (1000, 1, ["download", "update", "download"]),
     ],
 )
-def test_the_debian_way_installs_as_root_and_else_unpacks(
+def test_the_debian_source_installs_as_root_and_else_unpacks(
     bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch,
     user: int, refuse: int, expected: list[str],
 ) -> None:  # fmt: skip
     calls = fake_apt(monkeypatch, bare, contents, refuse)
     monkeypatch.setattr("os.geteuid", lambda: user)
-    folder = sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
+    folder = sources.fetch(tried=sources.sources(DATA_SETS[FASHION])[1:])
     assert folder == (system_folder() if user == 0 else cache_folder())
     assert calls == expected
     assert {path.name for path in folder.iterdir()} == set(contents)
 
 
-def test_the_debian_way_says_why_it_failed(
+def test_the_debian_source_says_why_it_failed(
     bare: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_apt(monkeypatch, bare, contents, 9)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     with pytest.raises(InputError, match=r"apt-get: no install \(and update: apt-get: no update\)"):
-        sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
+        sources.fetch(tried=sources.sources(DATA_SETS[FASHION])[1:])
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match="no apt-get on this system"):
-        sources.fetch(tried=ways.ways(DATA_SETS[FASHION])[1:])
+        sources.fetch(tried=sources.sources(DATA_SETS[FASHION])[1:])
 
 
 def test_two_fetches_at_once_do_not_harm_each_other(bare: Path, contents: dict[str, bytes]) -> None:
     both = threading.Barrier(2)
     found: list[Path] = []
 
-    def get(cache: Path, report: ways.Report, data: DataSet) -> Path:
-        with ways.temporary(cache) as name:
+    def get(cache: Path, report: sources.Report, data: DataSet) -> Path:
+        with sources.temporary(cache) as name:
             folder = write(Path(name, "files"), contents)
             both.wait(10)
-            return ways.move(folder, cache, data)
+            return sources.move(folder, cache, data)
 
-    work = [threading.Thread(target=lambda: found.append(sources.fetch(tried=[("get", get)]))) for _ in "12"]
+    work = [
+        threading.Thread(target=lambda: found.append(sources.fetch(tried=[Source("get", get)]))) for _ in "12"
+    ]
     for thread in work:
         thread.start()
     for thread in work:

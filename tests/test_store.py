@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -186,9 +188,39 @@ def test_a_study_is_open_in_one_process_and_free_when_that_is_killed(tmp_path: P
     try:
         with pytest.raises(AhfError, match=f"study 's' is in use by process {process.pid} on "):
             opened(tmp_path)
+        assert str(Study(tmp_path, "s").holder()).startswith(f"{process.pid} on ")
     finally:
         kill(process)
+    assert Study(tmp_path, "s").holder() is None  # the name in the file is of the killed process
     opened(tmp_path).close()
+
+
+def test_processes_that_ask_for_the_holder_do_not_see_each_other(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    lock = tmp_path / "s" / ".lock"
+    before = lock.read_bytes()
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as another process that asks
+        assert Study(tmp_path, "s").holder() is None
+        with pytest.raises(AhfError, match="study 's' is in use by process unknown"):
+            opened(tmp_path)
+    assert lock.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_lock_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+    opened(tmp_path).close()
+    (precious := tmp_path / "precious").write_text("mine")
+    (lock := tmp_path / "s" / ".lock").unlink()
+    if kind == "link":
+        lock.symlink_to(precious)
+    else:
+        os.mkfifo(lock) if kind == "fifo" else lock.mkdir()
+    rule = "is a link, and links are not followed" if kind == "link" else "must be a regular file"
+    with pytest.raises(InputError, match=rf"\.lock: {rule}"):
+        opened(tmp_path)
+    assert Study(tmp_path, "s").holder() is None
+    assert precious.read_text() == "mine"
 
 
 @pytest.mark.parametrize("at", [1, 2, 9, 20])

@@ -14,8 +14,7 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.report.trace_file import read_trace, write_trace
-from ahf_cli.training.trace import Trace, deviations, replay
-from ahf_cli.training.trace_check import problems
+from ahf_cli.training.trace import Trace, deviations, problems, replay
 
 GOLDEN = Path(__file__).parent / "golden" / "mlp_hf_hessian.npz"
 TRACE = read_trace(GOLDEN)

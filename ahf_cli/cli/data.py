@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ahf_cli.errors import InputError
-from ahf_cli.tasks import digests, sources
-from ahf_cli.tasks.datasets import DATA_SETS, DataSet
+from ahf_cli.tasks import sources
+from ahf_cli.tasks.datasets import DATA_SETS, DataSet, find
+from ahf_cli.tasks.folder import ENVIRONMENT, SHOWN, digests, locate
 
 app = typer.Typer(
     help="Fetch, verify and find the files of the data sets.",
@@ -36,7 +37,7 @@ DataDir = Annotated[
         "--data-dir",
         parser=_folder,
         metavar="DIR",
-        envvar=sources.ENVIRONMENT,
+        envvar=ENVIRONMENT,
         help="Folder that holds the files, or has a sub-folder with them that is named like the data set, "
         "such as cifar10; MNIST, whose files are named like Fashion-MNIST's, is always in a sub-folder.",
     ),
@@ -52,7 +53,7 @@ def _log(quiet: bool) -> sources.Report:
 
 def _find(name: str) -> DataSet:
     """Return a data set that has files."""
-    data = sources.find(name)
+    data = find(name)
     if not data.files:
         raise InputError(f"data set {name!r} is made by a plug-in and has no files")
     return data
@@ -61,7 +62,7 @@ def _find(name: str) -> DataSet:
 def _print(folder: Path, as_json: bool, data: DataSet) -> None:
     if as_json:
         what = "SHA-256 of the unpacked content" if data.unpacked else "SHA-256"
-        files = digests.digests(folder, data)
+        files = digests(folder, data)
         typer.echo(json.dumps({"folder": str(folder), "digest": what, "files": files}, indent=2))
     else:
         typer.echo(str(folder))
@@ -73,9 +74,9 @@ def fetch(
 ) -> None:
     """Get the data unless they are here already; print their folder.
 
-    Looked for in the user's cache and, Fashion-MNIST, where Debian's package puts it; otherwise torchvision
-    downloads them into the cache, or apt-get gets that package.  A folder named by --data-dir or AHF_DATA_DIR
-    is made if need be, and gets copies of the files that it lacks.
+    The command looks in the user's cache and, for Fashion-MNIST, in the folder of Debian's package.
+    Otherwise torchvision downloads the files into the cache, or apt-get gets that package.  A folder named by
+    --data-dir or AHF_DATA_DIR is made if need be, and gets copies of the files that it lacks.
     """
     log, data = _log(quiet), _find(name)
     folder = sources.fetch(data_dir, log, data=data)
@@ -89,10 +90,10 @@ def verify(
 ) -> None:
     """Check all files against their known SHA-256; print their folder."""
     data = _find(name)
-    folder = sources.locate(data_dir, data)
+    folder = locate(data_dir, data)
     log = _log(quiet)
-    for file, digest in digests.digests(folder, data).items():
-        log(f"ok  {file}  {digest[: digests.SHOWN]}…")
+    for file, digest in digests(folder, data).items():
+        log(f"ok  {file}  {digest[:SHOWN]}…")
     _print(folder, as_json, data)
 
 
@@ -102,4 +103,4 @@ def path(
 ) -> None:
     """Print the folder of the data, verified."""
     data = _find(name)
-    _print(sources.locate(data_dir, data), as_json, data)
+    _print(locate(data_dir, data), as_json, data)

@@ -98,7 +98,7 @@ def search(
 
     Killed at any moment, the same command goes on where it was.
     """
-    from ahf_cli.config.load import read_yaml
+    from ahf_cli.config.strict_yaml import read_yaml
     from ahf_cli.study.store import Study as StudyFolder
 
     resolved = resolve(preset, config, study, override, recipe, trials, device, design=design)

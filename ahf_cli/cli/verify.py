@@ -43,7 +43,7 @@ def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
 def _read(files: list[Path], quiet: bool) -> list[tuple[Path, Trace]]:
     """Read and check all files before any work; raise InputError with everything that is wrong."""
     from ahf_cli.report.trace_file import read_trace
-    from ahf_cli.training.trace_check import problems, unknown_names
+    from ahf_cli.training.trace import problems, unknown_names
 
     traces, errors = [], []
     for file in files:

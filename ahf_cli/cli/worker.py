@@ -36,7 +36,8 @@ def worker(
     storage, and the next `ahf search` or `ahf repair` on the other machine fetches them.
     """
     from ahf_cli.cli.progress import Terminal
-    from ahf_cli.config.load import parse, parse_yaml
+    from ahf_cli.config.load import parse
+    from ahf_cli.config.strict_yaml import parse_yaml
     from ahf_cli.search.run import join
     from ahf_cli.search.storage import open_storage
     from ahf_cli.search.survey import about

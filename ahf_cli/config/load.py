@@ -1,27 +1,24 @@
-"""Configurations: presets, YAML files and overrides, checked as a whole; the only user of YAML."""
+"""Configurations: presets, YAML files and overrides, checked as a whole."""
 
 from __future__ import annotations
 
 import pathlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from ahf_cli.config.resolve import Resolved, resolve_recipes
-from ahf_cli.config.rules import cross_problems
-from ahf_cli.config.schema import KeyPath, Problem, Settings, Task, schema_problems, show, without
+from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
+from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schema_problems, show, without
+from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
-from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import WHOLE, choices_of
+from ahf_cli.recipes.recipe import WHOLE, Recipe, choices_of
 from ahf_cli.tasks.metrics import Metrics, metrics_of
 
 
@@ -58,13 +55,13 @@ class Config(Settings):
         return metrics_of(self.task.model_dump())
 
     def recipe(self, name: str) -> Recipe:
-        """Return a built-in or derived recipe; what a space makes free is not among its fixed values."""
+        """Return a built-in or derived recipe; hyperparameters with a range in `spaces` are not fixed."""
         return self._find(name).recipe
 
     def space(self, recipe_name: str) -> dict[str, Range]:
         """Return the search ranges of a recipe's free hyperparameters, in the order of `HYPERPARAMETERS`.
 
-        A free hyperparameter that has no range anywhere is left out and keeps its default.
+        A free hyperparameter without any range is left out, and keeps its default.
         """
         return self._find(recipe_name).space
 
@@ -78,16 +75,16 @@ class Config(Settings):
         return train_size // self.task.batch_size
 
     def total_steps(self, train_size: int) -> int:
-        """Return the steps of a trial: `train.steps`, else those of `train.epochs`, at least 1."""
+        """Return the steps of a trial: `train.steps`, else the steps of `train.epochs`, at least 1."""
         per_epoch = self.steps_per_epoch(train_size)
         return self.train.steps or max(1, round(self.train.epochs * per_epoch))
 
     def identity(self) -> dict[str, Any]:
-        """Return all that defines the results of a study, as plain data; two that differ never mix."""
+        """Return everything that defines the results of a study, as plain data; different ones never mix."""
         resolved = {name: self._find(name) for name in self.searched}
         return {
             "seed": self.seed,
-            "task": self.task.model_dump(exclude={"loss"} if self.task.loss == Task().loss else None),
+            "task": self.task.model_dump(exclude={"loss"} if self.task.loss == TaskSection().loss else None),
             "train": self._train_identity(),
             "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
             "recipes": {
@@ -101,14 +98,14 @@ class Config(Settings):
         }
 
     def _train_identity(self) -> dict[str, Any]:
-        """Return what of the section `train` defines the results of the searched recipes."""
+        """Return the part of the section `train` that defines the results of the searched recipes."""
         longer = {k: n for k, n in self.train.longer.items() if k in self.searched and n > 1}
         own = self.train.model_dump(exclude={"longer", *(("epochs",) if self.train.steps else ())})
         return own | ({"longer": longer} if longer else {})
 
     @cached_property
     def plugins(self) -> dict[str, str]:
-        """SHA-256 of the plug-ins that what is searched and trained comes from, by kind and name."""
+        """SHA-256 of the plug-ins behind the searched recipes and the task, by kind and name."""
         of_task = [("data set", self.task.data), ("model", self.task.model), ("loss", self.task.loss)]
         recipes = [self._find(name).recipe for name in self.searched]
         names = dict.fromkeys(name for r in recipes for name in (r.name, *r.lineage))
@@ -124,13 +121,13 @@ class Config(Settings):
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return all keys with their values as plain data, from which `parse` makes an equal one."""
+        """Return all keys with their values as plain data; `parse` makes an equal configuration of it."""
         data = self.model_dump(mode="json")
         spaces = self.model_dump(mode="json", include={"spaces"}, exclude_none=True)["spaces"]
         return {**data, "spaces": spaces}
 
     def to_yaml(self) -> str:
-        """Write all keys, and as comments the resolved spaces; reading it gives an equal configuration."""
+        """Return YAML of an equal configuration with all keys; comments give the resolved spaces."""
         lines = [dump_yaml(self.plain()).rstrip("\n"), "", "# The spaces of the searched recipes, resolved:"]
         for name in self.searched:
             ranges = [
@@ -155,26 +152,76 @@ class Config(Settings):
     def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
         """Return this configuration with other search ranges.
 
-        `ranges` is {recipe: {hyperparameter: {low, high, log}}}, or that under a key `spaces`; what it does
-        not name stays.  `source` is the file that error messages name.
+        `ranges` is {recipe: {hyperparameter: {low, high, log}}}, alone or under a key `spaces`; ranges that
+        it does not name do not change.  `source` is the name of the file in error messages.
         """
         if set(ranges) == {"spaces"} and isinstance(ranges["spaces"], Mapping):
             ranges = ranges["spaces"]
         return parse({**self.plain(), "spaces": _merged(self.plain()["spaces"], ranges)}, source)
 
 
+def whole(config: Config, known: Collection[str], own: Callable[[], Config]) -> Config:
+    """Return the configuration of a resumed study: the requested one, and the other recipes of the study.
+
+    Each recipe has a separate search, so that a study grows in recipes as it does in trials.
+
+    Args:
+        config: the requested configuration.
+        known: names of the recipes in the study.
+        own: reads the configuration of the study; called only if `config` lacks one of its recipes.
+
+    Raises:
+        InputError: the configuration of the study is needed and cannot be read.
+    """
+    if set(known) <= set(config.searched):
+        return config
+    return including(config, own())
+
+
+def including(config: Config, other: Config) -> Config:
+    """Return a configuration that also searches the recipes of another one; those come first.
+
+    Its own recipes do not change: if definitions or ranges of the other would change them, the configuration
+    is returned as it is.
+    """
+    mine, theirs, own = config.plain(), other.plain(), config.searched
+
+    def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+        return {**{name: value for name, value in theirs.items() if name not in own}, **mine}
+
+    both = parse(
+        {
+            **mine,
+            "train": {**mine["train"], "longer": joined(mine["train"]["longer"], theirs["train"]["longer"])},
+            "search": {**mine["search"], "recipes": list(dict.fromkeys([*other.searched, *own]))},
+            "recipes": joined(mine["recipes"], theirs["recipes"]),
+            "spaces": joined(mine["spaces"], theirs["spaces"]),
+        },
+        config.study,
+    )
+    return both if both.searching(own).identity() == config.identity() else config
+
+
+def at_least(config: Config, trials: int) -> Config:
+    """Return the configuration with at least as many trials of a recipe as a study has planned."""
+    if trials <= config.search.trials:
+        return config
+    plain = config.plain()
+    return parse({**plain, "search": {**plain["search"], "trials": trials}}, config.study)
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One value set from outside the file: an override or a command-line option."""
+    """One value from outside the file: an override or a command-line option."""
 
     option: str
-    """what error messages name, such as `--study`"""
+    """its name in error messages, such as `--study`"""
     path: KeyPath
     value: Any
 
 
 def presets() -> dict[str, Traversable]:
-    """Return the presets that ship with the package, by name."""
+    """Return the presets of the package by name."""
     try:
         folder: Traversable = resources.files("ahf_cli.configs")
     except ModuleNotFoundError:  # a source checkout: the folder lies beside the package
@@ -188,9 +235,9 @@ def load(
     file: pathlib.Path | None = None,
     overrides: Sequence[str | Setting] = (),
 ) -> Config:
-    """Read a preset (`paper` if neither is given) or a file, apply overrides `a.b=value`, and check it all.
+    """Read a preset or a file, apply overrides `a.b=value`, and check all keys; default: the preset `paper`.
 
-    Raises InputError with one line for each thing that is wrong.
+    Raises InputError with one line for each error.
     """
     if preset is not None and file is not None:
         raise InputError("--preset and --config exclude each other: give one")
@@ -206,9 +253,9 @@ def load(
 def from_text(
     content: str | bytes, source: str, stem: str, overrides: Sequence[str | Setting] = ()
 ) -> Config:
-    """Check the content of a configuration file; `stem` names the study where the content does not.
+    """Check the content of a configuration file; `stem` is the default name of the study.
 
-    Raises InputError with one line for each thing that is wrong.
+    Raises InputError with one line for each error.
     """
     data, settings = parse_yaml(content, source), _read_overrides(overrides)
     for setting in settings:
@@ -221,13 +268,16 @@ def from_text(
 
 
 def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()) -> Config:
-    """Check nested plain data; `settings` are the values in it that do not come from `source`."""
+    """Check nested plain data; `settings` are the values in it from outside of `source`.
+
+    Raises InputError with one line for each error.
+    """
     problems: list[Problem] = []
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         problems = schema_problems(error)
-        # Go on without what is wrong, so that the remaining rules are checked as well.
+        # Without the wrong values the remaining rules can be checked as well.
         config = Config.model_validate(without(data, (path[:3] for path, _ in problems)))
     problems += cross_problems(config, {path for path, _ in problems})
     if problems:
@@ -235,88 +285,8 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     return config
 
 
-def read_yaml(file: pathlib.Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping, strictly."""
-    return parse_yaml(read_file(file), str(file))
-
-
-def read_file(file: pathlib.Path) -> bytes:
-    """Return the content of a file that the user names; raises InputError where it cannot be read."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from None
-
-
-def parse_yaml(content: str | bytes, source: str) -> dict[str, Any]:
-    """Parse YAML whose top level is a mapping; keys are strings and appear once."""
-    data = _parse(content, source)
-    if not isinstance(data, dict):
-        raise InputError(f"{source}: the top level must be a mapping of keys to values, got {show(data)}")
-    return data
-
-
-def dump_yaml(data: Mapping[str, Any]) -> str:
-    """Write plain data as YAML, keys in the order given."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
-
-
-_YAML = "tag:yaml.org,2002:"
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A loader that leaves numbers, dates and keys as they are written: the schema knows which is meant.
-
-    It notes duplicate keys, of which YAML keeps the last in silence.
-    """
-
-    yaml_implicit_resolvers = {}
-
-    def __init__(self, stream: str | bytes):
-        super().__init__(stream)
-        self.problems: list[tuple[int, str]] = []
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.tag == f"{_YAML}merge" or not isinstance(key, yaml.ScalarNode):  # that cannot be a key
-                continue
-            key.tag = f"{_YAML}str"
-            if key.value in seen:
-                self.problems.append(
-                    (line, f"key {key.value!r} appears twice, first in line {seen[key.value]}")
-                )
-            else:
-                seen[key.value] = line
-        return node
-
-
-for _kind, _pattern in (("null", r"~|null|Null|NULL|"), ("bool", r"true|True|TRUE|false|False|FALSE")):
-    _StrictLoader.add_implicit_resolver(f"{_YAML}{_kind}", re.compile(rf"(?:{_pattern})\Z"), None)
-_StrictLoader.add_implicit_resolver(f"{_YAML}merge", re.compile(r"<<\Z"), ["<"])
-for _kind in ("int", "float", "timestamp"):  # as a tag of the user's: !!int 010
-    _StrictLoader.add_constructor(f"{_YAML}{_kind}", lambda loader, node: node.value)
-
-
-def _parse(content: str | bytes, source: str) -> Any:
-    try:
-        loader = _StrictLoader(content)
-        data = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # odd bytes, dates, endless numbers
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{source}: not valid YAML: {reason}") from None
-    if loader.problems:
-        raise InputError(f"{source}:{line}: {message}" for line, message in sorted(loader.problems))
-    return data
-
-
 def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:
-    """Write one error: where the value comes from, its key, and what is wrong."""
+    """Return one error as a line: source of the value, key, and broken rule."""
     for setting in reversed(settings):
         common = min(len(path), len(setting.path))
         if path[:common] == setting.path[:common]:
@@ -326,7 +296,7 @@ def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting])
 
 
 def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
-    """Parse `a.b=value`, or raise InputError for all that are malformed."""
+    """Parse overrides `a.b=value`; raises InputError for all malformed ones at once."""
     settings: list[Setting] = []
     errors: list[str] = []
     for text in overrides:
@@ -337,7 +307,7 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
         try:
             if not equals or not all(part.strip() for part in key.split(".")):
                 raise InputError(f"--override must be KEY=VALUE, got {text!r}")
-            parsed = _parse(value, f"--override {key.strip()}")
+            parsed = parse_value(value, f"--override {key.strip()}")
             settings.append(Setting("--override", _key_path(key.strip(), parsed), parsed))
         except InputError as error:
             errors += error.lines
@@ -347,7 +317,7 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
 
 
 def _key_path(key: str, value: object) -> KeyPath:
-    """Split a dotted key; a recipe's name may itself hold dots, so take the known parts from the end."""
+    """Split a dotted key; the name of a recipe may hold dots, so the known parts are taken from the end."""
     first, *rest = key.split(".")
     last = 0
     if first == "recipes" and not isinstance(value, dict):

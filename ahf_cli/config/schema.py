@@ -1,4 +1,4 @@
-"""Keys, types, defaults and rules of a configuration, and what to say where they are broken."""
+"""Keys, types, defaults and rules of a configuration, and the messages for broken rules."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ahf_cli.recipes.hyperparameters import nearest
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names of studies and recipes: they become folder names, so never a path."""
+"""Pattern of the names of studies and recipes: they become names of folders, so they are no paths."""
 
 KeyPath = tuple[str, ...]
-"""A key path: ("train", "epochs")."""
+"""A path of keys, such as ("train", "epochs")."""
 Problem = tuple[KeyPath, str]
-"""Where, and the rule that is broken."""
+"""A path of keys, and its broken rule."""
 
 
 # YAML 1.1 reads 010 as 8 and 1:30 as 90; here a leading zero or a colon makes no number.
@@ -26,10 +26,10 @@ _NOT_FINITE = re.compile(r"([-+]?)\.(inf|nan)", re.IGNORECASE)
 
 
 def read_number(text: str) -> int | float | None:
-    """Return the number that a text of YAML writes; None where it writes none.
+    """Return the number in a text of YAML; None for another text.
 
     Raises:
-        ValueError: more digits than Python reads.
+        ValueError: more digits than Python converts.
     """
     if found := _NOT_FINITE.fullmatch(text):
         return float(found[1] + found[2])
@@ -50,13 +50,13 @@ def _number(value: object) -> object:
 
 
 def _choice(value: object) -> object:
-    """Return what a recipe is given for a key: a number where a text writes one."""
+    """Return a value of a recipe; a text that is a number becomes one."""
     number = read_number(value) if isinstance(value, str) else None
     return value if number is None else number
 
 
 def _changes(recipe: object) -> object:
-    """Return what a recipe changes with its numbers read; `base` is a name, and stays as it is."""
+    """Return the changes of a recipe with their numbers read; the name `base` does not change."""
     if not isinstance(recipe, Mapping):
         return recipe
     return {key: value if key == "base" else _choice(value) for key, value in recipe.items()}
@@ -75,7 +75,6 @@ OptionalCount = Annotated[
 Trials = Annotated[int, _NUMBER, Field(ge=1, le=10**5, description="an integer in [1, 10^5]")]
 Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
 Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
-Fraction = Annotated[float, _NUMBER, Field(gt=0, lt=1, description="a number in (0, 1)")]
 Bound = Annotated[
     Annotated[float, Field(allow_inf_nan=False)] | None,
     _NUMBER,
@@ -91,15 +90,15 @@ Storage = Annotated[
 
 
 IMPLIED_BY_FAIR = {"sampler": "random", "objective": "validation_loss"}
-"""What the fair design sets where nothing else is said."""
+"""Defaults of the fair design."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Task(_Section):
-    """What is trained."""
+class TaskSection(_Section):
+    """The section `task`: data, model and loss."""
 
     data: Annotated[str, Field(description="the name of a data set")] = "fashion_mnist"
     split: Literal["paper", "full"] = "paper"
@@ -109,31 +108,31 @@ class Task(_Section):
     subset: OptionalCount = None
 
 
-class Train(_Section):
-    """How long a trial trains, and when it is evaluated."""
+class TrainSection(_Section):
+    """The section `train`: length of a trial, and times of its evaluation."""
 
     epochs: Positive = 3.0
     steps: OptionalCount = None
-    """wins over epochs"""
+    """number of steps, which replaces `epochs`"""
     eval_every: Count = 30
     eval_subset: OptionalCount = None
-    """the first n training images for the training metrics; None: whole sets"""
+    """number of training images for the training metrics, the first ones; None: all"""
     longer: dict[str, Count] = {}
-    """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
+    """recipe → factor of its steps, and of the steps between two evaluations"""
 
 
-class Search(_Section):
-    """How the hyperparameters of the searched recipes are chosen."""
+class SearchSection(_Section):
+    """The section `search`: choice of the hyperparameters of the searched recipes."""
 
     design: Literal["paper", "fair"] = "paper"
-    """fair: independent trials on validation loss, and the best configuration again with new seeds"""
+    """fair: independent trials judged by validation loss; the best configuration runs again with new seeds"""
     trials: Trials = 70
     sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
     """default of the fair design: random"""
     objective: Literal["train_loss", "validation_loss"] = "train_loss"
     """default of the fair design: validation_loss"""
     reruns: Trials = 10
-    """new seeds for the best configuration of each recipe; of the fair design"""
+    """number of new seeds for the best configuration of each recipe, in the fair design"""
     recipes: Annotated[
         tuple[str, ...], Field(min_length=1, description="a non-empty list of recipe names")
     ] = ("hf", "adaptive_hf")
@@ -141,63 +140,63 @@ class Search(_Section):
     @model_validator(mode="before")
     @classmethod
     def _of_design(cls, data: Any) -> Any:
-        """Fill in what the design implies where it is not said."""
+        """Add the absent keys that the design implies."""
         fair = isinstance(data, Mapping) and data.get("design") == "fair"
         return {**IMPLIED_BY_FAIR, **data} if fair else data
 
 
 class Bounds(_Section):
-    """A search range as given: what is None is inherited."""
+    """A search range in `spaces`; None is inherited from the base."""
 
     low: Bound = None
     high: Bound = None
     log: Annotated[bool | None, Field(strict=True, description="true, false or null")] = None
 
 
-class Prerun(_Section):
-    """The runs from which the search ranges are set."""
+class PrerunSection(_Section):
+    """The section `prerun`: the runs that give the search ranges."""
 
     trials: Trials = 15
     recipe: Annotated[str, Field(description="the name of a recipe")] = "adaptive_hf"
 
 
-class Compare(_Section):
-    """How results are summed up and drawn."""
+class CompareSection(_Section):
+    """The section `compare`: summary and figures of results."""
 
     band: Literal["se", "sd", "ci", "iqr"] = "se"
     target: float | None = None
 
 
-class Run(_Section):
-    """Where and how trials run; nothing here changes a result."""
+class RunSection(_Section):
+    """The section `run`: device and processes; nothing here changes a result."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: OptionalCount = None
-    """processes; None: one per core on a CPU, 1 on a GPU"""
+    """number of processes; None: one per core on a CPU, 1 on a GPU"""
     batch: OptionalCount = None
-    """trials side by side in one process; None: chosen by the device"""
+    """number of trials side by side in one process; None: chosen by the device"""
     checkpoint_every: Count = 50
-    """steps between two checkpoints"""
+    """number of steps between two checkpoints"""
 
 
 class Settings(_Section):
-    """A configuration as given, with the defaults filled in."""
+    """A configuration with all keys, given or default."""
 
     study: Name = "study"
     seed: Seed = 0
-    task: Task = Task()
-    train: Train = Train()
-    search: Search = Search()
+    task: TaskSection = TaskSection()
+    train: TrainSection = TrainSection()
+    search: SearchSection = SearchSection()
     recipes: dict[str, Annotated[dict[str, Any], BeforeValidator(_changes)]] = {}
     spaces: dict[str, dict[str, Bounds]] = {}
-    prerun: Prerun = Prerun()
-    compare: Compare = Compare()
-    run: Run = Run()
+    prerun: PrerunSection = PrerunSection()
+    compare: CompareSection = CompareSection()
+    run: RunSection = RunSection()
     storage: Storage = None
 
 
 def schema_problems(error: ValidationError) -> list[Problem]:
-    """List what breaks the types and bounds of the schema, one problem a key."""
+    """List the broken types and bounds, one problem a key."""
     problems: dict[KeyPath, str] = {}
     for item in error.errors(include_url=False, include_context=False):
         path = tuple(str(key) for key in item["loc"] if isinstance(key, str))
@@ -212,7 +211,7 @@ def schema_problems(error: ValidationError) -> list[Problem]:
 
 
 def show(value: object) -> str:
-    """Write a value as in YAML, cut where it is long."""
+    """Return a value as YAML writes it, shortened to 80 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     short = reprlib.Repr()
@@ -223,7 +222,7 @@ def show(value: object) -> str:
 
 
 def without(data: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]:
-    """Copy nested mappings, leaving out the values at some paths."""
+    """Copy nested mappings without the values at some paths."""
     dropped = {path for path in paths if path}
     copy = {key: value for key, value in data.items() if (key,) not in dropped}
     for first in {path[0] for path in dropped if len(path) > 1} & copy.keys():
@@ -233,7 +232,7 @@ def without(data: Mapping[str, Any], paths: Iterable[KeyPath]) -> dict[str, Any]
 
 
 def _model(path: KeyPath) -> type[BaseModel] | None:
-    """Return the model of the mapping at a path; None where the keys are names of the user's."""
+    """Return the model of the mapping at a path; None for a mapping with free names as keys."""
     if path == ():
         return Settings
     if len(path) == 3 and path[0] == "spaces":
@@ -244,7 +243,7 @@ def _model(path: KeyPath) -> type[BaseModel] | None:
 
 
 def _allowed(path: KeyPath) -> tuple[str, ...]:
-    """Return the values of a key that has a list of them."""
+    """Return the allowed values of a key; () for a key without a list of values."""
     model = _model(path[:-1])
     kind = model.model_fields[path[-1]].annotation if model else None
     return get_args(kind) if get_origin(kind) is Literal else ()
@@ -262,7 +261,7 @@ def _rule(path: KeyPath) -> str:
 
 
 def _hint(path: KeyPath, value: object) -> str:
-    """Say what was meant, where that can be told."""
+    """Return the probable intention behind a wrong value as text; "" if unknown."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?0\d+(\.\d*)?", value, re.ASCII):
         return ": a number has no leading zeros"
     allowed = _allowed(path) if path else ()
@@ -271,7 +270,7 @@ def _hint(path: KeyPath, value: object) -> str:
 
 
 def _nearest_key(path: KeyPath) -> str:
-    """Suggest the key that was meant: one of this level, or one of the same name elsewhere."""
+    """Return the nearest key of this level, or a key of the same name in another section, as a hint."""
     model = _model(path[:-1])
     here = list(model.model_fields) if model else []
     hint = nearest(path[-1], here)

@@ -1,19 +1,17 @@
 """The core: Hessian-free optimizers, curvature products and linear solvers, with K trials side by side.
 
-It knows nothing of files, searches or plots.  For your own loop take `HessianFree` or `AdaptiveHessianFree`;
-to run many trials at once, `compose` a recipe's structure and step a `State` of K rows on a `ModelObjective`.
+It knows nothing of files, searches or plots.  `HessianFree` and `AdaptiveHessianFree` serve your own training
+loop.  To run K trials at once, `compose` a recipe's structure and step a `State` on a `ModelObjective`.
 """
 
 from ahf_cli.optim.cg import CGResult, MartensRules, Stop, conjugate_gradient
-from ahf_cli.optim.compose import compose
 from ahf_cli.optim.linearization import Evaluation, Linearization
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.optim.objective import ModelObjective, Objective
 from ahf_cli.optim.operators import Operator, QuadraticModel, gauss_newton, hessian, shifted
-from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer
+from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer, compose
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.state import State
-from ahf_cli.optim.step_info import StepInfo
+from ahf_cli.optim.state import State, StepInfo
 from ahf_cli.optim.torch_optim import AdaptiveHessianFree, HessianFree
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Conjugate gradient for K symmetric systems at once, with the stop rules of Hessian-free optimization."""
+"""Conjugate gradient (CG) for K symmetric systems at once, and the rules that stop it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.operators import Operator, shifted
 
 Dot = Callable[[Tensor, Tensor], Tensor]
@@ -18,10 +18,10 @@ Dot = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stop(IntEnum):
-    """Why CG stopped in a row."""
+    """The reason for which CG stopped in a row."""
 
     INACTIVE = 0
-    """the row took no part"""
+    """the row was not active"""
     MAX_ITERATIONS = 1
     RESIDUAL = 2
     NEGATIVE_CURVATURE = 3
@@ -30,56 +30,60 @@ class Stop(IntEnum):
 
 
 class Rules(Protocol):
-    """When CG stops, and what it does about negative curvature."""
+    """Rules by which CG stops, and treats negative curvature."""
 
     def residual_tolerance(self, dtype: torch.dtype) -> float:
-        """Stop before an iteration with ‖r‖² at or below this."""
+        """Return the limit of ‖r‖²: an iteration begins only above it."""
         ...
 
     def breaks_down(self, curvature: Tensor) -> Tensor:
-        """Tell where dᵀ(B+λI)d forbids the iteration; (K,) → (K,) bool."""
+        """Return the rows whose curvature dᵀ(B+λI)d forbids the iteration; (K,) → (K,) bool."""
         ...
 
     def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
-        """Tell where φ(x₀), …, φ(x_n) improves too slowly to go on, (K,) bool; None before it can be told."""
+        """Return the rows in which φ(x₀), …, φ(x_n) improves too slowly, (K,) bool.
+
+        None stands for too few iterations to judge.
+        """
         ...
 
 
 class MartensRules:
-    """Truncate at negative curvature; stop at slow relative progress (Martens 2010, §4.4)."""
+    """Stop at negative curvature, and at slow relative progress (Martens 2010, §4.4)."""
 
     def residual_tolerance(self, dtype: torch.dtype) -> float:
-        """1e-30 in float64, 1e-20 below."""
+        """Return 1e-30 in float64 and 1e-20 in other dtypes."""
         return 1e-30 if dtype == torch.float64 else 1e-20
 
     def breaks_down(self, curvature: Tensor) -> Tensor:
-        """Where dᵀ(B+λI)d ≤ 0."""
+        """Return the rows with dᵀ(B+λI)d ≤ 0."""
         return curvature <= 0
 
     def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
-        """φ_n < 0 and (φ_n − φ_{n−k})/φ_n < k·5e-4, where n > k = max(10, ⌈n/10⌉)."""
+        """Return the rows with φ_n < 0 and (φ_n − φ_{n−k})/φ_n < k·5e-4; k = max(10, ⌈n/10⌉), n > k."""
         n = len(phi) - 1
-        k = max(10, -(-n // 10))
+        k = max(10, -(-n // 10))  # ⌈n/10⌉ in integers
         if n <= k:
             return None
+        # A start from the last direction may have φ > 0: there slow progress does not yet mean convergence.
         return (phi[n] < 0) & ((phi[n] - phi[n - k]) / phi[n] < k * 5e-4)
 
 
 @dataclass(frozen=True)
 class CGResult:
-    """What CG found, row by row."""
+    """The result of CG, row by row."""
 
     solution: Tensor  # x, (K, P)
     residual: Tensor  # r = b − (B + λI)x, (K, P), by recurrence
     iterations: Tensor  # updates of x, (K,) int64
     products: Tensor  # curvature products, (K,) int64
     stop: Tensor  # `Stop` codes, (K,) int64
-    kept: tuple[tuple[Tensor, Tensor], ...] = ()  # x and r of the iterates that were to be kept
+    kept: tuple[tuple[Tensor, Tensor], ...] = ()  # x and r of the iterates in `keep`
 
 
 @dataclass
 class _Iterate:
-    """The running state of CG; frozen rows keep theirs.  x, r and d are its own, to be written into."""
+    """The running state of CG.  Stopped rows are frozen; x, r and d are private copies, changed in place."""
 
     x: Tensor
     r: Tensor
@@ -89,7 +93,7 @@ class _Iterate:
     slope: Tensor  # dᵀr, which equals rᵀM⁻¹r but for rounding
     phi: list[Tensor]
     active: Tensor
-    whole: bool  # known to the host: every row is active; stays false on a GPU, which is not asked
+    whole: bool  # every row is active, as the host knows; False on a GPU, which is never read
     stop: Tensor
     iterations: Tensor
     products: Tensor
@@ -97,7 +101,7 @@ class _Iterate:
     def finish(self, mask: Tensor, reason: Stop) -> None:
         """Stop the active rows of the mask for a reason."""
         if not mask.is_cuda and not bool(mask.any()):
-            return  # where a look costs less than the masks
+            return  # on a CPU this read costs less than the three masks below
         mask = mask & self.active
         self.stop = torch.where(mask, int(reason), self.stop)
         self.active = self.active & ~mask
@@ -119,24 +123,24 @@ def conjugate_gradient(
 ) -> CGResult:
     """Solve (B + λI) x = −g approximately for each row by conjugate gradient from x₀.
 
-    One product an iteration, and one more where x₀ is not zero.  φ(x) = ½ xᵀ(B+λI)x + gᵀx = ½ (gᵀx − xᵀr)
-    is followed by its change along d, φ(x + αd) = φ(x) − α dᵀr + ½ α² dᵀ(B+λI)d, from scalars alone.
-    A row that stops is frozen; whether all rows have stopped is asked of the device only every
-    `check_every` iterations, and the result does not depend on how often.
+    An iteration takes one product; a start x₀ ≠ 0 takes one more.  φ(x) = ½ xᵀ(B+λI)x + gᵀx = ½ (gᵀx − xᵀr)
+    is updated from scalars alone: φ(x + αd) = φ(x) − α dᵀr + ½ α² dᵀ(B+λI)d.  A row that stops is frozen.
+    The host reads once in `check_every` iterations whether all rows have stopped; the result is the same for
+    every value.
 
     Args:
         operator: v ↦ B v, (K, P) → (K, P), symmetric in each row.
         damping: λ > 0, (K,).
         gradient: g, (K, P).
         start: x₀, (K, P).
-        rules: when to stop, and what to do about negative curvature.
+        rules: stopping, and treatment of negative curvature.
         max_iterations: limit of updates of x, ≥ 1.
         active: rows that take part, (K,) bool; all by default.
-        check_every: iterations between two looks at whether any row is still active.
-        dot: inner product of each row, for vectors that are given by coordinates.
-        preconditioner: the diagonal of M > 0, (K, P): CG in the inner product of M⁻¹ (Hestenes and Stiefel
-            1952; Shewchuk 1994, B3); residuals and what stops at them stay those of the system itself.
-        keep: numbers of iterations after which x and r are to be returned as well.
+        check_every: iterations between two host reads of the active rows, ≥ 1.
+        dot: inner product of each row; another one serves vectors that are given by coordinates.
+        preconditioner: the diagonal of M > 0, (K, P), for CG in the inner product of M⁻¹ (Hestenes and
+            Stiefel 1952; Shewchuk 1994, B3).  Residuals and their stopping rule do not change.
+        keep: numbers of iterations after which x and r are returned as well.
     """
     system = shifted(operator, damping)
     it = _begin(system, gradient, start, active, dot, preconditioner)
@@ -148,6 +152,7 @@ def conjugate_gradient(
             break
         _iterate(it, system, damping, rules, dot, preconditioner, first=n == 0)
         if n + 1 in keep:
+            # Clones: the next iteration may write into x and r.
             kept.append((it.x.clone(), it.r.clone()))
     it.finish(it.active, Stop.MAX_ITERATIONS)
     return CGResult(it.x, it.r, it.iterations, it.products, it.stop, tuple(kept))
@@ -164,7 +169,7 @@ def _begin(
     rows_count = gradient.shape[0]
     warm = start.ne(0).any(dim=-1)
     r = -gradient
-    if bool(warm.any()):
+    if bool(warm.any()):  # otherwise A x₀ = 0, and the product would be wasted
         r = torch.where(rows.expand(warm), r - system(start), r)
     zeros = torch.zeros(rows_count, dtype=torch.int64, device=gradient.device)
     active = torch.ones_like(warm) if active is None else active
@@ -193,10 +198,10 @@ def _iterate(
     curvature = dot(it.d, image)
     it.products = it.products + it.active
     length = it.rz / curvature
-    moves = it.active
+    moves = it.active  # before the stop below: in the first iteration broken rows move as well
     broken = rules.breaks_down(curvature)
     if first:
-        # Without a single update there is no iterate to return: take a damped steepest-descent step d₀/λ.
+        # Without one update CG has no new iterate: take the damped steepest-descent step d₀/λ.
         length = torch.where(broken, 1 / damping, length)
     it.finish(broken, Stop.NEGATIVE_CURVATURE)
     going = it.active
@@ -210,12 +215,13 @@ def _iterate(
     rz = rr if diagonal is None else dot(it.r, z)
     conjugation = rz / it.rz
     it.d = _combine(z, rows.expand(conjugation), it.d, going, it.whole)
+    # φ follows from scalars: gᵀx and xᵀr would cost two more passes over the vectors.
     gain = length * curvature
     it.phi.append(torch.addcmul(it.phi[-1], length, 0.5 * gain - it.slope))
     it.slope = torch.addcmul(rz, conjugation, it.slope - gain)
     it.rr, it.rz = rr, rz
     it.iterations = it.iterations + going
-    it.finish(~(rr < torch.inf), Stop.NOT_FINITE)
+    it.finish(~(rr < torch.inf), Stop.NOT_FINITE)  # written so that NaN stops as well
     slow = rules.progress_stop(it.phi)
     if slow is not None:
         it.finish(slow, Stop.PROGRESS)
@@ -223,7 +229,7 @@ def _iterate(
 
 def _add(vector: Tensor, other: Tensor, scale: Tensor, sign: int, mask: Tensor, whole: bool) -> Tensor:
     """Return vector ± scale · other in the rows of the mask, vector elsewhere."""
-    if whole:
+    if whole:  # no frozen row to protect: in place, without a second tensor of K · P numbers
         return vector.addcmul_(scale, other, value=sign)
     return torch.where(rows.expand(mask), torch.addcmul(vector, scale, other, value=sign), vector)
 

@@ -1,4 +1,4 @@
-"""h(θ) of a closure: the loss of any model, at whatever values its parameters have."""
+"""h(θ) of a closure: the loss of any model at given values of its parameters."""
 
 from __future__ import annotations
 
@@ -7,35 +7,109 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from ahf_cli.optim.fast_operations import faster_operations
 from ahf_cli.optim.linearization import Linearization
 from ahf_cli.optim.losses import autograd_hessian
-from ahf_cli.optim.replay import Replay
 from ahf_cli.optim.rows import Layout
 
+Buffers = dict[str, Tensor]
+
+
+class Replay:
+    """Repeated calls of one random function: each draws the noise and reads the buffers of the first call.
+
+    The first call runs freely: generators and buffers (running statistics of BatchNorm, vectors of spectral
+    normalization) move once.  Each further call starts from the same states of the generators and from copies
+    of the same buffers.  It leaves both unchanged.  So dropout masks are equal in all calls, and h(θ) is one
+    function of θ.  The buffers of every `nn.Module` that a call runs by `module(…)` are included.
+
+    Args:
+        device: device of the parameters; on CUDA the generators of the GPU and of the CPU are replayed.
+            Other sources of noise (numpy, `random`, a private `torch.Generator`) are not replayed.
+    """
+
+    def __init__(self, device: torch.device):
+        self._cuda = [device] if device.type == "cuda" else []
+        self._noise: list[Tensor] = []
+        self._seen: dict[nn.Module, Buffers] = {}
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Run the body as the first call, or as a repetition of the first."""
+        if not self._noise:
+            self._noise = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self._cuda)]
+            with _before_each_module(self._note):
+                yield
+            return
+        with torch.random.fork_rng(self._cuda, device_type="cuda"), self._copied_buffers():
+            torch.set_rng_state(self._noise[0])
+            for device, state in zip(self._cuda, self._noise[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
+
+    def _note(self, module: nn.Module) -> None:
+        if module._buffers and module not in self._seen:
+            self._seen[module] = _copies(module._buffers)
+
+    @contextmanager
+    def _copied_buffers(self) -> Iterator[None]:
+        # Copies replace the buffers: a write into the buffers would invalidate graphs that hold them.
+        placed: dict[nn.Module, tuple[dict[str, Tensor | None], Buffers]] = {}
+
+        def place(module: nn.Module) -> None:
+            if module._buffers and module not in placed:
+                copies = _copies(self._seen.get(module, module._buffers))
+                placed[module] = dict(module._buffers), copies
+                module._buffers.update(copies)
+
+        try:
+            with _before_each_module(place):
+                yield
+        finally:
+            for module, (originals, copies) in placed.items():
+                for name, copy in copies.items():
+                    # A call may have replaced the buffer: then the new one stays.
+                    if module._buffers.get(name) is copy:
+                        module._buffers[name] = originals[name]
+
+
+def _copies(buffers: Any) -> Buffers:
+    return {name: buffer.detach().clone() for name, buffer in buffers.items() if buffer is not None}
+
+
+@contextmanager
+def _before_each_module(note: Any) -> Iterator[None]:
+    handle = register_module_forward_pre_hook(lambda module, _: note(module))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 Closure = Callable[[], Tensor | tuple[Tensor, Tensor] | list[Tensor]]
-"""Returns the loss, or (loss, outputs), at the parameters' present values; calls no `backward`."""
+"""() ↦ the loss, or (loss, outputs), at the present values of the parameters; calls no `backward`."""
 
 FORM = "the closure must return the scalar loss, or (loss, outputs)"
 NO_BACKWARD = "the closure must not call backward(): return the loss with its graph"
 
 
 class ClosureObjective:
-    """h(θ), an `Objective` of K = 1 rows, by writing θ into the parameters and calling the closure.
+    """h(θ), an `Objective` of K = 1 rows: it writes θ into the parameters and calls the closure.
 
-    All calls of one step are one function of θ: they draw the same noise and see the same buffers (`Replay`).
-    They run attention as plain matrix products, since PyTorch's fused kernels have no second derivative.
+    All calls of one step are one function of θ: by `Replay` they draw the same noise and read the same
+    buffers.  Attention runs as plain matrix products: PyTorch's fused kernels have no second derivative.
 
     Args:
         closure: returns the loss, or (loss, outputs).
         parameters: the leaves, in the order of the layout.
         layout: where each parameter lies in θ.
-        needs_outputs: whether Gauss-Newton products will be asked for.
-        check: whether to look for parameters that the loss does not depend on, which costs a gradient.
+        needs_outputs: whether Gauss-Newton products follow.
+        check: whether to search for parameters without effect on the loss, which costs one gradient.
 
     Raises:
         TypeError: by `value` and `evaluate`, if the closure returns something else.
@@ -52,7 +126,7 @@ class ClosureObjective:
         self._replay = Replay(parameters[0].device)
 
     def value(self, parameters: Tensor) -> Tensor:
-        """h(θ) without a graph; (1, P) → (1,).  The parameters' values are put back."""
+        """h(θ) without a graph; (1, P) → (1,).  The parameters keep their values."""
         before = [p.data for p in self.parameters]
         try:
             # Exchanging the storage, unlike writing into it, leaves graphs at the present values usable.
@@ -76,7 +150,7 @@ class ClosureObjective:
                 self.parameters,
                 loss.reshape(1),
                 outputs,
-                lambda: autograd_hessian(loss, outputs),  # type: ignore[arg-type]  # asked for only if given
+                lambda: autograd_hessian(loss, outputs),  # type: ignore[arg-type]  # called with outputs only
             )
 
     @torch.no_grad()
@@ -86,7 +160,7 @@ class ClosureObjective:
             p.copy_(value[0])
 
     def _call(self) -> tuple[Tensor, Tensor | None]:
-        torch.clear_autocast_cache()  # or parameters that were cast at other values would be used again
+        torch.clear_autocast_cache()  # it holds casts of the parameters at their earlier values
         with (
             self._replay.call(),
             sdpa_kernel(SDPBackend.MATH),
@@ -103,6 +177,7 @@ class ClosureObjective:
             )
         if not self.check:
             return
+        # At the first step only.  Without it an unused parameter would have a zero gradient, unnoticed.
         gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
         named = list(zip(self.layout.names, gradients, strict=True))
         if unused := [name for name, g in named if g is None]:
@@ -131,18 +206,18 @@ class _NoBackward(TorchFunctionMode):
 
 @contextmanager
 def graphs_in_use() -> Iterator[None]:
-    """Build and use graphs, whatever the caller's mode; where a closure has freed one, say so."""
+    """Build and use graphs in any mode of the caller; a graph that a closure freed is a clear error."""
     try:
         with torch.enable_grad():
             yield
     except RuntimeError as error:
         if "backward through the graph a second time" not in str(error):
             raise
-        raise RuntimeError(NO_BACKWARD) from error  # by `torch.autograd.backward`, which nothing intercepts
+        raise RuntimeError(NO_BACKWARD) from error  # `torch.autograd.backward` passes by `_NoBackward`
 
 
 def _loss_and_outputs(result: Any) -> tuple[Tensor, Any]:
-    """Take apart what a closure returned, or raise TypeError."""
+    """Split the result of a closure into loss and outputs; raises TypeError for another form."""
     loss, outputs = result, None
     if isinstance(result, tuple | list):
         if len(result) != 2:

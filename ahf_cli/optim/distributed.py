@@ -1,8 +1,8 @@
-"""Data-parallel objectives: each rank has a part of a batch, and h is the mean over ranks.
+"""Data-parallel objectives: each rank (process) has a part of a batch, and h is the mean over ranks.
 
-Losses, gradients and curvature products are averaged, since they alone depend on the data.  Each rank
-computes all other quantities, CG above all, from the same numbers, so they agree.  With parts of equal size
-the ranks act as one process with the joined batch.
+Losses, gradients and curvature products are averaged: only they depend on the data.  Each rank computes all
+other quantities, such as the iterates of CG, from the same numbers, so that they agree.  With parts of equal
+size the ranks act as one process with the joined batch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ahf_cli.optim.rows import Layout
 
 
 def average(values: Tensor) -> Tensor:
-    """Return the mean over all ranks, the same bits in each; one all-reduce of the size of the tensor.
+    """Return the mean over all ranks, bitwise equal in each; one all-reduce of the size of the tensor.
 
     Raises:
-        AhfError: another rank is gone.
+        AhfError: the connection to another rank is lost.
     """
-    total = values.detach().clone()
+    total = values.detach().clone()  # all_reduce writes into its argument, which belongs to the caller
     try:
         dist.all_reduce(total)
     except RuntimeError as error:
@@ -36,15 +36,15 @@ def average(values: Tensor) -> Tensor:
 
 
 def lost(error: Exception) -> AhfError:
-    """Return the error that says that a rank is gone."""
+    """Return the error for a lost connection to another rank."""
     return AhfError(
-        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another one "
-        f"({str(error).splitlines()[0]}); the same command goes on from the last checkpoint"
+        f"rank {dist.get_rank()} of {dist.get_world_size()} has lost another rank "
+        f"({str(error).splitlines()[0]}); the same command continues from the last checkpoint"
     )
 
 
 class DistributedEvaluation:
-    """An evaluation on a rank's part, whose numbers are means over ranks."""
+    """An evaluation on the part of one rank; its numbers are means over ranks."""
 
     def __init__(self, inner: Evaluation):
         self.inner, self.layout = inner, inner.layout
@@ -61,11 +61,11 @@ class DistributedEvaluation:
 
     @property
     def gradient_count(self) -> int:
-        """Gradients that were computed so far."""
+        """Number of gradients computed so far."""
         return self.inner.gradient_count
 
     def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
-        """v ↦ B v, the mean over ranks, whatever B is; one all-reduce of K · P numbers a product."""
+        """v ↦ B v for any B, the mean over ranks; one all-reduce of K · P numbers a product."""
         own = self.inner.operator(curvature)
         return lambda v: average(own(v))
 
@@ -76,7 +76,7 @@ class DistributedEvaluation:
 
 @dataclass(frozen=True)
 class DistributedObjective:
-    """h on a batch of which this rank has one of as many equal parts as there are ranks."""
+    """h on a batch that is divided into equal parts, one for each rank."""
 
     inner: Objective
 

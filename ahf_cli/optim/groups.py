@@ -15,7 +15,7 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, nearest
 Group = dict[str, Any]
 
 PLAIN = ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr")
-"""Keys of a group other than hyperparameters: those of torch and its schedulers, and a name for the user."""
+"""Keys of a group other than hyperparameters: keys of PyTorch and its schedulers, and a free `name`."""
 
 
 def number(name: str, value: Any) -> float:
@@ -31,9 +31,9 @@ def number(name: str, value: Any) -> float:
 
 
 def completed(group: Mapping[str, Any], hyperparameters: Collection[str], others: Sequence[Group]) -> Group:
-    """Return a new group with its values checked, and those not given taken from the other groups.
+    """Return a new group with its values checked; absent values come from the other groups.
 
-    Raises ValueError for an unknown key, a bad value or a parameter that is there twice.
+    Raises ValueError for an unknown key, a bad value or a repeated parameter.
     """
     for key in group:
         if key not in PLAIN and key not in hyperparameters:
@@ -42,8 +42,9 @@ def completed(group: Mapping[str, Any], hyperparameters: Collection[str], others
     values = {name: number(name, group[name]) for name in hyperparameters if name in group}
     shared = {name: others[0][name] for name in hyperparameters if others}
     result = {**shared, **group, **values}
-    if not isinstance(result.get("params"), Tensor | set | None):  # these are torch's to accept or refuse
+    if not isinstance(result.get("params"), Tensor | set | None):  # PyTorch accepts or refuses these itself
         result["params"] = list(result["params"])
+        # A named parameter is a pair (name, tensor).
         items = [item[1] if isinstance(item, tuple) else item for item in result["params"]]
         if len({id(item) for item in items}) < len(items):
             raise ValueError("a parameter is there twice: give tied weights once, as model.parameters() does")
@@ -51,7 +52,7 @@ def completed(group: Mapping[str, Any], hyperparameters: Collection[str], others
 
 
 def names(groups: Sequence[Group]) -> list[str]:
-    """Names given by `named_parameters`, else positions."""
+    """Return the names that `named_parameters` gave, else `parameter N` by position."""
     found: list[str] = []
     for group in groups:
         numbered = [f"parameter {len(found) + i}" for i in range(len(group["params"]))]
@@ -60,12 +61,13 @@ def names(groups: Sequence[Group]) -> list[str]:
 
 
 def parameters(groups: Sequence[Group]) -> list[Tensor]:
-    """All parameters of all groups.
+    """Return all parameters of all groups.
 
     Raises ValueError unless they are trainable, dense and all float32 or all float64, on one device.
     """
     found: list[Tensor] = [p for group in groups for p in group["params"]]
     named = list(zip(names(groups), found, strict=True))
+    # Checked at each step: `requires_grad`, dtype and device may change after construction.
     if frozen := [name for name, p in named if not p.requires_grad]:
         raise ValueError(
             f"{', '.join(frozen)}: requires_grad is False; leave frozen parameters out of the optimizer"
@@ -86,9 +88,9 @@ def parameters(groups: Sequence[Group]) -> list[Tensor]:
 
 
 def shared_values(groups: Sequence[Group], hyperparameters: Collection[str]) -> dict[str, float]:
-    """Return the hyperparameters, which all groups must agree in.
+    """Return the hyperparameters, which must be equal in all groups.
 
-    A step size of 0 passes: schedulers start or end with it.  Raises ValueError.
+    A step size of 0 is allowed: schedulers start or end with it.  Raises ValueError.
     """
     first, *others = groups
     for group in others:
@@ -107,13 +109,13 @@ def shared_values(groups: Sequence[Group], hyperparameters: Collection[str]) -> 
 def check_saved(
     saved: Mapping[str, Any], hyperparameters: Collection[str], vectors: Collection[str], own: Sequence[Group]
 ) -> None:
-    """Raise ValueError unless a saved `state_dict` can be that of an optimizer with these groups.
+    """Raise ValueError unless a saved `state_dict` fits an optimizer with these groups.
 
     Args:
-        saved: what `state_dict()` returned.
-        hyperparameters: those of the recipe that is to go on.
-        vectors: what the recipe keeps for each parameter, in its shape.
-        own: the groups of the optimizer that is to go on.
+        saved: the result of `state_dict()`.
+        hyperparameters: names in the recipe of the optimizer that loads.
+        vectors: names of the vectors that the recipe keeps for each parameter, in its shape.
+        own: groups of the optimizer that loads.
     """
     if not {"state", "param_groups"} <= saved.keys():
         raise ValueError("no state of an optimizer: it has no 'state' and 'param_groups'")
@@ -126,7 +128,7 @@ def check_saved(
             )
     keys = chain.from_iterable(group["params"] for group in saved["param_groups"])
     mine = zip(names(own), chain.from_iterable(group["params"] for group in own), strict=True)
-    for key, (name, p) in zip(keys, mine, strict=False):  # torch compares the counts
+    for key, (name, p) in zip(keys, mine, strict=False):  # PyTorch itself compares the numbers of parameters
         kept = saved["state"].get(key, {})
         if kept and (absent := set(vectors) - kept.keys()):
             raise ValueError(f"the saved state is of another recipe: it has no {', '.join(sorted(absent))}")

@@ -1,4 +1,4 @@
-"""h at one θ with its graphs: the loss, its gradient, and the products J v, Jᵀ w and ∇²h v."""
+"""h at one θ with its graphs: the loss, the gradient, and the products J v, Jᵀ w and ∇²h v."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim.convolution import linear_in_cotangent
+from ahf_cli.optim.fast_operations import linear_in_cotangent
 from ahf_cli.optim.losses import OutputOperator
 from ahf_cli.optim.rows import Layout
 
@@ -34,7 +34,7 @@ class Evaluation(Protocol):
 
     @property
     def gradient_count(self) -> int:
-        """Gradients that were computed so far, 0 or 1; equal in all rows."""
+        """Number of gradients computed so far, 0 or 1; equal in all rows."""
         ...
 
     def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
@@ -49,16 +49,16 @@ class Evaluation(Protocol):
 class Linearization:
     """z and h at one θ on one batch with their graphs; the only implementation that differentiates.
 
-    Each quantity is computed when first asked for, at most once.  The graph is kept while this object lives:
-    a product then costs little more than a gradient.
+    Each quantity is computed at its first use, and at most once.  The graph lives as long as this object, so
+    that a product costs little more than a gradient.
 
     Args:
         layout: where the leaves lie in a row.
         leaves: tensors that require grad, of shape (K, *shape) or, for K = 1, `shape`.
         losses: h, (K,), a graph of the leaves.
-        outputs: z, of any shape, a graph of the leaves; needed by `jvp` and `vjp` only.
-        loss_hessian: makes w ↦ H_L w at these outputs.
-        squared_gradients: makes the mean over examples of their squared gradients, (K, P).
+        outputs: z, of any shape, a graph of the leaves; only `jvp` and `vjp` need it.
+        loss_hessian: () ↦ the operator w ↦ H_L w at these outputs.
+        squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Linearization:
     @cached_property
     def gradient(self) -> Tensor:
         """∇h(θ), (K, P)."""
+        # Reading `self.gradients` here would build a graph of second order that Gauss-Newton never uses.
         if "gradients" in self.__dict__:
             return self._join([g.detach() for g in self.gradients])
         return self._join(
@@ -99,7 +100,7 @@ class Linearization:
 
     @property
     def gradient_count(self) -> int:
-        """1 once ∇h was computed, with or without its graph; 0 before."""
+        """1 if ∇h is computed, with or without its graph; else 0."""
         return int("gradients" in self.__dict__ or "gradient" in self.__dict__)
 
     def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
@@ -109,6 +110,7 @@ class Linearization:
 
     def hvp(self, vectors: Tensor) -> Tensor:
         """∇²h(θ) v for each row; (K, P) → (K, P)."""
+        # Autograd refuses a gradient without graph, such as the constant one of a linear parameter.
         curved = [
             (g, v) for g, v in zip(self.gradients, self._split(vectors), strict=True) if g.requires_grad
         ]
@@ -140,22 +142,25 @@ class Linearization:
     def squared_gradients(self) -> Tensor:
         """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P).
 
-        Raises ValueError where single examples are not known, as in a closure.
+        Raises ValueError if single examples are unknown, as in a closure.
         """
         if self._make_squared_gradients is None:
-            raise ValueError("preconditioner: martens needs single examples, and a closure shows none")
+            raise ValueError(
+                "preconditioner: martens needs the gradients of single examples; a closure gives none"
+            )
         return self._make_squared_gradients()
 
     def check_outputs(self) -> Tensor:
-        """Return z; raises ValueError where there is none."""
+        """Return z; raises ValueError if the outputs are not given."""
         if self.outputs is None:
             raise ValueError("Gauss-Newton products need the outputs: return (loss, outputs)")
         return self.outputs
 
     @cached_property
     def _pullback(self) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """c and Jᵀc as a graph of c: it is linear in c, so its own transpose gives J v for any v."""
+        """c and Jᵀc as a graph of c.  Jᵀc is linear in c, so that its transpose gives J v for any v."""
         outputs = self.check_outputs()
+        # The value of c does not matter for a linear map; zeros cost least.
         seed = torch.zeros_like(outputs, requires_grad=True)
         with linear_in_cotangent():
             pullback = torch.autograd.grad(

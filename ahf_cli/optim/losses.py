@@ -1,4 +1,4 @@
-"""Losses of the outputs, with their own curvature."""
+"""Losses of the outputs z, and their curvature H_L = ∂²L/∂z²."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OutputOperator = Callable[[Tensor], Tensor]
 
 
 class OutputLoss(Protocol):
-    """L(z, y), the mean over a batch of a loss of the outputs z, one number a trial."""
+    """L(z, y), the mean over a batch of a loss of the outputs z and targets y, one number a trial."""
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """L; (K, N, …), (N, …) → (K,)."""
@@ -35,6 +35,7 @@ class SoftmaxCrossEntropy:
 
     def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
         """H_L w = (p∘w − p (pᵀw)) / N with p = softmax(z); it does not depend on y."""
+        # The closed form is cheaper than a double backward through log-softmax.
         p = torch.softmax(outputs.detach(), dim=-1)
         scale = 1 / outputs.shape[-2]
 
@@ -46,7 +47,7 @@ class SoftmaxCrossEntropy:
 
 
 class SquaredError:
-    """L = (1/N) Σ_n ‖z_n − y_n‖², of outputs z (K, N, …) and targets y (N, …) of their shape."""
+    """L = (1/N) Σ_n ‖z_n − y_n‖², of outputs z (K, N, …) and targets y (N, …)."""
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """L; (K, N, …), (N, …) → (K,)."""
@@ -59,7 +60,7 @@ class SquaredError:
 
 
 class MeanLoss:
-    """L of any function of one trial's outputs and the targets that is a mean over examples.
+    """L from any function of one trial's outputs and the targets that is a mean over examples.
 
     Args:
         function: (N, …), (N, …) → (), differentiable twice.
@@ -76,19 +77,19 @@ class MeanLoss:
         """H_L = ∂²L/∂z² at these outputs, by double backward."""
         z = outputs.detach().requires_grad_()
         with torch.enable_grad():
-            return autograd_hessian(self.value(z, targets).sum(), z)  # rows are independent of each other
+            # The rows are independent, so the sum has the gradient of each row.
+            return autograd_hessian(self.value(z, targets).sum(), z)
 
 
 def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:
-    """H_L of any loss that is a graph of its outputs, by double backward.
+    """Return H_L of any loss that is a graph of its outputs, by double backward.
 
-    Raises ValueError where the loss was not computed from these outputs.
+    Raises ValueError if the loss is not a function of these outputs.
     """
     (slope,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
     if slope is None:
         raise ValueError(
-            "the loss was not computed from the outputs that came with it: return the very tensor that the "
-            "loss is a function of"
+            "the loss was not computed from the outputs of the closure: return the tensor that the loss uses"
         )
     if not slope.requires_grad:  # a loss that is linear in its outputs
         return torch.zeros_like

@@ -1,4 +1,4 @@
-"""From the direction δ to what the step size multiplies: nothing, or Adam-like moments."""
+"""Transforms of the direction δ before the step size multiplies it: the identity, or moments as in Adam."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 
 Values = dict[str, Tensor]
 """Hyperparameters by name, one number a trial, (K,)."""
 Moments = dict[str, Tensor]
-"""Moving averages by name, (K, P)."""
+"""Moments (moving averages) by name, (K, P)."""
 
 
 def beta1(values: Values) -> Tensor:
@@ -21,18 +21,19 @@ def beta1(values: Values) -> Tensor:
 
 
 class Transform(Protocol):
-    """A map of directions with a memory."""
+    """A map T of directions with a memory, the moments."""
 
     is_identity: bool
+    """whether T(δ) = δ; then u is a multiple of δ, and q(u) needs no product"""
 
     def init(self, parameters: Tensor) -> Moments:
-        """Memory before the first step."""
+        """Return the memory before the first step."""
         ...
 
     def __call__(
         self, direction: Tensor, moments: Moments, values: Values, step: Tensor
     ) -> tuple[Tensor, Moments]:
-        """Transform δ at step t = 1, 2, …; returns the result and the new memory."""
+        """Transform δ at step t = 1, 2, …; return the result and the new memory."""
         ...
 
 
@@ -42,7 +43,7 @@ class Identity:
     is_identity = True
 
     def init(self, parameters: Tensor) -> Moments:
-        """No memory."""
+        """Return an empty memory."""
         return {}
 
     def __call__(
@@ -58,7 +59,7 @@ class ScaleByAdam:
     is_identity = False
 
     def init(self, parameters: Tensor) -> Moments:
-        """m = v = 0."""
+        """Return m = v = 0."""
         return {"first": torch.zeros_like(parameters), "second": torch.zeros_like(parameters)}
 
     def __call__(
@@ -68,6 +69,7 @@ class ScaleByAdam:
         b1, b2 = beta1(values), values["beta2"]
         first = rows.expand(b1) * moments["first"] + rows.expand(1 - b1) * direction
         second = rows.expand(b2) * moments["second"] + rows.expand(1 - b2) * direction.square()
+        # Early m and v are small from their start at 0: 1 − βᵗ is the weight that they have gathered.
         m_hat = first / rows.expand(1 - b1**step)
         v_hat = second / rows.expand(1 - b2**step)
         result = m_hat / (v_hat.sqrt() + rows.expand(values["mu"]))

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator
@@ -35,10 +35,10 @@ class LinearSystem:
 
 
 class LinearSolver(Protocol):
-    """Finds δ with (B + λI) δ ≈ −g."""
+    """A method that finds δ with (B + λI) δ ≈ −g."""
 
     def __call__(self, system: LinearSystem) -> CGResult:
-        """Solve for each row, given the previous direction."""
+        """Solve for each row, from the previous direction."""
         ...
 
 
@@ -50,14 +50,14 @@ class TruncatedNewton:
     max_iterations: int = 50
     warm_start_decay: float = 0.95
     keep: Collection[int] = ()
-    """numbers of the iterations whose iterates are returned as well"""
+    """numbers of iterations whose iterates are returned as well"""
     check_every: int | None = None
-    """iterations between host reads; by default every one on a CPU, where they cost nothing, and every fifth
-    on a GPU, where the number is not measured"""
+    """iterations between host reads; default: 1 on a CPU, where reads are free, and 5 on a GPU, unmeasured"""
 
     def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous."""
         active, gradient = system.active, system.gradient
+        # A diverged row starts at 0: its last direction may hold numbers that are not finite.
         start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
         every = self.check_every or (5 if gradient.is_cuda else 1)
         return conjugate_gradient(
@@ -73,16 +73,16 @@ def no_preconditioner(evaluation: Evaluation, damping: Tensor) -> None:
 def martens_preconditioner(evaluation: Evaluation, damping: Tensor) -> Tensor:
     """M = (diag F̂ + λ)^¾ with F̂ = (1/N) Σ_n ∇h_n ∇h_nᵀ, the empirical Fisher matrix (Martens 2010, §4.7).
 
-    Weight decay, which is a part of h, is in it.
+    Weight decay is a part of h, and so of the diagonal.
     """
     return (evaluation.squared_gradients() + rows.expand(damping)) ** 0.75
 
 
 class IterateChoice(Protocol):
-    """Chooses the iterate of CG that becomes the direction."""
+    """A choice of the iterate of CG that becomes the direction."""
 
     def kept(self, limit: int) -> Collection[int]:
-        """Return the iterations whose iterates it needs, up to a limit."""
+        """Return the iterations whose iterates the choice needs, up to a limit."""
         ...
 
     def __call__(self, result: CGResult, loss_at: LossAt) -> CGResult:
@@ -91,10 +91,10 @@ class IterateChoice(Protocol):
 
 
 class LastIterate:
-    """δ is the last iterate."""
+    """The last iterate becomes δ."""
 
     def kept(self, limit: int) -> Collection[int]:
-        """No iterate but the last."""
+        """Return no iteration: the last iterate is always there."""
         return ()
 
     def __call__(self, result: CGResult, loss_at: LossAt) -> CGResult:
@@ -103,19 +103,21 @@ class LastIterate:
 
 
 class Backtracking:
-    """δ is an earlier iterate where h is lower: CG lowers the model, not h (Martens 2010, §4.6)."""
+    """An earlier iterate with lower h becomes δ: CG lowers the model q, not h (Martens 2010, §4.6)."""
 
     def kept(self, limit: int) -> Collection[int]:
-        """⌈5 · 1.3ʲ⌉ for j = 0, 1, … up to the limit."""
+        """Return ⌈5 · 1.3ʲ⌉ for j = 0, 1, … up to the limit."""
+        # `takewhile` ends the sequence at the limit, long before the range ends.
         numbers = (math.ceil(5 * 1.3**j) for j in range(10_000))
         return frozenset(takewhile(lambda n: n <= limit, numbers))
 
     def __call__(self, result: CGResult, loss_at: LossAt) -> CGResult:
-        """Go back from the last iterate over the kept ones for as long as h falls; row by row."""
+        """Go back from the last iterate over the kept ones while h falls, row by row."""
         solution, residual = result.solution, result.residual
         best, going = loss_at(solution), torch.ones_like(result.stop, dtype=torch.bool)
         for x, r in reversed(result.kept):
             loss = loss_at(x)
+            # A comparison with NaN is false: where h is not finite the way back must continue.
             going = going & ((loss <= best) | ~torch.isfinite(best))
             if not bool(going.any()):
                 break

@@ -1,4 +1,4 @@
-"""B of one step as a linear operator: products compose, and a wrapper of a product wraps every curvature."""
+"""The curvature B of one step as a linear operator v ↦ B v, and operators made from others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.linearization import Linearization
 
 Operator = Callable[[Tensor], Tensor]
@@ -18,23 +18,23 @@ Curvature = Callable[[Linearization], Operator]
 
 def hessian(at: Linearization) -> Operator:
     """B = ∇²h(θ), exact, by a backward pass through the kept graph of the gradient (Pearlmutter 1994)."""
-    _ = at.gradients  # built now, so that the gradient itself is read from this graph
+    _ = at.gradients  # built now, so that `gradient` reads from this graph instead of a second one
     return at.hvp
 
 
 def gauss_newton(at: Linearization) -> Operator:
     """B = Jᵀ H_L J, the generalized Gauss-Newton matrix (Schraudolph 2002).
 
-    For a negative log-likelihood in the natural parameters of an exponential family, such as softmax and
-    cross-entropy, it is the Fisher matrix of the model's distribution (Martens 2020).
+    It is the Fisher matrix of the model's distribution if the loss is a negative log-likelihood in natural
+    parameters of an exponential family (Martens 2020).  Cross-entropy of a softmax is such a loss.
     """
     at.check_outputs()
-    loss_hessian = at.loss_hessian()
+    loss_hessian = at.loss_hessian()  # once a step: H_L depends on the outputs alone, not on v
     return lambda v: at.vjp(loss_hessian(at.jvp(v)))
 
 
 def shifted(operator: Operator, amount: Tensor) -> Operator:
-    """v ↦ (B + a I) v; a, (K,)."""
+    """Return v ↦ (B + a I) v; a, (K,)."""
     return lambda v: operator(v).addcmul(rows.expand(amount), v)
 
 
@@ -52,6 +52,7 @@ class QuadraticModel:
         """q(αδ) = α gᵀδ + ½ α² δᵀBδ without a product, since δᵀBδ = δᵀ(−g − r) − λ‖δ‖²; (K,) → (K,)."""
         slope = rows.dot(self.gradient, self.direction)
         squared = rows.dot(self.direction, self.direction)
+        # r and λ come from CG; they replace the product B δ.
         bend = -slope - rows.dot(self.residual, self.direction) - self.damping * squared
         return scale * slope + 0.5 * scale * scale * bend
 

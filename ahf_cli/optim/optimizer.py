@@ -1,41 +1,39 @@
-"""Algorithm 1: the one place that knows the order of a step."""
+"""Algorithm 1: the order of a step, and the composition of its parts from a recipe's structure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast, overload
 
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
-from ahf_cli.optim.line_search import LineSearch, Ray
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem, Preconditioner
-from ahf_cli.optim.objective import Objective
+from ahf_cli.optim.objective import Objective, Regularization
 from ahf_cli.optim.operators import Curvature, QuadraticModel
-from ahf_cli.optim.regularized import Regularization
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.state import State, begin
-from ahf_cli.optim.step_info import Solved, StepInfo, Taken, newton_step
-from ahf_cli.optim.step_size import Clipping, StepSize
+from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
+from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize
+from ahf_cli.recipes.recipe import AnyStructure, Structure
 
 Norm = Callable[[Layout, Tensor], Tensor]
 """(layout, v) ↦ ‖v‖ of each row; (K, P) → (K,)."""
 
 
 class AnyOptimizer(Protocol):
-    """Steps the rows of a `State`, by Hessian-free optimization or without it."""
+    """An optimizer of the rows of a `State`, Hessian-free or not."""
 
     @property
     def curvature_batches(self) -> int:
-        """Mini-batches in the curvature's own batch."""
+        """Number of mini-batches in a separate batch of the curvature."""
         ...
 
     @property
     def independent_batch(self) -> bool:
-        """Whether it takes the curvature on a second batch."""
+        """Whether the curvature is taken on a second batch."""
         ...
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
@@ -51,11 +49,11 @@ class AnyOptimizer(Protocol):
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A composition of parts; `compose` makes one from a recipe's structure."""
+    """Hessian-free optimization as a composition of parts; `compose` makes it from a recipe's structure."""
 
     curvature: Curvature
     independent_batch: bool
-    """whether B is taken on a second batch"""
+    """whether the curvature B is taken on a second batch"""
     solver: LinearSolver
     transform: Transform
     norm: Norm
@@ -68,7 +66,7 @@ class Optimizer:
     regularization: Regularization
     clipping: Clipping
     curvature_batches: int = 1
-    """mini-batches in the curvature's own batch"""
+    """number of mini-batches in a separate batch of the curvature"""
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; see `begin`."""
@@ -97,7 +95,9 @@ class Optimizer:
         ray = Ray(lambda s: h.value(theta + s), solved.here.loss, solved.gradient, state.active)
         alpha, update, loss_after = self.line_search(wanted, update, ray)
         # λ from the reduction ratio ρ.
+        # With u = αδ the model q(u) follows from scalars; any other u takes one more product.
         multiple = alpha if self.transform.is_identity else None
+        # The line search set α to 0; a step size of 0 by its own rule is no refusal.
         refused = (alpha == 0) & (wanted != 0)
         change = Change(ray.loss, loss_after, ray.loss_at, model, update, multiple, refused)
         ratio, products = self.reduction_ratio(change)
@@ -109,7 +109,7 @@ class Optimizer:
     def solve(
         self, state: State, objective: Objective, curvature_objective: Objective | None = None
     ) -> Solved:
-        """Find δ from (B + λI) δ = −g in every active row; the arguments are those of `step`."""
+        """Find δ from (B + λI) δ = −g in every active row; same arguments as `step`."""
         if self.independent_batch != (curvature_objective is not None):
             needed = "needs" if self.independent_batch else "takes no"
             raise ValueError(f"curvature_batch: this recipe {needed} curvature objective")
@@ -118,6 +118,7 @@ class Optimizer:
         here = there = h.evaluate(theta)
         if curvature_objective is not None:
             there = self.regularization(curvature_objective, values).evaluate(theta)
+        # B before g: the exact Hessian builds the gradient with its graph, and g is read from it.
         operator = there.operator(self.curvature)
         gradient = here.gradient
         scaling = self.preconditioner(here, damping)
@@ -125,4 +126,51 @@ class Optimizer:
         chosen = self.iterate(found, lambda s: h.value(theta + s))
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual, damping)
         gradients = here.gradient_count + (0 if there is here else there.gradient_count)
+        # The next solve starts from CG's last iterate (`found`), even if backtracking chose an earlier δ.
         return Solved(here, gradient, chosen, found.solution, model, gradients)
+
+
+@overload
+def compose(structure: Structure) -> Optimizer: ...
+
+
+@overload
+def compose(structure: AnyStructure) -> AnyOptimizer: ...
+
+
+def compose(structure: AnyStructure) -> AnyOptimizer:
+    """Make the optimizer of a structure from one part for each slot."""
+    if structure.hessian_free:
+        return compose_newton(cast("Structure", structure))
+    (slot,) = structure.chosen
+    made: AnyOptimizer = structure.part(slot)() if slot == "optimizer" else structure.part(slot)
+    return made
+
+
+def compose_newton(structure: Structure) -> Optimizer:
+    """Make the optimizer of the structural choices of a Hessian-free recipe."""
+    part = structure.part
+    iterate = part("backtracking")
+    solver = structure.parts_used["solver"].find()(
+        part("cg_rules"), structure.max_iterations, structure.warm_start_decay,
+        iterate.kept(structure.max_iterations),
+    )  # fmt: skip
+    optimizer = Optimizer(
+        curvature=part("curvature"),
+        independent_batch=structure.curvature_batch == "independent",
+        solver=solver,
+        transform=part("moments"),
+        norm=part("norm"),
+        step_size=part("step_size"),
+        reduction_ratio=part("reduction_ratio"),
+        damping_rule=part("damping_rule"),
+        preconditioner=part("preconditioner"),
+        iterate=iterate,
+        line_search=part("line_search"),
+        regularization=part("regularization"),
+        clipping=part("clipping"),
+        curvature_batches=structure.curvature_batches,
+    )
+    # Last of all a plug-in may replace parts of the finished composition.
+    changed: Optimizer = part("parts")(optimizer) if structure.parts else optimizer
+    return changed

@@ -1,27 +1,32 @@
-"""The state of K trials between two steps."""
+"""The state of K trials between two steps, and the record of one step, row by row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
+from ahf_cli.optim.cg import CGResult, Stop
+from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.moments import Moments, Values
+from ahf_cli.optim.operators import QuadraticModel
+from ahf_cli.optim.step_size import conjugate_smoothness, eq3
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a step reads and writes, for K trials of P parameters; nothing is kept elsewhere."""
+    """Everything that a step reads and writes, for K trials of P parameters; nothing is kept elsewhere."""
 
     parameters: Tensor  # θ, (K, P)
     direction: Tensor  # δ of the last step, (K, P); 0 at first
     damping: Tensor  # λ, (K,)
     step: Tensor  # t, steps taken, (K,) int64
-    diverged_at: Tensor  # the step that was not finite, (K,) int64; 0 while there is none
+    diverged_at: Tensor  # number of the step that was not finite, (K,) int64; 0 before
     moments: Moments  # by name, (K, P)
     hyperparameters: Values  # by name, (K,)
 
@@ -31,13 +36,14 @@ class State:
         return self.diverged_at == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything as plain dictionaries of tensors; `State(**state_dict)` continues bitwise."""
+        """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""
         return dict(vars(self))
 
     def moved(
         self, parameters: Tensor, direction: Tensor, damping: Tensor, moments: Moments, finite: Tensor
     ) -> State:
-        """Return the state after a step; a row that was not finite keeps its last finite state for good."""
+        """Return the state after a step; a row that was not finite keeps its last finite state forever."""
+        # One mask for all fields: a frozen row is one whole earlier state.
         t = self.step + 1
         keep = self.active & finite
         return replace(
@@ -60,6 +66,7 @@ def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], mom
         moments: by name, (K, P).
     """
     count = parameters.shape[0]
+    # `expand` gives all rows one memory; clones keep the rows apart.
     values = {
         name: torch.as_tensor(value, dtype=parameters.dtype, device=parameters.device).expand(count).clone()
         for name, value in hyperparameters.items()
@@ -67,3 +74,114 @@ def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], mom
     zeros = torch.zeros(count, dtype=torch.int64, device=parameters.device)
     damping = values["damping"].clone() if "damping" in values else parameters.new_zeros(count)
     return State(parameters, torch.zeros_like(parameters), damping, zeros, zeros.clone(), moments, values)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """The numbers of one step; without meaning in rows that were not active before it."""
+
+    loss: Tensor  # h(θ) on the gradient batch, (K,)
+    loss_after: Tensor  # h(θ + u) on the same batch, (K,)
+    direction: Tensor  # δ, (K, P)
+    update: Tensor  # u, (K, P)
+    direction_l2: Tensor  # (K,), as all that follow
+    direction_l1: Tensor
+    direction_sum_l2: Tensor
+    update_l2: Tensor
+    step_size: Tensor  # α of the step taken
+    eq3_step_size: Tensor  # Eq. 3 before clipping at 0; NaN without its hyperparameters
+    damping: Tensor  # λ of the linear system of this step
+    damping_next: Tensor
+    reduction_ratio: Tensor  # ρ
+    model_value: Tensor  # q(δ)
+    cg_iterations: Tensor  # int64
+    stop: Tensor  # `Stop` codes, int64
+    smoothness_gradient: Tensor  # L̂ with g = ∇h
+    smoothness_direction: Tensor  # L̂ with g = −δ
+    products: Tensor  # curvature products of the step, int64
+    gradients: int  # gradient evaluations of the step, equal in all rows
+    active: Tensor  # rows that were active before the step, bool
+    finite: Tensor  # rows whose δ, u and new loss are finite, bool
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The first half of a step: g, δ, and the model around δ."""
+
+    here: Evaluation  # h at θ on the gradient batch
+    gradient: Tensor  # g, (K, P)
+    cg: CGResult  # δ and its residual
+    warm_start: Tensor  # start of the next solve, (K, P)
+    model: QuadraticModel
+    gradients: int  # gradient evaluations, equal in all rows
+
+    @property
+    def direction(self) -> Tensor:
+        """δ, (K, P)."""
+        return self.cg.solution
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The second half of a step: the update, and the damping after it."""
+
+    alpha: Tensor  # (K,)
+    norm: Tensor  # ‖δ‖ in the norm of the step-size rule, (K,)
+    update: Tensor  # u, (K, P)
+    loss_after: Tensor  # h(θ + u), (K,)
+    ratio: Tensor  # ρ, (K,)
+    damping: Tensor  # λ of the next step, (K,)
+    products: int  # curvature products of ρ
+
+
+def newton_step(before: State, solved: Solved, taken: Taken) -> StepInfo:
+    """Return the record of a step that solved a linear system."""
+    none = torch.full_like(taken.norm, torch.nan)
+    # Eq. 3 is recorded also for recipes with another step size, so that its traces can be compared.
+    values = before.hyperparameters
+    known = {"epsilon", "sigma", "smoothness"} <= values.keys()
+    return _record(
+        before, solved.here, solved.gradient, solved.direction, taken.update, taken.loss_after,
+        step_size=taken.alpha,
+        eq3_step_size=eq3(taken.norm, values, before.step + 1) if known else none,
+        damping=before.damping, damping_next=taken.damping, reduction_ratio=taken.ratio,
+        model_value=solved.model.along(1.0), cg_iterations=solved.cg.iterations, stop=solved.cg.stop,
+        products=solved.cg.products + taken.products, gradients=solved.gradients,
+    )  # fmt: skip
+
+
+def explicit_step(
+    before: State, here: Evaluation, update: Tensor, loss_after: Tensor, products: int
+) -> StepInfo:
+    """Return the record of a step without a linear system: δ = −g, and NaN or 0 for all of CG."""
+    gradient = here.gradient
+    nan, none = torch.full_like(loss_after, torch.nan), torch.zeros_like(before.step)
+    return _record(
+        before, here, gradient, -gradient, update, loss_after,
+        step_size=before.hyperparameters["lr"], eq3_step_size=nan, damping=nan, damping_next=nan,
+        reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
+        products=none + products, gradients=1,
+    )  # fmt: skip
+
+
+def _record(
+    before: State, here: Evaluation, gradient: Tensor, direction: Tensor, update: Tensor, loss_after: Tensor,
+    **own: Tensor | int,
+) -> StepInfo:  # fmt: skip
+    layout = here.layout
+    smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
+    return StepInfo(
+        loss=here.loss,
+        loss_after=loss_after,
+        direction=direction,
+        update=update,
+        direction_l2=layout.l2(direction),
+        direction_l1=layout.l1(direction),
+        direction_sum_l2=layout.sum_l2(direction),
+        update_l2=rows.l2(update),
+        smoothness_gradient=smoothness(rows.dot(gradient, update)),
+        smoothness_direction=smoothness(-rows.dot(direction, update)),
+        active=before.active,
+        finite=rows.finite(direction) & rows.finite(update) & rows.finite(loss_after),
+        **own,  # type: ignore[arg-type]
+    )

@@ -1,20 +1,23 @@
-"""Step sizes α, and the conjugate smoothness L̂ that Eq. 3 assumes to be known."""
+"""Step sizes α, and the rules that shorten them: clipping and line searches."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from ahf_cli.optim import rows
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim.moments import Values, beta1
+from ahf_cli.optim.newton import LossAt
 
 
 class StepSize(Protocol):
-    """α of step t for a direction whose chosen norm is G."""
+    """A rule for α at step t, from the norm G of the direction."""
 
     def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
-        """α; (K,), hyperparameters, t (K,) → (K,)."""
+        """Return α; G (K,), hyperparameters, t (K,) → (K,)."""
         ...
 
 
@@ -27,7 +30,7 @@ class ConstantStep:
 
 
 class HyperbolicStep:
-    """α_t = α / (1 + (t − 1)/τ): α at first, half of it after τ steps, whatever the length of the run."""
+    """α_t = α / (1 + (t − 1)/τ): α at first, and α/2 after τ steps, for a run of any length."""
 
     def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
         """Return α_t."""
@@ -35,7 +38,10 @@ class HyperbolicStep:
 
 
 def eq3(norm: Tensor, values: Values, step: Tensor, slack: float = 1.0) -> Tensor:
-    """α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ); the paper's Eq. 3 for s = 1, may be negative."""
+    """Return α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ), which may be negative; (K,).
+
+    The slack s = 1 gives the paper's Eq. 3.
+    """
     b1, sigma, L = beta1(values), values["sigma"], values["smoothness"]
     b1t = b1**step
     bracket = norm.square() * (1 - b1) - slack * norm * (b1 - b1t) * sigma
@@ -43,45 +49,45 @@ def eq3(norm: Tensor, values: Values, step: Tensor, slack: float = 1.0) -> Tenso
 
 
 class ConjugateSmoothnessStep:
-    """Eq. 3 as printed; 0 where it is negative, which is where G < (ε/2)(1−β₁ᵗ⁻¹)."""
+    """Eq. 3 as printed, clipped at 0: it is negative for G < (ε/2)(1−β₁ᵗ⁻¹)."""
 
     def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
-        """max(0, α_t)."""
+        """Return max(0, α_t)."""
         return eq3(norm, values, step).clamp_min(0)
 
 
 class RepairedConjugateSmoothnessStep:
-    """Eq. 3 with the factor 3/2 on its negative term, which the proof needs for ξ = 2σ; 0 where negative."""
+    """Eq. 3 with the factor s = 3/2 on its negative term, clipped at 0; the proof needs it for ξ = 2σ."""
 
     def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
-        """max(0, α_t)."""
+        """Return max(0, α_t)."""
         return eq3(norm, values, step, slack=1.5).clamp_min(0)
 
 
 class Clipping(Protocol):
-    """Returns α and u, shortened where u is longer than a limit."""
+    """A rule that shortens α and u if u is longer than a limit."""
 
     def __call__(
         self, alpha: Tensor, update: Tensor, direction: Tensor, values: Values
     ) -> tuple[Tensor, Tensor]:
-        """(K,), (K, P), δ (K, P), hyperparameters → (K,), (K, P)."""
+        """Return α and u; α (K,), u (K, P), δ (K, P), hyperparameters → (K,), (K, P)."""
         ...
 
 
 def unclipped(alpha: Tensor, update: Tensor, direction: Tensor, values: Values) -> tuple[Tensor, Tensor]:
-    """u of any length."""
+    """Return α and u of any length, unchanged."""
     return alpha, update
 
 
 def within_radius(alpha: Tensor, update: Tensor, direction: Tensor, values: Values) -> tuple[Tensor, Tensor]:
-    """‖u‖ ≤ r, the hyperparameter `radius`."""
+    """Shorten to ‖u‖ ≤ r, the hyperparameter `radius`."""
     return _shortened(alpha, update, values["radius"])
 
 
 def within_direction(
     alpha: Tensor, update: Tensor, direction: Tensor, values: Values
 ) -> tuple[Tensor, Tensor]:
-    """‖u‖ ≤ ‖δ‖."""
+    """Shorten to ‖u‖ ≤ ‖δ‖."""
     return _shortened(alpha, update, rows.l2(direction))
 
 
@@ -91,10 +97,71 @@ def _shortened(alpha: Tensor, update: Tensor, limit: Tensor) -> tuple[Tensor, Te
 
 
 def shortening(update: Tensor, limit: Tensor) -> Tensor:
-    """min(1, limit/‖u‖), the factor that shortens an update to a limit; (K, P), (K,) → (K,)."""
+    """Return min(1, limit/‖u‖), the factor that shortens u to a limit; (K, P), (K,) → (K,)."""
+    # 0/0 is the zero update at limit 0: no factor is needed.
     return (limit / rows.l2(update)).clamp(max=1).nan_to_num(nan=1.0)
 
 
 def conjugate_smoothness(loss: Tensor, loss_after: Tensor, slope: Tensor, update: Tensor) -> Tensor:
-    """L̂ = 2 (h(y) − h(x) − ⟨g, y−x⟩)/‖y−x‖² with y = x + u and slope = ⟨g, u⟩ (Eq. 2); (K,)."""
+    """Return the conjugate smoothness that a step shows, by Eq. 2; (K,).
+
+    L̂ = 2 (h(y) − h(x) − ⟨g, y−x⟩)/‖y−x‖² with y = x + u and slope = ⟨g, u⟩.
+    """
     return 2 * (loss_after - loss - slope) / rows.dot(update, update)
+
+
+ARMIJO, FACTOR, TRIES = 1e-2, 0.8, 60
+"""c of the line search, the factor of α at each try, and the number of tries (Martens 2010, §4.6)."""
+
+
+@dataclass(frozen=True)
+class Ray:
+    """The surroundings of a line search along an update u."""
+
+    loss_at: LossAt  # h around θ
+    loss: Tensor  # h(θ), (K,)
+    gradient: Tensor  # g, (K, P)
+    active: Tensor  # rows that still take steps, (K,) bool
+
+
+class LineSearch(Protocol):
+    """A search along u; returns the new α and u, and h(θ + u)."""
+
+    def __call__(self, alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, Tensor]:
+        """Search along u; (K,), (K, P) → (K,), (K, P), (K,)."""
+        ...
+
+
+def full_step(alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, Tensor]:
+    """Return α and u unchanged, and h(θ + u)."""
+    return alpha, update, ray.loss_at(update)
+
+
+def armijo(alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale α and u by the largest s of 1, 0.8, 0.8², … with h(θ + su) ≤ h(θ) + c s gᵀu.
+
+    s = 0 after 60 tries.
+    """
+    share, loss_after = armijo_share(ray, update, rows.dot(ray.gradient, update))
+    return share * alpha, rows.expand(share) * update, loss_after
+
+
+def armijo_share(ray: Ray, update: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the share s of an update and h(θ + su), (K,); rows that are not active have s = 1.
+
+    Args:
+        ray: h around θ.
+        update: u, (K, P).
+        slope: gᵀu, (K,).
+    """
+    loss, active = ray.loss, ray.active
+    scale, accepted = torch.ones_like(loss), ~active
+    after = loss
+    for _ in range(TRIES):  # all rows together: a row that has found its share repeats it unread
+        tried = ray.loss_at(rows.expand(scale) * update)
+        after = torch.where(accepted, after, tried)
+        accepted = accepted | (tried <= loss + ARMIJO * scale * slope)
+        if bool(accepted.all()):
+            return scale, after
+        scale = torch.where(accepted, scale, FACTOR * scale)
+    return torch.where(accepted, scale, 0), torch.where(accepted, after, loss)

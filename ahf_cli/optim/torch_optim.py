@@ -1,4 +1,4 @@
-"""`torch.optim.Optimizer` adapters for people with their own model and loop: K = 1 rows on the same core."""
+"""`HessianFree` and `AdaptiveHessianFree`: optimizers of `torch.optim` that run one row on the core."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import groups
+import ahf_cli.optim.groups as groups
 from ahf_cli.optim.closure import Closure, ClosureObjective, graphs_in_use
-from ahf_cli.optim.compose import compose
-from ahf_cli.optim.optimizer import Optimizer
+from ahf_cli.optim.optimizer import Optimizer, compose
 from ahf_cli.optim.rows import Layout
-from ahf_cli.optim.state import State
-from ahf_cli.optim.step_info import StepInfo
+from ahf_cli.optim.state import State, StepInfo
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import Recipe
 
@@ -28,7 +26,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         self._core: Optimizer = compose(recipe.choices)
         self._first = True
         self.last_step: StepInfo | None = None
-        """What the last step did: loss, damping, reduction ratio, CG iterations, …; tensors of one row."""
+        """record of the last step (loss, damping, reduction ratio, CG iterations, …), tensors of one row"""
         used = {
             name: groups.number(name, value)
             for name, value in values.items()
@@ -37,6 +35,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         super().__init__(params, recipe.complete(used))
 
     def __getstate__(self) -> dict[str, Any]:
+        # Without the core, whose parts may be functions that pickle refuses: the recipe makes it anew.
         return {**super().__getstate__(), "_recipe": self._recipe}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -50,18 +49,18 @@ class _RecipeOptimizer(torch.optim.Optimizer):
 
     @property
     def diverged(self) -> bool:
-        """Whether a step was not finite: the parameters are the last finite ones and stay so."""
+        """Whether a step was not finite; then the parameters keep their last finite values."""
         return bool(self._memory().get("diverged_at", 0) > 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, with the other groups' hyperparameters; δ and the moments begin at 0 for them.
+        """Add parameters with the hyperparameters of the other groups; δ and the moments begin at 0.
 
         Args:
-            param_group: `params`, and if wanted `name` and hyperparameters, equal to those of the others.
+            param_group: `params`, and optionally `name` and hyperparameters equal to the other groups'.
 
         Raises:
-            ValueError: an unknown key, a bad value, or parameters that are frozen, there twice, sparse,
-                neither float32 nor float64, or of another dtype or device than the others.
+            ValueError: an unknown key or a bad value.  Parameters that are frozen, repeated, sparse, or
+                neither float32 nor float64.  Another dtype or device than the other parameters.
         """
         names = self._recipe.hyperparameters
         super().add_param_group(groups.completed(param_group, names, self.param_groups))
@@ -69,15 +68,15 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             self._parameters()
             self._values()
         except ValueError:
-            self.param_groups.pop()
+            self.param_groups.pop()  # PyTorch has added it already: a refused group must leave no trace
             raise
         self._first = True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on bitwise where another optimizer of this recipe was when `state_dict()` was called.
+        """Continue bitwise from the `state_dict()` of another optimizer of this recipe.
 
         Raises:
-            ValueError: the state of another recipe, another optimizer or another model; nothing is changed.
+            ValueError: the state of another recipe, optimizer or model; then nothing changes.
         """
         vectors = ("direction", *self._core.transform.init(self._theta()))
         groups.check_saved(state_dict, self._recipe.hyperparameters, vectors, self.param_groups)
@@ -93,14 +92,14 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         """Take one step of Algorithm 1 and return the loss before it, a tensor of no dimension.
 
         Args:
-            closure: evaluates the model on the gradient batch and returns the loss, or (loss, outputs) where
-                `curvature="ggn"`.  It is called two or three times, always on the same batch, and calls no
+            closure: evaluates the model on the gradient batch and returns the loss, or (loss, outputs) for
+                `curvature="ggn"`.  A step calls it two or three times, on the same batch.  It calls no
                 `backward`.  Dropout draws the same mask in all calls, and running statistics move once.
-            curvature_closure: the same on a second batch, for the curvature; by default the gradient batch.
+            curvature_closure: the same on a second batch, for the curvature; default: the gradient batch.
 
         Raises:
-            TypeError: no closure, or one that returns something else.
-            ValueError: outputs or a second closure are needed and absent; groups that differ; a bad value.
+            TypeError: no closure, or a closure that returns another form.
+            ValueError: the recipe needs outputs or a second closure; groups that differ; a bad value.
             RuntimeError: the closure calls `backward`, or its loss does not depend on a parameter.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
@@ -115,14 +114,15 @@ class _RecipeOptimizer(torch.optim.Optimizer):
     def direction(self, closure: Closure, curvature_closure: Closure | None = None) -> list[Tensor]:
         """Solve (B + λI) δ = −∇h and return δ, one tensor for each parameter, without taking a step.
 
-        Feed it to another optimizer by `p.grad = -d`.  Parameters, damping and moments stay; δ is kept as
-        the start of the next solve.  Arguments and errors are those of `step`.
+        Give it to another optimizer by `p.grad = -d`.  Parameters, damping and moments do not change; δ is
+        kept as the start of the next solve.  Arguments and errors are as in `step`.
         """
         objective, curvature = self._objectives(closure, curvature_closure)
         state = self._state()
         solved = self._optimizer(curvature).solve(state, objective, curvature)
         self._first = False
-        if bool(torch.isfinite(solved.warm_start).all()):  # or the next solve would start from it
+        # A direction with NaN would spoil the next solve, which starts from it.
+        if bool(torch.isfinite(solved.warm_start).all()):
             self._store(replace(state, direction=solved.warm_start))
         return [piece[0].clone() for piece in objective.layout.split(solved.cg.solution)]
 
@@ -153,6 +153,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
 
     def _optimizer(self, curvature: ClosureObjective | None) -> Optimizer:
         batch = "same" if curvature is None else "independent"
+        # Each step may come with or without a second closure: the core follows.
         if self._core.independent_batch != (curvature is not None):
             self._core = compose(self._recipe.derive("own", {"curvature_batch": batch}).choices)
         return self._core
@@ -170,7 +171,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         return self._layout().join([p.detach() for p in self._parameters()])
 
     def _memory(self) -> dict[str, Tensor]:
-        """What is kept at the first parameter; nothing before the first step."""
+        """Return the state at the first parameter; empty before the first step."""
         memory: dict[str, Tensor] = self.state.get(self.param_groups[0]["params"][0], {})
         return memory
 
@@ -182,7 +183,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
             return fresh
         parameters, layout = self._parameters(), self._layout()
 
-        def vector(name: str) -> Tensor:  # parameters that joined later have no memory yet
+        def vector(name: str) -> Tensor:  # a later group has no memory yet: zeros
             return layout.join([self.state[p].get(name, torch.zeros_like(p)) for p in parameters]).to(theta)
 
         return replace(
@@ -195,7 +196,7 @@ class _RecipeOptimizer(torch.optim.Optimizer):
         )
 
     def _store(self, state: State) -> None:
-        """Write the core's state into `state`, vectors by parameter, scalars at the first one."""
+        """Write the core's state into `state`: vectors at each parameter, scalars at the first."""
         parameters, layout = self._parameters(), self._layout()
         vectors = {"direction": state.direction, **state.moments}
         for name, vector in vectors.items():
@@ -215,14 +216,14 @@ class HessianFree(_RecipeOptimizer):
         params: parameters, named parameters or groups that agree in every hyperparameter; dense, float32 or
             float64, on one device.
         lr: step size α > 0; schedulers may change it, also to 0.
-        damping: initial damping λ₀ > 0; Levenberg-Marquardt moves it from there by the reduction ratio ρ.
+        damping: initial damping λ₀ > 0; the Levenberg-Marquardt rule changes it by the reduction ratio ρ.
         choices: structural choices by name, such as `curvature="ggn"`, `reduction_ratio="update"` or
-            `max_iterations=20`; see `ahf_cli.recipes.structure.Structure`.  Where a choice uses further
-            hyperparameters, they are given the same way.
+            `max_iterations=20`; see `ahf_cli.recipes.recipe.Structure`.  Further hyperparameters of a choice
+            are given the same way.
 
     Raises:
         ValueError: a value outside its interval, an unknown choice or key, parameters that are frozen,
-            sparse, there twice or of another dtype, groups that differ.
+            sparse, repeated or of another dtype, groups that differ.
     """
 
     def __init__(
@@ -235,24 +236,24 @@ class HessianFree(_RecipeOptimizer):
 class AdaptiveHessianFree(_RecipeOptimizer):
     """Adaptive Hessian-free optimization: Adam-like moments of δ, times the step size of Eq. 3 (Algorithm 1).
 
-    m ← β₁m + (1−β₁)δ and v ← β₂v + (1−β₂)δ²; θ ← θ + α_t m̂/(√v̂ + μ), where m̂ and v̂ are m and v without
-    their bias towards 0 and α_t follows from ‖δ‖, σ and L.
+    m ← β₁m + (1−β₁)δ and v ← β₂v + (1−β₂)δ²; θ ← θ + α_t m̂/(√v̂ + μ).  m̂ and v̂ are m and v without their
+    bias towards 0, and α_t follows from ‖δ‖, σ and L.
 
-    In the paper's search ranges u ≈ α_t sign(δ) with α_t ∝ ‖δ‖², which crawls or explodes.  The defaults here
-    are the regime that the theorem assumes, μ = 2σ, in which u ≈ α_t δ/(2σ), with constant damping, which
-    keeps ‖δ‖ below σ on small problems.  For Algorithm 1 as printed give the paper's values, `mu=1e-8` and
+    In the paper's search ranges u ≈ α_t sign(δ) with α_t ∝ ‖δ‖²: training crawls or explodes.  The defaults
+    here are the regime of the theorem, μ = 2σ, in which u ≈ α_t δ/(2σ).  Damping is constant, which keeps
+    ‖δ‖ below σ on small problems.  For Algorithm 1 as printed give the paper's values, `mu=1e-8` and
     `damping_rule="levenberg_marquardt"`.
 
     Args:
         params: as for `HessianFree`.
         damping: initial damping λ₀ > 0.
         beta2: decay β₂ of the second moment, in [0, 1).
-        epsilon: ε > 0, the size of ‖δ‖ at which the theorem stops; with σ it sets β₁ = ε/(ε + 2σ).
+        epsilon: ε > 0, the value of ‖δ‖ at which the theorem stops; it sets β₁ = ε/(ε + 2σ).
         sigma: σ > 0, the bound on ‖δ‖.
         smoothness: L > 0, the conjugate smoothness.
         mu: μ > 0, added to the root of the second moment.
-        choices: structural choices by name, such as `curvature="ggn"` or `step_size="eq3_repaired"`.  With
-            `step_size="constant"` there is an `lr` for schedulers; without it there is none.
+        choices: structural choices by name, such as `curvature="ggn"` or `step_size="eq3_repaired"`.
+            Only `step_size="constant"` has an `lr` for schedulers.
 
     Raises:
         ValueError: as for `HessianFree`.

@@ -1,4 +1,4 @@
-"""Files of plug-ins: loading, and the plug-in that each registered name comes from."""
+"""Loading of plug-ins, the plug-in behind each registered name, and checks of its functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ahf_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Plugin:
-    """A file that was loaded."""
+    """A plug-in: its path, and its content when it was read."""
 
     path: Path
     content: bytes
@@ -33,14 +36,15 @@ class Plugin:
 
 
 LOADED: dict[Path, Plugin] = {}
-"""The plug-ins that are loaded, by path."""
+"""The loaded plug-ins by path."""
 ORIGIN: dict[tuple[str, str], Plugin] = {}
-"""Where what a plug-in registered comes from, by kind and name."""
+"""The plug-in that registered a name, by kind and name."""
 LOADING: list[Plugin] = []
+"""The plug-ins that are running now, the innermost last."""
 
 
 def check_name(kind: str, name: object) -> None:
-    """Raise ValueError for what is no name, as where a decorator is used without its arguments."""
+    """Raise ValueError for a value that is no name, such as the function below `@plugin.model`."""
     if not isinstance(name, str):
         raise ValueError(
             f"the decorator of a {kind} needs its name: @plugin.{kind.replace(' ', '_')}('name')"
@@ -50,7 +54,7 @@ def check_name(kind: str, name: object) -> None:
 
 
 def guarded(kind: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with its exceptions as one line that says where they come from."""
+    """Return the function with its exceptions as one line: file, line, kind, name and error."""
 
     @wraps(function)
     def call(*args: Any) -> Any:
@@ -64,14 +68,42 @@ def guarded(kind: str, name: str, function: Callable[..., Any]) -> Callable[...,
     return call
 
 
+def optimizer_made(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of a recipe with a check of its result: it must be an optimizer."""
+
+    @wraps(function)
+    def make(*args: Any) -> Any:
+        made = function(*args)
+        if not (hasattr(made, "init") and hasattr(made, "step")):
+            raise TypeError(f"the function must return an optimizer, got {made!r}")
+        return made
+
+    return make
+
+
+def of_each_example(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of a metric for K trials, with a check of its shape: (K, N, …), (N, …) → (K, N)."""
+
+    @wraps(function)
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        import torch
+
+        found = torch.stack([function(own, targets) for own in outputs.unbind(0)])
+        if found.shape != outputs.shape[:2]:
+            raise ValueError(f"must return one value an example, (N,), got {tuple(found.shape[1:])}")
+        return found
+
+    return values
+
+
 def line_of(error: BaseException, path: Path) -> str:
-    """Return `:N`, the last line of a file that an exception went through."""
+    """Return `:N`, the last line of a file in the traceback of an exception; "" if it is not there."""
     own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     return f":{own[-1].lineno}" if own else ""
 
 
 def enter(kind: str, name: str, known: Mapping[str, object]) -> None:
-    """Note where a name comes from; raise ValueError for one that is taken."""
+    """Record the plug-in of a new name; raises ValueError for a taken name."""
     if name in known:
         raise ValueError(f"there is a {kind} {name!r} already: choose another name")
     if LOADING:
@@ -79,10 +111,10 @@ def enter(kind: str, name: str, known: Mapping[str, object]) -> None:
 
 
 def load(paths: Iterable[Path]) -> None:
-    """Run the plug-ins that are not loaded yet, in this order.
+    """Run the plug-ins that are not loaded yet, in the given order.
 
     Raises:
-        InputError: a file that cannot be read, or fails; the line says where.
+        InputError: a file that cannot be read, or that fails; the message has its line.
     """
     for path in paths:
         try:
@@ -95,7 +127,7 @@ def load(paths: Iterable[Path]) -> None:
 
 
 def run(plugins: Iterable[Plugin]) -> None:
-    """Run plug-ins as they were read: in another process too, whatever has become of their files since."""
+    """Run plug-ins from the content that was read, so that another process runs the same code."""
     for plugin in plugins:
         if plugin.path not in LOADED:
             _run(plugin)
@@ -106,10 +138,10 @@ def _run(plugin: Plugin) -> None:
     name = f"ahf_plugin_{re.sub(r'[^A-Za-z0-9_]', '_', plugin.path.stem)}_{plugin.digest[:8]}"
     module = ModuleType(name)
     module.__file__ = str(plugin.path)
-    sys.modules[name] = module  # where dataclasses and pickle look for their module
+    sys.modules[name] = module  # dataclasses and pickle look up their module here
     LOADING.append(plugin)
     try:
-        # Not by an import, which would read the file once more, or what it was compiled to before.
+        # Not by an import, which would read the file again, or an older compiled file.
         exec(compile(plugin.content, str(plugin.path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
@@ -122,5 +154,5 @@ def _run(plugin: Plugin) -> None:
 
 
 def origins(names: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the SHA-256 of the plug-ins that (kind, name) pairs come from, by `kind name`."""
+    """Return the SHA-256 of the plug-in behind each pair (kind, name), by `kind name`."""
     return {f"{kind} {name}": ORIGIN[kind, name].digest for kind, name in names if (kind, name) in ORIGIN}

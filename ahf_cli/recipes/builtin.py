@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ahf_cli.recipes.hyperparameters import Range, nearest
-from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import Structure, Whole
+from ahf_cli.recipes.recipe import Recipe, Structure, Whole
 
 _PUBLISHED = Structure(
     curvature_batch="same", reduction_ratio="published", cg_rules="published", damping_rule="published"
@@ -16,7 +15,7 @@ _PUBLISHED = Structure(
 _STABLE = Structure(
     curvature="ggn", reduction_ratio="update", step_size="hyperbolic", max_iterations=10, clipping="radius"
 )
-"""what was found to train for almost all hyperparameters, and why: docs/robust-hf.md"""
+"""Choices that train for almost all hyperparameters; reasons and measurements: docs/robust-hf.md."""
 
 _PAPER = "Motokawa and Tezuka 2020"
 _LR = {"lr": Range(1e-4, 1, log=True)}
@@ -89,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> Recipe:
-    """Return the recipe of that name, or raise ValueError with the nearest known name."""
+    """Return the recipe with this name; raises ValueError with the nearest known name."""
     if name not in recipes:
         raise ValueError(f"unknown recipe {name!r}{nearest(name, recipes, pluggable=True)}")
     return recipes[name]

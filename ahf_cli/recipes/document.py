@@ -12,8 +12,16 @@ from typing import Any
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.recipes.parts import Part
-from ahf_cli.recipes.recipe import Recipe, search_range
-from ahf_cli.recipes.structure import CHOICES, AnyStructure, Structure, all_parts, choices_of, structure_of
+from ahf_cli.recipes.recipe import (
+    CHOICES,
+    AnyStructure,
+    Recipe,
+    Structure,
+    all_parts,
+    choices_of,
+    search_range,
+    structure_of,
+)
 
 ROOT = Path(__file__).parents[2]
 TERMS = (
@@ -33,7 +41,7 @@ def rule(recipe: Recipe) -> str:
 
 
 def formula(part: Part) -> str:
-    """Return a part's term of the update rule; for a plug-in's that declares none its first line."""
+    """Return a part's term of the update rule; default for a plug-in: the first line of its docstring."""
     if part.formula or isinstance(part.where, str):
         return part.formula
     text = inspect.getdoc(part.where) or ""
@@ -41,7 +49,7 @@ def formula(part: Part) -> str:
 
 
 def sentence(name: str, structure: AnyStructure, fixed: Mapping[str, float] = MappingProxyType({})) -> str:
-    """Return one sentence on a recipe, from its structural choices and fixed hyperparameters."""
+    """Return one sentence about a recipe, from its structural choices and fixed hyperparameters."""
     said = [part.said(structure.chosen, fixed) for part in structure.parts_used.values()]
     said += ["parts changed by a plug-in"] if structure.chosen.get("parts") else []
     words = "; ".join(text for text in said if text) or "an optimizer of a plug-in"
@@ -51,7 +59,7 @@ def sentence(name: str, structure: AnyStructure, fixed: Mapping[str, float] = Ma
 
 
 def _origin(structure: AnyStructure) -> str:
-    """Name the built-in recipe that a structure differs least from, and the differences."""
+    """Return the name of the nearest built-in recipe, and its differences from a structure."""
 
     def differences(recipe: Recipe) -> list[str]:
         own = recipe.structure.chosen
@@ -63,7 +71,7 @@ def _origin(structure: AnyStructure) -> str:
 
 
 def sentences(identity: Mapping[str, Any]) -> dict[str, str]:
-    """Return a sentence for each built-in recipe, and for those that a study's identity describes."""
+    """Return a sentence for each built-in recipe, and for each recipe in a study's identity."""
     known: dict[str, tuple[AnyStructure, Mapping[str, float]]] = {
         name: (recipe.structure, recipe.fixed) for name, recipe in RECIPES.items()
     }
@@ -95,7 +103,7 @@ def document(recipe: Recipe) -> dict[str, Any]:
 
 
 def code(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield the classes and functions that a recipe is composed of, by name and file."""
+    """Yield name and file of each class and function in the composition of a recipe."""
     if recipe.hessian_free:
         yield "Optimizer", "ahf_cli/optim/optimizer.py"
     for part in recipe.structure.parts_used.values():

@@ -1,7 +1,4 @@
-"""Every hyperparameter, declared once.
-
-Help texts, configuration files and tables read names, bounds and symbols here without waiting for torch.
-"""
+"""Every hyperparameter, declared once; help texts, configurations and tables read it without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from dataclasses import dataclass
 def nearest(name: str, known: Iterable[str], pluggable: bool = False) -> str:
     """Return `; did you mean 'x'?` for the closest known name, or the list of all known names.
 
-    Where plug-ins may register more, the list says how they are loaded.
+    With `pluggable`, the list also says how a plug-in is loaded.
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
@@ -33,31 +30,31 @@ class Range:
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One hyperparameter: its symbol in the paper, default, range of validity and Appendix B search range."""
+    """One hyperparameter: symbol in the paper, default, valid interval, and search range of Appendix B."""
 
     name: str
     symbol: str
     help: str
     default: float
     low: float
-    """smallest valid value; excluded where `open_low`"""
+    """lower end of the valid values; excluded if `open_low`"""
     open_low: bool
     high: float = math.inf
     """upper end of the valid values; always excluded"""
     search: Range | None = None
-    """range of the paper's Appendix B.2; None where the paper fixes the value"""
+    """range of the paper's Appendix B.2; None if the paper fixes the value"""
 
     def rule(self) -> str:
-        """Say which values are valid, as an interval."""
+        """Return the interval of valid values as text, such as `(0, inf)`."""
         return f"{'(' if self.open_low else '['}{self.low:g}, {self.high:g})"
 
     def accepts(self, value: float) -> bool:
-        """Tell whether a value is finite and inside the interval of `rule`."""
+        """Return whether a value is finite and in the interval of `rule`."""
         above = value > self.low if self.open_low else value >= self.low
         return math.isfinite(value) and above and value < self.high
 
     def check(self, value: float, where: str | None = None) -> float:
-        """Return the value, or raise ValueError naming the rule, the hyperparameter and the value."""
+        """Return the value; raises ValueError with the rule, the hyperparameter and the value."""
         if not self.accepts(value):
             raise ValueError(f"{where or self.name} must be in {self.rule()}, got {value!r}")
         return value
@@ -90,5 +87,5 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
 
 
 def middle(found: Range) -> float:
-    """Return the middle of a range, the geometric one where the range is logarithmic."""
+    """Return the middle of a range; for a logarithmic range the geometric mean of its ends."""
     return math.sqrt(found.low * found.high) if found.log else (found.low + found.high) / 2

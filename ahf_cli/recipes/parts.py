@@ -1,7 +1,7 @@
 """Parts: every choice of a recipe, declared once with its formula, sentence and hyperparameters.
 
-A part is a class or a function under `ahf_cli.optim`, or a plug-in's own.  Lists, help, documents, captions,
-search spaces and checks read its declaration here.
+A part is a class or a function, in `ahf_cli.optim` or in a plug-in.  Lists, help, documents, captions, search
+spaces and checks read its declaration here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Words = Callable[[Mapping[str, Any], Mapping[str, float]], str]
-"""(all choices of a recipe, its fixed hyperparameters) → the sentence of a part beside these."""
+"""(all choices of a recipe, its fixed hyperparameters) ↦ the sentence of a part in that recipe."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,31 @@ class Part:
     """The declaration of one choice in a slot."""
 
     where: str | Callable[..., Any] = ""
-    """`module:name` under `ahf_cli.optim`, or the object itself; "" for a choice without code of its own"""
+    """`module:name` under `ahf_cli.optim`, or the object itself; "" for a choice without code"""
     formula: str = ""
-    """its term of the update rule, as lists and documents show it; "" where the rule does not change"""
+    """its term of the update rule in lists and documents; "" if it does not change the rule"""
     sentence: str | Words = ""
-    """its meaning for training, as captions say it; "" where no words are needed"""
+    """its meaning for training, for captions; "" if it needs no words"""
     uses: tuple[str, ...] = ()
     """names of the hyperparameters that it reads"""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """slot → the choices there that it works with; all where the slot is not named"""
+    """slot → its allowed choices in that slot; an absent slot allows all"""
     likelihood: bool = False
     """whether the loss must be the negative log-likelihood of a known distribution"""
 
     def find(self) -> Any:
-        """Return the class or function, importing its module."""
+        """Import the module of the part, and return its class or function."""
         found = self.where
         return pkgutil.resolve_name(f"ahf_cli.optim.{found}") if isinstance(found, str) else found
 
     def make(self) -> Any:
-        """Return the part itself: an instance of a class, or a function as it is."""
+        """Return the part: a new instance of a class, or the function itself."""
         found = self.find()
         return found() if isinstance(found, type) else found
 
     @property
     def place(self) -> tuple[str, str]:
-        """The name of its code, and the file of it: relative to the package, or a plug-in's path."""
+        """Name and file of its code; the file is relative to the repository, or a plug-in's path."""
         if isinstance(self.where, str):
             module, _, name = self.where.partition(":")
             return name, f"ahf_cli/optim/{module.replace('.', '/')}.py"
@@ -54,12 +54,12 @@ class Part:
         )
 
     def said(self, choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
-        """Return its sentence beside the other choices of a recipe."""
+        """Return its sentence, given all choices of a recipe."""
         return self.sentence if isinstance(self.sentence, str) else self.sentence(choices, fixed)
 
 
 LARGE_MU = 0.1
-"""From here on μ outweighs the root of the second moment, whose entries are far below 1."""
+"""Smallest μ that outweighs the root of the second moment, whose entries are far below 1."""
 
 
 def _adam(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
@@ -82,7 +82,7 @@ def _released_moments(choices: Mapping[str, Any], fixed: Mapping[str, float]) ->
 
 
 def _constant_step(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
-    released = choices["moments"] == "published"  # which say it, and never scale the update
+    released = choices["moments"] == "published"  # their sentence says it; α does not scale their update
     return "" if released else "constant step size α"
 
 
@@ -170,7 +170,7 @@ SLOTS: dict[str, dict[str, Part]] = {
             "moments:ScaleByAdam", "m ← β₁ m + (1−β₁) δ;  v ← β₂ v + (1−β₂) δ²;  u = α m̂ / (√v̂ + μ)", _adam,
             ("beta2", "epsilon", "sigma", "mu"),
         ),
-        "published": Part(  # the released code computes Eq. 3 with L, and only logs the result
+        "published": Part(  # the released code computes Eq. 3 with L, and only logs it
             "published:PublishedMoments",
             "m ← δ + β₁/(1−β₁) m;  v ← δ² + β₂/(1−β₂) v;  u = α m / (√v + μ)", _released_moments,
             ("beta2", "epsilon", "sigma", "smoothness", "mu"),
@@ -190,15 +190,17 @@ SLOTS: dict[str, dict[str, Part]] = {
         ),
     },
     "line_search": {
-        "none": Part("line_search:full_step"),
+        "none": Part("step_size:full_step"),
         "armijo": Part(
-            "line_search:armijo", "α shortened by a line search",
+            "step_size:armijo", "α shortened by a line search",
             "a line search, and no step where it finds none",
         ),
     },
     "regularization": {
-        "none": Part("regularized:unchanged"),
-        "l2": Part("regularized:l2", "h + ½ w ‖θ‖²", "weight decay within the loss", ("weight_decay",)),
+        "none": Part("objective:unregularized"),
+        "l2": Part(
+            "objective:l2_regularized", "h + ½ w ‖θ‖²", "weight decay within the loss", ("weight_decay",)
+        ),
     },
     "clipping": {
         "none": Part("step_size:unclipped"),
@@ -210,31 +212,31 @@ SLOTS: dict[str, dict[str, Part]] = {
     "parts": {},
     "method": {
         "sgd_momentum": Part(
-            "first_order:sgd_momentum", "b ← γ b + g;  u = −α b", "gradient steps with heavy-ball momentum",
+            "explicit:sgd_momentum", "b ← γ b + g;  u = −α b", "gradient steps with heavy-ball momentum",
             ("lr", "momentum"),
         ),
         "nesterov": Part(
-            "first_order:nesterov", "b ← γ b + g;  u = −α (g + γ b)",
+            "explicit:nesterov", "b ← γ b + g;  u = −α (g + γ b)",
             "gradient steps with Nesterov's momentum", ("lr", "momentum"),
         ),
         "adagrad": Part(
-            "first_order:adagrad", "s ← s + g²;  u = −α g / (√s + μ)",
+            "explicit:adagrad", "s ← s + g²;  u = −α g / (√s + μ)",
             "gradient steps, each weight's divided by the root of its summed squares", ("lr", "mu"),
         ),
         "rmsprop": Part(
-            "first_order:rmsprop", "v ← β₂ v + (1−β₂) g²;  u = −α g / (√v + μ)",
+            "explicit:rmsprop", "v ← β₂ v + (1−β₂) g²;  u = −α g / (√v + μ)",
             "gradient steps, each weight's divided by the root of a moving mean of its squares",
             ("lr", "beta2", "mu"),
         ),
         "adam": Part(
-            "first_order:adam", "m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  u = −α m̂ / (√v̂ + μ)",
+            "explicit:adam", "m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) g²;  u = −α m̂ / (√v̂ + μ)",
             "moving means of the gradient, divided by the roots of moving means of its squares",
             ("lr", "beta2", "mu", "beta1"),
         ),
     },
     "diagonal": {
         "adahessian": Part(
-            "adahessian:AdaHessian",
+            "explicit:AdaHessian",
             "D = mean over kernels of z ⊙ Hz, z = ±1;  m ← β₁ m + (1−β₁) g;  v ← β₂ v + (1−β₂) D²;  "
             "u = −α m̂ / (v̂^(k/2) + μ)",
             "Adam with randomly probed Hessian diagonals in place of the gradient's squares",
@@ -245,7 +247,6 @@ SLOTS: dict[str, dict[str, Part]] = {
 }  # fmt: skip
 """All parts by slot and name.
 
-The slots up to `parts` are those of Hessian-free optimization; `parts` holds functions of plug-ins that
-change a composition.  A part of the last three slots is an optimizer as a whole; `optimizer` holds those of
-plug-ins.
+The slots up to `parts` belong to Hessian-free optimization; `parts` holds functions of plug-ins that change a
+composition.  A part in one of the last three slots is a whole optimizer; plug-ins register in `optimizer`.
 """

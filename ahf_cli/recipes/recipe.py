@@ -1,37 +1,187 @@
-"""A recipe: a structure, and the hyperparameters that it keeps fixed or searches."""
+"""A recipe: its structure, one choice of a part in each slot, and its hyperparameters, fixed or searched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, middle, nearest
-from ahf_cli.recipes.structure import CHOICES, AnyStructure, Structure
+from ahf_cli.recipes.parts import SLOTS, Part
+
+
+class AnyStructure:
+    """Choices by slot; a subclass declares the slots."""
+
+    hessian_free = False
+    """whether it solves a linear system (B + λI) δ = −g"""
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """All choices by slot, and all numbers such as `max_iterations`."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    @property
+    def parts_used(self) -> dict[str, Part]:
+        """Declarations of the chosen parts by slot."""
+        return {slot: SLOTS[slot][name] for slot, name in self.chosen.items() if name in SLOTS.get(slot, ())}
+
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that the parts read, in the order of `HYPERPARAMETERS`."""
+        used = {name for part in self.parts_used.values() for name in part.uses}
+        return tuple(name for name in HYPERPARAMETERS if name in used)
+
+    def part(self, slot: str) -> Any:
+        """Return the chosen part of a slot: an instance or a function."""
+        return self.parts_used[slot].make()
+
+
+@dataclass(frozen=True)
+class Structure(AnyStructure):
+    """The choices of Hessian-free optimization, equal for all trials that run side by side."""
+
+    curvature: str = "hessian"
+    """the matrix B"""
+    curvature_batch: str = "independent"
+    """batch of B: the gradient's, or a second one of the same size"""
+    reduction_ratio: str = "direction"
+    """point of the ratio ρ of actual to predicted reduction"""
+    step_size: str = "constant"
+    """rule for α"""
+    norm: str = "l2"
+    """norm of the direction in the step-size rule"""
+    solver: str = "cg"
+    """method for the linear system"""
+    cg_rules: str = "martens"
+    """stopping and negative curvature in CG"""
+    damping_rule: str = "levenberg_marquardt"
+    """rule for λ"""
+    moments: str = "none"
+    """moving averages on top of the direction"""
+    max_iterations: int = 50
+    """limit of CG iterations a step"""
+    warm_start_decay: float = 0.95
+    """CG starts at this multiple of the last direction"""
+    preconditioner: str = "none"
+    """diagonal preconditioner of CG"""
+    backtracking: str = "none"
+    """iterate of CG that becomes the direction"""
+    line_search: str = "none"
+    """rule that shortens α until h falls enough"""
+    regularization: str = "none"
+    """term that is added to h"""
+    clipping: str = "none"
+    """limit of an update's length"""
+    curvature_batches: int = 1
+    """mini-batches in an independent batch of the curvature"""
+    parts: str = ""
+    """a plug-in's change of the composition; not a choice of configurations"""
+
+    hessian_free = True
+
+    def __post_init__(self) -> None:
+        for slot in (f.name for f in fields(self) if f.name in SLOTS and f.name != "parts"):
+            value = getattr(self, slot)
+            if value not in tuple(SLOTS[slot]):
+                raise ValueError(f"{slot} must be one of {', '.join(SLOTS[slot])}, got {value!r}")
+        for key in ("max_iterations", "curvature_batches"):
+            count = getattr(self, key)
+            if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{key} must be an integer ≥ 1, got {count!r}")
+        if self.curvature_batches > 1 and self.curvature_batch != "independent":
+            raise ValueError(
+                f"curvature_batches must be 1 where curvature_batch is same, got {self.curvature_batches!r}"
+            )
+        decay = self.warm_start_decay
+        if isinstance(decay, bool) or not (isinstance(decay, int | float) and 0 <= decay <= 1):
+            raise ValueError(f"warm_start_decay must be in [0, 1], got {decay!r}")
+        for slot, part in self.parts_used.items():
+            for other, allowed in part.needs.items():
+                if (value := getattr(self, other)) not in allowed:
+                    name = getattr(self, slot)
+                    raise ValueError(f"{slot}: {name} needs {other} {' or '.join(allowed)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Whole(AnyStructure):
+    """The structure of a recipe that is one part: a whole optimizer without a linear system."""
+
+    slot: str
+    name: str
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The one choice."""
+        return {self.slot: self.name}
+
+    def __post_init__(self) -> None:
+        # A study may name an optimizer whose plug-in is not loaded.
+        if self.name not in SLOTS[self.slot] and self.slot != "optimizer":
+            raise ValueError(f"{self.slot} must be one of {', '.join(SLOTS[self.slot])}, got {self.name!r}")
+
+
+WHOLE = ("method", "diagonal", "optimizer")
+"""Slots whose parts are whole optimizers."""
+CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
+"""Names of the choices of Hessian-free optimization."""
+_LATER = (
+    "preconditioner", "backtracking", "line_search", "regularization", "clipping", "curvature_batches",
+    "parts",
+)  # fmt: skip
+"""Choices that are younger than the first committed studies; their defaults are not written."""
+
+
+def choices_of(structure: AnyStructure) -> dict[str, Any]:
+    """Return a structure's choices by name; `structure_of` makes an equal structure from them.
+
+    Choices of `_LATER` at their defaults are left out, so that a study keeps its identity.
+    """
+    return {
+        key: value
+        for key, value in structure.chosen.items()
+        if key not in _LATER or value != getattr(Structure, key)
+    }
+
+
+def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
+    """Return the structure with these choices; raises TypeError or ValueError for wrong choices."""
+    for slot in WHOLE:
+        if slot in choices:
+            if len(choices) > 1:
+                raise TypeError(f"{slot} is the only choice of a recipe, got {', '.join(choices)}")
+            return Whole(slot, str(choices[slot]))
+    return Structure(**choices)
+
+
+def all_parts() -> Iterator[tuple[str, str, Part]]:
+    """Yield slot, name and declaration of every part."""
+    for slot, parts in SLOTS.items():
+        for name, part in parts.items():
+            yield slot, name, part
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named optimizer: a structure, and the hyperparameters that it keeps fixed."""
+    """A named optimizer: a structure, and the values of its fixed hyperparameters."""
 
     name: str
     structure: AnyStructure
     fixed: Mapping[str, float] = field(default_factory=dict)
     lineage: tuple[str, ...] = ()
-    """names of the recipes that this one is derived from, nearest first"""
+    """names of the recipes from which this one is derived, nearest first"""
     ranges: Mapping[str, Range] = field(default_factory=dict)
-    """search ranges of its own, where those of `HYPERPARAMETERS` are not for it"""
+    """search ranges that replace the ranges of `HYPERPARAMETERS`"""
     source: str = ""
-    """where the update rule comes from"""
+    """source of the update rule"""
 
     @property
     def hessian_free(self) -> bool:
-        """Whether it is a recipe of Hessian-free optimization, made of structural choices."""
+        """Whether the recipe is Hessian-free, and so made of structural choices."""
         return self.structure.hessian_free
 
     @property
     def choices(self) -> Structure:
-        """Its structural choices; raises ValueError where it has none, being no Hessian-free recipe."""
+        """Structural choices; raises ValueError for a recipe that is not Hessian-free."""
         if not isinstance(self.structure, Structure):
             raise ValueError(f"recipe {self.name!r} is not Hessian-free: it solves no linear system")
         return self.structure
@@ -43,13 +193,13 @@ class Recipe:
 
     @property
     def free(self) -> tuple[str, ...]:
-        """Names of the hyperparameters that a trial chooses."""
+        """Names of the hyperparameters that each trial chooses."""
         return tuple(name for name in self.hyperparameters if name not in self.fixed)
 
     def complete(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return all hyperparameters: the given values, else the fixed ones, else the defaults.
+        """Return all hyperparameters: the given value, else the fixed value, else the default.
 
-        Raises ValueError for a name that the recipe does not have, or a value outside its interval.
+        Raises ValueError for a name that is not in the recipe, or a value outside its interval.
         """
         for name, value in values.items():
             if name not in self.hyperparameters:
@@ -86,26 +236,29 @@ class Recipe:
                 raise ValueError(f"{key} has no effect in {name!r}{nearest(key, result.hyperparameters)}")
         kept = {k: v for k, v in {**self.fixed, **fixed}.items() if k in result.hyperparameters}
         if self.hessian_free and "mu" in result.hyperparameters:
+            # The paper fixes μ and never searches it: so do all derived recipes.
             kept.setdefault("mu", HYPERPARAMETERS["mu"].default)
         return replace(result, fixed=kept)
 
 
 def search_range(recipe: Recipe, name: str) -> Range | None:
-    """Return the search range of a hyperparameter: the recipe's own, else Appendix B's; None where fixed."""
+    """Return the search range of a hyperparameter: the recipe's, else Appendix B's; None if it is fixed."""
     return None if name in recipe.fixed else recipe.ranges.get(name) or HYPERPARAMETERS[name].search
 
 
 MILD = {"lr": 0.01, "damping": 30.0}
-"""α and λ₀ of a single run of a recipe that larger steps send off: see `single_run`"""
+"""α and λ₀ of a single run of a recipe that diverges with larger steps: see `single_run`."""
 
 
 def single_run(recipe: Recipe) -> dict[str, float]:
-    """Return all hyperparameters of a run for which nobody chose any.
+    """Return all hyperparameters of a single run whose user gave none.
 
-    They are the defaults, or the middle of a range of the recipe's own that its default lies outside; but for
-    a constant step with the exact Hessian of a second batch.  On LeNet that
-    ends near or above the loss of chance, or diverges, for α ≥ 0.1 within 60 steps and for α = 0.03 within
-    150; α = 0.01 with λ₀ = 30 had a loss of 1.57 after 300.
+    They are the defaults.  If a search range of the recipe excludes the default, its middle replaces it.  A
+    recipe that is not Hessian-free, or has constant damping, takes the middle of every range.
+
+    A constant step size with the exact Hessian of a second batch takes `MILD` instead.  On LeNet that recipe
+    ends near the loss of guessing, or diverges: for α ≥ 0.1 within 60 steps, for α = 0.03 within 150.  With α
+    = 0.01 and λ₀ = 30 its loss was 1.57 after 300 steps.
     """
     if not recipe.hessian_free or recipe.choices.damping_rule == "constant":
         ranges = {name: found for name in recipe.free if (found := search_range(recipe, name))}

@@ -22,7 +22,7 @@ GROUPS = ("init", "final", "trace")
 def read_trace(path: Path) -> Trace:
     """Read a trace, or raise InputError naming the file and what is wrong with it.
 
-    Whether its parts fit together is for `ahf_cli.training.trace_check`.
+    Whether its parts fit together is for `ahf_cli.training.trace`.
     """
     content = _read_arrays(path)
     missing = [name for name in ARRAYS if name not in content]

@@ -17,7 +17,7 @@ def task_spec(config: Config) -> TaskSpec:
     from ahf_cli.plugin import LOADED
     from ahf_cli.search.worker import TaskSpec
     from ahf_cli.tasks.datasets import DATA_SETS
-    from ahf_cli.tasks.sources import locate
+    from ahf_cli.tasks.folder import locate
     from ahf_cli.training.environment import resolve_device
 
     device = resolve_device(config.run.device)
@@ -88,7 +88,7 @@ def threads_of(device: str) -> int:
 def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
     """Return the record of what this session runs on."""
     from ahf_cli.tasks.datasets import DATA_SETS
-    from ahf_cli.tasks.digests import digests
+    from ahf_cli.tasks.folder import digests
     from ahf_cli.training.environment import describe
 
     fair = config.search.design == "fair"

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ahf_cli.config.load import Config, dump_yaml
+from ahf_cli.config.load import Config
+from ahf_cli.config.strict_yaml import dump_yaml
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.study.files import atomic_write
 from ahf_cli.study.store import Study

@@ -1,73 +1,71 @@
-"""A folder's lock: one process writes, and any may ask which."""
+"""The lock of a folder: one process writes, and every process may ask for its name."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import socket
-import stat
-import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+
+from filelock import Timeout, UnixFileLock
 
 from ahf_cli.errors import AhfError, InputError
+from ahf_cli.study.opening import open_regular
+
+WAIT_SECONDS = 0.4
+"""Longest wait for the lock: a process that asks for the holder keeps it for an instant."""
 
 
 class FolderLock:
-    """An advisory lock on the file `.lock` of a folder, which the system drops when its process ends."""
+    """A lock on the file `.lock` of a folder; the operating system drops it when its process ends."""
 
     def __init__(self, folder: Path):
         self._path = folder / ".lock"
-        self._file: IO[str] | None = None
+        self._lock: UnixFileLock | None = None
 
     def acquire(self, what: str) -> None:
-        """Take the lock, or raise AhfError that says what is in use, and by which process."""
+        """Take the lock and write this process's name into its file.
+
+        Raises:
+            AhfError: another process holds the lock of `what`; the message names it.
+            InputError: the file is a link, a pipe or another file that is not regular.
+        """
         self.release()
-        file = self._open(os.O_RDWR | os.O_CREAT)
-        for attempt in range(5):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == 4:
-                    file.seek(0)
-                    holder = file.read(200).strip() or "unknown"
-                    file.close()
-                    raise AhfError(f"{what} is in use by process {holder}") from None
-                time.sleep(0.1)  # somebody may only be asking, as `holder` does
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self._file = file
+        with suppress(FileNotFoundError):
+            open_regular(self._path).close()
+        # Its fallback, a lock that is the existence of the file, would outlive a killed process.
+        lock = UnixFileLock(
+            self._path, WAIT_SECONDS, thread_local=False, poll_interval=0.1, fallback_to_soft=False,
+            on_acquired=_write_name,
+        )  # fmt: skip
+        try:
+            lock.acquire()
+        except Timeout:
+            raise AhfError(f"{what} is in use by process {self.holder() or 'unknown'}") from None
+        self._lock = lock
 
     def release(self) -> None:
-        """Give the lock back, where it is held."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Give back the lock if this object holds it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def holder(self) -> str | None:
-        """Return the process that holds the lock, as "PID on HOST"; None where none does."""
+        """Return the process that holds the lock, as "PID on HOST"; None if the lock is free."""
         try:
-            with self._open(os.O_RDONLY) as file:
+            with open_regular(self._path) as file:
                 try:
+                    # A shared lock, which filelock lacks: two processes that ask do not see each other, and
+                    # network file systems grant it on a file that is open for reading.
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    return file.read(200).strip() or "unknown"
+                    return file.read(200).decode(errors="replace").strip() or "unknown"
         except (OSError, InputError):
             return None
         return None
 
-    def _open(self, how: int) -> IO[str]:
-        """Open the file itself: a link is not followed, and a pipe is not waited for."""
-        try:
-            descriptor = os.open(self._path, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-        except OSError:
-            if self._path.is_symlink():
-                raise InputError(f"{self._path} must be a regular file, and is a link") from None
-            raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise InputError(f"{self._path} must be a regular file")
-        mode = "r" if how == os.O_RDONLY else "r+"
-        return open(descriptor, mode, encoding="utf-8", errors="replace")
+
+def _write_name(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -8,7 +8,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ahf_cli.errors import InputError
 
@@ -26,13 +26,12 @@ class DamagedError(InputError):
         super().__init__(f"{file}: {why}")
 
 
-def read(file: Path, limit: int = SMALL) -> bytes:
-    """Return the content of a regular file.
+def open_regular(file: Path) -> BinaryIO:
+    """Open a regular file for reading; no link is followed, and no pipe is waited for.
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedError: it is a link, a folder, a device or a pipe, has more than `limit` bytes, or cannot be
-            read.
+        DamagedError: it is a link, a folder, a device or a pipe, or cannot be opened.
     """
     # Without O_NONBLOCK the opening of a pipe waits for a writer, for ever.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -45,13 +44,25 @@ def read(file: Path, limit: int = SMALL) -> bytes:
     except OSError as error:
         what = "is a link, and links are not followed" if file.is_symlink() else error.strerror or str(error)
         raise DamagedError(file, what) from None
-    with open(descriptor, "rb") as stream:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise DamagedError(file, "must be a regular file")
-        if about.st_size > limit:
-            raise DamagedError(file, f"must have at most {limit} bytes, got {about.st_size}")
-        return stream.read(about.st_size)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedError(file, "must be a regular file")
+    return open(descriptor, "rb")
+
+
+def read(file: Path, limit: int = SMALL) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedError: it is a link, a folder, a device or a pipe, has more than `limit` bytes, or cannot be
+            read.
+    """
+    with open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise DamagedError(file, f"must have at most {limit} bytes, got {size}")
+        return stream.read(size)
 
 
 def read_json(file: Path) -> Any:

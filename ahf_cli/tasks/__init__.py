@@ -1,1 +1,1 @@
-"""What is trained: the data and the network."""
+"""Tasks: data, models, losses and metrics."""

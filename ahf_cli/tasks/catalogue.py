@@ -1,7 +1,7 @@
 """The models and losses by name.
 
-Imports neither torch nor what the names stand for: a built-in one is the place where it is, and imported when
-it is made.
+Imports neither torch nor the models and losses: a built-in one is entered by its place, and its module is
+imported when it is made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Place = str
 MODELS: dict[str, Place | Callable[[tuple[int, ...], int], Any]] = {
     name: f"ahf_cli.tasks.models:{name}" for name in ("lenet", "mlp", "net3c3d", "alexnet_small", "resnet34")
 }
-"""By name, functions (shape of an input, number of classes) → module, or where they are."""
+"""The models by name: functions (shape of an input, number of outputs) → module, or their places."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Loss:
     """A loss by name."""
 
     make: Place | Callable[[], Any]
-    """→ `OutputLoss`"""
+    """function () → `OutputLoss`, or its place"""
     chance: Callable[[int], float] | None = None
-    """the loss of guessing among so many classes, which a diverged trial counts with; None: it has none"""
+    """number of classes → loss of guessing, the value of a diverged trial; None if guessing has no loss"""
     unit: str = "mean loss"
     short: str = "loss"
     """the unit in one word"""
     classes: bool = True
-    """whether targets are classes; else they are numbers"""
+    """whether targets are classes instead of numbers"""
     distribution: bool = False
-    """whether it is the negative log-likelihood of a known distribution, so that it has a Fisher matrix"""
+    """whether it is a negative log-likelihood of a known distribution, and so has a Fisher matrix"""
 
 
 LOSSES: dict[str, Loss] = {
@@ -58,9 +58,9 @@ LOSSES: dict[str, Loss] = {
 
 
 def make_model(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Make a model in evaluation mode: a loss is to be a function of the parameters and one example alone.
+    """Make a model in evaluation mode: the loss of an example depends on the parameters and it alone.
 
-    Its weights are not used, only its function and the shapes of its parameters.
+    A task uses the model's function and the shapes of its parameters, and never its weights.
     """
     made: nn.Module = found(MODELS[name])(shape, classes)
     return made.eval()
@@ -73,10 +73,10 @@ def make_loss(name: str) -> OutputLoss:
 
 
 def describe(entry: Place | Callable[..., Any]) -> str:
-    """Return the first line of what is said of a model or loss where it is written."""
+    """Return the first line of the docstring of a model or loss."""
     return inspect.cleandoc(found(entry).__doc__ or "a plug-in's own").partition("\n")[0]
 
 
 def found(entry: Place | Callable[..., Any]) -> Callable[..., Any]:
-    """Return a registered function or class, importing its module."""
+    """Return a registered function or class, after importing its module."""
     return pkgutil.resolve_name(entry) if isinstance(entry, str) else entry

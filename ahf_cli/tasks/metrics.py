@@ -9,14 +9,17 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ahf_cli.errors import InputError
-from ahf_cli.tasks.catalogue import LOSSES, Place
+from ahf_cli.tasks.catalogue import LOSSES
 from ahf_cli.tasks.datasets import DATA_SETS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SETS = {"train": "training", "validation": "validation", "test": "test"}
-"""The sets that a task is measured on, and their names in words."""
+"""The sets of a task, and their names in words."""
 MEASURED = re.compile(r"(train|validation|test)_[a-z][a-z0-9_]{0,40}")
 """Names of the columns that hold a metric on a set."""
 Better = Literal["lower", "higher"]
@@ -35,13 +38,13 @@ class Column:
     top: float = math.inf
     """largest possible value; the least is 0"""
     baseline: float | None = None
-    """value of guessing, which a diverged trial counts with; None where guessing has no value"""
+    """value of guessing, which is the value of a diverged trial; None if guessing has no value"""
     start: float | None = None
-    """median of the trials' first values, where they are known"""
+    """median of the trials' first values, if they are known"""
 
     @property
     def edge(self) -> float:
-        """Largest value that a panel shows: one runaway mean would flatten every other curve."""
+        """Largest value that a panel shows: one diverging mean would flatten every other curve."""
         if math.isfinite(self.top):
             return self.top
         return 1.5 * self.scale
@@ -60,10 +63,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that is a mean over the examples of a set."""
+    """A mean over the examples of a set."""
 
     name: str
-    """the part of its columns after the set's name, as `accuracy` in `test_accuracy`"""
+    """its columns' name without the set, as `accuracy` in `test_accuracy`"""
     label: str
     better: Better
     unit: str
@@ -83,7 +86,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of a task: the loss that training minimizes, and then others; the last is the headline."""
+    """The metrics of a task: first the loss that training minimizes; the last is the headline."""
 
     all: tuple[Metric, ...]
 
@@ -94,7 +97,7 @@ class Metrics:
 
     @property
     def headline(self) -> Column:
-        """The metric by which recipes are judged, on the test set."""
+        """The last metric on the test set, which ranks recipes."""
         return self.all[-1].on("test")
 
     @property
@@ -140,28 +143,33 @@ class Metrics:
 
     @classmethod
     def of_data(cls, rows: Iterable[Mapping[str, Any]]) -> Metrics:
-        """Return the metrics that `as_data` has written."""
+        """Return the metrics from the rows that `as_data` returns."""
         return cls(tuple(Metric(**{**r, "top": math.inf if r["top"] is None else r["top"]}) for r in rows))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """The declaration of a metric beside the loss, and its code."""
+    """A metric beside the loss, with its function."""
 
     metric: Metric
     """without its baseline, which depends on the task"""
-    value: Place | Callable[..., Any]
-    """(outputs (K, N, …), targets (N, …)) → its value for each example, (K, N)"""
+    value: Callable[..., Any]
+    """function (outputs (K, N, …), targets (N, …)) → value of each example, (K, N)"""
     baseline: Callable[[int], float] | None = None
     """number of classes → value of guessing"""
     classes: bool = True
-    """whether targets are classes"""
+    """whether targets are classes instead of numbers"""
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 for each example whose largest output is its class, else 0; (K, N, C), (N,) → (K, N)."""
+    return outputs.argmax(dim=-1) == targets
 
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure(
         Metric("accuracy", "accuracy", "higher", "fraction correct", "fraction", 1.0),
-        "ahf_cli.tasks.measures:accuracy",
+        accuracy,
         lambda classes: 1 / classes,
     )
 }
@@ -176,14 +184,16 @@ def classification(classes: int) -> Metrics:
 def metrics_of(task: Mapping[str, Any]) -> Metrics:
     """Return the metrics of a task, the section `task` of a configuration or of a study's identity.
 
-    Where the section is missing or empty, as in a damaged study, they are those of ten classes.  Raises
-    InputError for a data set or loss that is not known, as those of plug-ins that are not loaded.
+    A missing or empty section, as in a damaged study, gives the metrics of ten classes.
+
+    Raises:
+        InputError: the data set or loss is unknown, for example because its plug-in is not loaded.
     """
     for key, known in (("data", DATA_SETS), ("loss", LOSSES)):
         name = task.get(key)
         if isinstance(name, str) and name not in known:
             raise InputError(
-                f"task.{key}: {name!r} is not known; where it is a plug-in's, add --plugin FILE.py"
+                f"task.{key}: {name!r} is not known; if a plug-in registers it, add --plugin FILE.py"
             )
     data, loss = DATA_SETS.get(str(task.get("data"))), str(task.get("loss", "cross_entropy"))
     if data is None or loss not in LOSSES:

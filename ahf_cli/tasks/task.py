@@ -1,4 +1,4 @@
-"""A task: data on a device, a model, and the batches that a seed gives."""
+"""A task: data on a device, a model, a loss, and the batches of a seed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.tasks.catalogue import make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
-from ahf_cli.tasks.lenet import glorot_uniform
+from ahf_cli.tasks.models import glorot_uniform
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
-"""Streams of permutations; each draws its own from the training seed (0 is that of the weights)."""
+"""Numbers of the streams of permutations from the training seed; stream 0 draws the weights."""
 
 
 @lru_cache(maxsize=8)
 def permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """Return the order of an epoch's examples, a pure function of its arguments."""
+    """Return the order of an epoch's examples, which depends on the arguments alone."""
     return np.random.default_rng([seed, stream, epoch]).permutation(count)
 
 
 def batch_indices(seed: int, stream: int, step: int, count: int, batch_size: int) -> NDArray[np.int64]:
-    """Return the examples of a step (from 0): reshuffled each epoch, the last partial batch dropped."""
+    """Return the examples of a step, counted from 0; each epoch has a new order and whole batches only."""
     epoch, position = divmod(step, count // batch_size)
     order = permutation(seed, stream, epoch, count)
     return order[position * batch_size : (position + 1) * batch_size]
@@ -38,7 +38,7 @@ def batch_indices(seed: int, stream: int, step: int, count: int, batch_size: int
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: the data of a split, and a model that gives function and layout."""
+    """A split of a data set, a model that gives function and layout, and a loss."""
 
     split: Split
     model: nn.Module
@@ -46,7 +46,7 @@ class Task:
     device: torch.device
     dtype: torch.dtype = torch.float32
     part: tuple[int, int] = (0, 1)
-    """which part of each batch this process has, and of how many: its rank and the number of ranks"""
+    """rank of this process and number of ranks; each rank has one part of every batch"""
     loss: OutputLoss = field(default_factory=SoftmaxCrossEntropy)
 
     @classmethod
@@ -54,14 +54,14 @@ class Task:
         cls, folder: Path, split: SplitName, batch_size: int, device: str = "cpu",
         subset: int | None = None, dtype: torch.dtype = torch.float32,
     ) -> Task:  # fmt: skip
-        """LeNet on the images in a folder."""
+        """Return LeNet on the images in a folder."""
         return cls.lenet_on(load(folder, split, subset), batch_size, device, dtype)
 
     @classmethod
     def lenet_on(
         cls, data: Split, batch_size: int, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Task:
-        """LeNet on images that are loaded already; on a CPU they are used where they lie."""
+        """Return LeNet on loaded images; a CPU uses them without a copy."""
         return cls.on(data, "lenet", batch_size, device, dtype)
 
     @classmethod
@@ -69,7 +69,7 @@ class Task:
         cls, data: Split, model: str, batch_size: int, device: str = "cpu",
         dtype: torch.dtype = torch.float32, loss: str = "cross_entropy",
     ) -> Task:  # fmt: skip
-        """Return a model and a loss, by name, on images that are loaded already."""
+        """Return the task of a model and a loss, both by name, on loaded data."""
         where = torch.device(device)
         on_device = Split(
             data.train.to(where),
@@ -98,20 +98,20 @@ class Task:
 
     @cached_property
     def _scales(self) -> frozenset[str]:
-        """Names of the scales of normalisation layers, which begin at 1."""
+        """Names of the scales of normalisation layers, which start at 1."""
         kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
         modules = ((name, m) for name, m in self.model.named_modules() if isinstance(m, kinds))
         return frozenset(f"{name}.weight" for name, m in modules if m.weight is not None)
 
     def objective(self, seed: int, stream: int, step: int, batches: int = 1) -> Objective:
-        """Return h on the whole batch of a step, or on that many batches, whichever ranks have the parts."""
+        """Return h on the whole batch of a step, or on `batches` of them, over all ranks."""
         own = self.batch(seed, stream, step, batches)
         return own if self.part[1] == 1 else DistributedObjective(own)
 
     def batch(self, seed: int, stream: int, step: int, batches: int = 1) -> ModelObjective:
-        """Return h on this process's part of the batch that a stream gives at a step, counted from 0.
+        """Return h on this process's part of a stream's batch at a step, counted from 0.
 
-        With more `batches` a step takes so many after each other.
+        A step takes `batches` consecutive batches.
         """
         count, (rank, world) = len(self.split.train), self.part
         steps = range(step * batches, (step + 1) * batches)
@@ -122,11 +122,11 @@ class Task:
         return ModelObjective(self.model, images, self.targets(self.split.train.labels[chosen]), self.loss)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Return classes as they are, numbers in the task's dtype."""
+        """Return classes unchanged, and numbers in the task's dtype."""
         return labels.to(self.dtype) if labels.is_floating_point() else labels
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Bytes to numbers: divided by 255, and nothing else.  Numbers stay what they are."""
+        """Return bytes divided by 255, and numbers unchanged, in the task's dtype."""
         if images.is_floating_point():
             return images.to(self.dtype)
         return images.to(self.dtype, copy=True).div_(255)  # in place: no second array of this size

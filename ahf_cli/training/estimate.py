@@ -1,4 +1,4 @@
-"""How long a search will take, from a timed slice of each recipe."""
+"""The duration of a search, estimated from a few timed steps of each recipe."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ahf_cli.training.records import StepRow
 from ahf_cli.training.train import Plan, begin, train
 
 WARM_UP, TIMED = 10, 15
-"""Steps run before, and while, the clock runs."""
+"""Number of steps before the clock starts, and number of timed steps."""
 SAMPLE = 5_000
-"""Images of a timed evaluation."""
+"""Number of images of a timed evaluation."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What a few steps of one recipe at the middle of its search space took."""
+    """The time of a few steps of one recipe, at the middle of its search space."""
 
     recipe: str
     params: Mapping[str, float]
@@ -29,11 +29,11 @@ class Slice:
     cg_iterations: float
     """mean over the timed steps"""
     rows: tuple[StepRow, ...]
-    """records of the steps, to size files by"""
+    """records of the steps, for estimates of file sizes"""
 
 
 def time_slice(task: Task, recipe: Recipe, space: Mapping[str, Range], seed: int) -> Slice:
-    """Train one trial for a few steps without evaluating it, and time the later ones."""
+    """Train one trial for a few steps without evaluation, and time the later steps."""
     params = {name: middle(found) for name, found in space.items()}
     total = WARM_UP + TIMED
     plan = Plan(steps=total, eval_every=total + 1, seed=seed, eval_subset=task.batch_size)
@@ -41,14 +41,14 @@ def time_slice(task: Task, recipe: Recipe, space: Mapping[str, Range], seed: int
     times: list[float] = []
     train(task, batch, on_progress=lambda progress: times.append(batch.trials[0].seconds))
     rows = tuple(batch.trials[0].steps)
-    first = min(WARM_UP, len(rows) - 1)  # a trial that diverges early is timed as far as it went
+    first = min(WARM_UP, len(rows) - 1)  # a trial that diverges early has fewer steps
     spent = (times[-1] - times[first]) / max(1, len(rows) - first)
     iterations = [row.cg_iterations for row in rows[first:]]
     return Slice(recipe.name, params, spent, sum(iterations) / max(1, len(iterations)), rows)
 
 
 def time_evaluation(task: Task, images: int, seed: int) -> float:
-    """Return the seconds that an evaluation of so many images takes, from one of a few thousand."""
+    """Return the seconds of an evaluation of `images` images, scaled from `SAMPLE` images."""
     theta = task.initial(seed)[None]
     count = min(SAMPLE, len(task.split.train))
     evaluate(task, theta, task.split.train, count)
@@ -58,12 +58,12 @@ def time_evaluation(task: Task, images: int, seed: int) -> float:
 
 
 def images_per_evaluation(task: Task, eval_subset: int | None) -> int:
-    """Number of images that one evaluation of a trial runs through."""
+    """Return the number of images in one evaluation of a trial."""
     training = min(eval_subset or len(task.split.train), len(task.split.train))
     held_out = 0 if task.split.validation is None else len(task.split.validation)
     return training + held_out + len(task.split.test)
 
 
 def evaluations(steps: int, every: int) -> int:
-    """Number of evaluations of a trial: at step 0, at every multiple, and at the last step."""
+    """Return the number of evaluations of a trial: at step 0, at every multiple, and at the last step."""
     return 1 + steps // every + (steps % every != 0)

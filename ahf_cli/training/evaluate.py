@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.distributed import average
-from ahf_cli.tasks.catalogue import found
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.tasks.task import Task
 
 CHUNK = {"cpu": 1_000, "cuda": 10_000}
-"""Examples at once: few enough for a CPU's caches, many enough to hide what each call costs.
+"""Number of examples in one forward pass, by device.
 
-The CPU's is measured (docs/performance.md), the GPU's is not.
+Few examples fit the caches of a CPU; many examples hide the cost of each call.  The number for a CPU is
+measured (docs/performance.md), the number for a GPU is not.
 """
 
 
@@ -22,13 +22,13 @@ The CPU's is measured (docs/performance.md), the GPU's is not.
 def evaluate(
     task: Task, parameters: Tensor, examples: LabelledImages, limit: int | None = None
 ) -> dict[str, Tensor]:
-    """Return the task's metrics on the first `limit` examples of a set: means over examples.
+    """Return the task's metrics on the first `limit` examples of a set, as means over examples.
 
     Args:
         task: gives model, loss and device.
         parameters: (K, P).
         examples: the set.
-        limit: number of examples; all by default.
+        limit: number of examples; default: all.
 
     Returns:
         The loss as `loss` and the other metrics by name; (K,) each, float64 on the CPU.
@@ -36,7 +36,7 @@ def evaluate(
     count = min(limit or len(examples), len(examples))
     names = ("loss", *task.split.metrics)
     totals = torch.zeros(len(names), parameters.shape[0], dtype=torch.float64, device=task.device)
-    measures = [found(MEASURES[name].value) for name in task.split.metrics]
+    measures = [MEASURES[name].value for name in task.split.metrics]
     chunk = CHUNK[task.device.type]
     rank, world = task.part
     for first in range(rank * chunk, count, world * chunk):

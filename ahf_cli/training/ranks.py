@@ -12,21 +12,21 @@ from typing import Any
 from ahf_cli.errors import InputError
 
 TIMEOUT = timedelta(minutes=10)
-"""After which a rank that does not answer counts as lost."""
+"""Time after which a rank without an answer counts as lost."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among all."""
+    """The place of this process among all processes of a run."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
-    """place on this machine: which GPU is its own"""
+    """number on this machine, and number of the GPU"""
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def device(self, device: str) -> str:
@@ -34,7 +34,7 @@ class Ranks:
         return f"cuda:{self.local}" if device == "cuda" and self.world > 1 else device
 
     def check(self, batch_size: int) -> None:
-        """Raise InputError where a batch cannot be divided."""
+        """Raise InputError if the batch does not divide into equal parts."""
         if batch_size % self.world:
             raise InputError(
                 f"task.batch_size: must be a multiple of the number of ranks ({self.world}), got {batch_size}"
@@ -43,7 +43,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the other processes that `torchrun` started; alone where it did not."""
+    """Join the other processes that `torchrun` started; without `torchrun` there is one rank."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
         yield Ranks()
@@ -51,8 +51,8 @@ def joined(device: str) -> Iterator[Ranks]:
     import torch
     import torch.distributed as dist
 
-    # Imported later (vmap does), it takes the group as the default argument of its functions. Then the group
-    # outlives its destruction, and a process that exits while gloo's threads run is aborted now and then.
+    # A later import (by vmap) would hold the group as the default argument of its functions. The group would
+    # outlive its destruction, and a process that exits while gloo's threads run is sometimes aborted.
     import torch.distributed.nn.functional
 
     ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
@@ -66,7 +66,7 @@ def joined(device: str) -> Iterator[Ranks]:
 
 
 def shared(ranks: Ranks, value: Any) -> Any:
-    """Give all ranks what the leading one has."""
+    """Return the value of the leading rank in all ranks."""
     if ranks.world == 1:
         return value
     import torch.distributed as dist
@@ -82,7 +82,7 @@ def shared(ranks: Ranks, value: Any) -> Any:
 
 
 def agreed(ranks: Ranks, should_stop: Callable[[], bool]) -> Callable[[], bool]:
-    """Return a question that all ranks answer alike: whether any of them was told to stop."""
+    """Return a function that is true in all ranks as soon as `should_stop` is true in one."""
     if ranks.world == 1:
         return should_stop
     import torch

@@ -1,6 +1,7 @@
-"""What an experiment yields: plain records, without files, searches or plots.
+"""Records of training: plain data, without files, searches or plots.
 
-The field names of `StepRow` are the columns of `steps.csv.gz`; `CurveRow.plain` has those of `curve.csv`.
+The fields of `StepRow` are the columns of `steps.csv.gz`; the keys of `CurveRow.plain` are the columns of
+`curve.csv`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class CurveRow:
     step: int
     epoch: float
     measured: dict[str, float]
-    """the metrics by column, such as `train_loss`; NaN for a validation set that the split does not have"""
+    """metrics by column, such as `train_loss`; NaN for a split without a validation set"""
     products: int
     """curvature products so far"""
     gradients: int
@@ -53,9 +54,9 @@ class StepRow:
     direction_sum_l2: float
     update_l2: float
     step_size: float
-    """α as used"""
+    """α of the step taken"""
     eq3_step_size: float
-    """Eq. 3 as printed, neither clipped at 0 nor always used; NaN without its hyperparameters"""
+    """Eq. 3 as printed, before clipping at 0, also for other step sizes; NaN without its hyperparameters"""
     damping: float
     """λ of this step's linear system"""
     reduction_ratio: float
@@ -63,7 +64,7 @@ class StepRow:
     """q(δ)"""
     cg_iterations: int
     stop: str
-    """why CG stopped"""
+    """reason for which CG stopped"""
     smoothness_gradient: float
     """L̂ of Eq. 2 along the update, with g = ∇h"""
     smoothness_direction: float
@@ -72,18 +73,18 @@ class StepRow:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended: the content of `result.json`."""
+    """The end of a trial: the content of `result.json`."""
 
     recipe: str
     slot: int
     status: Status
     steps: int
-    """steps taken; the step of divergence where `status` is diverged"""
+    """steps taken; for a diverged trial the step of divergence"""
     planned_steps: int
     value: float
-    """what the sampler was told: the objective, capped at the loss of guessing or at its first value"""
+    """the sampler's value: the objective, capped at the loss of guessing or at its first value"""
     objective: str
-    """the objective's name, as in the configuration"""
+    """name of the objective in the configuration"""
     params: dict[str, float]
     """all hyperparameters, free and fixed"""
     seed: int
@@ -93,9 +94,9 @@ class TrialResult:
     seconds: float
     """training time, evaluation excluded"""
     stalled: bool = False
-    """did not train: ok, but the training loss fell by less than 5 % of its first value"""
+    """status ok, but the training loss fell by less than 5 % of its first value"""
     zero_steps: int = 0
-    """steps at which Eq. 3 was negative and therefore 0 was used"""
+    """number of steps with α = 0, since Eq. 3 was negative"""
     attempts: int = 1
     error: str = ""
     """for a failed trial: the exception in one line"""
@@ -115,7 +116,7 @@ class TrialResult:
 
 
 def _spread(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a mapping with the items of one of its values in the place of that."""
+    """Return a mapping in which the items of one value replace that value."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= value if name == key else {name: value}
@@ -129,46 +130,46 @@ def _gathered(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def headline_of(measured: Mapping[str, float]) -> tuple[str, float]:
-    """Return the column and the value of the headline: the last metric of the test set."""
+    """Return column and value of the headline, the last metric of the test set."""
     column = [name for name in measured if name.startswith("test_")][-1]
     return column, measured[column]
 
 
 def headline(measured: Mapping[str, float]) -> str:
-    """Return the headline with its name, as `test accuracy 0.8512`."""
+    """Return the headline as text, such as `test accuracy 0.8512`."""
     column, value = headline_of(measured)
     return f"{column.replace('_', ' ')} {value:.4f}"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A running trial reached a step."""
+    """The progress of a running trial at one step."""
 
     recipe: str
     slot: int
     step: int
     planned_steps: int
     loss: float
-    """last batch loss"""
+    """loss of the last batch"""
     row: CurveRow | None = None
-    """the last evaluation, where this step was one"""
+    """the evaluation at this step, if there was one"""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that is being trained."""
+    """A trial that trains now."""
 
     slot: int
     host: str
     seconds: float
-    """since it began, or went on"""
+    """time since it began or continued"""
     row: CurveRow | None = None
-    """its last evaluation so far"""
+    """its last evaluation"""
 
 
 @dataclass(frozen=True)
 class RecipeStatus:
-    """How far a search is with one recipe."""
+    """The progress of a search in one recipe."""
 
     recipe: str
     planned: int
@@ -177,18 +178,18 @@ class RecipeStatus:
     failed: int
     running: tuple[Running, ...]
     best_value: float | None
-    """that of the best trial; in a folder its own one, without the cap"""
+    """value of the best trial; in a folder without the cap"""
     trial_seconds: float | None
     """mean time of a finished trial, evaluation included"""
 
     @property
     def waiting(self) -> int:
-        """Trials that have not begun, or wait for being tried again."""
+        """Number of trials that have not begun, or wait for another attempt."""
         return max(0, self.planned - self.ok - self.diverged - self.failed - len(self.running))
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until all are done, if as many run all the time as now; None where that is not known."""
+        """Seconds until the last trial ends, if as many run as now; None if unknown."""
         if not self.waiting and not self.running:
             return 0.0
         if self.trial_seconds is None or not self.running:

@@ -1,10 +1,10 @@
-"""Traces: runs recorded in float64 with all their inputs, and their replay on our core."""
+"""Traces: runs recorded in float64 with all inputs, their replay on our core, and their rules."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ahf_cli.optim import ModelObjective, Optimizer, State, Stop, compose
 from ahf_cli.recipes.builtin import find_recipe
-from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import CHOICES
-from ahf_cli.tasks.lenet import LeNet
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, nearest
+from ahf_cli.recipes.recipe import CHOICES, Recipe
+from ahf_cli.tasks.models import LeNet
 
 Array = NDArray[Any]
 KINDS = ("mlp", "lenet")
@@ -53,13 +53,13 @@ class Trace:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far one quantity of a replay is from the record."""
+    """The deviation of one quantity of a replay from the record."""
 
     quantity: str
     largest: float
-    """largest relative deviation; for exact quantities the share of steps that differ"""
+    """largest relative deviation; for exact quantities the share of different steps"""
     first_step: int | None
-    """first step outside the tolerance; 0 for a final array outside, None if all is inside"""
+    """first step outside the tolerance; 0 for a final array outside it, None if all is inside"""
 
 
 def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
@@ -76,7 +76,7 @@ def model_of(kind: str, init: Mapping[str, Array]) -> nn.Module:
 
 
 def recipe_of(setup: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a trace: the named one, with the choices that the setup gives.
+    """Return the named recipe of a trace, with the choices of its setup.
 
     Raises ValueError for an unknown recipe or choice, or a recipe that solves no linear system.
     """
@@ -93,7 +93,7 @@ def recipe_of(setup: Mapping[str, Any]) -> Recipe:
 
 
 def replay(trace: Trace) -> Trace:
-    """Run the setup of a sound trace on its own inputs and return what our core does."""
+    """Run the setup of a sound trace on its inputs, and return the trace of our core."""
     return run(trace.setup, recipe_of(trace.setup), trace.x, trace.y, trace.init)
 
 
@@ -107,7 +107,7 @@ def run(
 ) -> Trace:
     """Run one trial in float64: step t uses batch t and, for an independent curvature batch, `steps` + t.
 
-    `on_step` hears of every step, from 1, with its loss.
+    `on_step(t, loss)` is called after every step t = 1, 2, ….
     """
     model = model_of(setup["kind"], init)
     names = [name for name, _ in model.named_parameters()]
@@ -161,7 +161,7 @@ def _record_step(
     after, info = optimizer.step(state, *objectives)
     special: dict[str, Tensor] = {
         "loss_full_step": objectives[0].value(state.parameters + info.direction),
-        # The released code logs Eq. 3 and never uses it; its traces hold what it logs.
+        # The released code logs Eq. 3 and does not use it; its traces hold the logged values.
         "step_size": info.eq3_step_size if recipe.choices.moments == "published" else info.step_size,
     }
     for name in QUANTITIES:
@@ -202,3 +202,138 @@ def _vector_deviation(name: str, theirs: Array, mine: Array) -> Deviation:
         size = float(np.linalg.norm(mine - theirs)) / max(float(np.linalg.norm(theirs)), FLOOR)
     size = math.inf if math.isnan(size) else size
     return Deviation(name, size, None if size <= TOLERANCE else 0)
+
+
+_IMAGE = (1, 28, 28)
+_NUMBERS = "iuf"
+"""NumPy's kinds of real numbers"""
+
+
+def problems(trace: Trace) -> list[str]:
+    """Return a line for each broken rule of a trace; [] for a trace that can be replayed and compared.
+
+    A rule that needs a second part of the trace is checked only if that part is sound.
+    """
+    found = [*_setup_problems(trace.setup), *_layer_problems(trace)]
+    if found:
+        return found
+    shapes = {
+        name: tuple(parameter.shape)
+        for name, parameter in model_of(trace.setup["kind"], trace.init).named_parameters()
+    }
+    found += _tensor_problems("init", trace.init, shapes, finite=True)
+    found += _tensor_problems("final", trace.final, shapes)
+    size = sum(map(math.prod, shapes.values()))
+    found += _array_problems("last_direction", trace.last_direction, (size,))
+    found += _series_problems(trace.series, trace.setup["steps"])
+    return [*found, *_example_problems(trace, outputs=shapes[_last_layer(shapes)][0])]
+
+
+def unknown_names(setup: Mapping[str, Any]) -> list[str]:
+    """Return the unknown keys of a setup, which a replay ignores."""
+    return [
+        key for key in setup if key not in {"kind", "recipe", "steps", "batch", *CHOICES, *HYPERPARAMETERS}
+    ]
+
+
+def _setup_problems(setup: Mapping[str, Any]) -> Iterator[str]:
+    kind = setup.get("kind")
+    if kind not in KINDS:
+        yield f"setup: kind must be one of {', '.join(KINDS)}, got {kind!r}"
+    for key in ("steps", "batch"):
+        value = setup.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            yield f"setup: {key} must be an integer ≥ 1, got {value!r}"
+    try:
+        recipe = recipe_of(setup)
+    except (TypeError, ValueError) as error:
+        yield f"setup: {error}"
+        return
+    for name in recipe.hyperparameters:
+        value = setup.get(name)
+        if value is None and name in recipe.fixed:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            yield f"setup: {name} must be a number, got {'nothing' if value is None else repr(value)}"
+        elif not HYPERPARAMETERS[name].accepts(value):
+            yield f"setup: {name} must be in {HYPERPARAMETERS[name].rule()}, got {value!r}"
+
+
+def _layer_problems(trace: Trace) -> Iterator[str]:
+    """Check that `init` describes a chain of layers; the shapes of LeNet are fixed."""
+    if trace.setup.get("kind") != "mlp":
+        return
+    inputs: int | None = None
+    for name, weight in trace.init.items():
+        layer, _, part = name.rpartition(".")
+        if part == "bias" and f"{layer}.weight" in trace.init:
+            continue
+        if part != "weight" or not layer or "." in layer:
+            yield f"init/{name} must be the weight of a layer, or the bias of one that has a weight"
+        elif weight.ndim != 2 or 0 in weight.shape:
+            yield f"init/{name} must have the shape (outputs, inputs), got {weight.shape}"
+        else:
+            if inputs is not None and weight.shape[1] != inputs:
+                yield f"init/{name} must take the {inputs} outputs of the layer before it, got {weight.shape}"
+            inputs = weight.shape[0]
+
+
+def _last_layer(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return [name for name in shapes if name.endswith(".weight")][-1]
+
+
+def _tensor_problems(
+    group: str, tensors: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], finite: bool = False
+) -> Iterator[str]:
+    absent = [f"{group}/{name}" for name in shapes if name not in tensors]
+    if absent:
+        yield f"a trace must hold {', '.join(absent)}"
+    for name, value in tensors.items():
+        if name not in shapes:
+            yield f"{group}/{name} is no parameter of the model{nearest(name, shapes)}"
+        else:
+            yield from _array_problems(f"{group}/{name}", value, shapes[name], finite)
+
+
+def _series_problems(series: Mapping[str, Array], steps: int) -> Iterator[str]:
+    absent = [f"trace/{name}" for name in QUANTITIES if name not in series]
+    if absent:
+        yield f"a trace must hold {', '.join(absent)}"
+    uneven = [f"trace/{name}" for name in series if name in QUANTITIES and series[name].shape != (steps,)]
+    if uneven:
+        first = series[uneven[0].removeprefix("trace/")].shape
+        yield f"{', '.join(uneven)} must have one value a step, ({steps},), got {first}"
+    for name, value in series.items():
+        kinds = "U" if name == "stop" else _NUMBERS
+        if name not in QUANTITIES:
+            yield f"trace/{name} is no quantity of a trace{nearest(name, QUANTITIES)}"
+        elif value.dtype.kind not in kinds:
+            what = "strings" if name == "stop" else "real numbers"
+            yield f"trace/{name} must hold {what}, got {value.dtype}"
+
+
+def _array_problems(name: str, value: Array, shape: tuple[int, ...], finite: bool = False) -> Iterator[str]:
+    if value.dtype.kind not in _NUMBERS:
+        yield f"{name} must hold real numbers, got {value.dtype}"
+    elif value.shape != shape:
+        yield f"{name} must have the shape {shape}, got {value.shape}"
+    elif finite and not np.isfinite(value).all():
+        yield f"{name} must be finite, got {np.count_nonzero(~np.isfinite(value))} values that are not"
+
+
+def _example_problems(trace: Trace, outputs: int) -> Iterator[str]:
+    setup, x, y = trace.setup, trace.x, trace.y
+    first = next(iter(trace.init.values()))
+    item = _IMAGE if setup["kind"] == "lenet" else (first.shape[-1],)
+    streams = 2 if recipe_of(setup).choices.curvature_batch == "independent" else 1
+    needed = streams * setup["steps"] * setup["batch"]
+    yield from _array_problems("x", x, (len(x) if x.ndim else 0, *item), finite=True)
+    if x.ndim and len(x) < needed:
+        used = f"{streams} × {setup['steps']} steps × batch {setup['batch']}"
+        yield f"x must hold at least {needed} examples ({used}), got {len(x)}"
+    if y.dtype.kind not in "iu":
+        yield f"y must hold integers, got {y.dtype}"
+    elif y.shape != x.shape[:1]:
+        yield f"y must have one class an example, {x.shape[:1]}, got {y.shape}"
+    elif len(y) and (y.min() < 0 or y.max() >= outputs):
+        yield f"y must be classes in [0, {outputs}), got {y.min()} to {y.max()}"

@@ -1,4 +1,4 @@
-"""Train K trials of one recipe side by side, and record what they do."""
+"""Training of K trials of one recipe side by side, with their records."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _FROM_INFO = (
 )  # fmt: skip
 NAN = math.nan
 WORST = 1e30
-"""What the sampler is told where even the first value is not finite."""
+"""The sampler's value of a trial whose first value is not finite."""
 
 
 class StoppedError(Exception):
-    """Training was asked to stop; the checkpoints hold everything up to the last finished step."""
+    """Training stopped on request; the checkpoints hold everything up to the last finished step."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long trials train, when they are evaluated, and from which seed."""
+    """The plan of trials: number of steps, times of evaluation, and seed."""
 
     steps: int
     eval_every: int
@@ -44,20 +44,19 @@ class Plan:
     eval_subset: int | None = None
     checkpoint_every: int | None = None
     longer: Mapping[str, int] = field(default_factory=dict)
-    """recipe → how many times as many steps it takes, and as many from one evaluation to the next"""
+    """recipe → factor of its steps, and of the steps between two evaluations"""
+    cap: float | None = None
+    """largest value for the sampler, and value of a diverged trial; None: the first value of the trial"""
 
     def of(self, recipe: str) -> Plan:
-        """Return how trials of one recipe train."""
+        """Return the plan of one recipe."""
         times = self.longer.get(recipe, 1)
         return replace(self, steps=times * self.steps, eval_every=times * self.eval_every, longer={})
-
-    cap: float | None = None
-    """largest value that the sampler is told, and that of a diverged trial; None for the trial's first one"""
 
 
 @dataclass
 class Trial:
-    """One row's record so far."""
+    """The record of one row up to its last step."""
 
     slot: int
     params: dict[str, float]
@@ -71,7 +70,7 @@ class Trial:
 
 @dataclass
 class Batch:
-    """K trials at the same step, with the state that holds their rows."""
+    """K trials at the same step, and the state with their rows."""
 
     recipe: Recipe
     plan: Plan
@@ -80,7 +79,7 @@ class Batch:
     step: int = 0
 
     def row(self, k: int) -> dict[str, Any]:
-        """Return all of one trial as plain values and tensors, for a checkpoint."""
+        """Return one trial as plain values and tensors, for a checkpoint."""
         state = {
             key: {name: v[k : k + 1].cpu() for name, v in value.items()}
             if isinstance(value, dict)
@@ -92,7 +91,7 @@ class Batch:
 
 
 def begin(task: Task, recipe: Recipe, plan: Plan, trials: Mapping[int, Mapping[str, float]]) -> Batch:
-    """Start trials from their hyperparameters, by slot; all have the weights of the plan's seed."""
+    """Start trials from hyperparameters by slot; all begin with the weights of the plan's seed."""
     complete = {slot: recipe.complete(params) for slot, params in trials.items()}
     theta = task.initial(plan.seed).expand(len(complete), -1).clone()
     names = recipe.hyperparameters
@@ -133,17 +132,18 @@ def train(
     on_checkpoint: Callable[[int, bytes, int], None] = lambda slot, data, step: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[TrialResult]:
-    """Run a batch to the end of its plan; its trials hold curves and steps afterwards.
+    """Run a batch to the end of its plan, and return its results; its trials then hold curves and steps.
 
     Args:
         task: data and model.
         batch: from `begin` or `restore`; advanced in place.
-        on_progress: hears of every step.
-        on_checkpoint: gets (slot, bytes, step) of each trial every `checkpoint_every` steps and at a stop.
-        should_stop: asked after every step.
+        on_progress: called after every step of each trial.
+        on_checkpoint: called with (slot, bytes, step) of each trial every `checkpoint_every` steps, and at a
+            stop.
+        should_stop: called after every step; true ends the training.
 
     Raises:
-        StoppedError: `should_stop` said so; checkpoints have been given out.
+        StoppedError: `should_stop` returned true; `on_checkpoint` has been called.
     """
     optimizer = compose(batch.recipe.structure)
     plan = batch.plan
@@ -179,7 +179,7 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
 
 
 def _record(batch: Batch, info: StepInfo, batches: int) -> None:
-    """Note the step in every active trial: one transfer from the device for all of them.
+    """Record the step in every active trial, by one transfer from the device.
 
     A product on a curvature batch of several mini-batches counts as that many.
     """
@@ -255,12 +255,12 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
 
 
 def fell(first: float, last: float) -> bool:
-    """Whether a training loss fell by at least 5 % of its first value; a trial did not train where not."""
+    """Return whether a training loss fell by at least 5 % of its first value."""
     return last <= (0.95 * first if first > 0 else first - 0.05 * abs(first))
 
 
 def _result_columns(measured: Mapping[str, float]) -> list[str]:
-    """Return the columns of a result: the training loss, then all of test and validation."""
+    """Return the columns of a result: the training loss, then all test and validation columns."""
     parts = (
         ("train_loss",),
         *([n for n in measured if n.startswith(f"{w}_")] for w in ("test", "validation")),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ahf_cli.config.load import parse_yaml
+from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import at_baseline, load_study
