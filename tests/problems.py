@@ -1,18 +1,20 @@
-"""Small problems with known answers, in float64."""
+"""Objectives and linear systems with known answers, in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ahf_cli.optim import Layout, Linearization, ModelObjective, SoftmaxCrossEntropy
+from ahf_cli.optim import MartensRules, ModelObjective
+from ahf_cli.optim.losses import OutputOperator
 
 
 class TinyConvNet(nn.Module):
-    """Every kind of layer that LeNet has, in 131 parameters; (N, 1, 8, 8) → (N, 3)."""
+    """A network of 131 parameters with the layers of LeNet; (N, 1, 8, 8) → (N, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,22 +82,35 @@ def dense_outputs(objective: ModelObjective) -> Callable[[Tensor], Tensor]:
     return outputs
 
 
-class Quadratic:
-    """h(θ) = ½ θᵀAθ − bᵀθ, the same for all rows, with the output z = θ."""
+class Identity(nn.Module):
+    """The network whose outputs are its parameters for all inputs: z(θ) = θ, (P,)."""
 
-    def __init__(self, matrix: Tensor, b: Tensor):
-        self.matrix, self.b = matrix, b
-        self.layout = Layout(("theta",), (b.shape,))
+    def __init__(self, size: int):
+        super().__init__()
+        self.theta = nn.Parameter(torch.empty(size))
 
-    def value(self, parameters: Tensor) -> Tensor:
-        return 0.5 * ((parameters @ self.matrix) * parameters).sum(-1) - parameters @ self.b
+    def forward(self, x: Tensor) -> Tensor:
+        return self.theta * 1.0
 
-    def evaluate(self, parameters: Tensor) -> Linearization:
-        leaf = parameters.detach().clone().requires_grad_()
-        outputs = leaf * 1.0
-        return Linearization(
-            self.layout, [leaf], self.value(outputs), outputs, lambda: lambda w: w @ self.matrix
-        )
+
+@dataclass(frozen=True)
+class QuadraticLoss:
+    """L(z) = ½ zᵀAz − bᵀz of outputs z, (K, P)."""
+
+    matrix: Tensor  # A, (P, P), symmetric
+    b: Tensor  # (P,)
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return 0.5 * ((outputs @ self.matrix) * outputs).sum(-1) - outputs @ self.b
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        return lambda w: w @ self.matrix
+
+
+def quadratic(matrix: Tensor, b: Tensor) -> ModelObjective:
+    """Return h(θ) = ½ θᵀAθ − bᵀθ; its Hessian and its Gauss-Newton matrix are A."""
+    nothing = torch.zeros(1, dtype=b.dtype)
+    return ModelObjective(Identity(len(b)), nothing, nothing, QuadraticLoss(matrix, b))
 
 
 def spd(size: int, seed: int = 0) -> Tensor:
@@ -106,13 +121,14 @@ def spd(size: int, seed: int = 0) -> Tensor:
     return result
 
 
-__all__ = [
-    "MODELS",
-    "Quadratic",
-    "SoftmaxCrossEntropy",
-    "dense_loss",
-    "dense_outputs",
-    "problem",
-    "rows",
-    "spd",
-]
+def right_hand_sides(count: int, size: int) -> Tensor:
+    """Random vectors b of linear systems, (count, size)."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(count, size, generator=generator, dtype=torch.float64)
+
+
+class ResidualRules(MartensRules):
+    """Rules of CG without a progress rule: it stops at the residual."""
+
+    def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
+        return None

@@ -50,7 +50,7 @@ ONLY_IN = {
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, also inside functions and for type checking."""
+    """Return the modules that a file imports, also inside functions and for type checking."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The benchmarks measure, keep and draw; their numbers are no test."""
+"""Benchmarks: order of measurements, kept results and tables."""
 
 from __future__ import annotations
 

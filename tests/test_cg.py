@@ -9,7 +9,7 @@ from torch import Tensor
 from ahf_cli.optim import MartensRules, Stop, conjugate_gradient
 from ahf_cli.optim.cg import Rules
 from ahf_cli.optim.published import IndefiniteMartensRules, PublishedRules, TruncatedPublishedRules
-from tests.problems import spd
+from tests.problems import ResidualRules, right_hand_sides, spd
 
 
 def solve(
@@ -25,23 +25,11 @@ def solve(
     return result.solution, [Stop(int(s)).name for s in result.stop], result.iterations
 
 
-def right_hand_sides(count: int, size: int) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(count, size, generator=generator, dtype=torch.float64)
-
-
-class Patient(MartensRules):
-    """CG that stops at the residual only."""
-
-    def progress_stop(self, phi: list[Tensor]) -> Tensor | None:
-        return None
-
-
 @pytest.mark.parametrize("warm", [False, True])
 def test_solution_equals_a_dense_solve(warm: bool) -> None:
     matrix, b = spd(20), right_hand_sides(3, 20)
     start = right_hand_sides(3, 20) * 0.1 if warm else None
-    x, stops, _ = solve(matrix, b, 0.5, start, rules=Patient(), max_iterations=200)
+    x, stops, _ = solve(matrix, b, 0.5, start, rules=ResidualRules(), max_iterations=200)
     dense = torch.linalg.solve(matrix + 0.5 * torch.eye(20, dtype=torch.float64), b.T).T
     torch.testing.assert_close(x, dense, rtol=1e-9, atol=1e-11)
     assert stops == ["RESIDUAL"] * 3
@@ -95,8 +83,10 @@ def test_published_rules_go_on_at_negative_curvature() -> None:
         (TruncatedPublishedRules(), MartensRules(), PublishedRules()),
     ],
 )
-def test_half_of_the_published_rules(rules: Rules, curvature: Rules, progress: Rules) -> None:
-    """Each half takes negative curvature from one pair of rules and where to stop from the other."""
+def test_rules_that_are_half_published_stop_by_both_halves(
+    rules: Rules, curvature: Rules, progress: Rules
+) -> None:
+    """Negative curvature follows one pair of rules, and the stop follows the other pair."""
     matrix = torch.diag(torch.tensor([3.0, 2.0, -1.5], dtype=torch.float64))
     b = torch.tensor([[1.0, 1.0, 0.1]], dtype=torch.float64)
     x, stops, _ = solve(matrix, b, 0.1, rules=rules, max_iterations=3)
@@ -112,7 +102,7 @@ def test_half_of_the_published_rules(rules: Rules, curvature: Rules, progress: R
     assert rules.residual_tolerance(torch.float64) == progress.residual_tolerance(torch.float64)
 
 
-def test_progress_rules_against_their_formulas() -> None:
+def test_progress_rules_stop_where_their_formulas_say() -> None:
     falling = [torch.tensor([-(1 - 0.5**n)], dtype=torch.float64) for n in range(40)]
     martens, published = MartensRules(), PublishedRules()
     for n in range(1, 40):
@@ -132,11 +122,11 @@ def test_progress_rules_against_their_formulas() -> None:
 
 
 def test_long_runs_look_back_further() -> None:
-    # n = 120: k = 12; the 12-step change decides, not the 10-step one.
-    phi = [torch.tensor([-1.0 - 1e-3 * n], dtype=torch.float64) for n in range(121)]
-    k, n = 12, 120
-    expected = bool((phi[n] - phi[n - k]) / phi[n] < k * 5e-4)
-    assert bool(MartensRules().progress_stop(phi)) == expected
+    # n = 120: k = 12.  φ fell between 12 and 10 iterations ago, so a look back of 10 would stop.
+    phi = [torch.tensor([-1.0 if n < 110 else -2.0], dtype=torch.float64) for n in range(121)]
+    assert bool(MartensRules().progress_stop(phi)) is False
+    stops = [MartensRules().progress_stop(phi + phi[-1:] * more) for more in (0, 4)]
+    assert [bool(stop) for stop in stops] == [False, True]
 
 
 def test_rows_do_not_touch_and_looking_rarely_changes_nothing() -> None:

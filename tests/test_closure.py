@@ -1,4 +1,4 @@
-"""h(θ) of a closure: products for models of every kind, one function of θ in a step, mistakes by name."""
+"""h(θ) of a closure: products for 14 networks, one function of θ in a step, errors by name."""
 
 from __future__ import annotations
 
@@ -15,18 +15,10 @@ from ahf_cli.optim import AdaptiveHessianFree, HessianFree, Layout
 from ahf_cli.optim.closure import ClosureObjective
 from ahf_cli.optim.operators import gauss_newton
 from ahf_cli.optim.operators import hessian as exact_hessian
-from tests.made_up_models import BATCH, CLASSES, MODELS, batch, convolutional
+from tests.closures import cross_entropy
+from tests.networks import BATCH, CLASSES, MODELS, batch, convolutional
 
 Loss = Callable[[], Any]
-
-
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, outputs: bool = False) -> Loss:
-    def closure() -> Any:
-        z = model(x)
-        loss = F.cross_entropy(z, y)
-        return (loss, z) if outputs else loss
-
-    return closure
 
 
 def objective_of(model: nn.Module, closure: Loss) -> tuple[ClosureObjective, Tensor]:
@@ -36,7 +28,7 @@ def objective_of(model: nn.Module, closure: Loss) -> tuple[ClosureObjective, Ten
 
 
 def plain(model: nn.Module, theta: Tensor, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """The outputs at θ through PyTorch alone, of a copy of the model, with the noise of seed 5."""
+    """Return a copy of the model at θ, and its outputs with the noise of seed 5, by PyTorch alone."""
     model = copy.deepcopy(model)
     nn.utils.vector_to_parameters(theta[0], model.parameters())
     torch.manual_seed(5)
@@ -145,7 +137,7 @@ def test_a_closure_that_raises_leaves_everything_as_it_was() -> None:
 
 @pytest.mark.parametrize("around_step", [False, True])
 @pytest.mark.parametrize("name", ["conv", "attention"])
-def test_autocast(name: str, around_step: bool) -> None:
+def test_a_closure_under_autocast_descends(name: str, around_step: bool) -> None:
     torch.manual_seed(0)
     make, shape = MODELS[name]
     model, (x, y) = make(), batch(shape, torch.float32)
@@ -185,7 +177,7 @@ def test_gradient_accumulation_is_a_sum_of_losses() -> None:
         torch.testing.assert_close(one.step(accumulated), other.step(whole))
 
 
-def test_outputs_in_a_dictionary_and_a_list_as_the_result() -> None:
+def test_a_closure_may_return_a_list() -> None:
     torch.manual_seed(0)
     inner, (x, y) = convolutional().double(), batch(MODELS["conv"][1])
 
@@ -201,7 +193,7 @@ def test_outputs_in_a_dictionary_and_a_list_as_the_result() -> None:
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 
 
-def test_one_optimizer_in_two_loops_and_two_optimizers_in_one() -> None:
+def test_loops_may_share_an_optimizer_and_optimizers_a_loop() -> None:
     torch.manual_seed(0)
     model, (x, y) = convolutional().double(), batch(MODELS["conv"][1])
     optimizer = HessianFree(model.parameters())
@@ -216,7 +208,7 @@ def test_one_optimizer_in_two_loops_and_two_optimizers_in_one() -> None:
     assert losses[-1] < losses[0]
 
 
-def test_no_grad_around_the_step_or_the_direction() -> None:
+def test_no_grad_around_a_step_changes_nothing() -> None:
     torch.manual_seed(0)
     model, (x, y) = convolutional().double(), batch(MODELS["conv"][1])
     closure = cross_entropy(model, x, y)

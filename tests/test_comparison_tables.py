@@ -24,7 +24,7 @@ from ahf_cli.report.exhibits.time_to_target import crossing_table, target_table
 from ahf_cli.report.study_data import load_study
 from ahf_cli.report.text import as_latex, number, within
 from ahf_cli.tasks.metrics import TEN_CLASSES
-from tests.made_up import NAN, write_study
+from tests.studies import NAN, write_study
 
 NAMES = ["a", "b"]
 

@@ -1,4 +1,4 @@
-"""Data sets by name: their files, how they are read, and what is refused."""
+"""Data sets by name: their files, their arrays and their errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import torch
 from ahf_cli.cli import main
 from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
-from ahf_cli.tasks import folder as folders
 from ahf_cli.tasks import sources
 from ahf_cli.tasks.data import checked, load
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet, training_size
@@ -33,16 +32,11 @@ if TYPE_CHECKING:
 NAMES = ("fashion_mnist", "mnist", "cifar10", "cifar100")
 
 
-@pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without data."""
-    monkeypatch.delenv("AHF_DATA_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(folders, "SYSTEM", tmp_path / "system")
+pytestmark = pytest.mark.usefixtures("no_data")
 
 
 def archive(path: Path, members: dict[str, bytes]) -> str:
-    """Write a gzipped tar archive, and return its SHA-256."""
+    """Write a gzipped tar archive and return its SHA-256."""
     with tarfile.open(path, "w:gz") as opened:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
@@ -52,13 +46,13 @@ def archive(path: Path, members: dict[str, bytes]) -> str:
 
 
 def batch(first: int, count: int, key: str, protocol: int = 2) -> bytes:
-    """Return a pickle as CIFAR has it: rows of 3,072 bytes; image n is filled with n, its label is n % 10."""
+    """Return a pickle of CIFAR: image n is 3,072 bytes n, and its label is n % 10."""
     rows = np.repeat(np.arange(first, first + count, dtype=np.uint8)[:, None], 3072, axis=1)
     return pickle.dumps({"data": rows, key: [n % 10 for n in range(first, first + count)]}, protocol)
 
 
 def small_cifar(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> DataSet:
-    """Put a CIFAR of 30 + 6 images into a folder, and make it the known one."""
+    """Write a CIFAR of 30 + 6 images into a folder and register it."""
     folder.mkdir(parents=True)
     (file,) = DATA_SETS[name].files
     if name == "cifar10":
@@ -89,7 +83,7 @@ def test_cifar_is_read_from_its_archive(name: str, tmp_path: Path, monkeypatch: 
 
 
 class Run:
-    """What a malicious pickle holds: at loading, a command would run."""
+    """An object whose unpickling creates a folder."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("malicious",)

@@ -1,10 +1,8 @@
-"""Figures, and the command that draws them."""
+"""Figures and their tables, and `ahf compare`."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from ahf_cli.cli import compare
+from ahf_cli.cli import compare, main
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.document import sentences
 from ahf_cli.report import marks
 from ahf_cli.report.exhibits.curves import curve_table, figure_2
 from ahf_cli.report.exhibits.prerun import prerun_figures
@@ -24,7 +21,8 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.metrics import TEN_CLASSES
-from tests.made_up import NAN, write_study
+from tests import processes
+from tests.studies import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 2}
 FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
@@ -50,7 +48,7 @@ def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_
 
 
 def test_a_mean_beyond_the_panel_has_the_median_beside_it(tmp_path: Path) -> None:
-    """One trial of a thousand would else hide what the others do."""
+    """One trial with a loss of 10,000 hides the others in a mean."""
     plan = {"hf": 3, "adaptive_hf": 2}
     study = write_study(tmp_path, "s", plan, {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]})
     drawn = pd.read_csv(draw(study, tmp_path / "a")[0]).set_index(["metric", "recipe", "step"])
@@ -100,50 +98,9 @@ def test_each_recipe_looks_different_and_built_in_ones_always_the_same() -> None
     assert two["b/hf"] == looks["hf"] and two["a/adaptive_hf"] == looks["adaptive_hf"] != two["a/hf"]
 
 
-def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None:
-    derived = RECIPES["hf"].derive("x", {"reduction_ratio": "update", "curvature": "ggn"}).structure
-    described = {"recipes": {"x": {"structure": {**vars(derived)}}, "y": {"structure": {"unknown": 1}}}}
-    said = sentences(described)
-    assert set(said) == {*RECIPES, "x"}
-    assert "the damping grows without end" in said["hf_published"]
-    assert "Eq. 3 is computed but never used" in said["adaptive_hf_published"]
-    assert "direction's sign" in said["adaptive_hf"] and "α/μ times" in said["adaptive_hf_stable"]
-    assert said["x"].startswith("hf with curvature ggn, reduction_ratio update: generalized Gauss-Newton")
-    trials = pd.DataFrame(
-        {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}
-    )
-    assert marks.observed(trials) == "Seen: of 3 trials, 1 trained, 1 did not train, 1 diverged."
-    assert marks.observed(trials[1:2]) == "Seen: 1 trained."
-    assert marks.observed(trials[3:]) == "No trial is finished."
-
-
-PROGRAM = """
-import sys, typer
-from ahf_cli.cli import compare
-from ahf_cli.cli.options import DEFAULT_RESULTS
-from ahf_cli.errors import AhfError
-app = typer.Typer()
-app.callback()(lambda: None)
-app.add_typer(compare.app, name="compare")
-code = 0
-try:
-    app(sys.argv[1:], standalone_mode=False)
-except AhfError as error:
-    print(*error.lines, sep="\\n", file=sys.stderr)
-    code = error.exit_code
-loaded = {"torch", "optuna"} & set(sys.modules)
-sys.exit(f"imported {loaded}" if loaded else code)
-"""
-
-
-def ahf(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, "compare", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-
-
 def test_compare_prints_one_screen_and_writes_everything_without_importing_torch(tmp_path: Path) -> None:
     study = write_study(tmp_path, "paper", PLAN, FINALS)
-    done = ahf("--results", tmp_path)
+    done = processes.compare("--results", tmp_path)
     assert done.returncode == 0, done.stderr
     report = study.folder / "report"
     for name in ("data/figure2.csv", "figures/figure2.png", "figures/damping.png", "tables/final_values.tex",
@@ -161,36 +118,41 @@ def test_compare_prints_one_screen_and_writes_everything_without_importing_torch
     }
 
 
-def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_figure")
+def test_compare_draws_an_unfinished_study_and_several_studies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_study(tmp_path, "one", {"hf": 4, "adaptive_hf": 2}, FINALS)
     write_study(tmp_path, "two", {"hf": 1}, {"hf": [0.4]})
-    done = ahf("--study", "one", "plots", "--study", "one", "--study", "two", "--results", tmp_path, "--json",
-               "--format", "svg")  # fmt: skip
-    assert done.returncode == 3
-    assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; shown as far as it is"
-    document = json.loads(done.stdout)
+    words = ["--study", "one", "plots", "--study", "one", "--study", "two", "--json", "--format", "svg"]
+    assert main(["compare", *words, "--results", str(tmp_path)]) == 3
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "ahf: not finished: one/hf 3 of 4; shown as far as it is"
+    document = json.loads(said.out)
     assert document["missing"] == ["one/hf 3 of 4"] and not document["complete"]
     drawn = pd.read_csv(next(f for f in document["files"] if f.endswith(".csv")))
     assert set(drawn["recipe"]) == {"one/hf", "one/adaptive_hf", "two/hf"}
 
 
-def test_compare_tables_prints_and_writes_nothing(tmp_path: Path) -> None:
+def test_compare_tables_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path, "paper", PLAN, FINALS)
     before = sorted(tmp_path.rglob("*"))
-    done = ahf("--results", tmp_path, "tables", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["final_values"]
+    assert main(["compare", "--results", str(tmp_path), "tables", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["final_values"]
     assert rows[0]["recipe"] == "hf" and rows[0]["mean"] == pytest.approx(np.mean([0.5, 0.7, np.log(10)]))
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_compare_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
+def test_compare_names_missing_trials_and_missing_studies_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_study(tmp_path, "paper", PLAN, {})
-    done = ahf("--results", tmp_path)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "no trial of paper is finished yet: hf 0 of 3; adaptive_hf 0 of 2\n"
-    done = ahf("--results", tmp_path, "--study", "papr")
-    assert done.returncode == 2 and "did you mean 'paper'" in done.stderr
+    words = ["compare", "--results", str(tmp_path)]
+    assert main(words) == 3
+    line = "ahf: no trial of paper is finished yet: hf 0 of 3; adaptive_hf 0 of 2\n"
+    assert capsys.readouterr() == ("", line)
+    assert main([*words, "--study", "papr"]) == 2
+    assert "did you mean 'paper'" in capsys.readouterr().err
 
 
 def test_options_after_the_sub_command_win(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Texts with numbers from the committed studies: the numbers are those in the data."""
+"""Texts with numbers from the committed studies, against the data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from docs.findings import Jumps, Study, difference, interval, load
 from docs.findings.__main__ import ROOT, fill, targets, verdict
-from tests.plausible import write
+from tests.simulated_studies import simulate_study
 
 PAIR = {"hf": 12, "adaptive_hf": 12}
 
@@ -22,7 +22,7 @@ PAIR = {"hf": 12, "adaptive_hf": 12}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("findings")
-    return Study(write(folder, "s", trials=12, points=4, reruns=3, recipes=tuple(PAIR)).folder)
+    return Study(simulate_study(folder, "s", trials=12, points=4, reruns=3, recipes=tuple(PAIR)).folder)
 
 
 def test_every_text_is_what_its_template_and_the_results_give() -> None:

@@ -1,4 +1,4 @@
-"""HF as Martens built it, part by part, against dense algebra and loops in plain Python."""
+"""The parts of Martens' Hessian-free optimizer, against dense algebra and plain Python."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from torch.nn import functional as F
 from ahf_cli.optim import CGResult, State, StepInfo, Stop, compose, conjugate_gradient, gauss_newton
 from ahf_cli.optim import hessian as exact_hessian
 from ahf_cli.optim.newton import Backtracking, martens_preconditioner
-from ahf_cli.optim.objective import Regularized
+from ahf_cli.optim.objective import l2_regularized
 from ahf_cli.optim.step_size import Ray, armijo
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import Structure, choices_of, structure_of
-from tests.problems import Quadratic, dense_loss, dense_outputs, problem, rows, spd
-from tests.test_cg import Patient, right_hand_sides
+from ahf_cli.recipes.recipe import Structure
+from tests.problems import (
+    QuadraticLoss,
+    ResidualRules,
+    dense_loss,
+    dense_outputs,
+    problem,
+    quadratic,
+    right_hand_sides,
+    rows,
+    spd,
+)
 
 MARTENS = RECIPES["hf_martens"].choices
 
@@ -42,7 +51,14 @@ def test_preconditioned_cg_solves_the_system_and_is_cg_in_scaled_variables(warm:
 
     def solve(limit: int) -> CGResult:
         return conjugate_gradient(
-            lambda v: v @ matrix, damping, -b, start, Patient(), limit, preconditioner=diagonal, keep={3}
+            lambda v: v @ matrix,
+            damping,
+            -b,
+            start,
+            ResidualRules(),
+            limit,
+            preconditioner=diagonal,
+            keep={3},
         )
 
     system = matrix + lam * torch.eye(size, dtype=torch.float64)
@@ -53,7 +69,7 @@ def test_preconditioned_cg_solves_the_system_and_is_cg_in_scaled_variables(warm:
         plain = conjugate_gradient(
             lambda v, scaled=scaled: v @ scaled - 1e-3 * v,  # type: ignore[misc]
             torch.full((1,), 1e-3, dtype=torch.float64), -b[k : k + 1] / root, start[k : k + 1] * root,
-            Patient(), 3,
+            ResidualRules(), 3,
         )  # fmt: skip
         found = solve(3)
         torch.testing.assert_close(found.solution[k], plain.solution[0] / root, rtol=1e-9, atol=1e-12)
@@ -68,10 +84,10 @@ def test_a_good_preconditioner_saves_iterations() -> None:
     matrix = torch.diag(torch.logspace(0, 4, 40, dtype=torch.float64))
     b, damping = right_hand_sides(1, 40), torch.full((1,), 1e-6, dtype=torch.float64)
     zero = torch.zeros_like(b)
-    plain = conjugate_gradient(lambda v: v @ matrix, damping, -b, zero, Patient(), 30)
+    plain = conjugate_gradient(lambda v: v @ matrix, damping, -b, zero, ResidualRules(), 30)
     diagonal = matrix.diagonal()[None] + 1e-6
     better = conjugate_gradient(
-        lambda v: v @ matrix, damping, -b, zero, Patient(), 30, preconditioner=diagonal
+        lambda v: v @ matrix, damping, -b, zero, ResidualRules(), 30, preconditioner=diagonal
     )
     assert plain.iterations.item() == 30 and better.iterations.item() <= 2
     assert better.stop.item() == Stop.RESIDUAL
@@ -98,7 +114,8 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
     inner = problem("mlp")
     theta, v = rows(inner, 2), rows(inner, 2, seed=5)
     decay = torch.tensor([0.3, 0.01], dtype=torch.float64)
-    evaluation = Regularized(inner, decay).evaluate(theta)
+    regularized = l2_regularized(inner, {"weight_decay": decay})
+    evaluation = regularized.evaluate(theta)
     bare = inner.evaluate(theta)
     for k in range(2):
 
@@ -106,7 +123,7 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
             return dense_loss(inner)(t) + 0.5 * decay[k] * (t @ t)
 
         torch.testing.assert_close(evaluation.loss[k], h(theta[k]))
-        torch.testing.assert_close(Regularized(inner, decay).value(theta)[k], h(theta[k]))
+        torch.testing.assert_close(regularized.value(theta)[k], h(theta[k]))
         torch.testing.assert_close(evaluation.gradient[k], grad(h)(theta[k]))
         torch.testing.assert_close(evaluation.operator(exact_hessian)(v)[k], hessian(h)(theta[k]) @ v[k])
     shift = decay[:, None] * v
@@ -116,7 +133,7 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
 
 
 def result_of(kept: list[list[float]], last: list[float]) -> CGResult:
-    """Iterates of two rows that are numbers, each its own residual."""
+    """Return a result of CG with two rows, whose iterates are numbers and their own residuals."""
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)[:, None]
@@ -181,18 +198,20 @@ def test_it_is_never_worse_than_its_start_on_the_batch_and_descends() -> None:
         torch.testing.assert_close(info.damping, state.damping)
 
 
-class Stubborn(Quadratic):
-    """Says that every step has made it worse."""
+class Raised(QuadraticLoss):
+    """A quadratic loss that is 100 higher at all outputs but z = (1, …, 1)."""
 
-    def value(self, parameters: Tensor) -> Tensor:
-        return super().value(parameters) + 100 * (parameters != 1).any(dim=-1)
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().value(outputs, targets) + 100 * (outputs != 1).any(dim=-1)
 
 
 def test_a_rejected_step_leaves_the_weights_and_raises_the_damping() -> None:
     structure = replace(MARTENS, preconditioner="none", regularization="none")
     core, theta = compose(structure), torch.ones(1, 6, dtype=torch.float64)
     start = core.init(theta, {"lr": 1.0, "damping": 2.0})
-    state, info = core.step(start, Stubborn(spd(6), torch.ones(6, dtype=torch.float64)))
+    objective = quadratic(spd(6), torch.ones(6, dtype=torch.float64))
+    objective.loss = Raised(spd(6), torch.ones(6, dtype=torch.float64))
+    state, info = core.step(start, objective)
     assert torch.equal(state.parameters, theta) and info.step_size.item() == 0
     assert info.loss_after.item() == info.loss.item() and state.damping.item() == 3.0
     assert state.diverged_at.item() == 0 and state.direction.abs().sum() > 0
@@ -206,11 +225,3 @@ def test_the_warm_start_is_the_last_iterate_and_the_step_may_be_an_earlier_one()
         state, info = core.step(state, objective)
         differs = differs or not torch.equal(state.direction, info.direction)
     assert differs
-
-
-def test_a_study_of_before_keeps_its_identity() -> None:
-    """New choices at their defaults are not said, and what is said gives the structure back."""
-    assert "preconditioner" not in choices_of(RECIPES["hf"].structure)
-    assert choices_of(MARTENS)["preconditioner"] == "martens"
-    for recipe in RECIPES.values():
-        assert structure_of(choices_of(recipe.structure)) == recipe.structure

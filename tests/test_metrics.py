@@ -1,4 +1,4 @@
-"""What guessing gives follows the task: in what a sampler is told, in tables, figures and the page."""
+"""Baselines of metrics by guessing: they follow the task, in searches, tables, figures and pages."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.search.machine import plan_of
 from ahf_cli.search.run import search_plan
 from ahf_cli.tasks.metrics import Metrics, classification, metrics_of
-from tests.made_up import NAN, write_study
+from tests.studies import NAN, write_study
 
 THREE = {"data": "three"}
 
 
 def of_made_up(task: Mapping[str, Any]) -> Metrics:
-    """As `metrics_of`, with one more data set, of three classes."""
+    """Return the metrics of a task; the data set `three` has three classes."""
     return classification(3) if task == THREE else metrics_of(task)
 
 
@@ -37,7 +37,9 @@ def of_made_up(task: Mapping[str, Any]) -> Metrics:
     ("classes", "loss", "accuracy"),
     [(2, 0.6931471805599453, 0.5), (10, 2.302585092994046, 0.1), (100, 4.605170185988092, 0.01)],
 )
-def test_guessing_among_equally_likely_classes(classes: int, loss: float, accuracy: float) -> None:
+def test_guessing_among_equally_likely_classes_has_its_loss_and_accuracy(
+    classes: int, loss: float, accuracy: float
+) -> None:
     assert classification(classes).baselines == pytest.approx((loss, accuracy), rel=1e-15)
 
 

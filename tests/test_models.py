@@ -1,4 +1,4 @@
-"""Every model by name, on small synthetic images."""
+"""Models by name, on small synthetic images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_model_takes_images_of_every_task(name: str, shape: tuple[int, int
     "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "resnet34")) for name in MODELS]
 )
 def test_every_model_is_trained_by_the_core(name: str) -> None:
-    """Near chance at the start, symmetric products, and a short step goes down."""
+    """The loss begins near chance, products are symmetric, and a short step lowers the loss."""
     count = 2 if name == "resnet34" else 8
     task = Task.on(images((3, 32, 32), 10, count), name, count)
     theta, objective = task.initial(0)[None], task.batch(0, 1, 0)
@@ -76,7 +76,7 @@ def test_normalisation_begins_as_the_identity_and_an_example_does_not_see_the_ot
     torch.testing.assert_close(alone.outputs(task.initial(0)[None])[0, 0], both[0, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_by_name_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_takes_a_model_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "train", "adam", "--preset", "smoke", "-o", "task.model=mlp", "-o", "task.subset=400",
         "-o", "task.batch_size=64", "-o", "train.steps=3", "--results", str(tmp_path), "-q",

@@ -1,4 +1,4 @@
-"""A received study is data: whatever its files hold, a reading command ends in order and changes nothing."""
+"""A study with changed files: each reading command ends with a known exit code and changes no file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ahf_cli.study.store import Study
 from benchmarks.reliability import mutations as module
 from benchmarks.reliability.mutations import COMMANDS, files_of, mutated, mutations, small_study, tried
-from tests.plausible import write
+from tests.simulated_studies import simulate_study
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_pipe_in_the_place_of_a_file_stops_no_command(
 
 
 def test_a_changed_file_is_seen(studies: Path, tmp_path: Path) -> None:
-    """The check can fail: a command that writes into the study is caught."""
+    """A command that writes into the study fails the check."""
     study = studies / "s"
     writes = ("writes", lambda file: None)
     assert module.tried(study, Path("config.yaml"), writes, "show", tmp_path / "scratch") == ""
@@ -52,12 +52,13 @@ def test_a_changed_file_is_seen(studies: Path, tmp_path: Path) -> None:
     assert said.endswith("files changed")
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("place", ["report", "trials", "trials/hf", ".lock", "study.db", "plugins"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, place: str) -> None:
     from ahf_cli.cli import main
 
     study = Study(tmp_path / "results", "s")
-    write(tmp_path / "results", "s", trials=2, points=3, recipes=("hf",))
+    simulate_study(tmp_path / "results", "s", trials=2, points=3, recipes=("hf",))
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("mine")

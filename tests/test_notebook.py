@@ -1,4 +1,4 @@
-"""The laboratory as a library: what the commands do, with objects."""
+"""The laboratory as a library: functions of `ahf_cli` that return studies."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def test_importing_the_package_is_light_and_its_names_are_there() -> None:
 
 
 @pytest.mark.long
-def test_the_example_runs() -> None:
+def test_the_example_prints_its_verdict_and_its_best_values() -> None:
     done = subprocess.run([sys.executable, "examples/notebook.py"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "This describes what was seen and supports no claim" in done.stdout
     assert re.search(r"^hf_stable +2 +0\.[3-9]", done.stdout, re.M), done.stdout
 
 
-def test_a_study_from_configuration_to_pack(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_process")
+def test_a_study_goes_from_configuration_to_pack_and_back(tmp_path: Path) -> None:
     config = ahf_cli.configure(SMALL, "seed=3")
     assert config.seed == 3 and ahf_cli.configure(config) == config
     study = ahf_cli.run(config, tmp_path)
@@ -70,7 +71,7 @@ def test_a_study_from_configuration_to_pack(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
-    config = ahf_cli.configure(SMALL, "train.steps=300", "train.eval_every=150", "search.recipes=[adam]")
+    config = ahf_cli.configure(SMALL, "train.steps=900", "train.eval_every=450", "search.recipes=[adam]")
     main = threading.main_thread().ident
     assert main is not None
 
@@ -79,9 +80,14 @@ def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
             time.sleep(0.05)
         signal.pthread_kill(main, signal.SIGINT)
 
+    # A shell lets a test run in the background ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        ahf_cli.run(config, tmp_path)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ahf_cli.run(config, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     found = ahf_cli.status("two", tmp_path).loc["adam"]
     assert found["planned"] == 2 and found["ok"] < 2 and found["running"] == 0
     assert list(tmp_path.rglob("checkpoint.pt"))
@@ -90,7 +96,8 @@ def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
     assert found["ok"] == 2 and found["waiting"] == 0 and found["seconds_left"] == 0
 
 
-def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_process", "one_figure")
+def test_a_prerun_proposes_ranges_and_a_single_run_trains(tmp_path: Path) -> None:
     found = ahf_cli.prerun(SMALL, tmp_path)
     assert found["hyperparameter"].tolist() == ["sigma", "smoothness"]
     assert (tmp_path / "two" / "prerun" / "ranges.yaml").exists()
@@ -101,7 +108,7 @@ def test_a_prerun_and_a_single_run(tmp_path: Path) -> None:
     assert study.trials["params.lr"].tolist() == [0.01] and steps == [0, 1, 2, 3, 4]
 
 
-def test_what_is_wrong_is_one_error(tmp_path: Path) -> None:
+def test_a_wrong_name_or_value_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--preset: unknown preset 'quik'; did you mean 'quick'"):
         ahf_cli.configure("quik")
     with pytest.raises(InputError, match="train.step"):
@@ -113,13 +120,15 @@ def test_what_is_wrong_is_one_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_page_on_python_says_what_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block of docs/python.md runs, in its order, with the smallest study in the place of its own."""
+@pytest.mark.usefixtures("one_process", "one_figure")
+def test_every_block_of_the_page_on_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks run in their order, with two trials in the pre-run."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
     assert len(blocks) >= 4
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "reference").symlink_to(ROOT / "results" / "reference")
     names: dict[str, object] = {}
+    blocks[1] = blocks[1].replace('"search": ', '"prerun": {"trials": 2}, "search": ')
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)

@@ -1,32 +1,18 @@
-"""A step of the optimizer against known methods, and the contract that every recipe keeps."""
+"""A step of the optimizer against known methods, and the contract of each recipe."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import AnyOptimizer, ModelObjective, State, StepInfo, compose
-from ahf_cli.optim.damping import Change, ConstantDamping, LevenbergMarquardt, RatioAtUpdate
-from ahf_cli.optim.moments import ScaleByAdam
-from ahf_cli.optim.operators import QuadraticModel
-from ahf_cli.optim.published import PublishedDamping, PublishedMoments
-from ahf_cli.optim.step_size import (
-    ConjugateSmoothnessStep,
-    HyperbolicStep,
-    RepairedConjugateSmoothnessStep,
-    conjugate_smoothness,
-    eq3,
-)
+from ahf_cli.optim import AnyOptimizer, ModelObjective, Objective, State, StepInfo, compose
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import Recipe, Structure
-from tests.problems import Quadratic, problem, rows, spd
+from tests.problems import problem, quadratic, rows, spd
 
 EVERY = {
     **RECIPES,
@@ -79,7 +65,7 @@ def run(
 
 
 def step_on(
-    structure: Structure, objective: Quadratic, theta: Tensor, **values: float
+    structure: Structure, objective: Objective, theta: Tensor, **values: float
 ) -> tuple[State, StepInfo]:
     optimizer = compose(structure)
     return optimizer.step(optimizer.init(theta, values), objective)
@@ -93,7 +79,7 @@ def test_hf_on_a_quadratic_is_newton(curvature: str) -> None:
     matrix, b = spd(8), torch.arange(8, dtype=torch.float64)
     structure = replace(ALONE, curvature=curvature, max_iterations=200)
     theta = torch.ones(2, 8, dtype=torch.float64)
-    state, info = step_on(structure, Quadratic(matrix, b), theta, lr=1.0, damping=1e-10)
+    state, info = step_on(structure, quadratic(matrix, b), theta, lr=1.0, damping=1e-10)
     solution = torch.linalg.solve(matrix, b)
     torch.testing.assert_close(state.parameters, solution.expand(2, -1), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(info.reduction_ratio, torch.ones(2, dtype=torch.float64))  # the model is exact
@@ -101,9 +87,10 @@ def test_hf_on_a_quadratic_is_newton(curvature: str) -> None:
 
 
 def test_steps_of_length_zero_lower_the_damping_until_there_is_a_step() -> None:
-    """0/0 would raise λ, so that δ shrinks and Eq. 3 stays negative for ever."""
+    """A ratio 0/0 would raise λ, and a shorter δ keeps Eq. 3 negative."""
     structure = replace(ALONE, step_size="eq3_repaired", moments="adam", reduction_ratio="update")
-    core, objective = compose(structure), Quadratic(spd(8), torch.full((8,), 0.1, dtype=torch.float64))
+    matrix, b = spd(8), torch.full((8,), 0.1, dtype=torch.float64)
+    core, objective = compose(structure), quadratic(matrix, b)
     values = {"damping": 9.0, "beta2": 0.0, "epsilon": 0.2, "sigma": 0.35, "smoothness": 10.0, "mu": 1.0}
     state, still = core.init(torch.zeros(1, 8, dtype=torch.float64), values), 0
     for _ in range(60):
@@ -113,34 +100,8 @@ def test_steps_of_length_zero_lower_the_damping_until_there_is_a_step() -> None:
             assert info.reduction_ratio.item() == 1
             torch.testing.assert_close(info.damping_next, 2 / 3 * info.damping)
     assert still == 3
-    least = objective.value(torch.linalg.solve(spd(8), objective.b)).item()
+    least = objective.value(torch.linalg.solve(matrix, b)[None]).item()
     assert info.loss_after.item() < 0.7 * least < 0
-
-
-@pytest.mark.parametrize(
-    ("dtype", "actual", "predicted", "refused", "ratio"),
-    [
-        (torch.float32, 0.0, 0.0, False, 1.0),
-        (torch.float32, 0.0, -5e-7, False, 1.0),
-        (torch.float32, -(2.0**-20), -5e-7, False, 1.0),
-        (torch.float32, 0.0, 0.0, True, math.nan),
-        (torch.float32, 0.0, -1e-3, False, 0.0),
-        (torch.float32, 0.5, -5e-7, False, -1e6),
-        (torch.float64, -(2.0**-20), -(2.0**-19), False, 0.5),
-        (torch.float64, 0.0, -1e-15, False, 1.0),
-    ],
-)
-def test_the_ratio_of_a_step_that_rounding_hides_is_its_limit(
-    dtype: torch.dtype, actual: float, predicted: float, refused: bool, ratio: float
-) -> None:
-    class Model:
-        def at(self, update: Tensor) -> Tensor:
-            return torch.full((1,), predicted, dtype=dtype)
-
-    h, refusal = torch.ones(1, dtype=dtype), torch.tensor([refused])
-    change = Change(h, h + actual, lambda s: h, cast(QuadraticModel, Model()), h[:, None], None, refusal)
-    found, products = RatioAtUpdate()(change)
-    assert products == 1 and found.item() == pytest.approx(ratio, rel=1e-6, nan_ok=True)
 
 
 def test_published_ratio_lies_between_alpha_and_alpha_times_two_minus_alpha() -> None:
@@ -149,101 +110,20 @@ def test_published_ratio_lies_between_alpha_and_alpha_times_two_minus_alpha() ->
         for damping in (1e-6, 1.0, 100.0):
             structure = replace(ALONE, reduction_ratio="published", max_iterations=300)
             _, info = step_on(
-                structure, Quadratic(matrix, b), torch.ones(1, 8).double(), lr=lr, damping=damping
+                structure, quadratic(matrix, b), torch.ones(1, 8).double(), lr=lr, damping=damping
             )
             assert lr - 1e-3 <= info.reduction_ratio.item() <= lr * (2 - lr) + 1e-3
 
 
 def test_adaptive_hf_with_small_decay_is_a_sign_step() -> None:
     # β₁ = ε/(ε+2σ) → 0 and β₂ = 0: u = α_t δ/(|δ| + μ), α_t → 4‖δ‖²/(3Lσ).
-    objective = Quadratic(spd(8), torch.arange(8, dtype=torch.float64))
+    objective = quadratic(spd(8), torch.arange(8, dtype=torch.float64))
     structure = replace(ALONE, step_size="eq3", moments="adam")
     values = {"damping": 1.0, "beta2": 0.0, "epsilon": 1e-14, "sigma": 50.0, "smoothness": 100.0, "mu": 1e-3}
     _, info = step_on(structure, objective, torch.ones(1, 8, dtype=torch.float64), **values)
     alpha = 4 * info.direction_l2**2 / (3 * 100 * 50)
     torch.testing.assert_close(info.step_size, alpha)
     torch.testing.assert_close(info.update, alpha * info.direction / (info.direction.abs() + 1e-3))
-
-
-def test_adam_moments_equal_torch_adam() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
-    b1 = 0.2
-    adam = torch.optim.Adam([parameter], lr=0.1, betas=(b1, 0.3), eps=1e-2)
-    values = {k: torch.tensor([v], dtype=torch.float64) for k, v in
-              {"epsilon": 0.5, "sigma": 1.0, "beta2": 0.3, "mu": 1e-2}.items()}  # fmt: skip
-    transform, ours = ScaleByAdam(), torch.zeros(1, 6, dtype=torch.float64)
-    moments = transform.init(ours)
-    generator = torch.Generator().manual_seed(0)
-    for t in range(1, 6):
-        gradient = torch.randn(6, generator=generator, dtype=torch.float64)
-        parameter.grad = -gradient
-        adam.step()
-        out, moments = transform(gradient[None], moments, values, torch.tensor([t]))
-        ours = ours + 0.1 * out
-        torch.testing.assert_close(ours[0], parameter.detach())
-
-
-def test_published_moments_by_hand() -> None:
-    values = {k: torch.tensor([v], dtype=torch.float64) for k, v in
-              {"epsilon": 2.0, "sigma": 1.0, "beta2": 0.5, "mu": 0.25}.items()}  # fmt: skip
-    transform = PublishedMoments()  # β₁ = ½: m ← δ + m, v ← δ² + v
-    out, moments = transform(
-        torch.tensor([[2.0]]).double(), transform.init(torch.zeros(1, 1).double()), values, torch.tensor([1])
-    )
-    assert out.item() == pytest.approx(2 / 2.25)
-    out, _ = transform(torch.tensor([[1.0]]).double(), moments, values, torch.tensor([2]))
-    assert out.item() == pytest.approx(3 / (5**0.5 + 0.25))
-
-
-def test_eq3_by_hand_and_its_zero() -> None:
-    values = {k: torch.tensor([v], dtype=torch.float64) for k, v in
-              {"epsilon": 2.0, "sigma": 1.0, "smoothness": 0.5}.items()}  # fmt: skip
-    t = torch.tensor([3])  # β₁ = ½, β₁ᵗ = ⅛; negative where G < (ε/2)(1 − β₁²) = ¾
-    norm = torch.tensor([2.0], dtype=torch.float64)
-    denominator = 3 * 0.5 * (7 / 8) ** 2
-    assert eq3(norm, values, t).item() == pytest.approx(4 * (2 - 2 * 3 / 8) / denominator)
-    assert RepairedConjugateSmoothnessStep()(norm, values, t).item() == pytest.approx(
-        4 * (2 - 1.5 * 2 * 3 / 8) / denominator
-    )
-    rule = ConjugateSmoothnessStep()
-    assert rule(torch.tensor([0.7501]).double(), values, t) > 0
-    assert rule(torch.tensor([0.7499]).double(), values, t) == 0
-    assert eq3(torch.tensor([0.7499]).double(), values, t) < 0
-
-
-def test_conjugate_smoothness_of_a_quadratic_is_its_curvature() -> None:
-    matrix, b = spd(5), torch.ones(5, dtype=torch.float64)
-    objective, x = Quadratic(matrix, b), rows(problem("mlp"), 2)[:, :5]
-    u = torch.ones_like(x)
-    gradient = x @ matrix - b
-    found = conjugate_smoothness(objective.value(x), objective.value(x + u), (gradient * u).sum(-1), u)
-    torch.testing.assert_close(found, ((u @ matrix) * u).sum(-1) / 5)
-
-
-@pytest.mark.parametrize(
-    ("rule", "damping", "ratio", "after"),
-    [
-        (LevenbergMarquardt(), 4.0, 0.2, 6.0),
-        (LevenbergMarquardt(), 4.0, 0.25, 4.0),
-        (LevenbergMarquardt(), 4.0, 0.75, 4.0),
-        (LevenbergMarquardt(), 3.0, 0.8, 2.0),
-        (LevenbergMarquardt(), 4.0, torch.nan, 6.0),
-        (LevenbergMarquardt(), 4.0, torch.inf, 6.0),
-        (LevenbergMarquardt(), 1e-10, 2.0, 1e-10),
-        (LevenbergMarquardt(), 9e9, -1.0, 1e10),
-        (PublishedDamping(), 4.0, 0.2, 6.0),
-        (PublishedDamping(), 3.0, 0.8, 2.0),
-        (PublishedDamping(), 0.1, 0.2, 0.1),
-        (PublishedDamping(), 4.0, torch.nan, 4.0),
-        (PublishedDamping(), 9e9, -1.0, 13.5e9),
-        (ConstantDamping(), 4.0, 0.2, 4.0),
-    ],
-)
-def test_damping_rules(
-    rule: Callable[[Tensor, Tensor], Tensor], damping: float, ratio: float, after: float
-) -> None:
-    found = rule(torch.tensor([damping], dtype=torch.float64), torch.tensor([ratio], dtype=torch.float64))
-    assert found.item() == pytest.approx(after, rel=1e-14)
 
 
 @pytest.mark.parametrize("vectorized", [False, True])
@@ -295,7 +175,7 @@ def test_a_saved_state_continues_bitwise(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", EVERY)
-def test_dtype_and_shapes(name: str, dtype: torch.dtype) -> None:
+def test_a_step_keeps_the_dtype_and_gives_one_number_a_row(name: str, dtype: torch.dtype) -> None:
     optimizer = compose(EVERY[name].structure)
     objectives = batches(optimizer, 0)
     for objective in objectives:
@@ -315,7 +195,7 @@ def test_dtype_and_shapes(name: str, dtype: torch.dtype) -> None:
 
 def test_divergence_is_a_result_with_its_step() -> None:
     # The loss overflows where the step is too long: the row stays at its last finite parameters.
-    objective = Quadratic(spd(4), torch.ones(4, dtype=torch.float64))
+    objective = quadratic(spd(4), torch.ones(4, dtype=torch.float64))
     optimizer = compose(ALONE)
     theta = torch.ones(2, 4, dtype=torch.float64)
     state = optimizer.init(theta, {"lr": torch.tensor([0.5, 1e300], dtype=torch.float64), "damping": 1.0})
@@ -334,14 +214,14 @@ def test_runaway_damping_overflows_in_float32_and_is_called_divergence() -> None
     state = optimizer.init(torch.zeros(1, 4), {"lr": 0.05, "damping": 10.0})
     dampings = []
     for _ in range(230):
-        state, info = optimizer.step(state, Quadratic(matrix, b))
+        state, info = optimizer.step(state, quadratic(matrix, b))
         dampings.append(info.damping.item())
     assert dampings[:30] == pytest.approx([10 * 1.5**t for t in range(30)], rel=1e-5)
     assert 200 < state.diverged_at.item() < 230
     assert torch.isfinite(state.parameters).all()
 
 
-def test_counts_of_products_and_gradients() -> None:
+def test_products_and_gradients_are_counted() -> None:
     for name, per_step in (("hf", 2), ("hf_ggn", 1), ("hf_published", 1)):
         _, infos = run(EVERY[name], [0], steps=2)
         assert [i.gradients for i in infos] == [per_step] * 2
@@ -353,24 +233,19 @@ def test_counts_of_products_and_gradients() -> None:
 
 def test_a_missing_or_needless_curvature_batch_is_named() -> None:
     objective = problem("mlp")
-    for name, extra, word in (("hf", [], "needs a curvature"), ("hf_published", [objective], "takes no")):
+    for name, extra, word in (
+        ("hf", [], "needs curv"),
+        ("hf_published", [objective], "takes no curv"),
+    ):
         optimizer = compose(RECIPES[name].choices)
         state = optimizer.init(rows(objective, 1), RECIPES[name].complete({}))
-        with pytest.raises(ValueError, match="needs a|needs" if not extra else word):
+        with pytest.raises(ValueError, match=f"^curvature_batch: this recipe {word}"):
             optimizer.step(state, objective, *extra)
-
-
-def test_the_hyperbolic_step_is_half_of_itself_after_tau_steps() -> None:
-    lr, tau = torch.tensor([0.4, 0.4]), torch.tensor([1.0, 100.0])
-    rule = HyperbolicStep()
-    found = [rule(lr, {"lr": lr, "halving": tau}, torch.tensor([t, t])).tolist() for t in (1, 2, 101)]
-    assert found[0] == pytest.approx([0.4, 0.4]) and found[1] == pytest.approx([0.2, 0.4 / 1.01])
-    assert found[2] == pytest.approx([0.4 / 101, 0.2])
 
 
 @pytest.mark.parametrize(("clipping", "limit"), [("radius", 0.3), ("direction", None)])
 def test_an_update_is_shortened_to_its_limit_and_keeps_its_way(clipping: str, limit: float | None) -> None:
-    objective = Quadratic(spd(8), torch.arange(8, dtype=torch.float64))
+    objective = quadratic(spd(8), torch.arange(8, dtype=torch.float64))
     theta = torch.ones(1, 8, dtype=torch.float64)
     structure = replace(ALONE, clipping=clipping)
     values = {"lr": 2.0, "damping": 1.0, **({"radius": limit} if limit else {})}
@@ -383,11 +258,3 @@ def test_an_update_is_shortened_to_its_limit_and_keeps_its_way(clipping: str, li
     assert info.step_size.item() == pytest.approx(2 * length / free.update_l2.item())
     _, short = step_on(structure, objective, theta, **{**values, "lr": 1e-3})
     assert short.step_size.item() == 1e-3
-
-
-def test_curvature_batches_need_a_batch_of_their_own() -> None:
-    assert compose(replace(RECIPES["hf"].choices, curvature_batches=4)).curvature_batches == 4
-    with pytest.raises(ValueError, match="curvature_batches must be 1 where curvature_batch is same, got 2"):
-        replace(ALONE, curvature_batches=2)
-    with pytest.raises(ValueError, match="curvature_batches must be an integer ≥ 1, got 0"):
-        replace(RECIPES["hf"].choices, curvature_batches=0)

@@ -1,4 +1,4 @@
-"""A packed study holds every value of the folders that it came from, and is never believed blindly."""
+"""A packed study holds each value of its folders, and a damaged pack is refused."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import pack, unpack
 from ahf_cli.study.store import Study
-from tests.made_up import NAN, write_study
-from tests.plausible import write
-from tests.test_store import CURVE, RESULT, STEPS
+from tests.simulated_studies import simulate_study
+from tests.studies import CURVE, NAN, RESULT, STEPS, write_study
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -30,7 +29,7 @@ STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
 
 
 def trial_files(folder: Path) -> dict[str, object]:
-    """The content of a study's files by place: JSON as values, since the order of keys is none."""
+    """Return the contents of a study's files by place; JSON as values, since its keys have no order."""
     found: dict[str, object] = {}
     for file in sorted(folder.rglob("*")):
         place = str(file.relative_to(folder))
@@ -42,7 +41,7 @@ def trial_files(folder: Path) -> dict[str, object]:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    made = write(tmp_path / "own", "s", trials=3, points=4, reruns=2, recipes=("hf", "hf_published"))
+    made = simulate_study(tmp_path / "own", "s", trials=3, points=4, reruns=2, recipes=("hf", "hf_published"))
     odd = replace(RESULT, slot=3, recipe="hf", value=1e300, extra={"peak": NAN}, error="=1+1\n\x00é")
     made.trial("hf", 3).finish(replace(odd, status="failed"), [], [])
     return made
@@ -55,7 +54,7 @@ def packed(study: Study, to: Path) -> Study:
 
 @pytest.mark.parametrize("name", ["quick", "signs", "robust_long", "stable_parts"])
 def test_a_reference_study_comes_back_in_every_byte_after_a_second_way(tmp_path: Path, name: str) -> None:
-    """Folders from the pack, a pack of these, and its folders: both are the same, and so are the tables."""
+    """Folders, their pack and the folders from that pack have the same files and tables."""
     source = find_study(REFERENCE, name)
     first = unpack(source, tmp_path / "a")
     again = pack(Study(tmp_path / "a", name), tmp_path / "b")
@@ -160,7 +159,7 @@ def test_nothing_is_written_over(tmp_path: Path, study: Study) -> None:
 
 
 def rewritten(folder: Path, name: str, change: object) -> None:
-    """Write another table into a pack, with the checksum that fits it."""
+    """Write another table into a pack, with its checksum."""
     table = parquet.read_table(folder / f"{name}.parquet")
     parquet.write_table(change(table), folder / f"{name}.parquet")  # type: ignore[operator]
     data = (folder / f"{name}.parquet").read_bytes()
@@ -203,6 +202,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("line", BROKEN)
 def test_a_broken_pack_is_one_line(
     tmp_path: Path, study: Study, line: str, capsys: pytest.CaptureFixture[str]
@@ -255,6 +255,7 @@ def test_a_packed_study_is_read_only_and_says_how_to_go_on(
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_commands_take_names_and_paths_of_both_forms(
     tmp_path: Path, study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

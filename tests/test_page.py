@@ -1,4 +1,4 @@
-"""`report.html` in a real browser: it loads, sorts, hides and shows; without JavaScript it is static."""
+"""`report.html` in a real browser, with JavaScript and without."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.page import page, save_page
 from ahf_cli.report.study_data import load_study, pool
-from tests.made_up import NAN, write_study
-from tests.plausible import write
+from tests.simulated_studies import simulate_study
+from tests.studies import NAN, write_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 EVIL = "</script><script>document.title='broken'</script><img src=x onerror=\"document.title='broken'\">"
@@ -26,7 +26,7 @@ EVIL = "</script><script>document.title='broken'</script><img src=x onerror=\"do
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    study = write(folder, "made-up", trials=6, points=12, reruns=5, recipes=("hf", "hf_published"))
+    study = simulate_study(folder, "made-up", trials=6, points=12, reruns=5, recipes=("hf", "hf_published"))
     manifest = json.loads((study.folder / "manifest.json").read_text())
     manifest["sessions"][0]["command"] = f"ahf search {EVIL}"
     manifest["device"] = EVIL
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 def visit(browser: Browser, report: Path, **options: object) -> tuple[Page, list[str]]:
-    """Open the page from the file system; the list collects errors and requests to anywhere else."""
+    """Open the page and return it with a list, which collects errors and requests to other places."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     opened, wrong = context.new_page(), list[str]()
     opened.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)

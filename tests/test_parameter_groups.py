@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from ahf_cli.optim import AdaptiveHessianFree, HessianFree
-from tests.test_torch_api import CASES, closure_for, conv_problem, needs_outputs
+from tests.closures import OPTIMIZERS, conv_problem, cross_entropy, needs_outputs
 
 Either = HessianFree | AdaptiveHessianFree
 
@@ -51,7 +51,7 @@ def test_schedulers_act_at_the_next_step(name: str, start: Any) -> None:
     scheduler, found = make(optimizer), []
     for _ in expected:
         before = weights(model)
-        optimizer.step(closure_for(model, x, y, False))
+        optimizer.step(cross_entropy(model, x, y, False))
         assert optimizer.last_step is not None
         moved = (weights(model) - before).norm() / optimizer.last_step.direction.norm()
         found.append(float(moved))
@@ -109,11 +109,11 @@ def test_bad_values_set_later_are_named(value: Any) -> None:
         optimizer.step(lambda: p.square().sum())
 
 
-def test_parameters_that_join_later() -> None:
+def test_parameters_that_join_later_take_part() -> None:
     model, x, y = conv_problem()
     first, last = list(model.parameters())[:-2], list(model.parameters())[-2:]
     optimizer = HessianFree(first)
-    closure = closure_for(model, x, y, False)
+    closure = cross_entropy(model, x, y, False)
     before = float(optimizer.step(closure))
     optimizer.param_groups[0]["lr"] = 0.5
     optimizer.add_param_group({"params": last})
@@ -131,13 +131,13 @@ def test_a_frozen_layer_is_left_out() -> None:
     with pytest.raises(ValueError, match=r"conv1.weight, conv1.bias: requires_grad is False"):
         HessianFree(model.named_parameters())
     optimizer = HessianFree([p for p in model.parameters() if p.requires_grad])
-    before, closure = weights(first), closure_for(model, x, y, False)
+    before, closure = weights(first), cross_entropy(model, x, y, False)
     losses = [float(optimizer.step(closure)) for _ in range(5)]
     assert losses[-1] < losses[0] and torch.equal(weights(first), before)
 
 
 def saved(optimizer: Either) -> dict[str, Any]:
-    """A state through a file."""
+    """Return a state that was written to a file and read again."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
@@ -146,7 +146,7 @@ def saved(optimizer: Either) -> dict[str, Any]:
 
 def by_state(name: str, model: nn.Module, optimizer: Either) -> tuple[nn.Module, Either]:
     other = copy.deepcopy(model)
-    restored = CASES[name](other.parameters())
+    restored = OPTIMIZERS[name](other.parameters())
     restored.load_state_dict(saved(optimizer))
     return other, restored
 
@@ -159,16 +159,16 @@ COPIES: dict[str, Callable[[str, nn.Module, Either], tuple[nn.Module, Either]]] 
 
 
 @pytest.mark.parametrize("way", COPIES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_copies_continue_bitwise(name: str, way: str) -> None:
     model, x, y = conv_problem()
-    optimizer = CASES[name](model.parameters())
+    optimizer = OPTIMIZERS[name](model.parameters())
     for _ in range(3):
-        optimizer.step(closure_for(model, x, y, needs_outputs(name)))
+        optimizer.step(cross_entropy(model, x, y, needs_outputs(name)))
     other, twin = COPIES[way](name, model, optimizer)
     for _ in range(3):
-        optimizer.step(closure_for(model, x, y, needs_outputs(name)))
-        twin.step(closure_for(other, x, y, needs_outputs(name)))
+        optimizer.step(cross_entropy(model, x, y, needs_outputs(name)))
+        twin.step(cross_entropy(other, x, y, needs_outputs(name)))
     assert torch.equal(weights(model), weights(other))
     assert twin.damping == optimizer.damping
 
@@ -204,7 +204,7 @@ FOREIGN: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
 def test_the_state_of_something_else_is_named_and_changes_nothing(name: str) -> None:
     model, x, y = conv_problem()
     optimizer = AdaptiveHessianFree(model.parameters())
-    optimizer.step(closure_for(model, x, y, False))
+    optimizer.step(cross_entropy(model, x, y, False))
     make, message = FOREIGN[name]
     before = copy.deepcopy(optimizer.state_dict())
     with pytest.raises(ValueError, match=message):
@@ -215,8 +215,8 @@ def test_the_state_of_something_else_is_named_and_changes_nothing(name: str) -> 
 def test_the_dtype_may_change_between_steps() -> None:
     model, x, y = conv_problem()
     optimizer = AdaptiveHessianFree(model.float().parameters())
-    losses = [float(optimizer.step(closure_for(model, x.float(), y, False))) for _ in range(3)]
+    losses = [float(optimizer.step(cross_entropy(model, x.float(), y, False))) for _ in range(3)]
     model.double()
-    losses += [float(optimizer.step(closure_for(model, x, y, False))) for _ in range(3)]
+    losses += [float(optimizer.step(cross_entropy(model, x, y, False))) for _ in range(3)]
     assert losses == sorted(losses, reverse=True)
     assert optimizer.last_step is not None and optimizer.last_step.direction.dtype == torch.float64

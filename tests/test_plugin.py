@@ -8,52 +8,31 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from ahf_cli import plugin
 from ahf_cli.cli import main
 from ahf_cli.config.load import load as load_config
 from ahf_cli.errors import InputError
-from ahf_cli.optim import SoftmaxCrossEntropy, compose
-from ahf_cli.optim.losses import MeanLoss
+from ahf_cli.optim import compose
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.document import sentences
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import choices_of, single_run
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.catalogue import LOSSES, MODELS, make_model
+from ahf_cli.tasks.catalogue import make_model
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import metrics_of
-from tests.problems import Quadratic
+from tests.problems import quadratic
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "spirals.py"
-KNOWN: tuple[dict[Any, Any], ...] = (
-    RECIPES,
-    HYPERPARAMETERS,
-    MODELS,
-    LOSSES,
-    DATA_SETS,
-    *SLOTS.values(),
-    plugin.LOADED,
-    plugin.ORIGIN,
-)
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Forget what a test registers."""
-    before = [dict(known) for known in KNOWN]
-    yield
-    for known, content in zip(KNOWN, before, strict=True):
-        known.clear()
-        known.update(content)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 def write(folder: Path, text: str, name: str = "mine.py") -> Path:
@@ -63,7 +42,7 @@ def write(folder: Path, text: str, name: str = "mine.py") -> Path:
 
 @pytest.mark.long
 def test_the_example_is_searched_compared_and_shown(tmp_path: Path) -> None:
-    """Every command in a process of its own, with worker processes of the search below it."""
+    """Each command runs in a process of its own, and the search has two workers."""
 
     def ahf(*words: str) -> str:
         command = [sys.executable, "-m", "ahf_cli", *words, "--results", str(tmp_path)]
@@ -260,7 +239,7 @@ def clipped_sgd():
 
 
 def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
-    """The file is part of a study's identity, and a folder refuses another one."""
+    """A folder refuses a study whose plug-in file has another SHA-256."""
     text = "@plugin.recipe('mine', base='hf')\ndef mine(optimizer):\n    return optimizer\n"
 
     def identity(folder: str, code: str) -> dict[str, Any]:
@@ -281,17 +260,6 @@ def test_a_study_of_another_version_is_not_continued(tmp_path: Path) -> None:
         load_config("quick", overrides=["search.recipes=[mine]"])
     with pytest.raises(InputError, match=r"got 'mine'; one of a plug-in needs --plugin FILE"):
         load_config("quick", overrides=["task.model=mine"])
-
-
-def test_a_loss_of_its_own_has_pytorchs_derivatives() -> None:
-    own, known = MeanLoss(F.cross_entropy), SoftmaxCrossEntropy()
-    generator = torch.Generator().manual_seed(0)
-    outputs = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
-    targets = torch.tensor([0, 1, 2, 1, 0])
-    torch.testing.assert_close(own.value(outputs, targets), known.value(outputs, targets))
-    w = torch.randn(outputs.shape, dtype=torch.float64, generator=generator)
-    expected = known.hessian(outputs, targets)(w)
-    torch.testing.assert_close(own.hessian(outputs, targets)(w), expected)
 
 
 @pytest.mark.parametrize("choices", ["{base: hf, curvature: fisher}", "{base: natural_gradient}"])
@@ -332,7 +300,7 @@ def test_a_part_of_a_plugin_is_a_choice_as_a_built_in_one(
         "step_size geometric", "curvature empirical_fisher", "hyperparameter decay",
     }  # fmt: skip
     core = compose(config.recipe("x").choices)
-    objective = Quadratic(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    objective = quadratic(torch.eye(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
     values = {"lr": 0.8, "damping": 4.0, "decay": 0.5}
     state = core.init(torch.zeros(1, 2, dtype=torch.float64), values)
     for step in (1, 2):

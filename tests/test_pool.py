@@ -1,4 +1,4 @@
-"""Worker processes that die, fail and are stopped: real processes, a trial function of milliseconds."""
+"""Worker processes that die, fail and stop, with trials of milliseconds."""
 
 from __future__ import annotations
 

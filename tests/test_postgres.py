@@ -25,7 +25,8 @@ from ahf_cli.study.store import Study
 from benchmarks.reliability import kills, machines
 from benchmarks.reliability.postgres import PASSWORD, Cluster, cluster, database, programs
 from benchmarks.reliability.toy import plan, toy_curve, toy_result
-from tests.test_search import DIED, FakePool, completed, index_of
+from tests.processes import ahf
+from tests.searches import DIED, FakePool, completed, index_of
 
 if programs() is None and not os.environ.get("AHF_REQUIRE_POSTGRES"):
     pytest.skip("no PostgreSQL here: install Debian's package postgresql", allow_module_level=True)
@@ -39,7 +40,7 @@ def server() -> Iterator[Cluster]:
 
 @pytest.fixture
 def joined(url: str) -> Iterator[Callable[..., Search]]:
-    """Makes a search as one more process would."""
+    """Return a function that opens one more search on the same storage."""
     opened: list[Storage] = []
 
     def join(trials: int, study: Study, guest: bool = False, **about: object) -> Search:
@@ -105,7 +106,7 @@ def test_a_process_killed_between_creating_and_beginning_a_trial_blocks_nothing(
 ) -> None:
     search = joined(2, Study(tmp_path, "a"))
     study = search.slots["hf"].study
-    study.enqueue_trial({}, user_attrs={"slot": 0})  # waits, and whoever made it is gone
+    study.enqueue_trial({}, user_attrs={"slot": 0})  # the trial waits, and its process is gone
     assert search.run(lambda: FakePool(Study(tmp_path, "a"), lambda job: None, 1), Hooks())
     assert sorted(completed(url, "toy/search/hf")) == [0, 1]
 
@@ -126,7 +127,9 @@ def test_results_of_a_machine_without_the_folder_are_fetched(tmp_path: Path, url
     assert len(home.finished("hf")) == 2
 
 
-def test_more_trials_later_and_another_identity(tmp_path: Path, url: str, joined: Join) -> None:
+def test_more_trials_later_are_added_and_another_identity_is_refused(
+    tmp_path: Path, url: str, joined: Join
+) -> None:
     study = Study(tmp_path, "a")
     for trials in (2, 1, 4):
         search = joined(trials, study)
@@ -187,14 +190,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def ahf(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ahf_cli", *words], capture_output=True, text=True, env={**os.environ, **env}
-    )
-
-
-def nowhere(folder: Path, said: list[str]) -> None:
-    """The password stands in no output and in no file."""
+def check_no_password(folder: Path, said: list[str]) -> None:
+    """Check that no output and no file holds the password."""
     assert not [text for text in said if PASSWORD in text]
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
@@ -206,19 +203,19 @@ def test_the_password_is_said_and_written_nowhere(tmp_path: Path, url: str) -> N
     titles = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True).stdout
     said = [titles, *search.communicate()]
     assert search.returncode == 0
-    status = ahf(env, "status", "--json")
+    status = ahf("status", "--json", env=env)
     assert status.returncode == 0 and '"ok": 2' in status.stdout and ":***@" in status.stdout
-    wrong = ahf({"AHF_STORAGE": url.replace(":marked", ":xmarked")}, "status")
+    wrong = ahf("status", env={"AHF_STORAGE": url.replace(":marked", ":xmarked")})
     assert (
         wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot be opened" in wrong.stderr
     )
-    shown = ahf({}, "status", "--storage", url)
+    shown = ahf("status", "--storage", url, env={})
     assert shown.returncode == 2 and "--storage: holds a password" in shown.stderr
-    kept = ahf({}, "config", "show", "-o", f"storage={url}")
+    kept = ahf("config", "show", "-o", f"storage={url}", env={})
     assert kept.returncode == 2 and "belongs into the environment variable AHF_STORAGE" in kept.stderr
     for done in (status, wrong, shown, kept):
         said += [done.stdout, done.stderr]
-    nowhere(tmp_path, said)
+    check_no_password(tmp_path, said)
 
 
 @pytest.mark.long
@@ -237,26 +234,26 @@ def test_a_real_search_and_worker_leave_the_password_nowhere(tmp_path: Path, url
     search.send_signal(signal.SIGTERM)
     said += search.communicate()
     assert search.returncode in (0, 75), said
-    worker = ahf(env, "worker", "--study", "smoke", "--results", str(tmp_path / "elsewhere"))
+    worker = ahf("worker", "--study", "smoke", "--results", str(tmp_path / "elsewhere"), env=env)
     assert worker.returncode == 0 and "sent through the storage" in worker.stderr, worker.stderr
-    again = ahf(env, *words)
+    again = ahf(*words, env=env)
     assert again.returncode == 0, again.stderr
     assert len(Study(tmp_path / "r", "smoke").finished("hf")) == 3
-    status = ahf(env, "status", "--study", "smoke")
+    status = ahf("status", "--study", "smoke", env=env)
     assert "3 ok" in status.stdout and "all is done" in status.stdout
-    repaired = ahf(env, "repair", "smoke", *results)
+    repaired = ahf("repair", "smoke", *results, env=env)
     assert "3 finished trials" in repaired.stdout and "3 trials indexed" in repaired.stdout, repaired
-    wrong = ahf({"AHF_STORAGE": url.replace(":marked", ":xmarked")}, *words)
+    wrong = ahf(*words, env={"AHF_STORAGE": url.replace(":marked", ":xmarked")})
     assert (
         wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot be opened" in wrong.stderr
     )
     for done in (worker, again, status, repaired, wrong):
         said += [done.stdout, done.stderr]
     assert sorted(completed(url, "smoke/search/hf")) == [0, 1, 2]
-    removed = ahf(env, "rm", "smoke", "--yes", *results)
+    removed = ahf("rm", "smoke", "--yes", *results, env=env)
     assert removed.returncode == 0 and "deleted" in removed.stdout
-    assert "no search 'smoke'" in ahf(env, "status", "--study", "smoke").stderr
-    nowhere(tmp_path, [*said, *titles])
+    assert "no search 'smoke'" in ahf("status", "--study", "smoke", env=env).stderr
+    check_no_password(tmp_path, [*said, *titles])
 
 
 def test_a_process_that_sleeps_through_its_turn_withdraws_what_another_has_taken(

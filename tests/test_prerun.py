@@ -1,4 +1,4 @@
-"""Search ranges from made-up dynamics."""
+"""Search ranges from given norms and smoothness values."""
 
 from __future__ import annotations
 

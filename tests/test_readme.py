@@ -1,4 +1,4 @@
-"""What the README shows runs as written."""
+"""The README: its example, its configuration, its commands and its links."""
 
 from __future__ import annotations
 

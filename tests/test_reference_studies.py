@@ -1,4 +1,4 @@
-"""The committed studies keep their identities, columns and numbers, whatever becomes of the code."""
+"""The committed studies keep their identities, columns and numbers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def numbers(document: dict[str, Any]) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ["quick", "robust"])
 def test_a_comparison_keeps_its_numbers(name: str) -> None:
-    """Every cell of every table is as it was when the file was written."""
+    """Each cell of each table equals its value in the committed file."""
     data = pool({name: read_study(find_study(REFERENCE, str(REFERENCE / name)))})
     found = numbers(json.loads(json.dumps(Comparison(data, Choices(target=0.8, attribute=True)).document)))
     expected = numbers(json.loads((GOLDEN / f"{name}_comparison.json").read_text()))

@@ -1,15 +1,22 @@
-"""Searches killed, damaged and starved, in short form and long."""
+"""Searches that are killed, or lack disk space, or have damaged files; in short and at length."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import random
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from ahf_cli.study.store import Study
 from benchmarks.reliability import __main__ as page
 from benchmarks.reliability import damage, kills
 from benchmarks.reliability.toy import Toy, plan
@@ -71,7 +78,7 @@ def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     from ahf_cli.search.storage import open_storage, sqlite_url
     from ahf_cli.study.status import survey
     from ahf_cli.study.store import Study
-    from tests.test_search import FakePool
+    from tests.searches import FakePool
 
     study, url = Study(tmp_path, "toy"), sqlite_url(tmp_path / "a.db")
     study.open_for_writing("", {}, {"plan": {"hf": 3, "adaptive_hf": 3}})
@@ -88,7 +95,7 @@ def test_a_clock_set_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None:
-    """`tests/old_study` was written by version 0.1.0: its index counts by attributes of enqueued trials."""
+    """Version 0.1.0 wrote `tests/old_study`; its index has attributes of enqueued trials."""
     import shutil
 
     from ahf_cli.search.pool import ProcessPool
@@ -116,3 +123,51 @@ def test_a_study_of_an_older_version_is_read_and_resumed(tmp_path: Path) -> None
 def test_the_page_on_reliability_holds_the_numbers_that_are_kept() -> None:
     text = page.render(json.loads(page.NUMBERS.read_text()))
     assert text in page.PAGE.read_text() and "NOT EQUAL" not in text
+
+
+WORDS = [
+    "search", "--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64",
+    "-o", "train.steps=12",
+    "-o", "train.eval_every=4", "-o", "run.checkpoint_every=2", "-o", "run.workers=1", "--trials", "4",
+]  # fmt: skip
+
+
+def start(results: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ahf_cli", *WORDS, "--results", str(results), "-q"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def table(results: Path) -> dict[str, list[tuple[int, float, dict[str, float]]]]:
+    study = Study(results, "smoke")
+    return {
+        name: [(r.slot, r.value, r.params) for r in study.finished(name)] for name in ("hf", "adaptive_hf")
+    }
+
+
+@pytest.mark.long
+def test_a_real_search_killed_at_random_moments_ends_as_one_left_alone(tmp_path: Path) -> None:
+    straight = start(tmp_path / "straight")
+    assert straight.wait() == 0
+    chance, kills, deadline = random.Random(0), 0, time.monotonic() + 900
+    while time.monotonic() < deadline:
+        process = start(tmp_path / "killed")
+        try:
+            code = process.wait(timeout=chance.uniform(3, 8) if kills < 12 else None)
+            assert code == 0
+            break
+        except subprocess.TimeoutExpired:
+            family = psutil.Process(process.pid).children(recursive=True)
+            victims = [process.pid, *(child.pid for child in family)] if kills % 2 else [process.pid]
+            for pid in victims:  # the search alone, or with its workers
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            for child in family:  # an orphan ends by itself, within a step
+                child.wait(timeout=60)
+    print(f"{kills} kills survived")
+    assert kills >= 3
+    assert table(tmp_path / "killed") == table(tmp_path / "straight")
+    for file in (tmp_path / "killed").rglob("result.json"):
+        assert json.loads(file.read_text())["status"] == "ok"
+    assert len(list((tmp_path / "killed").rglob("result.json"))) == 8
+    assert not list((tmp_path / "killed").rglob("*.corrupt-*"))

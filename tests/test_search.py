@@ -1,9 +1,9 @@
-"""The search with a trial function of microseconds: counts, resume, failures."""
+"""A search with trials of microseconds: counts, resumption and failures."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,96 +13,16 @@ import pytest
 from optuna.trial import TrialState
 
 from ahf_cli.errors import AhfError
-from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import Range
-from ahf_cli.recipes.recipe import search_range
-from ahf_cli.search.pool import Ended, Job, Outcome
+from ahf_cli.search.pool import Job, Outcome
+from ahf_cli.search.run import own_storage
 from ahf_cli.search.sampler import sampler, suggest
-from ahf_cli.search.search import Hooks, Search, SearchPlan
+from ahf_cli.search.search import Hooks, Search
 from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
-from ahf_cli.training.records import Status, TrialResult
-from tests.made_up import finals
-
-SPACES = {
-    name: {key: found for key in RECIPES[name].free if (found := search_range(RECIPES[name], key))}
-    for name in RECIPES
-}
-
-
-def plan(
-    trials: int = 12, workers: int = 1, batch: int = 1, names: tuple[str, ...] = ("hf", "adaptive_hf")
-) -> SearchPlan:
-    return SearchPlan({n: RECIPES[n] for n in names}, SPACES, trials, 0, "tpe", workers, batch)
-
-
-def result_of(job: Job, slot: int, status: Status = "ok") -> TrialResult:
-    params = job.recipe.complete(job.params[slot])
-    value = min(2.3, abs(math.log(params["damping"] / 5)))
-    return TrialResult(
-        recipe=job.recipe.name, slot=slot, status=status, steps=1, planned_steps=1, value=value,
-        objective="train_loss", params=params, seed=0, seconds=0.0,
-        measured=finals(value, value, 0.5, value, 0.5),
-    )  # fmt: skip
-
-
-DIED = Outcome([], error="worker process 1 was killed by SIGKILL", infrastructure=True)
-
-
-class FakePool:
-    """Runs jobs at once, in this process."""
-
-    def __init__(self, records: Study, misbehave: Callable[[Job], Outcome | None], workers: int):
-        self.records, self.misbehave, self.stopped = records, misbehave, False
-        self.jobs: list[Job] = []
-        self.ended: list[Ended] = []
-        self.workers = workers
-
-    def free(self) -> int:
-        return self.workers - len(self.ended)
-
-    def submit(self, job: Job) -> None:
-        self.jobs.append(job)
-        found = self.misbehave(job)
-        if found is None:
-            results = [result_of(job, slot) for slot in job.params]
-            for result in results:
-                self.records.trial(job.recipe.name, result.slot).finish(result, [], [])
-            found = Outcome(results)
-        self.ended.append(Ended(job, found))
-
-    def events(self, timeout: float) -> Iterable[Ended]:
-        ended, self.ended = self.ended, []
-        return ended
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def __enter__(self) -> FakePool:
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        pass
-
-
-def run(
-    study: Study,
-    own: SearchPlan,
-    url: str | None = None,
-    misbehave: Callable[[Job], Outcome | None] = lambda job: None,
-    **hooks: object,
-) -> list[Job]:
-    pool = FakePool(study, misbehave, own.workers)
-    storage = open_storage(url) if url else None
-    Search(own, study.trials, storage).run(lambda: pool, Hooks(**hooks))  # type: ignore[arg-type]
-    if storage:
-        storage.close()
-    return pool.jobs
-
-
-def table(study: Study, name: str) -> list[tuple[int, float, dict[str, float]]]:
-    return [(r.slot, r.value, r.params) for r in study.finished(name)]
+from ahf_cli.training.records import TrialResult
+from tests.searches import DIED, SPACES, FakePool, completed, index_of, plan, result_of, run, table
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -140,16 +60,6 @@ def test_the_storage_is_an_index_that_is_rebuilt(tmp_path: Path) -> None:
     index = index_of(sqlite_url(tmp_path / "two.db"))
     assert sorted(t.user_attrs["slot"] for t in index) == list(range(14))
     assert {t.state for t in index} == {TrialState.COMPLETE}
-
-
-def index_of(url: str, name: str = "hf") -> list[optuna.trial.FrozenTrial]:
-    storage = open_storage(url)
-    with closing(storage):
-        return optuna.load_study(study_name=name, storage=storage.backend).trials
-
-
-def completed(url: str, name: str = "hf") -> list[int]:
-    return [t.user_attrs["slot"] for t in index_of(url, name) if t.state == TrialState.COMPLETE]
 
 
 def test_a_killed_search_leaves_stale_trials_that_count_for_nothing(tmp_path: Path) -> None:
@@ -327,3 +237,21 @@ def test_sampler_seeds_differ_by_slot_and_stream_only() -> None:
 
     assert draw(0, 0) == draw(0, 0) != draw(0, 1) and draw(0, 0) != draw(1, 0)
     assert draw(0, 3, "random") == draw(0, 3, "random") != draw(0, 4, "random")
+
+
+def test_an_index_of_another_version_of_optuna_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Study(tmp_path, "s")
+    index = study.folder / "study.db"
+    index.parent.mkdir()
+    run(study, plan(2), sqlite_url(index))
+    with closing(sqlite3.connect(index)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    own_storage(study).close()
+    assert caplog.text.count("of another version of Optuna") == 1
+    assert index.with_name("study.db.corrupt-1").exists() and index.exists()
+    caplog.clear()
+    own_storage(study).close()
+    assert not caplog.records
+    assert run(study, plan(2), sqlite_url(index)) == [] and sorted(completed(sqlite_url(index))) == [0, 1]

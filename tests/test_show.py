@@ -1,4 +1,4 @@
-"""`ahf show`: words and figure of one trial, for each way to end."""
+"""`ahf show`: the findings and the figure of a trial, by the trial's end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ahf_cli.cli import main
 from ahf_cli.report.diagnosis import diagnose, trial_drawing
 from ahf_cli.study.columns import rows_frame
 from ahf_cli.training.records import StepRow, TrialResult
-from tests.made_up import NAN, finals, write_study
+from tests.studies import NAN, finals, write_study
 
 QUICK = ["--results", str(Path(__file__).parents[1] / "results" / "reference")]
 
@@ -111,7 +111,7 @@ def test_bad_names_are_one_clear_line(
     assert error in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
-def test_an_unfinished_trial_and_a_folder_that_cannot_be_written(
+def test_an_unfinished_trial_and_a_folder_that_cannot_be_written_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study(tmp_path, "s", {"hf": 2}, {"hf": [0.5]})

@@ -1,4 +1,4 @@
-"""Two commits are one where what draws and trains is the same in both."""
+"""Two commits count as one where their training code is equal."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from ahf_cli.training.environment import TRAINING, same_training
 
 @pytest.fixture
 def commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A first commit, one that changes a text, and one that changes what trains."""
+    """Return a first commit, one that changes a text, and one that changes training code."""
     monkeypatch.setattr(environment, "ROOT", tmp_path)
 
     def git(*words: str) -> str:

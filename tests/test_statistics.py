@@ -230,7 +230,7 @@ def test_bands_are_those_of_the_standard_library_and_of_scipy() -> None:
 
 
 def test_the_permutation_test_of_twenty_pairs_is_exact() -> None:
-    """Whole numbers: the distribution of Σ ±dᵢ by counting, independent of the sums of halves."""
+    """For whole numbers dᵢ, the distribution of Σ ±dᵢ is known by counting."""
     d = np.arange(1, 21)
     a = np.where(np.arange(20) % 5 == 0, -d, d).astype(float)
     ways: dict[int, int] = {0: 1}

@@ -1,4 +1,4 @@
-"""Studies as tables: tidy, labelled, and honest about damaged files."""
+"""Studies as tables, with labels and with a line for each damaged file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 from ahf_cli.errors import InputError
 from ahf_cli.report.study_data import load_study, pool
 from ahf_cli.study.store import Study
-from tests.made_up import NAN, write_study
-from tests.plausible import write
+from tests.simulated_studies import simulate_study
+from tests.studies import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 2}
 FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
 
 
 def rewrite(study: Study, recipe: str, slot: int, curve: pd.DataFrame) -> None:
-    """Write another curve into a trial, with the checksum that fits it."""
+    """Write another curve into a trial, with its checksum."""
     folder = study.trial(recipe, slot).path
     data = curve.to_csv(index=False).encode()
     (folder / "curve.csv").write_bytes(data)
@@ -47,7 +47,7 @@ def test_the_committed_study_is_whole() -> None:
 
 
 def test_reruns_are_read_beside_the_trials(tmp_path: Path) -> None:
-    study = write(tmp_path, "fair", trials=3, points=4, reruns=2, recipes=("hf", "hf_published"))
+    study = simulate_study(tmp_path, "fair", trials=3, points=4, reruns=2, recipes=("hf", "hf_published"))
     data = load_study(study.folder)
     assert data.design == "fair" and data.independent
     assert data.reruns.groupby("recipe")["seed"].apply(list).to_dict() == {

@@ -14,7 +14,7 @@ from ahf_cli.report.text import as_text, number
 from ahf_cli.study.files import SUMMARY_DIGITS, csv_bytes
 from ahf_cli.study.frames import curves_frame, trials_frame
 from ahf_cli.tasks.metrics import TEN_CLASSES
-from tests.made_up import NAN, write_study
+from tests.studies import NAN, write_study
 
 PLAN = {"hf": 3, "adaptive_hf": 3, "hf_published": 2}
 FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25]}
@@ -34,7 +34,9 @@ def row(table: pd.DataFrame, metric: str, recipe: str, how: str = AT_CHANCE) -> 
     return dict(own.iloc[0])
 
 
-def test_final_values_with_and_without_diverged_trials(frames: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_final_values_are_given_with_and_without_diverged_trials(
+    frames: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
     table = final_table(frames[0], PLAN, TEN_CLASSES)
     assert len(table) == 2 * 3 * 2
     at_chance = row(table, "training loss", "hf")
@@ -93,7 +95,7 @@ def test_a_study_without_trials_has_tables_without_numbers() -> None:
     assert csv_bytes(curve_table(curves, TEN_CLASSES.loss, "se")) == b"metric,recipe,step,n,centre,low,high\n"
 
 
-def test_a_table_of_means_is_the_same_bytes_whatever_the_order_of_the_sums() -> None:
+def test_a_table_of_means_is_the_same_bytes_in_each_order_of_the_sums() -> None:
     forward, back = (pd.DataFrame({"mean": [x], "n": [3]}) for x in (0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1))
     assert csv_bytes(forward) != csv_bytes(back)
     assert csv_bytes(forward, SUMMARY_DIGITS) == csv_bytes(back, SUMMARY_DIGITS) == b"mean,n\n0.6,3\n"

@@ -1,4 +1,4 @@
-"""Verdicts and their conditions: claimed only where a claim is due, refused where recipes differ."""
+"""Verdicts: claims, their conditions and refusals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.study_data import StudyData, load_study, pool
 from ahf_cli.report.text import sparkline
 from ahf_cli.study.store import Study
-from tests.made_up import write_study
-from tests.plausible import write
+from tests.simulated_studies import simulate_study
+from tests.studies import write_study
 
 TWO = ("hf", "adaptive_hf")
 
@@ -22,7 +22,7 @@ TWO = ("hf", "adaptive_hf")
 @pytest.fixture(scope="module")
 def fair(tmp_path_factory: pytest.TempPathFactory) -> StudyData:
     folder = tmp_path_factory.mktemp("verdict")
-    return load_study(write(folder, "fair", trials=20, points=6, reruns=8, recipes=TWO).folder)
+    return load_study(simulate_study(folder, "fair", trials=20, points=6, reruns=8, recipes=TWO).folder)
 
 
 def changed(study: Study, **changes: Any) -> StudyData:
@@ -49,16 +49,19 @@ def test_re_runs_of_a_fair_design_support_a_claim_with_its_numbers(fair: StudyDa
 
 
 def test_a_worse_recipe_named_first_is_turned_round(tmp_path: Path) -> None:
-    study = write(tmp_path, "s", trials=20, points=6, reruns=8, recipes=("adaptive_hf", "hf"))
+    study = simulate_study(tmp_path, "s", trials=20, points=6, reruns=8, recipes=("adaptive_hf", "hf"))
     assert (
         Comparison(load_study(study.folder)).verdict.sentences[0].startswith("hf is better than adaptive_hf")
     )
 
 
 def test_equal_recipes_are_not_shown_to_differ(tmp_path: Path) -> None:
-    one = load_study(write(tmp_path, "one", trials=20, points=6, reruns=8, recipes=("hf",)).folder)
-    two = load_study(write(tmp_path, "two", trials=20, points=6, reruns=8, recipes=("hf",), seed=1).folder)
-    assert "is not shown to be better than" in Comparison(pool({"a": one, "b": two})).verdict.sentences[0]
+    one, two = (
+        simulate_study(tmp_path, name, trials=20, points=6, reruns=8, recipes=("hf",), seed=seed)
+        for seed, name in enumerate(("one", "two"))
+    )
+    both = pool({"a": load_study(one.folder), "b": load_study(two.folder)})
+    assert "is not shown to be better than" in Comparison(both).verdict.sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -73,13 +76,14 @@ def test_equal_recipes_are_not_shown_to_differ(tmp_path: Path) -> None:
 def test_what_is_too_little_for_a_claim_is_described_only(
     tmp_path: Path, options: dict[str, Any], why: str
 ) -> None:
-    found = Comparison(load_study(write(tmp_path, "s", points=4, recipes=TWO, **options).folder)).verdict
+    study = simulate_study(tmp_path, "s", points=4, recipes=TWO, **options)
+    found = Comparison(load_study(study.folder)).verdict
     assert not found.claim and "supports no claim" in " ".join(found.sentences)
     assert why in " ".join(found.sentences)
 
 
 def test_a_bayesian_search_is_described_only(tmp_path: Path) -> None:
-    study = write(tmp_path, "s", trials=20, points=4, reruns=0, recipes=TWO)
+    study = simulate_study(tmp_path, "s", trials=20, points=4, reruns=0, recipes=TWO)
     data = changed(study, identity__search__sampler="tpe", identity__search__design="paper")
     found = Comparison(data).verdict
     assert not found.claim and "trials of a Bayesian search depend on each other" in " ".join(found.sentences)
@@ -100,8 +104,8 @@ def test_different_numbers_of_trials_are_refused_unless_forced(tmp_path: Path) -
 
 
 def test_each_condition_that_differs_is_named(tmp_path: Path) -> None:
-    same = write(tmp_path, "a", trials=2, points=3, reruns=0, recipes=("hf",))
-    other = write(tmp_path, "b", trials=2, points=3, reruns=0, recipes=("hf",))
+    same = simulate_study(tmp_path, "a", trials=2, points=3, reruns=0, recipes=("hf",))
+    other = simulate_study(tmp_path, "b", trials=2, points=3, reruns=0, recipes=("hf",))
     first = load_study(same.folder)
     assert differences(pool({"a": first, "b": load_study(other.folder)})) == []
     space = {"lr": {"low": 0.01, "high": 1, "log": True}, "damping": {"low": 1, "high": 30, "log": False}}
@@ -136,8 +140,8 @@ def test_a_sparkline_goes_from_low_to_high_and_leaves_gaps() -> None:
 
 
 def test_recipes_of_another_kind_have_ranges_of_their_own(tmp_path: Path) -> None:
-    """Adam's learning rate is not HF's step size; but two recipes with one declared range must share it."""
-    study = write(tmp_path, "s", trials=2, points=3, reruns=0, recipes=("hf", "hf_published"))
+    """Adam and HF may have different ranges; two recipes of HF must share theirs."""
+    study = simulate_study(tmp_path, "s", trials=2, points=3, reruns=0, recipes=("hf", "hf_published"))
     adam = {"lr": {"low": 1e-5, "high": 0.1, "log": True}}
     own = changed(
         study, identity__spaces__adam=adam,

@@ -1,4 +1,4 @@
-"""Training on a small made-up task: records, resume, batches, divergence."""
+"""Training on a small task: records, resumption, batches and divergence."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def task(validation: bool = True) -> Task:
 
 
 def comparable(rows: list) -> list[dict[str, object]]:  # type: ignore[type-arg]
-    """Rows without their times, with NaN equal to itself."""
+    """Return rows as data without their seconds; NaN becomes a text, which equals itself."""
     return [
         {
             k: "nan" if isinstance(v, float) and math.isnan(v) else v
@@ -181,7 +181,7 @@ def test_batches_are_a_pure_function_of_seed_stream_and_step() -> None:
     assert len(set(np.concatenate([batch_indices(3, 1, s, 83, size) for s in range(5)]).tolist())) == 80
 
 
-def test_lenet_and_its_initial_weights() -> None:
+def test_lenet_begins_with_glorot_uniform_weights() -> None:
     own = Task(task().split, LeNet(), 16, torch.device("cpu"))
     assert own.layout.size == 44_426
     theta = glorot_uniform(own.layout, 0)

@@ -1,16 +1,14 @@
-"""Curvature products against dense matrices by autograd and against closed forms."""
+"""Curvature products and Hessians of losses, against dense matrices and closed forms."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ahf_cli.optim import gauss_newton, hessian
-from ahf_cli.optim.fast_operations import FasterOperations, conv2d, geometry_of, patches
-from ahf_cli.optim.losses import SoftmaxCrossEntropy, autograd_hessian
+from ahf_cli.optim.losses import MeanLoss, SoftmaxCrossEntropy, SquaredError, autograd_hessian
 from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
 
 
@@ -87,48 +85,21 @@ def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
     close(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten())
 
 
-@pytest.mark.parametrize(
-    ("shape", "weight", "options"),
-    [
-        ((2, 3, 7, 7), (4, 3, 3, 3), {}),
-        ((2, 3, 8, 6), (4, 3, 3, 2), {"stride": 2, "padding": 1}),
-        ((2, 4, 9, 9), (6, 2, 3, 3), {"groups": 2, "dilation": 2, "padding": (2, 1)}),
-    ],
-)
-def test_convolution_is_differentiable_twice(
-    shape: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any]
-) -> None:
+def test_a_mean_loss_of_a_users_function_has_pytorchs_derivatives() -> None:
+    own, known = MeanLoss(F.cross_entropy), SoftmaxCrossEntropy()
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    w = torch.randn(weight, generator=generator, dtype=torch.float64, requires_grad=True)
-    b = torch.randn(weight[0], generator=generator, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(conv2d(x, w, b, **options), torch.conv2d(x, w, b, **options))
-    assert torch.autograd.gradcheck(lambda *a: conv2d(*a, **options), (x, w, b))
-    assert torch.autograd.gradgradcheck(lambda *a: conv2d(*a, **options), (x, w, b))
+    outputs = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    targets = torch.tensor([0, 1, 2, 1, 0])
+    torch.testing.assert_close(own.value(outputs, targets), known.value(outputs, targets))
+    w = torch.randn(outputs.shape, dtype=torch.float64, generator=generator)
+    expected = known.hessian(outputs, targets)(w)
+    torch.testing.assert_close(own.hessian(outputs, targets)(w), expected)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"stride": 2, "padding": 1}, {"padding": (2, 0)}, {"dilation": 2, "stride": (1, 2)}]
-)
-def test_convolution_of_a_constant_input_is_linear_in_its_weight(options: dict[str, Any]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, 9, 8, generator=generator, dtype=torch.float64)
-    w = torch.randn(4, 3, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(conv2d(x, w, **options), torch.conv2d(x, w, **options))
-    torch.testing.assert_close(
-        patches(x, (3, 2), geometry_of(**options)), torch.nn.functional.unfold(x, (3, 2), **options)
-    )
-    assert torch.autograd.gradcheck(lambda a: conv2d(x, a, **options), (w,))
-    assert torch.autograd.gradgradcheck(lambda a: conv2d(x, a, **options), (w,))
-
-
-def test_convolution_is_diverted_within_the_context_only() -> None:
-    x, layer = torch.randn(1, 1, 5, 5), torch.nn.Conv2d(1, 2, 3)
-    with FasterOperations():
-        diverted = layer(x)
-    assert "ConvolutionBackward" not in type(diverted.grad_fn).__name__
-    assert "ConvolutionBackward" in type(layer(x).grad_fn).__name__
-    torch.testing.assert_close(diverted, layer(x))
-    by_name = torch.nn.Conv2d(1, 2, 3, padding="same")
-    with FasterOperations():
-        torch.testing.assert_close(by_name(x), by_name._conv_forward(x, by_name.weight, by_name.bias))
+def test_squared_error_has_its_hessian() -> None:
+    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    y, w = torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
+    own = SquaredError()
+    torch.testing.assert_close(own.value(z, y)[1], ((z[1] - y) ** 2).sum() / 5)
+    by_graph = autograd_hessian(own.value(z, y).sum(), z)(w)
+    torch.testing.assert_close(own.hessian(z, y)(w), by_graph)

@@ -1,4 +1,4 @@
-"""The command line: exit codes and what is said on which stream."""
+"""The command line: exit codes, streams and help."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from ahf_cli.cli.options import emit_json, log, resolve, say
 from ahf_cli.config.load import load, parse, presets
 from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.errors import IncompleteError, InputError
-
-ROOT = Path(ahf_cli.__file__).parents[1]
+from tests.processes import ROOT, ahf
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ ROOT = Path(ahf_cli.__file__).parents[1]
         ("config validate", 2, "", "Missing argument"),
     ],
 )
-def test_command(
+def test_a_command_ends_with_its_code_and_speaks_on_its_stream(
     command: str,
     code: int,
     out: str,
@@ -168,18 +167,15 @@ def test_errors_become_lines_and_codes(
     assert ("Traceback" in capsys.readouterr().err) is (code == 1)
 
 
-def test_speech(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_go_to_standard_output_and_progress_to_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     say("result")
     log("progress")
     log("unheard", quiet=True)
     assert capsys.readouterr() == ("result\n", "progress\n")
     emit_json({"a": math.nan, "b": [math.inf, (1.5, "λ")]})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, [1.5, "λ"]]}
-
-
-def ahf(*args: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ahf_cli", *args]
-    return subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
 
 
 def test_processes_exit_with_the_code() -> None:

@@ -1,4 +1,4 @@
-"""What commands say of a search is what its trials are."""
+"""Summaries of searches, against the trials on disk."""
 
 from __future__ import annotations
 
@@ -21,23 +21,13 @@ from ahf_cli.search import run as runs
 from ahf_cli.search import single
 from ahf_cli.search.search import Search, SearchPlan
 from ahf_cli.search.summary import refuse_vanished, summarize
-from ahf_cli.study.find import find_study
-from ahf_cli.study.pack import unpack
 from ahf_cli.study.store import Study
 from ahf_cli.study.trials import best_trial, own_value
-from tests.made_up import write_study
-from tests.test_search import plan, result_of, run
-from tests.test_store import RESULT
+from tests.conftest import REFERENCE
+from tests.searches import plan, result_of, run
+from tests.studies import RESULT, write_study
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 CAP = math.log(10)
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Path:
-    """A results folder with the finished study `quick` in folders."""
-    unpack(find_study(REFERENCE, "quick"), tmp_path)
-    return tmp_path
 
 
 def state(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -128,7 +118,7 @@ def test_other_settings_are_refused_before_anything_is_said_of_fewer_trials(
 
 
 def test_trials_beyond_those_asked_for_count_among_the_best(tmp_path: Path) -> None:
-    """Else re-runs of the best of all would be set aside where the index is new and fewer are asked for."""
+    """A new index and fewer trials keep the best trial, and so its re-runs."""
     study = Study(tmp_path, "s")
     run(study, plan(8, names=("hf",)))
     whole = Search(plan(8, names=("hf",)), study.trials).best()["hf"]
@@ -148,6 +138,7 @@ def test_a_new_index_breaks_ties_of_capped_values_as_the_folder_does(tmp_path: P
     assert Search(plan(2, names=("hf",)), study.trials).best()["hf"].slot == 1
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_reproduce_of_a_finished_study_says_so_first_and_where_its_figures_are(
     quick: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +156,7 @@ def test_every_preset_declares_its_duration_once(name: str) -> None:
     assert "On two cores: " in preset_purpose(text) and text.lower().count("on two cores") == 1
 
 
+@pytest.mark.usefixtures("one_figure")
 @pytest.mark.parametrize("gone", ["quick/trials/hf/001", "quick"])
 @pytest.mark.parametrize("command", ["search", "reproduce"])
 def test_what_vanishes_while_a_command_runs_is_exit_code_3_after_the_summary(

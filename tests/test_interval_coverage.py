@@ -1,4 +1,4 @@
-"""Simulated coverage: how often a 95 % interval holds the truth, averaged over what it may meet."""
+"""Coverage of 95 % intervals: the share of simulated samples whose interval holds the truth."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def check_two_samples(name: str, n: int, runs: int, slack: float = 0) -> None:
 
 
 def check_rates(n: int) -> None:
-    """Averaged exactly over the binomial distribution, no simulation needed."""
+    """Check the mean coverage over the binomial distribution, which is exact without a simulation."""
     x = np.arange(n + 1)
     chances = {p: np.array([math.comb(n, int(k)) * p**k * (1 - p) ** (n - k) for k in x]) for p in RATES}
     one = [wilson_interval(int(k), n) for k in x]
@@ -111,32 +111,32 @@ def check_rates(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [20, 70])
-def test_rates_and_their_differences(n: int) -> None:
+def test_intervals_of_rates_and_their_differences_hold_the_truth(n: int) -> None:
     check_rates(n)
 
 
 @pytest.mark.parametrize("name", INTERVALS)
-def test_intervals_of_one_sample_in_short(name: str) -> None:
+def test_intervals_of_one_sample_hold_the_truth_in_short(name: str) -> None:
     # three standard deviations of a share near 0.95 over 3 × 150 runs
     check_samples(name, 20, 150, slack=0.03)
 
 
 @pytest.mark.parametrize("name", TWO)
-def test_intervals_of_two_samples_in_short(name: str) -> None:
+def test_intervals_of_two_samples_hold_the_truth_in_short(name: str) -> None:
     check_two_samples(name, 20, 60, slack=0.03)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("n", [20, 70])
 @pytest.mark.parametrize("name", INTERVALS)
-def test_intervals_of_one_sample(name: str, n: int) -> None:
+def test_intervals_of_one_sample_hold_the_truth(name: str, n: int) -> None:
     check_samples(name, n, 2000)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("n", [20, 70])
 @pytest.mark.parametrize("name", TWO)
-def test_intervals_of_two_samples(name: str, n: int) -> None:
+def test_intervals_of_two_samples_hold_the_truth(name: str, n: int) -> None:
     check_two_samples(name, n, 1500)
 
 

@@ -1,4 +1,4 @@
-"""`HessianFree` and `AdaptiveHessianFree` in a loop of the user's own."""
+"""`HessianFree` and `AdaptiveHessianFree` in a user's own loop."""
 
 from __future__ import annotations
 
@@ -12,59 +12,29 @@ from torch import Tensor, nn
 
 from ahf_cli.optim import AdaptiveHessianFree, HessianFree, ModelObjective, compose
 from ahf_cli.recipes.builtin import RECIPES
-from tests.problems import TinyConvNet, problem
-
-CASES: dict[str, Callable[[Any], HessianFree | AdaptiveHessianFree]] = {
-    "hf": lambda p: HessianFree(p),
-    "hf_ggn": lambda p: HessianFree(p, curvature="ggn", lr=0.8, damping=3.0),
-    "hf_update": lambda p: HessianFree(p, reduction_ratio="update", lr=0.5),
-    "adaptive": lambda p: AdaptiveHessianFree(p),
-    "adaptive_ggn_update": lambda p: AdaptiveHessianFree(p, curvature="ggn", reduction_ratio="update"),
-    "adaptive_constant": lambda p: AdaptiveHessianFree(p, step_size="constant", lr=2.0),
-}
+from tests.closures import OPTIMIZERS, conv_problem, cross_entropy, needs_outputs
 
 
-def conv_problem() -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(0)
-    x = problem("conv", examples=40).inputs
-    with torch.no_grad():
-        y = TinyConvNet().double()(x).argmax(1)  # what another such network says can be learnt
-    return TinyConvNet().double(), x, y
-
-
-def closure_for(model: nn.Module, x: Tensor, y: Tensor, outputs: bool) -> Callable[[], Any]:
-    def closure() -> Any:
-        z = model(x)
-        loss = nn.functional.cross_entropy(z, y)
-        return (loss, z) if outputs else loss
-
-    return closure
-
-
-def needs_outputs(name: str) -> bool:
-    return "ggn" in name
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_it_descends_on_a_small_problem(name: str) -> None:
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_halves_the_loss_in_forty_steps(name: str) -> None:
     model, x, y = conv_problem()
-    optimizer = CASES[name](model.parameters())
-    closure = closure_for(model, x, y, needs_outputs(name))
+    optimizer = OPTIMIZERS[name](model.parameters())
+    closure = cross_entropy(model, x, y, needs_outputs(name))
     losses = [float(optimizer.step(closure)) for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0] and not optimizer.diverged
 
 
 @pytest.mark.parametrize("name", ["hf", "hf_ggn"])
-def test_it_is_a_row_of_the_core(name: str) -> None:
+def test_an_optimizer_takes_the_steps_of_one_row_of_the_core(name: str) -> None:
     model, x, y = conv_problem()
-    optimizer = CASES[name](model.parameters())
+    optimizer = OPTIMIZERS[name](model.parameters())
     values = {"lr": 0.8, "damping": 3.0} if needs_outputs(name) else {"lr": 1.0, "damping": 10.0}
     curvature = "ggn" if needs_outputs(name) else "hessian"
     core = compose(RECIPES["hf"].derive("x", {"curvature": curvature, "curvature_batch": "same"}).structure)
     objective = ModelObjective(copy.deepcopy(model), x, y)
     state = core.init(objective.layout.join([p.detach() for p in model.parameters()]), values)
     for _ in range(6):
-        optimizer.step(closure_for(model, x, y, needs_outputs(name)))
+        optimizer.step(cross_entropy(model, x, y, needs_outputs(name)))
         state, _ = core.step(state, objective)
     found = torch.cat([p.detach().ravel() for p in model.parameters()])
     torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
@@ -73,7 +43,7 @@ def test_it_is_a_row_of_the_core(name: str) -> None:
 def test_a_second_batch_carries_the_curvature() -> None:
     model, x, y = conv_problem()
     optimizer = HessianFree(model.parameters())
-    first, second = closure_for(model, x[:10], y[:10], False), closure_for(model, x[10:], y[10:], False)
+    first, second = cross_entropy(model, x[:10], y[:10], False), cross_entropy(model, x[10:], y[10:], False)
     start = copy.deepcopy(model)
     optimizer.step(first, second)
     core = compose(RECIPES["hf"].structure)
@@ -87,7 +57,7 @@ def test_a_second_batch_carries_the_curvature() -> None:
 def test_direction_leaves_everything_but_the_warm_start() -> None:
     model, x, y = conv_problem()
     optimizer, twin = HessianFree(model.parameters()), copy.deepcopy(model)
-    closure = closure_for(model, x, y, False)
+    closure = cross_entropy(model, x, y, False)
     direction = optimizer.direction(closure)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
     assert optimizer.damping == 10.0
@@ -170,10 +140,10 @@ def test_misuse_is_named(
 ) -> None:
     model, x, y = conv_problem()
     with pytest.raises((ValueError, RuntimeError), match=message):
-        HessianFree(parameters(model), **options).step(closure_for(model, x, y, False))
+        HessianFree(parameters(model), **options).step(cross_entropy(model, x, y, False))
 
 
-def test_beta2_outside_its_interval() -> None:
+def test_beta2_outside_its_interval_is_refused() -> None:
     with pytest.raises(ValueError, match=r"beta2 must be in \[0, 1\), got 1.0"):
         AdaptiveHessianFree(conv_problem()[0].parameters(), beta2=1.0)
 
@@ -181,9 +151,9 @@ def test_beta2_outside_its_interval() -> None:
 def test_a_direction_that_is_not_finite_is_no_warm_start() -> None:
     model, x, y = conv_problem()
     optimizer = HessianFree(model.parameters())
-    bad = closure_for(model, x * torch.nan, y, False)
+    bad = cross_entropy(model, x * torch.nan, y, False)
     assert not torch.isfinite(optimizer.direction(bad)[0]).all()
-    optimizer.step(closure_for(model, x, y, False))
+    optimizer.step(cross_entropy(model, x, y, False))
     assert not optimizer.diverged
 
 
@@ -192,12 +162,12 @@ def test_unused_parameters_are_named_at_every_call() -> None:
     optimizer = HessianFree(unused(model))
     for _ in range(2):
         with pytest.raises(RuntimeError, match="does not depend on extra"):
-            optimizer.step(closure_for(model, x, y, False))
+            optimizer.step(cross_entropy(model, x, y, False))
 
 
 def test_the_batch_of_the_curvature_is_asked_for() -> None:
     model, x, y = conv_problem()
-    closure = closure_for(model, x, y, False)
+    closure = cross_entropy(model, x, y, False)
     optimizer = HessianFree(model.parameters(), curvature_batch="independent")
     with pytest.raises(ValueError, match="independent needs a second closure"):
         optimizer.step(closure)
@@ -207,17 +177,17 @@ def test_the_batch_of_the_curvature_is_asked_for() -> None:
 def test_only_the_curvature_closure_needs_outputs() -> None:
     model, x, y = conv_problem()
     optimizer = HessianFree(model.parameters(), curvature="ggn")
-    optimizer.step(closure_for(model, x, y, False), closure_for(model, x, y, True))
+    optimizer.step(cross_entropy(model, x, y, False), cross_entropy(model, x, y, True))
     with pytest.raises(ValueError, match="ggn needs the outputs"):
-        optimizer.step(closure_for(model, x, y, True), closure_for(model, x, y, False))
+        optimizer.step(cross_entropy(model, x, y, True), cross_entropy(model, x, y, False))
 
 
-def test_a_direction_is_that_of_the_step_whatever_its_parts() -> None:
-    """Weight decay and backtracking belong to the direction, and so to `direction` as to `step`."""
+def test_the_direction_has_the_parts_of_the_step() -> None:
+    """`direction` has weight decay and backtracking, as `step` has."""
     model, x, y = conv_problem()
     options: dict[str, Any] = {"regularization": "l2", "weight_decay": 0.1, "backtracking": "martens"}
     one, two = (HessianFree(model.parameters(), curvature="ggn", damping=0.01, **options) for _ in range(2))
-    closure = closure_for(model, x, y, True)
+    closure = cross_entropy(model, x, y, True)
     found = two.direction(closure)
     one.step(closure)
     assert one.last_step is not None

@@ -1,4 +1,4 @@
-"""Small models of the kinds that people bring, and a batch for each."""
+"""Small networks of 14 kinds, and a batch for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGE, SEQUENCE, TOKENS = (1, 6, 6), (LENGTH, WIDTH), (LENGTH,)
 
 
 def batch(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Inputs and classes; token numbers where the shape is that of a sentence."""
+    """Return inputs and classes; for the shape of a sentence, inputs are token numbers."""
     generator = torch.Generator().manual_seed(3)
     y = torch.randint(CLASSES, (BATCH,), generator=generator)
     if shape == TOKENS:
@@ -30,7 +30,7 @@ def convolutional(*between: nn.Module) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Self-attention by the function itself; (N, L, W) → (N, 3)."""
+    """Self-attention by PyTorch's function; (N, L, W) → (N, 3)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Pooled(nn.Module):
 
 
 class Tied(nn.Module):
-    """A bag of words whose embedding is also its output layer: one parameter, used twice."""
+    """A bag of words whose embedding and output layer share one parameter."""
 
     def __init__(self) -> None:
         super().__init__()

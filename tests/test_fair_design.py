@@ -1,4 +1,4 @@
-"""The fair design: independent trials, and the best of each recipe again with new seeds."""
+"""The fair design: independent trials, and re-runs of the best trial with new seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ahf_cli.search.sampler import sobol
 from ahf_cli.search.search import Search
 from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
-from tests.test_search import SPACES, FakePool, plan, result_of, run
+from tests.searches import SPACES, FakePool, plan, result_of, run
 
 TINY = [
     *["--preset", "smoke", "--design", "fair", "--recipe", "hf", "-o", "task.subset=400"],
@@ -27,7 +27,7 @@ TINY = [
 ]
 
 
-def test_sobol_points_are_those_of_scipy_whatever_the_order_in_which_slots_ask() -> None:
+def test_sobol_points_are_scipys_in_each_order_of_slots() -> None:
     space = {"a": Range(1e-3, 1.0, log=True), "b": Range(10.0, 30.0)}
     expected = qmc.Sobol(2, scramble=True, rng=np.random.default_rng([7, 0])).random(8)
     for slot in (5, 0, 3, 7):
@@ -39,7 +39,7 @@ def test_sobol_points_are_those_of_scipy_whatever_the_order_in_which_slots_ask()
 
 @pytest.mark.parametrize("sampler", ["random", "qmc"])
 def test_independent_samplers_do_not_look_at_results_nor_at_names(tmp_path: Path, sampler: str) -> None:
-    """Whatever has been trained before, and under whatever name: a slot's hyperparameters are the same."""
+    """A slot's hyperparameters depend neither on results nor on the recipe's name."""
     spaces = {**SPACES, "hf_published": SPACES["hf"]}
     asked = {}
     for workers in (1, 3):
@@ -121,7 +121,7 @@ def test_reruns_of_a_trial_that_is_no_longer_the_best_are_set_aside(tmp_path: Pa
 
 
 @pytest.mark.long
-def test_a_fair_search_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TINY, "--results", str(tmp_path), "--study", "f", "-o", "search.reruns=2"]
     assert main(["search", *words]) == 0
     assert "its best again with 2 new seeds: 0 diverged" in capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_a_fair_search_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["-o", "search.reruns=0"], "--override: search.reruns: must be an integer in [1, 10^5], got 0"),
     ],
 )
-def test_what_a_fair_design_cannot_be(
+def test_a_fair_design_refuses_settings_that_contradict_it(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["search", *TINY, *words, "--results", str(tmp_path / "r")]) == 2

@@ -1,4 +1,4 @@
-"""A made-up study that looks like a real one: for figures, the report and the speed of `compare`."""
+"""Studies of simulated trials with the files of a whole search."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.metrics import TEN_CLASSES
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
-from tests.made_up import measured
+from tests.studies import measured
 
 NAN = math.nan
 ENDS = {"hf": 0.75, "adaptive_hf": 2.2, "hf_published": 1.3, "adaptive_hf_published": 0.65}
-"""about where the training loss of each recipe ends"""
+"""median of the final training loss of each recipe"""
 
 LN_10 = math.log(10)
 
 
 def identity(recipes: list[str], design: str = "fair") -> dict[str, object]:
-    """Return an identity as a configuration's: what `compare` reads of it."""
+    """Return the part of a configuration's identity that `compare` reads."""
     structures = {name: {"structure": vars(RECIPES[name].structure), "fixed": {}} for name in recipes}
     spaces = {name: {k: vars(r) for k, r in space(name).items()} for name in recipes}
     search = {"design": design, "sampler": "random", "objective": "validation_loss"}
@@ -37,7 +37,7 @@ def identity(recipes: list[str], design: str = "fair") -> dict[str, object]:
 
 
 def space(recipe: str) -> dict[str, Range]:
-    """Return the Appendix B ranges of a recipe."""
+    """Return the ranges of a recipe in the paper's Appendix B."""
     ranges = {name: HYPERPARAMETERS[name].search for name in RECIPES[recipe].free}
     return {name: found for name, found in ranges.items() if found}
 
@@ -57,7 +57,7 @@ def trial(
     params: Mapping[str, float],
     seed: int = 0,
 ) -> tuple[TrialResult, list[CurveRow], list[StepRow]]:
-    """Make one trial whose loss falls to about the recipe's end, better or worse by its hyperparameters."""
+    """Simulate one trial; its final loss depends on the recipe and on the hyperparameters."""
     steps = (points - 1) * every
     quality = abs(math.log10(params.get("lr", 0.1)) + 1) if "lr" in params else params["damping"] / 20
     end = ENDS[recipe] * math.exp(0.35 * rng.normal() + 0.4 * (quality - 0.7))
@@ -96,11 +96,11 @@ def trial(
     return result, curve, rows
 
 
-def write(
+def simulate_study(
     results: Path, name: str, trials: int = 70, points: int = 144, reruns: int = 10, every: int = 10,
     recipes: tuple[str, ...] = tuple(ENDS), commit: str = "a" * 40, design: str = "fair", seed: int = 0,
 ) -> Study:  # fmt: skip
-    """Write such a study, with the re-runs of each recipe's best configuration."""
+    """Write a study of simulated trials, and re-runs of the best trial of each recipe."""
     rng = np.random.default_rng(seed)
     manifest = {
         "command": f"ahf search --study {name}", "commit": commit, "dirty": False,

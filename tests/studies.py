@@ -1,4 +1,4 @@
-"""Made-up studies for the tests of tables, figures and `compare`."""
+"""Studies with chosen final losses, and the records of one small trial."""
 
 from __future__ import annotations
 
@@ -64,3 +64,17 @@ def write_study(results: Path, name: str, plan: dict[str, int], ends: dict[str, 
                 )  # fmt: skip
                 study.trial(recipe, slot).finish(result, rows, steps(1 if slot % 2 else -1))
     return study
+
+
+RESULT = TrialResult(
+    recipe="hf", slot=0, status="ok", steps=2, planned_steps=2, value=0.1 + 0.2, objective="train_loss",
+    params={"lr": 0.1, "damping": 10.0}, seed=3, seconds=1.5,
+    measured=finals(0.1 + 0.2, 0.4, 0.8, NAN, NAN), extra={"peak": NAN},
+)  # fmt: skip
+CURVE = [
+    CurveRow(s, s / 390, measured(2.3 - s / 3, 0.1, NAN, NAN, 2.3, 0.1), 20 * s, s, s / 7) for s in (0, 1, 2)
+]
+STEPS = [
+    StepRow(s, 2.3, 2.2, 0.05, 5.0, 0.1, 0.005, 0.1, -1e-7, 10.0, 0.5, -0.1, 12, "progress", 1.0, -13.0)
+    for s in (1, 2)
+]

@@ -1,12 +1,10 @@
-"""A task without classes and without an accuracy, from its plug-in to the verdict."""
+"""A task of regression, the autoencoder, from its plug-in to the verdict."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,45 +15,31 @@ from ahf_cli import plugin
 from ahf_cli.cli import main
 from ahf_cli.config.load import load
 from ahf_cli.errors import InputError
-from ahf_cli.optim.losses import SquaredError, autograd_hessian
 from ahf_cli.report import verdict
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import StudyData, load_study
 from ahf_cli.study.pack import pack
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.training.train import fell
+from tests.conftest import kept_registries
+from tests.searches import serial_pool
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["--plugin", "examples/autoencoder.py", "--config", "examples/autoencoder.yaml"]
 SMALL = ["-o", "train.steps=20", "--trials", "3", "-o", "search.reruns=3", "-o", "task.subset=300"]
-KNOWN: tuple[dict[Any, Any], ...] = (LOSSES, MODELS, DATA_SETS, MEASURES, plugin.LOADED, plugin.ORIGIN)
-
-
-def forget(before: list[dict[Any, Any]]) -> None:
-    for known, content in zip(KNOWN, before, strict=True):
-        known.clear()
-        known.update(content)
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Forget what a test registers."""
-    before = [dict(known) for known in KNOWN]
-    yield
-    forget(before)
+pytestmark = pytest.mark.usefixtures("registries")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study in the fair design; its plug-in is forgotten afterwards."""
+    """Return the results folder of a study in the fair design, without its plug-in in the registries."""
     folder = tmp_path_factory.mktemp("results")
-    before = [dict(known) for known in KNOWN]
-    assert main(["search", *WORDS, *SMALL, "--results", str(folder), "-q"]) == 0
-    forget(before)
+    with kept_registries(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ahf_cli.search.run.process_pool", serial_pool)
+        assert main(["search", *WORDS, *SMALL, "--results", str(folder), "-q"]) == 0
     return folder
 
 
@@ -138,15 +122,6 @@ def test_every_command_reads_it_without_its_plugin(
         pd.testing.assert_frame_equal(getattr(one, part), getattr(other, part), check_exact=True)
     manifest = json.loads((packed / "manifest.json").read_text())
     assert [m["name"] for m in manifest["metrics"]] == ["loss", "error"]
-
-
-def test_squared_error_has_its_hessian() -> None:
-    z = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
-    y, w = torch.randn(5, 3, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
-    own = SquaredError()
-    torch.testing.assert_close(own.value(z, y)[1], ((z[1] - y) ** 2).sum() / 5)
-    by_graph = autograd_hessian(own.value(z, y).sum(), z)(w)
-    torch.testing.assert_close(own.hessian(z, y)(w), by_graph)
 
 
 @pytest.mark.parametrize(
