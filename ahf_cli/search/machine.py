@@ -1,4 +1,4 @@
-"""What a configuration comes to on this machine: data, device, processes, and the record of them."""
+"""A configuration on this machine: its data, device and processes, and their record."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def threads_of(device: str) -> int:
 
 
 def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
-    """Return the record of what this session runs on."""
+    """Return the record of this session's code, versions, machine and data."""
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.folder import digests
     from ahf_cli.training.environment import describe

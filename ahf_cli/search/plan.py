@@ -12,7 +12,7 @@ from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.training.records import Progress, TrialResult
 
 OWN_VALUE = "own_value"
-"""Where the index says a trial's own value, which may be above the capped one that a sampler was told."""
+"""Attribute of a trial in the index: its own value, if that exceeds the capped value given to the sampler."""
 SEARCH_SLOT = "search_slot"
 """Where a re-run says, among the extra numbers of its result, which trial of the search it repeats."""
 
@@ -28,7 +28,7 @@ class Best:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search does: recipes with their spaces, and how many trials of each."""
+    """Plan of a search: recipes with their spaces, and the number of trials of each."""
 
     recipes: Mapping[str, Recipe]
     spaces: Mapping[str, Mapping[str, Range]]
@@ -41,11 +41,11 @@ class SearchPlan:
     stream: int = 0
     """sampler's stream: 0 for a search, 1 for a pre-run"""
     prefix: str = ""
-    """what the names of Optuna studies begin with, so that one storage can hold several of ours"""
+    """first part of the names of Optuna studies, so that one storage can hold several searches"""
     about: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """what other processes must know to join, by recipe: kept with each Optuna study of a shared storage"""
+    """data that other processes need to join, by recipe; each Optuna study of a shared storage keeps it"""
     guest: bool = False
-    """joined from elsewhere: does not fetch what others have done, nor try again what was given up"""
+    """joined from elsewhere: it fetches no results of others and repeats no trial that was given up"""
     again: Mapping[str, Best] = field(default_factory=dict)
     """for re-runs: the trial that is repeated, by recipe; its slots are replicates with seeds of their own"""
     known: int = 0
@@ -66,12 +66,12 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a search tells to whom it may concern."""
+    """Callbacks of a search."""
 
     on_result: Callable[[TrialResult], None] = lambda result: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_remark: Callable[[str], None] = lambda line: None
-    """hears of what went wrong and is tried again, in one line"""
+    """receives one line about each failure that is tried again"""
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -79,7 +79,7 @@ HOOKS = Hooks()
 
 
 def seed_of(study_seed: int, replicate: int) -> int:
-    """Return the training seed of a re-run: the same for all recipes, and none of them that of the search."""
+    """Return the training seed of a re-run: equal for all recipes, and different from the search's seed."""
     return (study_seed + 1 + replicate) % 2**63
 
 

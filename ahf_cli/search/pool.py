@@ -33,18 +33,18 @@ class Job:
     seed: int | None = None
     """training seed; None: that of the plan"""
     extra: Mapping[str, float] = field(default_factory=dict)
-    """what the results say beside their own numbers"""
+    """further numbers of the results"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker says of a job."""
+    """A worker's message about a job."""
 
     results: list[TrialResult]
     stopped: bool = False
     """asked to stop; unfinished trials are in their checkpoints"""
     error: str = ""
-    """what went wrong, in one line"""
+    """the failure in one line"""
     infrastructure: bool = False
     """the error is one of memory, disk or process, and the trial can be tried again; else it is a bug"""
 
@@ -62,10 +62,10 @@ ShouldStop = Callable[[], bool]
 
 
 class Prepare(Protocol):
-    """What a worker process does first: a picklable call that returns what runs jobs."""
+    """First call in a worker process: picklable, returns the runner of jobs."""
 
     def __call__(self, report: Report, should_stop: ShouldStop) -> Callable[[Job], Outcome]:
-        """Load what every job needs."""
+        """Load the data of every job."""
         ...
 
 
@@ -81,7 +81,7 @@ class WorkerPool(Protocol):
         ...
 
     def events(self, timeout: float) -> Iterable[Progress | Ended]:
-        """Return what there is to say of running jobs, after at most so many seconds."""
+        """Return messages about running jobs, after at most `timeout` seconds."""
         ...
 
     def stop(self) -> None:
@@ -122,7 +122,7 @@ class ProcessPool:
         raise RuntimeError("every worker has a job")
 
     def events(self, timeout: float) -> Iterator[Progress | Ended]:
-        """Yield what workers have to say, after waiting for it no longer than a timeout in seconds."""
+        """Yield the messages of workers; wait for them at most `timeout` seconds."""
         busy = {worker.connection: worker for worker in self._workers if worker is not None and worker.job}
         if not busy:
             time.sleep(timeout)
@@ -215,7 +215,7 @@ class _Worker:
     def end(self) -> str:
         """Wait until it has ended, and return how."""
         self.stop()
-        self.connection.close()  # it may be waiting for somebody to read what it sends
+        self.connection.close()  # it may be waiting for a reader of its messages
         self.process.join(None if self.job else 10)
         if self.process.exitcode is None:
             self.process.kill()
@@ -229,7 +229,7 @@ class _Worker:
 
 
 class _Ears:
-    """What a worker process hears of its parent, and of signals."""
+    """A worker process's view of its parent and of signals."""
 
     def __init__(self, connection: Connection):
         self.connection, self.asked, self.idle = connection, False, True
@@ -296,7 +296,7 @@ def _end_with_parent() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Say in one line what was raised."""
+    """Return an exception in one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
     return f"{type(error).__name__}: {error}".splitlines()[0]

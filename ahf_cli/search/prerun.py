@@ -57,7 +57,8 @@ def estimate_smoothness(values: Sequence[Array], diverged: int = 0) -> Estimate:
     """Propose L from the median to the 95 % quantile of the positive L̂_t for g = ∇h, over all trials.
 
     Args:
-        values: L̂_t of each trial that stayed finite, (steps,) each; what is not finite counts as no support.
+        values: L̂_t of each trial that stayed finite, (steps,) each; values that are not finite count as no
+            support.
         diverged: number of trials left out because they did not stay finite.
     """
     every = np.concatenate([*values, np.empty(0)])

@@ -72,7 +72,7 @@ def run(
     """Run or resume the search of a configuration, and its re-runs, in a study's folder.
 
     Args:
-        config: what is searched.
+        config: the search.
         study: the study, new or begun.
         title: name of the stage in remarks.
         stream: of the sampler: 0 for a search, 1 for a pre-run.
@@ -124,8 +124,8 @@ def search_plan(
     """Return the plan of a configuration's search.
 
     Optuna's studies are named by recipe in a study's own file, and in full in a storage that may hold others;
-    `created`, a study's time of birth, says that it is such a one.  `text` is what others join by, where that
-    is more than this configuration.
+    `created`, a study's time of birth, says that it is such a one.  `text` is the configuration by which
+    others join, if it holds more than this one.
     """
     about = {
         name: {
@@ -227,7 +227,7 @@ def conduct(
 def _train(
     search: Search, records: TrialFolders, training: Training, reporter: Reporter, should_stop: ShouldStop
 ) -> bool:
-    """Train what is unfinished of a search; return whether all is done."""
+    """Train the unfinished trials of a search; return whether all is done."""
     spec, title, plan = training.spec, training.title, search.plan
     total = plan.trials * len(plan.recipes)
     left = len(search.unfinished)

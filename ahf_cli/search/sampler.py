@@ -20,7 +20,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Known:
-    """What a sampler may know of one slot: its hyperparameters, and its value once it has ended."""
+    """A sampler's knowledge of one slot: its hyperparameters, and its value once it has ended."""
 
     slot: int
     params: Mapping[str, float]
@@ -30,8 +30,8 @@ class Known:
 def sampler(name: str, seed: int, stream: int, slot: int, parallel: bool) -> optuna.samplers.BaseSampler:
     """Make the sampler of one slot: "tpe", "gp" or "random".
 
-    Samplers that keep what they know outside of the trials, such as CMA-ES, cannot be made anew for each
-    slot, and a search with one could not go on after a kill as if there had been none.
+    Samplers such as CMA-ES keep knowledge outside of the trials and cannot be made anew for each slot.  A
+    search with one could not go on after a kill.
 
     A sampler that lives on repeats itself after a restart and across workers; one made anew for each slot,
     seeded by (study seed, stream, slot), does not.  A pre-run and its search have streams of their own.  The
@@ -75,14 +75,13 @@ def _at(r: Range, x: float) -> float:
 def propose(
     space: Mapping[str, Range], own: optuna.samplers.BaseSampler, known: Iterable[Known]
 ) -> dict[str, float]:
-    """Ask a slot's sampler for hyperparameters: a function of the sampler and what is known, and no more.
+    """Ask a slot's sampler for hyperparameters: a function of the sampler and the known trials alone.
 
     Args:
         space: the search ranges.
         own: the sampler of the slot.
-        known: other slots, ended or running.  They are shown to the sampler in the order of their slots,
-            whatever the order in which they were trained, so that a resumed search asks what an uninterrupted
-            one does.
+        known: other slots, ended or running.  The sampler sees them in the order of their slots.  So a
+            resumed search asks the same as an uninterrupted one.
     """
     study = optuna.create_study(sampler=own)
     if not isinstance(own, optuna.samplers.RandomSampler):  # which looks at nothing

@@ -15,7 +15,7 @@ from ahf_cli.search.plan import HOOKS, SEARCH_SLOT, Best, Hooks, SearchPlan
 from ahf_cli.search.pool import Ended, Job, Outcome, WorkerPool, describe
 from ahf_cli.search.sampler import fits, propose, sampler, sobol
 from ahf_cli.search.slots import MAX_RETRIES, STOPPED, Slots, best_of
-from ahf_cli.search.storage import Deposit, Storage, in_memory
+from ahf_cli.search.storage import Storage, TrialFiles, in_memory
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.training.records import TrialResult
 
@@ -34,7 +34,7 @@ class Search:
 
     def __init__(self, plan: SearchPlan, records: TrialFolders, storage: Storage | None = None):
         self.plan, self.records, self.storage = plan, records, storage or in_memory()
-        self.deposit = Deposit(self.storage) if self.storage.shared else None
+        self.trial_files = TrialFiles(self.storage) if self.storage.shared else None
         self.slots = {
             name: Slots(self.storage, plan.index_name(name), plan.spaces[name]) for name in plan.recipes
         }
@@ -48,7 +48,7 @@ class Search:
             else:
                 slots.reconcile(self._finished_of(name))
             for slot in range(0 if plan.guest else plan.trials):
-                # Whoever starts a search again wants what was given up to be tried again.
+                # A new start of a search repeats the trials that were given up.
                 self._forgiven[name, slot] = slots.failures(slot)
         self.collect()
 
@@ -81,7 +81,7 @@ class Search:
         return not self.unfinished
 
     def best(self) -> dict[str, Best]:
-        """Return the best trial of each recipe; without those of which every trial has diverged."""
+        """Return the best trial of each recipe; without recipes whose trials have all diverged."""
         found = {name: best_of(slots) for name, slots in self.slots.items()}
         return {name: best for name, best in found.items() if best is not None}
 
@@ -104,16 +104,16 @@ class Search:
             finished = self._finished_of(name)
             count += len(finished)
             slots.rebuild(finished.values())
-            if self.deposit:
-                self.deposit.remove(slots.name)
+            if self.trial_files:
+                self.trial_files.remove(slots.name)
                 for slot, trial in slots.complete().items():
-                    self.deposit.put(slots.name, trial._trial_id, self.records.trial(name, slot).pack())
+                    self.trial_files.put(slots.name, trial._trial_id, self.records.trial(name, slot).pack())
         return count
 
     def collect(self) -> list[TrialResult]:
         """Fetch trials that other machines have finished into the records here."""
         fetched: list[TrialResult] = []
-        if self.deposit is None or self.plan.guest:
+        if self.trial_files is None or self.plan.guest:
             return fetched
         for name, slots in self.slots.items():
             for slot, trial in sorted(slots.complete().items()):
@@ -122,7 +122,7 @@ class Search:
                 self._here.add((name, slot))
                 if self._finished(name, slot) is None:
                     record = self.records.trial(name, slot)
-                    files = self.deposit.get(slots.name, trial._trial_id)
+                    files = self.trial_files.get(slots.name, trial._trial_id)
                     if files and record.unpack(files) and (result := record.result()) is not None:
                         fetched.append(result)
         return fetched
@@ -149,7 +149,7 @@ class Search:
                     hooks.on_progress(event)
 
     def _look_around(self, hooks: Hooks) -> None:
-        """In a shared storage: give signs of life, and read what others have done."""
+        """In a shared storage: give signs of life, and read the results of others."""
         now = time.monotonic()
         if not self.storage.shared or now - self._looked < min(1.0, self.storage.grace / 8):
             return
@@ -167,7 +167,7 @@ class Search:
         return any(not self._given_up(name, slot) for name, slot in self.unfinished)
 
     def _next_job(self, hooks: Hooks) -> Job | None:
-        """Take the next free slots of one recipe, up to the size of a batch; None where there is none."""
+        """Take the next free slots of one recipe, up to the size of a batch; None without one."""
         if self.storage.shared and time.monotonic() - self._asked < 1:
             return None  # there was nothing a moment ago
         with self.storage.turn(self.plan.prefix) as turn:
@@ -182,7 +182,7 @@ class Search:
 
     def _choose(self, hooks: Hooks) -> Job | None:
         for name in self._by_turn():
-            if self.storage.shared:  # what is known may be a second old
+            if self.storage.shared:  # known trials may be a second old
                 self.slots[name].refresh()
             params: dict[int, dict[str, float]] = {}
             for slot in self._free(name):
@@ -210,7 +210,7 @@ class Search:
         return self.slots[name].failures(slot) - self._forgiven.get((name, slot), 0) > MAX_RETRIES
 
     def _take(self, name: str, slot: int, hooks: Hooks) -> dict[str, float] | None:
-        """Claim a slot and return its hyperparameters, those of before or new ones; None where it is lost."""
+        """Claim a slot and return its hyperparameters, earlier or new ones; None where it is lost."""
         finished = self._finished(name, slot)
         params = self._params(name, slot, finished)
         if not self.slots[name].claim(slot, params):
@@ -244,10 +244,10 @@ class Search:
         return propose(self.plan.spaces[name], own, self.slots[name].known())
 
     def _settle(self, job: Job, outcome: Outcome, hooks: Hooks) -> None:
-        """Count what a job has done, and give back what it has not."""
+        """Count the finished trials of a job, and give back its other slots."""
         name = job.recipe.name
         done = {result.slot: result for result in outcome.results}
-        for slot in job.params:  # what a worker committed before it died counts as well
+        for slot in job.params:  # trials that a worker committed before it died count as well
             if (committed := self._finished(name, slot)) is not None:
                 done[slot] = committed
         for slot in sorted(done):
@@ -298,9 +298,9 @@ class Search:
         """Complete a slot in the index."""
         slots = self.slots[result.recipe]
         self._here.add((result.recipe, result.slot))
-        if self.deposit:
+        if self.trial_files:
             files = self.records.trial(result.recipe, result.slot).pack()
-            for name in self.deposit.put(slots.name, slots.claims[result.slot].trial_id, files):
+            for name in self.trial_files.put(slots.name, slots.claims[result.slot].trial_id, files):
                 hooks.on_remark(f"{result.recipe}/{result.slot:03d}: {name} is too long for the storage")
         if slots.tell(result):
             hooks.on_result(result)

@@ -67,7 +67,7 @@ def train_single(
     """Train, or find that it is done, and return the result; None where it was stopped.
 
     Args:
-        single: what is trained.
+        single: the run.
         study: where its trial is kept.
         threads: CPU threads; by default one.
         reporter: is told of remarks.
@@ -115,7 +115,7 @@ def follow(single: Single, threads: int | None, ranks: Ranks, should_stop: Shoul
     checkpoints = shared(ranks, None)
     if checkpoints is None:  # it is done already
         return True
-    with tempfile.TemporaryDirectory() as folder:  # the leading rank's folder is the one that is kept
+    with tempfile.TemporaryDirectory() as folder:  # the leading rank's folder is kept
         records = TrialFolders(Path(folder))
         for checkpoint in reversed(checkpoints):
             records.trial(single.recipe.name, 0).save_checkpoint(checkpoint, 0)
@@ -135,7 +135,7 @@ def _outcome(worker: Worker, single: Single) -> TrialResult | None:
 def _announce(
     single: Single, study: Study, plan: Plan, device: str, ranks: Ranks, reporter: Reporter
 ) -> None:
-    """Say how long the run is and where it goes, and note what was asked for."""
+    """Report the length and folder of the run, and write its hyperparameters."""
     recipe, trial = single.recipe, study.trial(single.recipe.name, 0)
     resuming = ", from the last checkpoint" if trial.load_checkpoints() else ""
     together = f" with {ranks.world} ranks" if ranks.world > 1 else ""

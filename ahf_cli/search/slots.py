@@ -1,10 +1,10 @@
 """The slots of one recipe in an Optuna study: which are free, running, complete.
 
 A slot is done by exactly one complete trial, whatever processes do and wherever they are killed.  A trial
-is created with its slot in one transaction, in which the storage also numbers it.  Of the trials of a slot
-that are waiting, running or complete, only the one with the lowest number may run: a process that finds a
-lower one fails its own.  A trial that has failed never comes back.  So no slot has two trials that complete,
-and a slot without one is free and is taken again.
+is created with its slot in one transaction, in which the storage also numbers it.  Of a slot's trials that
+are waiting, running or complete, only the lowest number may run. A process that finds a lower number fails
+its own trial.  A trial that has failed never comes back.  So no slot has two trials that complete, and a
+slot without one is free and is taken again.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Slots:
         self._backend = storage.backend
         self.study = optuna.create_study(storage=self._backend, study_name=name, load_if_exists=True)
         self.claims: dict[int, Claim] = {}
-        """what this process runs, by slot"""
+        """trials of this process, by slot"""
         self._beaten = time.monotonic()
         self.refresh()
 
     def join(self, about: Mapping[str, Any]) -> None:
-        """Leave in a shared storage what others need to join, or find that it is another study.
+        """Write the data for others to join into a shared storage, or find that it holds another study.
 
         Raises:
             InputError: the storage has a study of this name with another identity.
@@ -78,7 +78,7 @@ class Slots:
                 self.study.set_user_attr(key, value)
 
     def refresh(self) -> None:
-        """Read what other processes have done."""
+        """Read the trials of other processes."""
         trials = self._backend.get_all_trials(self.study._study_id, deepcopy=False)
         self._trials: dict[int, list[FrozenTrial]] = defaultdict(list)
         for trial in trials:
@@ -107,7 +107,7 @@ class Slots:
         return None
 
     def known(self) -> list[Known]:
-        """Return what a sampler may know: the complete and the running trials."""
+        """Return the sampler's knowledge: complete and running trials."""
         complete = self.complete()
         ended = [Known(slot, trial.params, trial.value) for slot, trial in complete.items()]
         others: dict[int, Mapping[str, float]] = {s: t.params for s, t in self.running().items()}
@@ -129,7 +129,7 @@ class Slots:
         """
         left = [t for t in self._trials.get(slot, ()) if t.state == TrialState.WAITING]
         for trial in left:
-            if trial.params != params:  # what would be recorded under it is another configuration
+            if trial.params != params:  # another configuration would be recorded under it
                 self._fail(trial._trial_id, DUPLICATE)
         waiting = [trial._trial_id for trial in left if trial.params == params]
         if waiting:  # left by a process that was killed, or will lose it to us, or we to it
@@ -169,7 +169,7 @@ class Slots:
             told = False
         else:
             told = self._set(claim.trial_id, TrialState.COMPLETE, result.value)
-        if told:  # what the storage says now need not be asked
+        if told:  # the storage need not be asked
             trial = frozen(self.space, claim.params, result.value, attributes={"slot": result.slot, **said})
             trial._trial_id = claim.trial_id
             self._put(result.slot, trial)
@@ -184,7 +184,7 @@ class Slots:
         self._note(slot, claim.trial_id)
 
     def live(self) -> None:
-        """Give a sign of life for what this process runs, and fail what has given none for too long."""
+        """Give a sign of life for the trials of this process, and fail trials without one for too long."""
         if not self.storage.shared:
             return
         now = time.monotonic()
@@ -198,8 +198,8 @@ class Slots:
     def reconcile(self, finished: Mapping[int, TrialResult]) -> None:
         """Make the index agree with the records; for a storage that no other process has open.
 
-        What was waiting or running ended with its process.  Where the index counts a slot as complete that
-        has no record, or counts one twice, it is made anew from the records.
+        Trials that waited or ran have ended with their process.  Where the index counts a slot as complete
+        that has no record, or counts one twice, it is made anew from the records.
         """
         for trial in (t for ts in self._trials.values() for t in ts if t.state in _OPEN):
             self._fail(trial._trial_id, STOPPED)
@@ -281,7 +281,7 @@ class Slots:
 
 
 def attributes(result: TrialResult) -> dict[str, Any]:
-    """Return what the index says of a finished trial."""
+    """Return the attributes of a finished trial in the index."""
     if result.status == "ok":
         own = own_value(result)
         tests = {k: v for k, v in result.measured.items() if k.startswith("test_") and math.isfinite(v)}

@@ -36,7 +36,7 @@ GRACE = 120
 TURN = "10s"
 """Longest turn of a process that chooses a slot, as PostgreSQL writes it."""
 FAILURES = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
-"""What a storage raises that does not answer."""
+"""Errors of a storage that does not answer."""
 _NETWORK = {
     "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs",
     "pvfs2", "panfs", "orangefs", "ocfs2", "fuse.sshfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs",
@@ -187,7 +187,7 @@ def safe_url(url: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return what a database's driver says, in one line."""
+    """Return the message of a database's driver in one line."""
     cause: BaseException = error
     while isinstance(cause, optuna.exceptions.StorageInternalError) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -198,7 +198,7 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def answering(storage: Storage) -> Iterator[None]:
-    """Turn what a storage raises that has gone away into one line."""
+    """Turn the errors of a storage that has gone away into one line."""
     try:
         yield
     except FAILURES as error:
@@ -255,7 +255,7 @@ _TABLE = Table(
 )
 
 
-class Deposit:
+class TrialFiles:
     """The files of finished trials, by the name of an Optuna study and the id of a trial in it.
 
     Two processes that were given the same slot have trials of their own: neither overwrites the other.
@@ -263,7 +263,7 @@ class Deposit:
 
     def __init__(self, storage: Storage):
         if storage.engine is None:
-            raise ValueError("a deposit needs a database")
+            raise ValueError("files of trials need a database")
         self._engine = storage.engine
         try:
             _TABLE.create(self._engine, checkfirst=True)

@@ -31,7 +31,7 @@ class Remaining:
 
 
 def remaining(study: Study, config: Config) -> dict[str, Remaining]:
-    """Return what is left of each recipe's search, without what the folder holds beyond it."""
+    """Return the remaining trials of each recipe's search; further trials in the folder do not count."""
     return {name: _of(study, config, name) for name in config.searched}
 
 
@@ -60,7 +60,7 @@ def grown_from(study: Study, config: Config, stream: int = 0) -> Config:
     if not study.exists():
         return config
     known = study.manifest().get("identity", {}).get("recipes", {})
-    # A pre-run has one recipe; those of a search are added to what the study has.
+    # A pre-run has one recipe; recipes of a search are added to the study's.
     grown = config if stream else whole(config, known, study.config)
     return at_least(grown, max(study.planned().values(), default=0))
 

@@ -1,4 +1,4 @@
-"""How far the studies in a shared storage are, and what a worker needs to join one."""
+"""Progress of the studies in a shared storage, and the data that a worker needs to join one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.search.slots import MAX_RETRIES, Slots, names
-from ahf_cli.search.storage import Deposit, Storage
+from ahf_cli.search.storage import Storage, TrialFiles
 from ahf_cli.training.records import RecipeStatus, Running
 
 
@@ -30,7 +30,7 @@ def recipes(storage: Storage, study: str, stage: str = "search") -> list[str]:
 
 
 def about(storage: Storage, study: str) -> dict[str, Any]:
-    """Return what the search of a study has left for those who join: its configuration, as YAML, and more."""
+    """Return the data that a study's search has left for workers: its configuration as YAML, and more."""
     left = [Slots(storage, name, {}).study.user_attrs for name in recipes(storage, study)]
     said = [dict(attributes) for attributes in left if isinstance(attributes.get("config"), str)]
     if not said:
@@ -47,13 +47,13 @@ def survey(storage: Storage, study: str, stage: str = "search") -> list[RecipeSt
 
 
 def remove(storage: Storage, study: str) -> None:
-    """Delete what a storage holds of a study."""
-    deposit = Deposit(storage) if storage.shared else None
+    """Delete a study from a storage."""
+    files = TrialFiles(storage) if storage.shared else None
     for name in names(storage):
         if name.startswith((f"{study}/search/", f"{study}/prerun/", f"{study}/rerun/")):
             Slots(storage, name, {}).remove()
-            if deposit:
-                deposit.remove(name)
+            if files:
+                files.remove(name)
 
 
 def _survey(slots: Slots, recipe: str) -> RecipeStatus:

@@ -1,4 +1,4 @@
-"""What runs in a worker process: one thread on a CPU, data loaded once, jobs until told to stop."""
+"""A worker process: one thread on a CPU, data loaded once, jobs until told to stop."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TaskSpec:
     loss: str = "cross_entropy"
     data: str = "fashion_mnist"
     plugins: tuple[plugin.Plugin, ...] = ()
-    """what a process runs before all else"""
+    """first call in a process"""
 
     def load(self) -> Task:
         """Load the data."""
@@ -90,7 +90,7 @@ class Worker:
         """the evaluation at step 0, by seed and number of trials side by side: that may move its last bits"""
 
     def run(self, job: Job) -> Outcome:
-        """Train a job's trials and commit each; what was checkpointed before goes on from there."""
+        """Train a job's trials and commit each; trials with a checkpoint go on from it."""
         results: list[TrialResult] = []
         if self.should_stop():
             return Outcome(results, stopped=True)
@@ -167,7 +167,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a worker process needs to train; called there, it loads the data and returns what runs jobs."""
+    """The data that a worker process needs to train.
+
+    Called there, it loads the data and returns the runner of jobs.
+    """
 
     spec: TaskSpec
     data: Split | None

@@ -49,7 +49,7 @@ def arrow_types(names: dict[str, type]) -> dict[str, pa.DataType]:
 def parse_csv(file: Path, text: bytes, row: Row) -> pa.Table:
     """Return the rows of a CSV file: numbers exactly as written, an empty number as NaN.
 
-    Columns may be missing, as in a file of an older version; there are none but those of `row`.
+    Columns may be missing, as in a file of an older version; all of them are columns of `row`.
 
     Raises:
         DamagedError: a cell has another type, a line another length, or a column is unknown.
@@ -105,7 +105,7 @@ def as_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def empty(names: Iterable[str], row: Row, measured: Iterable[str] = ()) -> pa.Table:
-    """Return a table without rows: columns of text, and then those of `row` with its metrics."""
+    """Return a table without rows: columns of text, and then the columns of `row` with its metrics."""
     import pyarrow as pa
 
     kinds = {**arrow_types(dict.fromkeys(names, str)), **arrow_types(columns(row, measured))}
@@ -146,7 +146,7 @@ def csv_of(rows: pa.Table, row: Row) -> bytes:
 
 
 def _cells(column: pa.ChunkedArray) -> list[str]:
-    """Return the cells of a column as text: the shortest one that is read as the same number, NaN empty."""
+    """Return the cells of a column as text: the shortest text of the same number, NaN empty."""
     return ["" if isinstance(v, float) and math.isnan(v) else str(v) for v in _values(column)]
 
 

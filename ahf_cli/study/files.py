@@ -68,7 +68,7 @@ SUMMARY_DIGITS = 12
 
 
 _RUN = ("=", "+", "-", "@", "\t", "\r")
-"""What a text that a spreadsheet runs begins with."""
+"""First characters of a text that a spreadsheet runs."""
 
 
 def csv_bytes(frame: pd.DataFrame, digits: int | None = None) -> bytes:
@@ -126,9 +126,9 @@ def _sync_folder(path: Path) -> None:
 
 
 def keep_plugins(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write plug-ins into `plugins/` of a study's folder; one that is there with other content is replaced.
+    """Write plug-ins into `plugins/` of a study's folder; a plug-in with other content is replaced.
 
-    What its results depend on cannot have changed: that is part of a study's identity.
+    The code that results depend on cannot have changed: it is part of a study's identity.
     """
     for name, content in files.items():
         target = folder / "plugins" / name

@@ -38,7 +38,7 @@ def check_results(results: Path) -> None:
 def find_study(results: Path, name: str) -> Study:
     """Return an existing study by its name or its path.
 
-    A name is sought in the results folder and then in its `reference`; a path is one that holds a `/`.
+    A name is sought in the results folder and then in its `reference`; a path holds a `/`.
 
     Raises:
         InputError: there is none; the line has the nearest name that there is.

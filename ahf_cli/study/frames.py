@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # slow to import, and neither workers nor `ahf status` need i
 
 
 def trials_frame(study: Study) -> pd.DataFrame:
-    """Return one row per finished trial: those of `TrialResult`, with `params.*` and `extra.*` spread."""
+    """Return one row per finished trial: fields of `TrialResult`, with `params.*` and `extra.*` spread."""
     return results_frame(study.read_results()[0])
 
 
 def curves_frame(study: Study) -> pd.DataFrame:
-    """Return one row per finished trial and evaluation: recipe, trial, status and those of `CurveRow`."""
+    """Return one row per finished trial and evaluation: recipe, trial, status and fields of `CurveRow`."""
     results = study.read_results()[0]
     return rows_frame(results, study.reader.curves(results))
 

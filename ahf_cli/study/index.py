@@ -37,6 +37,6 @@ def whole_index(folder: Path, unusable: str = "") -> Path:
                 set_aside(part, said)
         elif unusable:
             set_aside(file, unusable)
-            for part in beside:  # SQLite would take them for those of the new file
+            for part in beside:  # SQLite would read them with the new file
                 part.unlink(missing_ok=True)
     return file.absolute()

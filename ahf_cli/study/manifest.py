@@ -18,7 +18,7 @@ SCHEMA = 1
 """Version of the layout on disk."""
 
 SESSION_KEYS = ("command", "commit", "dirty", "versions", "device", "threads", "host")
-"""What may change from one session of a study to the next, and is kept for each."""
+"""Keys that may change from one session of a study to the next; each session keeps its own."""
 
 
 PRERUN = r"prerun(-[A-Za-z0-9._-]{1,57})?"
@@ -195,7 +195,7 @@ def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other(name: str, on_disk: Mapping[str, object], asked: Mapping[str, object]) -> None:
-    """Raise InputError where two identities differ in what is on disk, with one line for each difference.
+    """Raise InputError if an identity differs from the one on disk, with one line for each difference.
 
     More recipes than those on disk, with their spaces, are no difference: the study grows by them.
     """
@@ -205,7 +205,7 @@ def refuse_other(name: str, on_disk: Mapping[str, object], asked: Mapping[str, o
 
 
 def _of_recipes(identity: Mapping[str, object], before: Mapping[str, object]) -> dict[str, object]:
-    """Return an identity without what it says of other recipes than those of the one before it."""
+    """Return an identity with only the recipes of the one before it."""
     names, own = before.get("recipes"), identity.get("recipes")
     if not isinstance(names, Mapping) or not isinstance(own, Mapping) or set(own) <= set(names):
         return dict(identity)
@@ -227,7 +227,7 @@ def _of_recipes(identity: Mapping[str, object], before: Mapping[str, object]) ->
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a mapping reads as after a way through JSON."""
+    """Return a mapping as it is after a way through JSON."""
     return dict(json.loads(json.dumps(strict(value))))
 
 

@@ -84,7 +84,7 @@ def as_json(file: Path, data: bytes) -> Any:
 
 
 def unzip(file: Path, data: bytes, limit: int = LARGE) -> bytes:
-    """Return the content of a gzip file, of which no more than `limit` bytes are ever made.
+    """Return the content of a gzip file; no more than `limit` bytes are ever made.
 
     Raises:
         DamagedError: it is no gzip file, is cut short, or unpacks to more.

@@ -195,7 +195,7 @@ def _trials_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     spread = [name for name in names if name.startswith(("params.", "extra."))]
     types = arrow_types({**KEYS, **RESULT})
     types |= dict.fromkeys([*measured, *LOSSES, *spread], pa.float64()) | arrow_types(EXTRAS)
-    # from_pandas=False keeps NaN, a value, apart from null, which is none
+    # from_pandas=False keeps NaN, a value, apart from null, a missing value
     return pa.table(
         {
             name: pa.array([row.get(name) for row in rows], kind, from_pandas=False)
@@ -241,7 +241,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _small_files(study: Study) -> dict[str, str]:
-    """Return the texts that travel in the manifest: those of pre-runs, and plug-ins."""
+    """Return the texts that travel in the manifest: files of pre-runs, and plug-ins."""
     if study.pack is not None:
         return dict(study.pack.files)
     names = [
@@ -300,7 +300,7 @@ def _write_trial(
 
 
 def _by_trial(table: pa.Table) -> dict[tuple[str, int], pa.Table]:
-    """Return the rows of each trial; those of one trial stand together."""
+    """Return the rows of each trial; the rows of one trial stand together."""
     import numpy as np
 
     if not len(table):
@@ -319,7 +319,7 @@ def _by_trial(table: pa.Table) -> dict[tuple[str, int], pa.Table]:
 
 @contextmanager
 def _written_at_once(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, which gets its name when all is written; what fails leaves nothing."""
+    """Give a folder to write to, which gets its name when all is written; a failure leaves nothing."""
     if os.path.lexists(folder):
         raise InputError(f"{folder} exists, and is not written over: give another folder with --to")
     hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")

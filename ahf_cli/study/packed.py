@@ -44,7 +44,7 @@ Key = tuple[str, str, int]
 
 
 def is_packed(folder: Path) -> bool:
-    """Tell whether a folder holds a packed study, or what is left of one."""
+    """Tell whether a folder holds a packed study, or remains of one."""
     return any(os.path.lexists(folder / f"{name}.parquet") for name in TABLES)
 
 
@@ -52,7 +52,7 @@ class Pack:
     """A packed study's manifest and tables, each read once and checked then.
 
     Raises:
-        DamagedError: a file is missing, is not the one that was packed, or does not follow the schema.
+        DamagedError: a file is missing, was changed, or does not follow the schema.
         InputError: it is of a later version.
     """
 
@@ -147,7 +147,7 @@ class Pack:
         return metrics_in([*LOSSES, *first], row)
 
     def _table(self, name: str, wanted: Mapping[str, type], most: int) -> pa.Table:
-        """Return a table whose file is the one that was packed, with columns of the right types."""
+        """Return a table whose file is unchanged, with columns of the right types."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -261,7 +261,7 @@ class PackedTrials:
         return self._finished(self.pack.curves, results)
 
     def steps(self, results: Sequence[TrialResult]) -> Labelled:
-        """Return the steps of finished trials; those of some may have been left out."""
+        """Return the steps of finished trials; some trials may lack them."""
         return self._finished(self.pack.steps, results)
 
     def _of(self, table: pa.Table) -> pa.Table:
@@ -270,7 +270,7 @@ class PackedTrials:
         return table.filter(pc.equal(table["phase"], self.phase)).drop_columns(["phase"])
 
     def _finished(self, table: pa.Table, results: Sequence[TrialResult]) -> Labelled:
-        """Return the rows of trials, in the order of the table, which is that of the recipes and slots."""
+        """Return the rows of trials in the order of the table, by recipe and slot."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""Check every file of a study, set aside what is damaged, and make anew what can be."""
+"""Repair of a study: check every file, set damaged ones aside, and make derived ones anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ahf_cli.study.store import Study
 
 
 def repair_folder(study: Study) -> dict[str, Any]:
-    """Repair a study's folder, leave it open for writing, and return what was found as plain data.
+    """Repair a study's folder, leave it open for writing, and return the findings as plain data.
 
     Raises:
         InputError: neither manifest nor configuration can be read.
@@ -52,7 +52,10 @@ def _aside(study: Study) -> set[str]:
 
 
 def _repair_manifest(study: Study, finished: dict[str, int]) -> str:
-    """Make a damaged or missing manifest anew from the configuration and the trials; say what was done."""
+    """Make a damaged or missing manifest anew from the configuration and the trials.
+
+    Return the actions in words.
+    """
     file = study.folder / "manifest.json"
     try:
         if study.manifest():

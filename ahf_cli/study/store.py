@@ -1,7 +1,7 @@
 """The one writer and reader of results: a study's folder, with one folder per trial in it.
 
-Every file is written whole or not at all.  What a crash or a bad disk left torn is set aside under another
-name and logged, and its trial counts as unfinished.
+Every file is written whole or not at all.  A file that a crash or a bad disk left torn is set aside under
+another name. Its trial counts as unfinished.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class Study(AbstractContextManager["Study"]):
         return self.reader.recipes()
 
     def begun(self, recipe: str) -> int:
-        """Return how many trials of a recipe have a result, whole or not; nothing of it is read."""
+        """Return how many trials of a recipe have a result, whole or not; no result is read."""
         slots = self.reader.slots(recipe)
         if self.pack is not None:
             return sum(self.pack.trials[self.phase, recipe, slot]["status"] is not None for slot in slots)
@@ -284,7 +284,7 @@ class Study(AbstractContextManager["Study"]):
         self._lock.acquire(f"study {self.name!r}")
 
     def _next_manifest(self, identity: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-        """Return the manifest to write, or raise InputError if what is on disk is another study."""
+        """Return the manifest to write, or raise InputError if the folder holds another study."""
         before = self.manifest()
         if not before:
             if folders(self.trials_folder):

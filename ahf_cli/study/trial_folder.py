@@ -50,7 +50,7 @@ class TrialFolder:
     slot: int
 
     def write_params(self, params: Mapping[str, object]) -> None:
-        """Write `params.json`: what the trial was asked to run."""
+        """Write `params.json`, the trial's hyperparameters."""
         write_json(self.path / "params.json", dict(params))
 
     def read_params(self) -> dict[str, Any] | None:

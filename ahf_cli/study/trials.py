@@ -49,13 +49,13 @@ class Trials(Protocol):
         ...
 
     def steps(self, results: Sequence[TrialResult]) -> Labelled:
-        """Return the steps of finished trials; those of some may have been left out."""
+        """Return the steps of finished trials; some trials may lack them."""
         ...
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows of several trials: the columns `recipe` and `trial`, and then those of the rows."""
+    """Rows of several trials: the columns `recipe` and `trial`, and then the rows' own."""
 
     rows: pa.Table
     problems: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class InFolders:
         return self._labelled(results, lambda r: self.folders.trial(r.recipe, r.slot).curve_rows(), CurveRow)
 
     def steps(self, results: Sequence[TrialResult]) -> Labelled:
-        """Return the steps of finished trials; those of some may have been left out."""
+        """Return the steps of finished trials; some trials may lack them."""
         return self._labelled(results, lambda r: self.folders.trial(r.recipe, r.slot).step_rows(), StepRow)
 
     def _labelled(
@@ -117,7 +117,7 @@ class InFolders:
         measured = dict.fromkeys(name for t in tables for name in metrics_in(t.column_names, row))
         first = empty(("recipe",), row, measured)
         first = first.add_column(1, "trial", pa.array([], pa.int64()))
-        # The first table has all columns, so that those of older files come in their place.
+        # The first table has all columns, so that columns of older files come in their place.
         return Labelled(pa.concat_tables([first, *tables], promote_options="default"), tuple(problems))
 
 
