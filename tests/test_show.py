@@ -61,7 +61,7 @@ def test_cg_stops_are_counted_and_spikes_found() -> None:
     stop = ["progress"] * 45 + ["negative_curvature"] * 15
     text = said(result(), steps(stop=stop, loss=[2.3] * 30 + [50.0] + [1.0] * 29))
     assert (
-        "CG: 9.0 iterations a step (most 9 of 50); it stopped by progress 75%, negative curvature 25%."
+        "CG: 9.0 iterations a step (most 9 of 50); CG stopped by progress 75%, negative curvature 25%."
         in text
     )
     assert "a spike to 50 at step 31" in text
@@ -70,7 +70,7 @@ def test_cg_stops_are_counted_and_spikes_found() -> None:
 def test_without_steps_the_outcome_is_all_that_is_said() -> None:
     found = diagnose(result(), steps(0))
     assert found.outcome.startswith("trained for 60 steps, to training loss 0.5000")
-    assert found.findings == ("Its steps are not on disk (steps.csv.gz), so no more can be said.",)
+    assert found.findings == ("Its steps are not on disk (steps.csv.gz), so there are no findings.",)
     assert diagnose(result(status="failed", error="out of memory"), steps(0)).outcome.startswith(
         "failed: out of"
     )

@@ -20,9 +20,9 @@ GROUPS = ("init", "final", "trace")
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace, or raise InputError naming the file and what is wrong with it.
+    """Return the trace of a file; `ahf_cli.training.trace` checks that its parts fit together.
 
-    Whether its parts fit together is for `ahf_cli.training.trace`.
+    Raises InputError with the file and its fault.
     """
     content = _read_arrays(path)
     missing = [name for name in ARRAYS if name not in content]
