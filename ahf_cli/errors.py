@@ -22,7 +22,7 @@ class InputError(AhfError):
 
 
 class IncompleteError(AhfError):
-    """A command's result that lacks unfinished trials.  Exit code 3."""
+    """An error of a command that needs unfinished trials; it shows the finished ones.  Exit code 3."""
 
     exit_code = 3
 

@@ -84,7 +84,7 @@ def recipes(
         say(f"{recipe['name']:{width}}  {recipe['rule']}")
         searched = [h for h in recipe["hyperparameters"] if h["search"]]
         ranges = [f"{h['name']} [{h['search'][0]:g}, {h['search'][1]:g}]" for h in searched]
-        say(f"{'':{width}}  searched: {', '.join(ranges)}; source: {recipe['source']}")
+        say(f"{'':{width}}  searched: {', '.join(ranges)}; source {recipe['source']}")
 
 
 @app.command()

@@ -57,8 +57,8 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
         f"{document['megabytes']:.0f} MB on disk"
     )
     found.append(
-        f"assumed: {document['steps']} steps a trial, and no early divergence; a step takes the time measured"
-        " around step 20 at the middle of the search space; workers do not slow each other down"
+        f"assumed: {document['steps']} steps a trial, no early divergence, independent workers; a step takes "
+        "the time measured around step 20 at the middle of the search space"
     )
     return found
 

@@ -52,7 +52,7 @@ Out = Annotated[
 
 
 def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
-    """List the studies of a results folder, or the names for a configuration, with those of --plugin."""
+    """List the studies of a results folder, or the names for a configuration, plug-ins included."""
     from ahf_cli.study.find import check_results, find_study, study_names
 
     if what in get_args(Kind):

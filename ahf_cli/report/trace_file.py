@@ -68,7 +68,7 @@ def _setup(path: Path, text: str) -> dict[str, Any]:
 
 
 def write_trace(path: Path, trace: Trace) -> None:
-    """Write a trace atomically."""
+    """Write a trace to a file atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,

@@ -26,7 +26,7 @@ COSTS = {
 }
 """Columns of a curve that are costs, and their labels.
 
-A curvature product takes the time of a gradient (docs/performance.md), so the sum of both compares recipes
+A curvature product takes the time of a gradient (docs/performance.md).  So the sum of both compares recipes
 with and without linear systems, independent of the machine.
 """
 
@@ -150,9 +150,9 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colum
         return "no trial was evaluated"
     looks = styles(names)
     caption = [
-        f"{metric.label.capitalize()} against the cost of a trial: gradients and curvature products, which "
-        "take about the same time, and seconds of training on the machine of the study. Between two "
-        "evaluations the earlier value holds; a line ends where half the trials had ended. "
+        f"{metric.label.capitalize()} against the cost of a trial: gradients and curvature products, or "
+        "seconds of training on the machine of the study. A product takes about the time of a gradient. "
+        "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
         f"{marks.band_words(kind, False)}."
     ]
 

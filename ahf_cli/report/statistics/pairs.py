@@ -28,10 +28,10 @@ def paired_permutation_test(
 ) -> float:
     """Two-sided p of the mean difference of pairs (n,) under random signs (Fisher 1935).
 
-    For n ≤ 40 all 2ⁿ patterns are counted by meeting in the middle (Horowitz and Sahni 1974): each sum of one
-    half of the pairs is sought among the sorted sums of the other half.  For n > 40 the test draws `patterns`
-    random patterns; (hits + 1)/(patterns + 1) is valid for any number (Phipson and Smyth 2010).  p is NaN
-    without a pair.
+    For n ≤ 40 all 2ⁿ patterns are counted by meeting in the middle (Horowitz and Sahni 1974).  Each sum over
+    one half of the pairs is sought among the sorted sums over the other half.  For n > 40 the test draws
+    `patterns` random patterns; (hits + 1)/(patterns + 1) is valid for any number (Phipson and Smyth 2010).
+    p is NaN without a pair.
     """
     d = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     d = d[~np.isnan(d)]
