@@ -167,7 +167,7 @@ def test_compare_draws_an_unfinished_study_and_several_studies(tmp_path: Path) -
     done = ahf("--study", "one", "plots", "--study", "one", "--study", "two", "--results", tmp_path, "--json",
                "--format", "svg")  # fmt: skip
     assert done.returncode == 3
-    assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; shown as far as it is"
+    assert done.stderr.splitlines()[-1] == "not finished: one/hf 3 of 4; only finished trials are shown"
     document = json.loads(done.stdout)
     assert document["missing"] == ["one/hf 3 of 4"] and not document["complete"]
     drawn = pd.read_csv(next(f for f in document["files"] if f.endswith(".csv")))

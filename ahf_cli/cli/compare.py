@@ -164,7 +164,7 @@ app.callback(invoke_without_command=True)(
     _command(
         _all,
         "Compare the finished trials of a study: print a table and a verdict, write tables, figures and a "
-        "report.\n\nA study that is not finished is drawn as far as it is, and the exit code is 3.",
+        "report.\n\nAn unfinished study is shown with its finished trials, and the exit code is 3.",
     )
 )
 app.command("plots")(
@@ -198,7 +198,7 @@ def _run(request: Request, parts: tuple[Part, ...]) -> None:
     else:
         made.show()
     if made.missing:
-        raise IncompleteError(f"not finished: {'; '.join(made.missing)}; shown as far as it is")
+        raise IncompleteError(f"not finished: {'; '.join(made.missing)}; only finished trials are shown")
 
 
 @dataclass(frozen=True)

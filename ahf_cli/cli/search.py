@@ -58,7 +58,7 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
     )
     found.append(
         f"assumed: {document['steps']} steps a trial, no early divergence, independent workers; a step takes "
-        "the time measured around step 20 at the middle of the search space"
+        "the time around step 20 at the middle of the search space"
     )
     return found
 
