@@ -1,6 +1,6 @@
 """A reference laboratory for Hessian-free optimization.
 
-The names below are imported when they are first used: `import ahf_cli` costs neither torch nor pandas.
+Each public name is imported at its first use: `import ahf_cli` costs neither torch nor pandas.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for."""
+    """Return a public name, imported at its first use."""
     if name == "__version__":
         return _version()
     if name not in _PLACES:
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names before they are imported."""
+    """Return the names of the module, with the public names that are not imported yet."""
     return sorted({*globals(), *__all__})
 
 

@@ -9,7 +9,7 @@ from ahf_cli.interruption import raise_on_signals, resume_line
 
 
 def main() -> int:
-    """Run `ahf`; signals are heard before anything slow is imported."""
+    """Run `ahf` and return its exit code; signals are handled before slow imports begin."""
     streams.prepare()
     raise_on_signals()
     try:

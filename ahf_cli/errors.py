@@ -1,4 +1,4 @@
-"""The errors that a user sees as one clear line each, and their exit codes."""
+"""Errors that a user sees as lines without a traceback, and their exit codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class AhfError(Exception):
-    """Something ended the command; `lines` say what, and no traceback is shown.  Exit code 1."""
+    """An error that ends the command; `lines` name its cause.  Exit code 1."""
 
     exit_code = 1
 
@@ -16,18 +16,18 @@ class AhfError(Exception):
 
 
 class InputError(AhfError):
-    """Bad input: each line names the rule, the key and the value.  Exit code 2."""
+    """An error in the input; each line names the rule, the key and the value.  Exit code 2."""
 
     exit_code = 2
 
 
 class IncompleteError(AhfError):
-    """The command did what it could, but what it needs is not finished.  Exit code 3."""
+    """An error of a command that needs unfinished trials; it shows the finished ones.  Exit code 3."""
 
     exit_code = 3
 
 
 class InterruptedRunError(AhfError):
-    """Stopped by a signal after a checkpoint; the same command resumes.  Exit code 75."""
+    """A stop by a signal; the same command resumes from the checkpoint.  Exit code 75."""
 
     exit_code = 75

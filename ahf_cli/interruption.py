@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop, from its first moment to its last."""
+"""Signals that stop a command."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from types import FrameType
 from ahf_cli.streams import to_null
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
-"""Ctrl-C, a service manager's stop, what Slurm is told to send before time is up, and a closed terminal."""
+"""Ctrl-C, a service manager's stop, Slurm's signal before the time limit, and a closed terminal."""
 RESUMABLE = {"search", "prerun", "reproduce", "train", "worker"}
-"""Commands that go on where they were stopped when they are typed again."""
+"""Commands that resume when they are typed again."""
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s]*@|([?&]password=)[^&\s]*")
 
 
@@ -30,42 +30,42 @@ def command_line() -> str:
 
 
 def resume_line() -> str:
-    """Say how to go on, where the command is one that goes on."""
+    """Return the line of an interrupted command, with the command line where that resumes it."""
     resumes = sys.argv[1:2] and sys.argv[1] in RESUMABLE
     return f"interrupted; this resumes it: {command_line()}" if resumes else "interrupted"
 
 
 def heard() -> list[signal.Signals]:
-    """Return the signals that ask this process to stop: all but SIGHUP under `nohup`, which ignores it."""
+    """Return the signals that stop this process: all but SIGHUP under `nohup`, which ignores it."""
     deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if not (deaf and number == signal.SIGHUP)]
 
 
 def raise_on_signals() -> None:
-    """Let every signal that asks to stop do what Ctrl-C does: raise KeyboardInterrupt."""
+    """Raise KeyboardInterrupt at every signal that stops, as at Ctrl-C."""
     for number in heard():
         signal.signal(number, signal.default_int_handler)
 
 
 class Interruption:
-    """Notes the first signal that asks to stop; a second one ends the process as usual."""
+    """A record of the first signal that stops; a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.asked = False
 
     def __call__(self) -> bool:
-        """Tell whether a signal has come."""
+        """Return whether a signal has come."""
         return self.asked
 
     @contextmanager
     def watched(self, quiet: bool) -> Iterator[Interruption]:
-        """Watch for signals within the context."""
+        """A context in which the first signal is recorded instead of raised."""
 
         def note(number: int, frame: FrameType | None) -> None:
             self.asked = True
-            if number == signal.SIGHUP:  # it may come twice, from the shell and from the system
+            if number == signal.SIGHUP:  # the shell and the system may both send it
                 signal.signal(number, signal.SIG_IGN)
-            _say("stopping: finishing the step and saving a checkpoint (again: stop at once)", quiet)
+            _say("stopping: finishing the step and saving a checkpoint; a second signal stops at once", quiet)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -78,7 +78,7 @@ class Interruption:
 
 
 def _say(text: str, quiet: bool) -> None:
-    """Print a line to standard error; where the terminal is gone, let all that follows go nowhere."""
+    """Print a line to standard error; without a terminal, drop all later output."""
     try:
         print("" if quiet else f"{text}\n", end="", file=sys.stderr, flush=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""The laboratory as a library: the commands' work as functions that return objects."""
+"""Functions that do the work of the commands and return objects."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from ahf_cli.study.store import Study
 from ahf_cli.training.records import Progress
 
 Source = Config | Mapping[str, Any] | str | Path
-"""A configuration: checked, as nested plain data, the name of a preset, or a YAML file."""
+"""A configuration: a `Config`, nested plain data, the name of a preset, or the path of a YAML file."""
 
 
 class Printed:
-    """A reporter that prints remarks and a line for each trial that ends."""
+    """A reporter that prints remarks and one line a finished trial."""
 
     def say(self, line: str) -> None:
         """Print a remark."""
         print(line)
 
     def stage(self, title: str, done: int, total: int) -> Any:
-        """Return hooks that print."""
+        """Return hooks that print trials and remarks."""
         return nullcontext(
             Hooks(lambda result: print(f"{result.recipe}/{result.slot:03d} {result.status}"), on_remark=print)
         )
@@ -49,10 +49,10 @@ def configure(source: Source = "quick", *overrides: str) -> Config:
 
     Args:
         source: the name of a preset, the path of a YAML file, nested plain data, or a configuration.
-        overrides: changes as on the command line, such as `"train.steps=100"`.
+        overrides: settings as of `--override`, such as `"train.steps=100"`.
 
     Raises:
-        InputError: one line for each thing that is wrong.
+        InputError: a wrong configuration, with one line a fault.
     """
     if isinstance(source, Config):
         return parse(source.plain(), source.study) if not overrides else _changed(source, overrides)
@@ -78,13 +78,13 @@ def run(
 ) -> StudyData:
     """Run or resume a search, with the re-runs of a fair design, and return the study.
 
-    Interrupted by Ctrl-C, or stopped with the program, the same call goes on where it was.
+    After Ctrl-C or a stop of the program, the same call resumes.
 
     Args:
         source: the configuration, as for `configure`.
         results: the folder that holds studies.
-        storage: URL of a PostgreSQL storage that other processes share.
-        verbose: print remarks and a line a trial.
+        storage: the URL of a PostgreSQL storage that other processes share.
+        verbose: print remarks and one line a finished trial.
 
     Raises:
         InputError: a wrong configuration, or a folder that holds a study with other settings.
@@ -99,9 +99,10 @@ def run(
 def prerun(
     source: Source = "quick", results: str | Path = "results", *, verbose: bool = False
 ) -> pd.DataFrame:
-    """Run or resume a pre-run; return one row each for σ and L: proposed range, the paper's, support.
+    """Run or resume a pre-run; return one row each for σ and L.
 
-    The ranges are written to `ranges.yaml` in the pre-run's folder.
+    Columns: hyperparameter, proposed range, the paper's range, whether the data support the proposal, and how
+    it is measured.  The ranges are written to `ranges.yaml` in the pre-run's folder.
     """
     config = configure(source)
     whole = Study(Path(results), config.study)
@@ -132,11 +133,11 @@ def train(
     """Train one recipe once and return the study of that trial.
 
     Args:
-        recipe: its name.
+        recipe: the name of the recipe.
         source: the configuration, as for `configure`.
         results: the folder that holds studies.
-        on_progress: hears of every step.
-        params: hyperparameters, such as `lr=0.3`; the others are those of `ahf train`.
+        on_progress: a function that is called at every step.
+        params: hyperparameters, such as `lr=0.3`; the others have the defaults of `ahf train`.
 
     Raises:
         InputError: an unknown recipe or hyperparameter, or a value outside its interval.
@@ -150,18 +151,18 @@ def train(
     single = Single(config, found, single_run(found) | params)
     study = single.study(Path(results))
     if train_single(single, study, on_progress=on_progress) is None:
-        raise AhfError(f"{recipe} was stopped; the same call goes on from its checkpoint")
+        raise AhfError(f"{recipe} was stopped; the same call resumes from its checkpoint")
     return read_study(study)
 
 
 def status(study: str, results: str | Path = "results") -> pd.DataFrame:
-    """Return how far the search of a study is: one row a recipe.
+    """Return the progress of a study's search, one row a recipe.
 
     Columns: trials planned, ok, diverged, failed, running and waiting; best value; seconds left.
     An unknown time is NaN.
 
     Args:
-        study: its name.
+        study: the name of the study.
         results: the folder that holds studies.
 
     Raises:
@@ -186,20 +187,20 @@ def compare(
     attribute: bool = False,
     force: bool = False,
 ) -> Comparison:
-    """Compare the recipes of one study, or of several side by side.
+    """Return a comparison of the recipes of one study, or of several side by side.
 
     The result has `tables` (DataFrames in `.numbers`), `verdict`, `overview()`, `save_tables(folder)` and
     `save_figures(folder, "screen", ("png",))`.
 
     Args:
-        studies: as `run` or `load_study` return them; several are labelled by their names.
-        target: value of the headline metric that trials are to meet.
+        studies: results of `run` or `load_study`; several are labelled by their names.
+        target: the value of the headline metric that trials have to meet.
         band: `se`, `sd`, `ci` or `iqr`.
         attribute: show the effect of each single choice.
         force: give a verdict although conditions differ.
 
     Raises:
-        InputError: no study, two of one name, or none with a finished trial.
+        InputError: no study, two studies of one name, or no finished trial.
     """
     named = {data.study.name: data for data in studies}
     if not studies or len(named) < len(studies):
@@ -211,7 +212,7 @@ def compare(
 
 
 def pack(study: StudyData, to: str | Path, *, partial: bool = False) -> StudyData:
-    """Write a study as a few files into the folder `to`/NAME, and return it from there.
+    """Write a study as a few files into the folder `to`/NAME, and return the packed study.
 
     Raises InputError for a study that is not finished, unless `partial`, and for a folder that exists.
     """
@@ -219,7 +220,7 @@ def pack(study: StudyData, to: str | Path, *, partial: bool = False) -> StudyDat
 
 
 def unpack(study: StudyData, to: str | Path) -> StudyData:
-    """Write a packed study as folders into `to`/NAME, and return it from there; it can be resumed."""
+    """Write a packed study as folders into `to`/NAME, and return the unpacked study, which can be resumed."""
     return read_study(_study_at(packing.unpack(study.study, Path(to))))
 
 

@@ -1,4 +1,4 @@
-"""The standard streams, made such that every text can be written to them."""
+"""Standard streams that take every text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 
 def prepare() -> None:
-    """Open closed standard streams on the null device; write characters that one lacks as escapes.
+    """Open closed standard streams on the null device, and escape characters that an encoding lacks.
 
-    A closed stream's number would else be given to the next file that is opened, such as a database.
+    Else the next opened file, such as a database, would get the number of a closed stream.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
@@ -22,7 +22,7 @@ def prepare() -> None:
 
 
 def to_null(number: int) -> None:
-    """Let a file descriptor, for this process and those that it starts, be the null device."""
+    """Set a file descriptor of this process and its children to the null device."""
     null = os.open(os.devnull, os.O_RDWR)
     if null == number:
         os.set_inheritable(number, True)
@@ -32,5 +32,5 @@ def to_null(number: int) -> None:
 
 
 def takes_unicode() -> bool:
-    """Tell whether standard output takes every character as it is."""
+    """Return whether standard output takes every character unescaped."""
     return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"

@@ -1,9 +1,9 @@
-"""A task that is no classification: a deep autoencoder, judged by its reconstruction error.
+"""A task other than classification: a deep autoencoder, measured by its reconstruction error.
 
     ahf search --plugin examples/autoencoder.py --config examples/autoencoder.yaml
     ahf compare --study autoencoder
 
-One file registers the data, the network and the metric; the loss is built in.
+This file registers the data, the network and the metric; the loss is built in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDE, TRAINING, TEST = 8, 600, 120
     "error", label="reconstruction error", better="lower", unit="root mean squared pixel error", short="pixel"
 )
 def error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The root of the mean squared error of each image's pixels."""
+    """Root of the mean squared error over the pixels of each image."""
     return (outputs - targets).square().mean(dim=-1).sqrt()
 
 
@@ -42,7 +42,7 @@ def curves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 @plugin.model("autoencoder")
 def autoencoder(shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """An encoder to six numbers and its mirror image, with logistic units and a linear code."""
+    """An encoder to a linear code of six numbers, and its mirror image, with logistic units."""
     pixels = int(np.prod(shape))
     return nn.Sequential(
         nn.Flatten(), nn.Linear(pixels, 32), nn.Sigmoid(), nn.Linear(32, 6),

@@ -1,4 +1,4 @@
-"""The laboratory from Python: two optimizers in a fair design, small enough for a quarter of a minute."""
+"""The Python interface: two optimizers in the design fair, in about 15 seconds."""
 
 # %%
 from pathlib import Path
@@ -23,7 +23,7 @@ if __name__ == "__main__":  # worker processes import this file as well
         }
     )  # fmt: skip
 
-    # %% Run it; the same call resumes after an interruption, and trains nothing that is finished
+    # %% Run the study; the same call resumes after an interruption, and repeats no finished trial
     study = ahf_cli.run(config, results)
     print(study.trials.groupby("recipe")["test_accuracy"].agg(["count", "mean", "max"]))
     print(study.best[["validation_loss", "params.lr"]])
@@ -40,11 +40,11 @@ if __name__ == "__main__":  # worker processes import this file as well
     files = comparison.save_figures(results / "report")
     print(f"{len(files)} files, such as {files[1].name}")
 
-    # %% One run with hyperparameters of your own
+    # %% One run with chosen hyperparameters
     single = ahf_cli.train("hf_stable", config, results, lr=0.3, radius=0.2)
     print(single.curves[["step", "train_loss", "test_accuracy"]])
 
-    # %% Pack the study for others, and read it from there
+    # %% Pack the study into a few files, and read the packed study
     packed = ahf_cli.pack(study, results / "packs")
     assert packed.trials.equals(ahf_cli.load_study(results / "two").trials)
     folder.cleanup()

@@ -1,4 +1,4 @@
-"""A plug-in with everything of its own: data, model, loss, and a recipe made of the laboratory's parts.
+"""A plug-in with its own data, model and loss, and a recipe of built-in parts and one new part.
 
 ahf search --plugin examples/spirals.py --config examples/spirals.yaml
 ahf compare --plugin examples/spirals.py --study spirals
@@ -24,7 +24,7 @@ Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 @plugin.data_set("spirals", classes=ARMS, shape=(2,), training=TRAINING)
 def spirals() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Points of the plane on three noisy arms of a spiral, which no straight lines tell apart."""
+    """Points of the plane on three noisy arms of a spiral, which are not linearly separable."""
     generator = np.random.default_rng(0)
 
     def draw(count: int) -> Arrays:
@@ -38,7 +38,7 @@ def spirals() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float3
 
 @plugin.model("tanh_net")
 def tanh_net(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Two hidden layers of 32 with tanh."""
+    """A network with two hidden layers of 32 tanh units."""
     return nn.Sequential(
         nn.Linear(shape[0], 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, classes)
     )
@@ -46,13 +46,13 @@ def tanh_net(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 @plugin.loss("smoothed_cross_entropy", chance=lambda classes: float(np.log(classes)))
 def smoothed_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with a tenth of each label spread over all classes; its least value is not 0."""
+    """Cross-entropy with a tenth of each label spread over all classes; its minimum is above 0."""
     return F.cross_entropy(outputs, labels, label_smoothing=0.1)
 
 
 @dataclass(frozen=True)
 class HeavyBall:
-    """T(δ) = m with m ← γ m + δ: directions of earlier steps go on, as gradients do in momentum SGD."""
+    """T(δ) = m with m ← γ m + δ: a sum of earlier directions, as of gradients in momentum SGD."""
 
     is_identity = False
 

@@ -153,7 +153,7 @@ def test_one_trial_has_no_band_and_says_so(tmp_path: Path) -> None:
     study = write_study(tmp_path, "s", {"hf": 1}, {"hf": [0.5]})
     comparison = Comparison(load_study(study.folder))
     figure = next(d for d in comparison.drawn[0] if d.name == "figure2")
-    assert figure.caption[0].startswith("One trial, which has no band")
+    assert figure.caption[0].startswith("One trial without a band")
     assert figure.table[["low", "high"]].isna().all(axis=None)
     assert "(n = 1)" in comparison.overview()["training loss"].iloc[0]
     numbers = comparison.tables["final_values"].numbers

@@ -127,7 +127,7 @@ def test_compare_draws_an_unfinished_study_and_several_studies(
     words = ["--study", "one", "plots", "--study", "one", "--study", "two", "--json", "--format", "svg"]
     assert main(["compare", *words, "--results", str(tmp_path)]) == 3
     said = capsys.readouterr()
-    assert said.err.splitlines()[-1] == "ahf: not finished: one/hf 3 of 4; shown as far as it is"
+    assert said.err.splitlines()[-1] == "ahf: not finished: one/hf 3 of 4; only finished trials are shown"
     document = json.loads(said.out)
     assert document["missing"] == ["one/hf 3 of 4"] and not document["complete"]
     drawn = pd.read_csv(next(f for f in document["files"] if f.endswith(".csv")))

@@ -246,7 +246,7 @@ def test_words_that_the_data_contradict_are_an_error(made: Study, tmp_path: Path
     template.write_text("{{ verdict(study('s')['hf'].n == 12, 'holds') }}")
     assert fill(template, made.data.study.folder.parent) == "holds\n"
     template.write_text("{{ verdict(study('s')['hf'].n > 12, 'does not hold') }}")
-    with pytest.raises(ValueError, match="the data do not bear out 'does not hold'"):
+    with pytest.raises(ValueError, match="the data contradict 'does not hold'"):
         fill(template, made.data.study.folder.parent)
 
 

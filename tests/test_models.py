@@ -87,4 +87,4 @@ def test_train_takes_a_model_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().err
     assert "task.model: must be one of lenet, mlp, net3c3d, alexnet_small, resnet34, got 'mpl'; did" in said
     assert main(["train", "hf", *words[2:], "--record", str(tmp_path / "t.npz")]) == 2
-    assert "--record: a trace is of LeNet and cross-entropy, got task.model mlp" in capsys.readouterr().err
+    assert "--record: a trace needs LeNet and cross-entropy, got task.model mlp" in capsys.readouterr().err

@@ -240,7 +240,7 @@ def test_a_real_search_and_worker_leave_the_password_nowhere(tmp_path: Path, url
     assert again.returncode == 0, again.stderr
     assert len(Study(tmp_path / "r", "smoke").finished("hf")) == 3
     status = ahf("status", "--study", "smoke", env=env)
-    assert "3 ok" in status.stdout and "all is done" in status.stdout
+    assert "3 ok" in status.stdout and "all trials are finished" in status.stdout
     repaired = ahf("repair", "smoke", *results, env=env)
     assert "3 finished trials" in repaired.stdout and "3 trials indexed" in repaired.stdout, repaired
     wrong = ahf(*words, env={"AHF_STORAGE": url.replace(":marked", ":xmarked")})

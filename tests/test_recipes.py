@@ -73,8 +73,8 @@ def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None
     trials = pd.DataFrame(
         {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}
     )
-    assert marks.observed(trials) == "Seen: of 3 trials, 1 trained, 1 did not train, 1 diverged."
-    assert marks.observed(trials[1:2]) == "Seen: 1 trained."
+    assert marks.observed(trials) == "Of 3 trials, 1 trained, 1 did not train, 1 diverged."
+    assert marks.observed(trials[1:2]) == "1 trained."
     assert marks.observed(trials[3:]) == "No trial is finished."
 
 

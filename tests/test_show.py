@@ -54,14 +54,14 @@ def test_the_first_value_that_is_not_finite_is_named_with_its_step() -> None:
     lost = [0.01] * 58 + [float("inf"), NAN]
     text = said(result(status="diverged", steps=60), steps(update_l2=lost, loss_after=[2.2] * 58 + [NAN] * 2))
     assert "First value that is not finite: update l2, loss after at step 59." in text
-    assert "the step itself was lost" in said(result(status="diverged"), steps())
+    assert "the step itself is not recorded" in said(result(status="diverged"), steps())
 
 
 def test_cg_stops_are_counted_and_spikes_found() -> None:
     stop = ["progress"] * 45 + ["negative_curvature"] * 15
     text = said(result(), steps(stop=stop, loss=[2.3] * 30 + [50.0] + [1.0] * 29))
     assert (
-        "CG: 9.0 iterations a step (most 9 of 50); it stopped by progress 75%, negative curvature 25%."
+        "CG: 9.0 iterations a step (most 9 of 50); CG stopped by progress 75%, negative curvature 25%."
         in text
     )
     assert "a spike to 50 at step 31" in text
@@ -70,7 +70,7 @@ def test_cg_stops_are_counted_and_spikes_found() -> None:
 def test_without_steps_the_outcome_is_all_that_is_said() -> None:
     found = diagnose(result(), steps(0))
     assert found.outcome.startswith("trained for 60 steps, to training loss 0.5000")
-    assert found.findings == ("Its steps are not on disk (steps.csv.gz), so no more can be said.",)
+    assert found.findings == ("Its steps are not on disk (steps.csv.gz), so there are no findings.",)
     assert diagnose(result(status="failed", error="out of memory"), steps(0)).outcome.startswith(
         "failed: out of"
     )

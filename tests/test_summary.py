@@ -79,7 +79,7 @@ def test_fewer_trials_than_a_study_has_change_no_file(
     assert "the 3 asked for are finished, and no file is changed" in capsys.readouterr().err
     assert state(quick) == before
     assert main([*words, "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("nothing is left to do: all trials of quick are finished in ")
+    assert capsys.readouterr().out.startswith("all trials of quick are finished in ")
     assert state(quick) == before
 
 
@@ -145,8 +145,8 @@ def test_reproduce_of_a_finished_study_says_so_first_and_where_its_figures_are(
     results = {p: p.read_bytes() for p in quick.rglob("result.json")}
     assert main(["reproduce", "--preset", "quick", "--results", str(quick)]) == 0
     said = capsys.readouterr()
-    assert said.err.startswith(f"study 'quick' in {quick}/quick is finished: nothing is trained")
-    assert f"figures: {quick}/quick/report/figures, {quick}/quick/prerun/figures" in said.out
+    assert said.err.startswith(f"study 'quick' in {quick}/quick is finished; no trial is trained")
+    assert f"figures in {quick}/quick/report/figures, {quick}/quick/prerun/figures" in said.out
     assert {p: p.read_bytes() for p in quick.rglob("result.json")} == results
 
 

@@ -177,7 +177,7 @@ def test_what_leaves_the_tolerance_is_named(
 def test_a_misspelt_choice_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_trace(tmp_path / "t.npz", with_setup(curvatur="ggn"))
     assert main(["verify", str(tmp_path / "t.npz")]) == 0
-    assert "setup: ignored, since unknown: curvatur" in capsys.readouterr().err
+    assert "unknown names in setup are ignored: curvatur" in capsys.readouterr().err
 
 
 def test_all_quantities_are_in_the_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_different_numbers_of_trials_are_refused_unless_forced(tmp_path: Path) -
     data = load_study(study.folder)
     refused = Comparison(data).verdict
     assert refused.lines() == [
-        "No verdict, since what must be equal is not:", "- trials differ: hf 2, adaptive_hf 1",
+        "No verdict, since conditions differ:", "- trials differ: hf 2, adaptive_hf 1",
     ]  # fmt: skip
     forced = Comparison(data, force=True).verdict
     assert forced.stamp == "FORCED: trials differ: hf 2, adaptive_hf 1" and not forced.claim
@@ -125,7 +125,8 @@ def test_each_condition_that_differs_is_named(tmp_path: Path) -> None:
 def test_a_single_recipe_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     study = write_study(tmp_path, "s", {"hf": 1}, {"hf": [0.5]})
     found = Comparison(load_study(study.folder)).verdict
-    assert not found.claim and found.sentences == ("hf alone: there is nothing to compare.",)
+    alone = "hf is the only recipe with trials, and a comparison needs two."
+    assert not found.claim and found.sentences == (alone,)
 
 
 def test_conditions_of_a_study_without_a_manifest_are_said_to_be_unknown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command `ahf`: one module a command; what is slow to import is imported inside the functions."""
+"""The command `ahf`, one module a command; slow modules are imported inside the functions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "con
 
 
 class _Group(TyperGroup):
-    """Ends by Ctrl-C with this program's exit code instead of Typer's."""
+    """A group of commands that ends at Ctrl-C with this program's exit code instead of Typer's."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -91,7 +91,7 @@ def _ahf(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Hold the options of `ahf` itself."""
+    """Take the options of `ahf` itself."""
 
 
 for _name, _command in COMMANDS.items():
@@ -106,7 +106,7 @@ for _name, _application in GROUPS.items():
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `ahf` with the given or the process's arguments, and return the exit code."""
+    """Run `ahf` with the given arguments, by default the process's, and return the exit code."""
     try:
         code = _exit_code(args)
         sys.stdout.flush()
@@ -115,7 +115,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(error.lines, error.exit_code)
     except KeyboardInterrupt:
         return _fail([resume_line()], InterruptedRunError.exit_code)
-    except BrokenPipeError:  # the reader has gone, which is no error of ours: `ahf … | head`
+    except BrokenPipeError:  # the reader has ended, as in `ahf … | head`
         _discard_output()
         return 1
     except Exception as error:
@@ -132,22 +132,22 @@ def main(args: Sequence[str] | None = None) -> int:
 def _exit_code(args: Sequence[str] | None) -> int:
     try:
         app(args, prog_name="ahf")
-    except SystemExit as end:  # how Typer ends: help and usage errors are printed by now
+    except SystemExit as end:  # Typer ends so, after it has printed help or a usage error
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
 
 
 def _fail(lines: Sequence[str], exit_code: int) -> int:
     for line in lines:
-        # Names from files are printed as they are, so a line break or an escape code may hide in them.
+        # A name from a file may contain a line break or an escape code.
         printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in scrub(line))
-        with contextlib.suppress(OSError):  # a full disk or a closed terminal: the exit code still tells
+        with contextlib.suppress(OSError):  # a full disk or a closed terminal; the exit code remains
             print(f"ahf: {printable}", file=sys.stderr)
     return exit_code
 
 
 def _discard_output() -> None:
-    """Drop what standard output cannot take: Python would complain again when it flushes at exit."""
+    """Drop unwritten output, else Python reports the same error again at exit."""
     try:
         sys.stdout.flush()
     except OSError:

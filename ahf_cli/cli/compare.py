@@ -1,4 +1,4 @@
-"""`ahf compare`: tables, figures, report and verdict of finished trials, as far as a study has come."""
+"""`ahf compare`: tables, figures, report and verdict of the finished trials of a study."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Studies = Annotated[
     typer.Option(
         "--study",
         metavar="[LABEL=]STUDY",
-        help="Study by name or path, under a label of your choice; repeatable. Default: that of the preset.",
+        help="Study by name or path, under a label of your choice; repeatable. Default: the preset's study.",
     ),
 ]
 BandOption = Annotated[
@@ -61,7 +61,7 @@ BandOption = Annotated[
 Target = Annotated[
     float | None,
     typer.Option(
-        "--target", metavar="X", help="Value of the headline metric to be met; default: compare.target."
+        "--target", metavar="X", help="Value of the headline metric to meet; default: compare.target."
     ),
 ]
 Formats = Annotated[
@@ -69,30 +69,30 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="png|pdf|svg|pgf",
-        help="Formats of the figures, repeatable; default: png, with --theme paper pdf.",
+        help="Format of the figures; repeatable. Default: png, or pdf with --theme paper.",
     ),
 ]
 ThemeOption = Annotated[
     Theme, typer.Option("--theme", help="Sizes and fonts for the screen, or for a two-column article.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Give a verdict although recipes differ, and stamp the figures.")
+    bool, typer.Option("--force", help="Give a verdict although conditions differ, and stamp the figures.")
 ]
 Attribute = Annotated[
     bool,
     typer.Option(
-        "--attribute", help="Show what each single choice does, between recipes that differ in one."
+        "--attribute", help="Show the effect of each single choice, between recipes that differ in one."
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Write here; default: the folder report of the first study."),
+    typer.Option("--out", metavar="DIR", help="Folder of the output; default: report in the first study's."),
 ]
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options, given before or after the name of the sub-command."""
+    """Options of a comparison, given before or after the name of the sub-command."""
 
     studies: tuple[str, ...] = ()
     results: Path = DEFAULT_RESULTS
@@ -110,7 +110,7 @@ class Request:
     quiet: bool = False
 
     def after(self, before: Request | None) -> Request:
-        """Return both together; what is given after the name wins, and overrides add up."""
+        """Return the options of both places; options after the name win, and overrides add up."""
         if before is None:
             return self
         default = Request()
@@ -123,7 +123,7 @@ class Request:
 
 
 def _command(run: Callable[[typer.Context, Request], None], words: str) -> Callable[..., None]:
-    """Make a command with the options that all of this group take."""
+    """Return a command with the options of this group."""
 
     def command(
         context: typer.Context,
@@ -143,7 +143,7 @@ def _command(run: Callable[[typer.Context, Request], None], words: str) -> Calla
         as_json: Json = False,
         quiet: Quiet = False,
     ) -> None:
-        del device  # taken by every command; nothing is computed on it here
+        del device  # every command takes it; a comparison computes nothing on a device
         request = Request(
             tuple(study or ()), results, band, target, tuple(formats or ()), theme, force, attribute, out,
             preset, config, tuple(override or ()), as_json, quiet,
@@ -164,7 +164,7 @@ app.callback(invoke_without_command=True)(
     _command(
         _all,
         "Compare the finished trials of a study: print a table and a verdict, write tables, figures and a "
-        "report.\n\nA study that is not finished is drawn as far as it is, and the exit code is 3.",
+        "report.\n\nAn unfinished study is shown with its finished trials, and the exit code is 3.",
     )
 )
 app.command("plots")(
@@ -188,19 +188,22 @@ app.command("report")(
 
 
 def _run(request: Request, parts: tuple[Part, ...]) -> None:
-    """Make and print what is asked for, and end with exit code 3 where trials are missing."""
+    """Make and print a comparison.
+
+    Raises IncompleteError where planned trials are missing.
+    """
     made = make(request, parts)
     if request.as_json:
         emit_json(made.document)
     else:
         made.show()
     if made.missing:
-        raise IncompleteError(f"not finished: {'; '.join(made.missing)}; shown as far as it is")
+        raise IncompleteError(f"not finished: {'; '.join(made.missing)}; only finished trials are shown")
 
 
 @dataclass(frozen=True)
 class Made:
-    """A comparison, and the files that were written of it."""
+    """A comparison and its written files."""
 
     comparison: Comparison
     parts: tuple[Part, ...]
@@ -209,16 +212,16 @@ class Made:
 
     @property
     def document(self) -> dict[str, Any]:
-        """Every number with its interval, and the files."""
+        """The numbers with their intervals and the paths of the files, as plain data."""
         return {**self.comparison.document, "files": [str(file) for file in self.files]}
 
     @property
     def missing(self) -> list[str]:
-        """Recipes that are not finished."""
+        """One line for each unfinished recipe."""
         return self.comparison.data.missing
 
     def show(self) -> None:
-        """Print the overview and the verdict, or all tables; then what was written."""
+        """Print the overview or all tables, the verdict, and the written files."""
         found = self.comparison
         if self.parts == ("figures",):
             for file in self.files:
@@ -239,11 +242,11 @@ class Made:
         if self.files:
             say(f"\nwritten to {self.out}: {_kinds(self.files)}")
         for name, why in found.drawn[1].items() if "figures" in self.parts else ():
-            say(f"not drawn: {name}: {why}")
+            say(f"not drawn: {name}, since {why}")
 
 
 def _kinds(files: list[Path]) -> str:
-    """Count figures and tables among files, and name the rest."""
+    """Return the numbers of figures and tables among files, and the names of other files."""
     figures = len({file.stem for file in files if file.parent.name == "data"})
     tables = len({file.stem for file in files if file.parent.name == "tables"})
     counted = [f"{n} {what}" for n, what in ((figures, "figures"), (tables, "tables")) if n]
@@ -253,12 +256,12 @@ def _kinds(files: list[Path]) -> str:
 
 
 def compare_study(name: str, results: Path, band: Band, quiet: bool) -> Made:
-    """Make all tables and figures of one study."""
+    """Write all tables, figures and the report of one study, and return them."""
     return make(Request((name,), results, band, quiet=quiet), EVERYTHING)
 
 
 def make(request: Request, parts: tuple[Part, ...]) -> Made:
-    """Sum up, draw and write what is asked for.
+    """Write the requested parts of a comparison, and return it.
 
     Raises IncompleteError where no trial is finished, InputError where the folder cannot be written.
     """
@@ -271,7 +274,7 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
         planned = "; ".join(data.missing) or "none planned"
         raise IncompleteError(f"no trial of {', '.join(data.names)} is finished yet: {planned}")
     if {"figures", "report"} & set(parts):
-        _ = data.steps  # what is damaged is found before anything is written
+        _ = data.steps  # reads the steps, so that a damaged file ends the command before it writes
     out = request.out or data.study.report_folder
     if request.out is None and len(data.names) > 1:
         out = out / f"with-{'-'.join(data.names[1:])}"
@@ -290,7 +293,7 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
 
 
 def _comparison(request: Request) -> Comparison:
-    """Read the studies that are asked for."""
+    """Return the comparison of the requested studies."""
     from ahf_cli.report.comparison import Comparison
     from ahf_cli.report.exhibits.exhibit import Choices
     from ahf_cli.report.study_data import pool, read_study
@@ -308,7 +311,7 @@ def _comparison(request: Request) -> Comparison:
 
 
 def _target(request: Request, config: Config, data: StudyData) -> float | None:
-    """Return the target of the headline: the option's, the configuration's, or that of accuracies."""
+    """Return the target of the headline: the option's, else the configuration's, else 0.80 of an accuracy."""
     metric = data.metrics.headline
     for name, found in (("--target", request.target), ("compare.target", config.compare.target)):
         if found is not None and not 0 < found < metric.top:
@@ -318,19 +321,19 @@ def _target(request: Request, config: Config, data: StudyData) -> float | None:
 
 
 def _settings_of(study: Study, overrides: tuple[str, ...]) -> Config | None:
-    """Return a study's own configuration; None, with a remark, where this version cannot read it."""
+    """Return a study's own configuration, or None with a remark where this version cannot read it."""
     try:
         return study.config(overrides)
     except AhfError as error:
         if overrides:
             raise
         file = study.folder / "config.yaml"
-        log(f"{file} is not read ({error.lines[0]}); defaults for band and target")
+        log(f"{file} cannot be read ({error.lines[0]}); band and target have their defaults")
         return None
 
 
 def _labels(studies: tuple[str, ...]) -> dict[str, str]:
-    """Return names or paths by label, from `NAME` or `LABEL=NAME`; a label is the last part of a path."""
+    """Return names or paths by label, from `NAME` or `LABEL=NAME`; by default the last part labels a path."""
     from ahf_cli.study.manifest import check_name
 
     found: dict[str, str] = {}

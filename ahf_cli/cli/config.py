@@ -54,7 +54,7 @@ def show(
 ) -> None:
     """Print a configuration with all defaults filled in; the default is the preset `paper`.
 
-    It takes the options of `ahf search`, and what it prints is a file for `--config`.
+    It takes the options of `ahf search`; its output is a file for `--config`.
     """
     resolved = resolve(preset, config, study, override, recipe, trials, device)
     if as_json:
@@ -68,7 +68,7 @@ def recipes(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/recipes.md.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the built-in recipes: update rule, search ranges, source, and where the code is."""
+    """List the built-in recipes with update rule, search ranges, source and place in the code."""
     from ahf_cli.recipes import document as documents
     from ahf_cli.recipes.builtin import RECIPES
 
@@ -84,7 +84,7 @@ def recipes(
         say(f"{recipe['name']:{width}}  {recipe['rule']}")
         searched = [h for h in recipe["hyperparameters"] if h["search"]]
         ranges = [f"{h['name']} [{h['search'][0]:g}, {h['search'][1]:g}]" for h in searched]
-        say(f"{'':{width}}  searched: {', '.join(ranges)}; source: {recipe['source']}")
+        say(f"{'':{width}}  searched: {', '.join(ranges)}; source {recipe['source']}")
 
 
 @app.command()
@@ -93,7 +93,7 @@ def validate(
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Check configuration files and print every error of each.  Exit code 0 if there is none, else 2."""
+    """Check configuration files and print every error.  The exit code is 0 without errors, else 2."""
     from ahf_cli.config.load import load
 
     errors: dict[Path, list[str]] = {file: [] for file in files}

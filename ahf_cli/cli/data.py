@@ -21,7 +21,10 @@ app = typer.Typer(
 
 
 def _folder(text: str) -> Path:
-    """Return the folder; '' would be the current one, and is more likely an empty variable."""
+    """Return the folder.
+
+    Raises InputError for '', which an empty variable gives and which would be the current folder.
+    """
     if not text:
         raise InputError("--data-dir must name a folder, got ''")
     return Path(text)
@@ -38,8 +41,8 @@ DataDir = Annotated[
         parser=_folder,
         metavar="DIR",
         envvar=ENVIRONMENT,
-        help="Folder that holds the files, or has a sub-folder with them that is named like the data set, "
-        "such as cifar10; MNIST, whose files are named like Fashion-MNIST's, is always in a sub-folder.",
+        help="Folder of the files, or of a sub-folder with the name of the data set, such as cifar10. "
+        "MNIST is always in a sub-folder, since its files are named like Fashion-MNIST's.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print folder and digests as one JSON document.")]
@@ -52,7 +55,10 @@ def _log(quiet: bool) -> sources.Report:
 
 
 def _find(name: str) -> DataSet:
-    """Return a data set that has files."""
+    """Return a data set that has files.
+
+    Raises InputError for one that a plug-in makes.
+    """
     data = find(name)
     if not data.files:
         raise InputError(f"data set {name!r} is made by a plug-in and has no files")
@@ -72,7 +78,7 @@ def _print(folder: Path, as_json: bool, data: DataSet) -> None:
 def fetch(
     name: Name = FASHION_MNIST, data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Get the data unless they are here already; print their folder.
+    """Fetch missing files of a data set, and print their folder.
 
     The command looks in the user's cache and, for Fashion-MNIST, in the folder of Debian's package.
     Otherwise torchvision downloads the files into the cache, or apt-get gets that package.  A folder named by
@@ -101,6 +107,6 @@ def verify(
 def path(
     name: Name = FASHION_MNIST, data_dir: DataDir = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Print the folder of the data, verified."""
+    """Verify the files of a data set, and print their folder."""
     data = _find(name)
     _print(locate(data_dir, data), as_json, data)

@@ -1,4 +1,4 @@
-"""Options that several commands share, the configuration they select, and how commands speak."""
+"""Options that commands share, the configuration that they select, and output to the terminal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Study = Annotated[
     typer.Option(
         "--study",
         metavar="NAME",
-        help="Name the study, and so its folder; default: the name of the preset or file.",
+        help="Name of the study and its folder; default: the name of the preset or file.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -64,7 +64,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="Take these recipes instead of search.recipes; repeatable. A study keeps those that it has.",
+        help="Take this recipe instead of search.recipes; repeatable. A study keeps the recipes that it has.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -77,24 +77,24 @@ Design = Annotated[
     typer.Option(
         "--design",
         help="paper: one Bayesian search a recipe on training loss. fair: random trials on validation loss, "
-        "then the best of each recipe again with 10 new seeds.",
+        "then re-runs of the best trial of each recipe with 10 new seeds.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"] | None,
-    typer.Option("--device", help="Where to compute.", rich_help_panel=_CONFIGURATION),
+    typer.Option("--device", help="Device that trains.", rich_help_panel=_CONFIGURATION),
 ]
 Results = Annotated[
-    Path, typer.Option("--results", metavar="DIR", help="Folder of all studies.", show_default=True)
+    Path, typer.Option("--results", metavar="DIR", help="Folder of the studies.", show_default=True)
 ]
 Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URL",
-        help="Keep the index in a database: postgresql+psycopg://user@host/database. The URL may also "
-        "stand in AHF_STORAGE, and with a password only there. Default: a SQLite file of the study.",
+        help="Keep the index in a database: postgresql+psycopg://user@host/database. The variable "
+        "AHF_STORAGE may hold the URL, and must if it has a password. Default: a SQLite file of the study.",
     ),
 ]
 DEFAULT_RESULTS = Path("results")
@@ -116,7 +116,7 @@ def resolve(
 ) -> Config:
     """Return the configuration that the options select; the named options win over `--override`.
 
-    `--design` sets sampler and objective as well, where no override does.
+    `--design` also sets sampler and objective, unless an override does.
 
     `trials_key` is the key that `--trials` sets.  Raises InputError with one line for each error.
     """
@@ -139,7 +139,7 @@ def resolve(
 
 
 def _implied(design: str | None) -> list[Setting]:
-    """Return the settings that `--design` brings with it."""
+    """Return the settings that `--design` implies."""
     from ahf_cli.config.load import Setting
     from ahf_cli.config.schema import IMPLIED_BY_FAIR
 
@@ -154,7 +154,7 @@ def repeated(
     results: Path,
     device: str | None,
 ) -> list[str]:
-    """Return the words of a command line that select the same configuration and results again."""
+    """Return the words of a command line that select the same configuration and results."""
     words: list[str] = []
     for option, value in (("--preset", preset), ("--config", config)):
         words += [option, str(value)] if value is not None else []
@@ -165,7 +165,7 @@ def repeated(
 
 
 def _settings(options: Mapping[str, tuple[str, object]]) -> list[Setting]:
-    """Turn the options that were given into settings."""
+    """Return the given options as settings."""
     from ahf_cli.config.load import Setting
 
     return [
@@ -187,7 +187,7 @@ def log(text: str, quiet: bool = False) -> None:
 
 
 def emit_json(data: object) -> None:
-    """Print one JSON document; NaN and infinities, which JSON does not know, become null."""
+    """Print one JSON document; NaN and infinities, which JSON lacks, become null."""
     typer.echo(json.dumps(_finite(data), ensure_ascii=not takes_unicode(), indent=2, allow_nan=False))
 
 
@@ -201,9 +201,9 @@ def _finite(data: Any) -> Any:
 
 @contextmanager
 def writing_to(folder: Path, study: Path | None = None) -> Iterator[None]:
-    """Name the folder, and the way out, where a command cannot write to it.
+    """A context in which a failed write to a folder raises InputError with the folder and its remedy.
 
-    Within a study's folder no link is followed: a received one may point to any file of the reader's.
+    Within a study's folder no link is followed: a link in a received study may point to any file.
     """
     if study is not None and folder.is_relative_to(study):
         from ahf_cli.study.opening import refuse_links
@@ -212,7 +212,7 @@ def writing_to(folder: Path, study: Path | None = None) -> Iterator[None]:
             if part == study:
                 break
             if part.is_symlink():
-                raise InputError(f"{part} is a link, and is not written through; choose a folder with --out")
+                raise InputError(f"{part} must not be a link; choose a folder with --out")
         refuse_links(folder)
     try:
         yield
@@ -251,14 +251,14 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py",
-        help="Run a file of your own that registers recipes, models, data sets or losses; repeatable.",
+        help="Load a Python file that registers recipes, models, data sets or losses; repeatable.",
         show_default=False,
     ),
 ]
 
 
 def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with the option `--plugin`: its files are loaded before the command runs."""
+    """Return a command with the option `--plugin`, whose files are loaded before the command runs."""
 
     @wraps(command)
     def run(*args: Any, plugin: list[Path] | None = None, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""`ahf prerun`: σ and L from the dynamics of the direction, as the paper sets its ranges."""
+"""`ahf prerun`: search ranges of σ and L from the dynamics of the direction, as in the paper."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OneRecipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="Take this recipe instead of prerun.recipe, in a folder prerun-NAME of its own.",
+        help="Take this recipe instead of prerun.recipe, in the folder prerun-NAME.",
     ),
 ]
 
@@ -55,8 +55,8 @@ def prerun(
 ) -> None:
     """Estimate σ and L from the dynamics of ‖g‖ over 15 trials, and propose search ranges.
 
-    Writes into the folder RESULTS/STUDY/prerun: ranges.yaml, which `ahf search --ranges` takes, and the
-    paper's Figure 1.  Another `--recipe` than the configuration's has the folder prerun-NAME.
+    The command writes into the folder RESULTS/STUDY/prerun: ranges.yaml, which `ahf search --ranges` takes,
+    and the paper's Figure 1.  With another `--recipe` than the configuration's it writes into prerun-NAME.
     """
     from ahf_cli.config.load import Setting
 
@@ -82,7 +82,7 @@ def prerun(
 
 
 def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun") -> dict[str, Any]:
-    """Run or resume a study's pre-run; write ranges and figures; return what was found."""
+    """Run or resume a study's pre-run, write ranges and figures, and return the estimates as plain data."""
     from ahf_cli.report.exhibits.prerun import prerun_figures
     from ahf_cli.search.prerun import estimates_of, write_ranges
     from ahf_cli.study.frames import steps_frame
@@ -122,7 +122,7 @@ def run(config: Config, results: Path, quiet: bool, folder_name: str = "prerun")
 
 
 def lines(document: dict[str, Any]) -> list[str]:
-    """Return what a pre-run found as lines for a person."""
+    """Return the estimates of a pre-run as lines of text."""
     found = []
     for e in document["estimates"]:
         proposal = f"[{e['low']:.4g}, {e['high']:.4g}]" if e["supported"] else "none"
@@ -131,12 +131,12 @@ def lines(document: dict[str, Any]) -> list[str]:
         found.append(f"{e['hyperparameter']} {symbol}: proposed {proposal}, the paper's {paper}")
         found.append(f"  {e['how']}")
     if not document["proposed"]:
-        found.append(f"{document['recipe']} has neither σ nor L, so there is nothing to search with these")
+        found.append(f"{document['recipe']} has neither σ nor L: no range to search")
     return [*found, document["ranges"], *document["figures"]]
 
 
 def _search(config: Config, document: dict[str, Any]) -> str:
-    """Return the command that searches the proposed ranges, in a study of its own."""
+    """Return the command that searches the proposed ranges, in a new study."""
     own = document["recipe"]
     recipe = [] if own in config.searched else ["--recipe", own]
     name = f"{config.study}-ranges{'' if own in config.searched else f'-{own}'}"[:64]

@@ -1,4 +1,4 @@
-"""What a person sees of a running search: bars on a terminal, sparse lines elsewhere."""
+"""Progress of a running search: bars on a terminal, sparse lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ahf_cli.training.records import Progress as TrialProgress
 from ahf_cli.training.records import TrialResult, headline, headline_of
 
 _SHOWN = 8
-"""running trials with a bar of their own"""
+"""most running trials that have a bar"""
 _EVERY = 60.0
-"""seconds between lines where there is no terminal"""
+"""seconds between lines without a terminal"""
 
 
 def describe(result: TrialResult) -> str:
-    """Say in one line how a trial ended."""
+    """Return the end of a trial as one line: outcome, final values, time, hyperparameters."""
     name = f"{result.recipe}/{result.slot:03d}"
     params = " ".join(f"{key}={value:.4g}" for key, value in result.params.items() if key != "mu")
     if result.status == "diverged":
@@ -36,7 +36,7 @@ def describe(result: TrialResult) -> str:
 
 
 class Terminal:
-    """A reporter that prints remarks, and shows the trials of each stage."""
+    """A reporter that prints remarks and shows the trials of each stage."""
 
     def __init__(self, quiet: bool):
         self.quiet = quiet
@@ -47,13 +47,13 @@ class Terminal:
 
     @contextmanager
     def stage(self, title: str, done: int, total: int) -> Iterator[Hooks]:
-        """Show the trials of a stage."""
+        """A context with hooks that show the trials of a stage."""
         with Display(title, done, total, self.quiet) as display:
             yield Hooks(display.result, display.progress, display.remark)
 
 
 class Display:
-    """Shows trials as they run and end; use it as a context manager."""
+    """A display of running and finished trials, used as a context manager."""
 
     def __init__(self, title: str, done: int, total: int, quiet: bool):
         self.quiet, self.total, self.done = quiet, total, done
@@ -77,7 +77,7 @@ class Display:
             self._bars.stop()
 
     def progress(self, progress: TrialProgress) -> None:
-        """Show how far a running trial is."""
+        """Show the progress of a running trial."""
         key = (progress.recipe, progress.slot)
         note = f"loss {progress.loss:.3f}"
         if progress.row is not None:
@@ -96,7 +96,7 @@ class Display:
                 self._bars.update(self._running[key], note=note)
 
     def evaluation(self, progress: TrialProgress) -> None:
-        """Show a single run: its bar, and a line at every evaluation."""
+        """Show the bar of a single run, and a line at every evaluation."""
         if progress.row is not None:
             row = progress.row
             loss = f"train loss {row.measured['train_loss']:.4f}  test loss {row.measured['test_loss']:.4f}"
@@ -110,7 +110,7 @@ class Display:
             self.progress(progress)
 
     def result(self, result: TrialResult) -> None:
-        """Print a finished trial's line."""
+        """Print the line of a finished trial."""
         self.done += 1
         if self._bars is None:
             log(f"[{self.done}/{self.total}] {describe(result)}", self.quiet)
@@ -123,7 +123,7 @@ class Display:
             self._bars.remove_task(bar)
 
     def remark(self, text: str) -> None:
-        """Print what went wrong and is tried again."""
+        """Print a remark, such as an error before a repeated try."""
         if self._bars is None:
             log(text, self.quiet)
         else:

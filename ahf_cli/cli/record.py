@@ -1,4 +1,4 @@
-"""`ahf train --record`: a run in float64 with all its inputs, for others to compare theirs with."""
+"""`ahf train --record`: a trace of a run in float64 with all its inputs, for other implementations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ahf_cli.training.trace import Trace
 
 LARGE = 500e6
-"""bytes of inputs from which a recording is warned about"""
+"""bytes of inputs from which a warning is printed"""
 
 
 def record_trace(
@@ -32,9 +32,9 @@ def record_trace(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train for the steps of a configuration in float64 and write the trace, whole or not at all.
+    """Train for the steps of a configuration in float64, and write the trace atomically.
 
-    Raises InputError where the file cannot be written or exists, before anything runs.
+    Raises InputError before the run where the file exists or cannot be written.
     """
     import torch
 
@@ -48,9 +48,9 @@ def record_trace(
         )
     for key, needed in (("model", "lenet"), ("loss", "cross_entropy")):
         if (found := getattr(config.task, key)) != needed:
-            raise InputError(f"--record: a trace is of LeNet and cross-entropy, got task.{key} {found}")
+            raise InputError(f"--record: a trace needs LeNet and cross-entropy, got task.{key} {found}")
     if recipe.choices.parts:
-        raise InputError(f"--record: a trace is of built-in parts, and {recipe.name!r} has a plug-in's")
+        raise InputError(f"--record: a trace needs built-in parts, but {recipe.name!r} has a plug-in's")
     if config.run.device == "cuda":
         raise InputError("--record runs on the CPU: leave out run.device cuda")
     _check_target(file)
@@ -76,12 +76,12 @@ def _check_target(file: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"--record: cannot write to {folder}: {error.strerror or error}") from None
+        raise InputError(f"--record: cannot write to {folder} ({error.strerror or error})") from None
 
 
 @contextmanager
 def _interruptible(file: Path) -> Iterator[None]:
-    """End on Ctrl-C or SIGTERM with a word on what is left: nothing."""
+    """A context that raises InterruptedRunError on Ctrl-C or SIGTERM; no file remains."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -136,7 +136,7 @@ def _warn_of_size(examples: int, numbers: int, steps: int) -> None:
     size = examples * numbers * 8
     if size >= LARGE:
         log(
-            f"warning: {steps} steps see {examples:,} examples, {size / 1e9:.1f} GB of memory in float64 and "
+            f"warning: {steps} steps read {examples:,} examples, {size / 1e9:.1f} GB in float64 memory and "
             "about a tenth of it on disk; -o train.steps=20 records fewer"
         )
 

@@ -1,4 +1,4 @@
-"""`ahf reproduce`: pre-run, search and comparison in one go."""
+"""`ahf reproduce`: pre-run, search and comparison in one command."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ def reproduce(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the paper's study: pre-run, search, compare.  Default preset: quick; the full protocol: paper.
+    """Run the paper's study: pre-run, search, comparison.
 
-    The search takes the ranges of the configuration, not those that the pre-run proposes.  Killed at any
-    moment, the same command goes on where it was.
+    The default preset is quick; the preset paper is the full protocol.
+
+    The search takes the ranges of the configuration, not the ranges that the pre-run proposes.  After an
+    interruption the same command resumes.
     """
     from ahf_cli.study.store import Study as Folder
 
@@ -66,7 +68,7 @@ def reproduce(
     said = [*prerun.lines(found), "", *summary_lines(summary), ""]
     try:
         refuse_vanished(found, summary)
-    except IncompleteError:  # what is left is no basis for a comparison
+    except IncompleteError:  # too few trials remain for a comparison
         if as_json:
             emit_json({"prerun": found, "search": summary, "compare": None})
         for line in said if not as_json else ():
@@ -81,31 +83,31 @@ def reproduce(
     for line in said:
         say(line)
     drawn.show()
-    say(f"figures: {folder.report_folder / 'figures'}, {folder.prerun.folder / 'figures'}")
-    before = "" if left else ", and was before: nothing was trained"
+    say(f"figures in {folder.report_folder / 'figures'}, {folder.prerun.folder / 'figures'}")
+    before = "" if left else " and was before, so no trial was trained"
     log(f"study {resolved.study!r} is done{before}; this took {minutes:.1f} minutes", quiet)
 
 
 def _left(folder: StudyFolder, config: Config) -> int:
-    """Return the number of runs that pre-run, search and re-runs still have to train."""
+    """Return the number of unfinished runs of pre-run, search and re-runs."""
     parts = (remaining(folder.prerun, config.for_prerun()), remaining(folder, config))
     return sum(left.runs for part in parts for left in part.values())
 
 
 def _announcement(folder: StudyFolder, config: Config, preset: str | None, left: int) -> str:
-    """Return what is about to be done, and how long it takes: a preset's own words say that."""
+    """Return the plan of the command in words; a preset's comment adds purpose and time."""
     from ahf_cli.cli.config import preset_purpose
     from ahf_cli.config.load import load, presets
 
     head, search = f"study {folder.name!r} in {folder.folder}", config.search
     if not left:
-        return f"{head} is finished: nothing is trained, and its figures and tables are made again"
+        return f"{head} is finished; no trial is trained, and its figures and tables are made again"
     head += (
         f": a pre-run of {config.prerun.trials} trials, then {search.trials} trials of each of "
         f"{len(search.recipes)} recipes, then figures and tables; {left} runs are left to train"
     )
     if preset is None:
         return head
-    own = load(preset)  # other steps or trials than the preset's take another time
+    own = load(preset)  # with other steps or trials than the preset's, its comment states a wrong time
     same = (own.identity(), own.search, own.prerun) == (config.identity(), search, config.prerun)
     return f"{head}. {preset_purpose(presets()[preset].read_text(encoding='utf-8'))}" if same else head

@@ -32,11 +32,9 @@ from ahf_cli.search.summary import refuse_vanished
 
 
 def estimate_lines(document: dict[str, Any]) -> list[str]:
-    """Return an estimate as lines for a person, with its assumptions."""
+    """Return an estimate of costs as lines of text, with its assumptions."""
     if not document["recipes"]:
-        return [
-            f"nothing is left to do: all trials of {document['study']} are finished in {document['folder']}"
-        ]
+        return [f"all trials of {document['study']} are finished in {document['folder']}"]
     found = []
     for name, r in document["recipes"].items():
         space = ", ".join(
@@ -47,7 +45,7 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
         more = f" of {r['steps']} steps" if r["steps"] != document["steps"] else ""
         done = f" of {r['planned']}, the others are finished," if r["trials"] < r["planned"] else ""
         found.append(
-            f"{name}: {r['trials']} trials{done}{more} over {space or 'nothing: all is fixed'}{again}"
+            f"{name}: {r['trials']} trials{done}{more} over {space or 'no free hyperparameter'}{again}"
         )
         found.append(
             f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
@@ -59,8 +57,8 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
         f"{document['megabytes']:.0f} MB on disk"
     )
     found.append(
-        f"assumed: {document['steps']} steps a trial, none diverges early; a step costs what it costs around "
-        "step 20 at the middle of the search space; workers do not slow each other down"
+        f"assumed: {document['steps']} steps a trial, no early divergence, independent workers; a step takes "
+        "the time around step 20 at the middle of the search space"
     )
     return found
 
@@ -96,7 +94,7 @@ def search(
 ) -> None:
     """Search the hyperparameters of each recipe: by default 70 Bayesian trials over the paper's ranges.
 
-    Killed at any moment, the same command goes on where it was.
+    After an interruption the same command resumes.
     """
     from ahf_cli.config.strict_yaml import read_yaml
     from ahf_cli.study.store import Study as StudyFolder
@@ -128,7 +126,7 @@ def search(
 
 
 def _at(results: Path) -> str:
-    """Return the options that name the same results and plug-ins again."""
+    """Return the options that select the same results and plug-ins, as text."""
     from ahf_cli.plugin import LOADED
 
     own = [] if results == DEFAULT_RESULTS else ["--results", str(results)]

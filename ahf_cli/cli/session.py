@@ -1,4 +1,4 @@
-"""A session of a command that trains: its signals, its remarks and its storage."""
+"""Signals, remarks and storage of a command that trains."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def interrupted() -> InterruptedRunError:
-    """Return the error that says how to go on."""
+    """Return the error of an interrupted command; its line names the command that resumes."""
     return InterruptedRunError(resume_line())
 
 
 def storage_url(option: str | None, config: Config | None) -> str | None:
-    """Return the URL of the storage: of the option, the environment or the configuration, in this order.
+    """Return the URL of the storage from the option, the environment or the configuration, in this order.
 
     Raises:
-        InputError: it is no such URL, or the option holds a password, which would be seen by everybody.
+        InputError: the URL is wrong, or the option holds a password, which every user could read.
     """
     from ahf_cli.search.storage import has_password, parse_url
 
@@ -44,7 +44,7 @@ def run_search(
     """Run or resume the search of a configuration in a study's folder, and return a summary.
 
     Raises:
-        InterruptedRunError: stopped by a signal; the same command resumes.
+        InterruptedRunError: a signal stopped the search; the same command resumes.
     """
     from ahf_cli.cli.progress import Terminal
     from ahf_cli.search.run import run
@@ -60,7 +60,7 @@ def run_search(
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """Return a search's summary as lines for a person."""
+    """Return the summary of a search as lines of text."""
     lines = []
     for name, found in summary["recipes"].items():
         loss = found["objective"].replace("_", " ")
@@ -76,7 +76,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
             means = ""
             if again["mean_value"] is not None:
                 means = f", mean {loss} {again['mean_value']:.4f} and {_headline(again, 'mean')}"
-                means += " of those that did not" if again["diverged"] else ""
+                means += " of the other runs" if again["diverged"] else ""
             lines.append(
                 f"  its best again with {again['runs']} new seeds: {again['diverged']} diverged{means}"
             )
@@ -84,7 +84,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _headline(found: dict[str, Any], head: str) -> str:
-    """Return the last of the test metrics in words."""
+    """Return the last test metric as text."""
     return headline(
         {k.removeprefix(f"{head}_"): v for k, v in found.items() if k.startswith(f"{head}_test_")}
     )

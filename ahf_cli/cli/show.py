@@ -1,4 +1,4 @@
-"""`ahf show`: why a trial ended as it did."""
+"""`ahf show`: the course and the end of a trial."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TrialName = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Write the figure here; default: the study's folder report."),
+    typer.Option("--out", metavar="DIR", help="Folder of the figure; default: report in the study's."),
 ]
-Prerun = Annotated[bool, typer.Option("--prerun", help="Look at the trials of the study's pre-run.")]
+Prerun = Annotated[bool, typer.Option("--prerun", help="Show trials of the study's pre-run.")]
 
 
 def show(
@@ -49,7 +49,7 @@ def show(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say why a trial ended as it did, in words and one figure; without RECIPE/SLOT, list all trials."""
+    """Explain the end of a trial in words and one figure; without RECIPE/SLOT, list all trials."""
     del device, quiet  # taken by every command
     from ahf_cli.study.find import find_study
 
@@ -62,7 +62,7 @@ def show(
 
 
 def _list(study: Study, as_json: bool) -> None:
-    """Print one line a trial: how it ended, and the first thing that its steps show."""
+    """Print one line a trial: its outcome and the first finding in its steps."""
     import pandas as pd
 
     from ahf_cli.report.diagnosis import diagnose
@@ -81,7 +81,7 @@ def _list(study: Study, as_json: bool) -> None:
         emit_json({"study": study.name, "trials": rows})
     elif rows:
         print_tables({f"{study.name}: {len(rows)} trials": pd.DataFrame(rows)[["trial", "outcome"]]})
-        say(f"why one of them ended so: ahf show {study.name} {rows[0]['trial']}")
+        say(f"to explain one of them: ahf show {study.name} {rows[0]['trial']}")
     for line in (*problems, *read.problems):
         log(f"damaged: trial {line}")
     if not rows:
@@ -119,7 +119,10 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
 
 
 def _parsed(study: Study, trial: str) -> tuple[str, int]:
-    """Return recipe and slot of `recipe/slot`, or raise InputError with the nearest that there is."""
+    """Return recipe and slot of `recipe/slot`.
+
+    Raises InputError with the nearest recipe or the slots of the study.
+    """
     recipe, slash, slot = trial.rpartition("/")
     known = study.recipes()
     if not slash or not slot.isdecimal() or not slot.isascii() or len(slot) > 9:

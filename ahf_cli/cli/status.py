@@ -1,4 +1,4 @@
-"""`ahf status`: how far studies are."""
+"""`ahf status`: the progress of studies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ Name = Annotated[
         "--study", metavar="STUDY", help="A study's name or path; default: all in the results folder."
     ),
 ]
-Watch = Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until all is done.")]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Repeat every two seconds, until all trials are finished.")
+]
 _EVERY = 2.0
 
 
@@ -38,9 +40,9 @@ def status(
     watch: Watch = False,
     as_json: Json = False,
 ) -> None:
-    """Show how far a search is: trials waiting, running, ok, diverged, failed, and the time left.
+    """Show the progress of a search: trials waiting, running, ok, diverged, failed, and the time left.
 
-    With a storage, of the machines that share it; else of the results folder.
+    With a storage, it counts the trials of all machines that share it; else the trials in the results folder.
     """
     url = session.storage_url(storage, None)
     while True:
@@ -71,7 +73,7 @@ def _in_folder(results: Path, name: str | None) -> Iterator[dict[str, Any]]:
         except InputError as error:
             if name:
                 raise
-            log("; ".join(error.lines))  # one bad study hides no other
+            log("; ".join(error.lines))  # a damaged study does not hide the others
 
 
 def _parts(study: Study) -> list[dict[str, Any]]:
@@ -128,7 +130,7 @@ def document(
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return a study's status as lines for a person."""
+    """Return a study's status as lines of text."""
     holder = f", in use by process {found['in_use_by']}" if found["in_use_by"] else ""
     said = [f"{found['study']} ({found['stage']}) in {found['where']}{holder}"]
     width = max(map(len, found["recipes"]), default=0)
@@ -144,7 +146,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         ]
     said += [f"  damaged: trial {line}" for line in found["damaged"]]
     if found["complete"]:
-        said.append("  all is done")
+        said.append("  all trials are finished")
     elif found["seconds_left"] is not None:
         said.append(f"  about {_time(found['seconds_left'])} left")
     return said
@@ -155,7 +157,7 @@ def _running(trial: Running) -> dict[str, Any]:
 
 
 def _row(row: dict[str, Any] | None) -> str:
-    """Return the last evaluation of a running trial in words."""
+    """Return the last evaluation of a running trial as text."""
     if row is None:
         return ""
     return f"; step {row['step']}: training loss {row['train_loss']:.4f}, {headline(row)}"

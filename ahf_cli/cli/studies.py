@@ -1,4 +1,4 @@
-"""`ahf ls`, `rm`, `export` and `repair`: studies as a whole."""
+"""`ahf ls`, `rm`, `export`, `pack`, `unpack` and `repair`: commands on a whole study."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ What = Annotated[
         metavar="WHAT", help="studies, recipes, parts, models, data or losses; or a study's name or path."
     ),
 ]
-To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder that gets the study, as DIR/STUDY.")]
+To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Parent of the written folder DIR/STUDY.")]
 Partial = Annotated[
     bool, typer.Option("--partial", help="Pack a study that is not finished, with its checkpoints.")
 ]
@@ -43,15 +43,16 @@ WithoutSteps = Annotated[
     list[str] | None,
     typer.Option("--without-steps", metavar="RECIPE", help="Leave out the steps of a recipe; repeatable."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without a question.")]
 Format = Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Format of the tables.")]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder; default: export/ in the study's.")
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder of the tables; default: export in the study's."),
 ]
 
 
 def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
-    """List the studies of a results folder, or what a configuration can name, with that of --plugin."""
+    """List the studies of a results folder, or the names for a configuration, plug-ins included."""
     from ahf_cli.study.find import check_results, find_study, study_names
 
     if what in get_args(Kind):
@@ -81,7 +82,7 @@ def ls(what: What = "studies", results: Results = DEFAULT_RESULTS, as_json: Json
 
 
 def _registered(what: str) -> dict[str, str]:
-    """Return the names of a kind, each with a few words."""
+    """Return the registered names of a kind, each with its description."""
     from ahf_cli.recipes.builtin import RECIPES
     from ahf_cli.recipes.document import parts_document, rule
     from ahf_cli.tasks.catalogue import LOSSES, MODELS, describe
@@ -143,7 +144,7 @@ def _entry(study: Study) -> dict[str, Any]:
 
 
 def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None, yes: Yes = False) -> None:
-    """Delete a study: its folder, and with a storage what that holds of it."""
+    """Delete a study: its folder, and its trials in the storage if one is given."""
     from ahf_cli.study.find import find_study
 
     url = session.storage_url(storage, None)
@@ -154,7 +155,7 @@ def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None,
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(
-                f"ahf rm asks before it deletes study {study!r}: give --yes where nobody can answer"
+                f"ahf rm asks before it deletes study {study!r}: give --yes to delete without a question"
             )
         entry = None if target else _entry(folder)
         what = (
@@ -214,9 +215,9 @@ def pack(
     results: Results = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Write a finished study as a few read-only files, in which nothing is lost: to be kept or sent.
+    """Write a finished study, without loss, as a few read-only files to keep or to send.
 
-    `ahf compare`, `show`, `export`, `status` and `ls` read it as it is; `ahf unpack` makes folders again.
+    `ahf compare`, `show`, `export`, `status` and `ls` read these files; `ahf unpack` restores the folders.
     """
     from ahf_cli.study.find import find_study
     from ahf_cli.study.pack import pack as packed
@@ -225,7 +226,7 @@ def pack(
 
 
 def unpack(study: Name, to: To, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
-    """Write a packed study as folders again, which `ahf search` can go on with."""
+    """Write a packed study as folders again, which `ahf search` can resume."""
     from ahf_cli.study.find import find_study
     from ahf_cli.study.pack import unpack as unpacked
 
@@ -233,7 +234,7 @@ def unpack(study: Name, to: To, results: Results = DEFAULT_RESULTS, as_json: Jso
 
 
 def _say_copied(folder: Path, how: str, as_json: bool) -> None:
-    """Say where a study was written, in how many files of how many bytes."""
+    """Print the folder of a written study, and the number and size of its files."""
     sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
     if as_json:
         emit_json({"study": folder.name, "folder": str(folder), "files": len(sizes), "bytes": sum(sizes)})
@@ -248,10 +249,10 @@ def repair(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check every file of a study and make anew what can be: manifest, database and tables.
+    """Check every file of a study, and make manifest, database and tables again from its trials.
 
-    Damaged files are set aside under another name; their trials count as unfinished, and `ahf search` does
-    them again.  The trial folders are the truth: the database is an index of them.
+    A damaged file is renamed; its trial counts as unfinished, and `ahf search` runs it again.  The trial
+    folders hold the results; the database is an index of them.
     """
     from ahf_cli.study.find import find_study
     from ahf_cli.study.repair import repair_folder
@@ -280,7 +281,7 @@ def repair(
 
 
 def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
-    """Make the database of a study anew from its trials and re-runs; return how many it holds."""
+    """Make the database of a study from its trials and re-runs, and return their number."""
     from ahf_cli.search.plan import rerun_plan
     from ahf_cli.search.run import again_of, search_plan
     from ahf_cli.search.search import Search
@@ -297,7 +298,7 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
             (part.folder / name).unlink(missing_ok=True)
     store = open_storage(url or sqlite_url(part.folder / "study.db"))
     with closing(store), answering(store):
-        log(f"making the index anew in {store.where}", quiet)
+        log(f"making the index again in {store.where}", quiet)
         plan = search_plan(config, stream=stream, created=created)
         search = Search(plan, part.trials, store)
         indexed = search.rebuild()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 THREADS = "OMP_NUM_THREADS"
 MAX_THREADS = 1024
 EVERY = 5.0
-"""seconds between lines where there is no terminal"""
+"""seconds between lines without a terminal"""
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, such as hf or adaptive_hf.")]
 Param = Annotated[
@@ -52,7 +52,7 @@ Param = Annotated[
         "--param",
         "-p",
         metavar="NAME=VALUE",
-        help="Set a hyperparameter, such as lr=0.3; repeatable.  The others have defaults, and are printed.",
+        help="Set a hyperparameter, such as lr=0.3; repeatable. The others have defaults; all are printed.",
     ),
 ]
 Record = Annotated[
@@ -60,7 +60,7 @@ Record = Annotated[
     typer.Option(
         "--record",
         metavar="FILE.npz",
-        help="Run in float64 on the CPU, and write nothing but this trace for `ahf verify`.",
+        help="Run in float64 on the CPU, and write only this trace, for `ahf verify`.",
     ),
 ]
 Threads = Annotated[
@@ -68,7 +68,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         metavar="N",
-        help=f"CPU threads; default: {THREADS}, else 1, which gives bitwise what a search's trial gives.",
+        help=f"CPU threads; default: {THREADS}, else 1, with bitwise the result of a search's trial.",
     ),
 ]
 
@@ -89,15 +89,15 @@ def train(
 ) -> None:
     """Train once with chosen hyperparameters; save the curve and its figure.
 
-    Data-parallel: `torchrun --nproc-per-node N -m ahf_cli train RECIPE …` gives each process an equal part of
-    every batch.
+    `torchrun --nproc-per-node N -m ahf_cli train RECIPE …` trains data-parallel: each process takes an equal
+    part of every batch.
 
-    Everything goes into the folder RESULTS/STUDY: the curve into trials/RECIPE/000/curve.csv, with all steps,
-    hyperparameters and the result beside it; the figure into report/figures/.
+    All files are in the folder RESULTS/STUDY: the curve in trials/RECIPE/000/curve.csv, with steps,
+    hyperparameters and the result beside it; the figure in report/figures/.
 
-    The study is named train-RECIPE-HASH by default, the hash being that of configuration and hyperparameters:
-    the same command resumes, or says that it is done, and another one goes elsewhere.  Its length is the
-    preset's; `-o train.steps=60` is a short run.
+    The default name of the study is train-RECIPE-HASH, with a hash of configuration and hyperparameters.  So
+    the same command resumes or reports its result, and another command has another folder.  The preset sets
+    the length; `-o train.steps=60` is a short run.
     """
     resolved = resolve(preset, config, study, override, device=device)
     found = _find(resolved, recipe)
@@ -139,7 +139,10 @@ def _find(config: Config, name: str) -> Recipe:
 
 
 def _params(texts: Sequence[str], recipe: Recipe) -> dict[str, float]:
-    """Parse NAME=VALUE and complete with defaults; raise InputError for everything that is wrong."""
+    """Return the hyperparameters of NAME=VALUE texts and the defaults of the others.
+
+    Raises InputError with one line a fault.
+    """
     from ahf_cli.recipes.recipe import single_run
 
     values: dict[str, float] = {}
@@ -170,9 +173,9 @@ def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
 
 
 def _threads(given: int | None) -> int | None:
-    """Return how many threads were asked for, by the option or the environment; None where neither says."""
+    """Return the number of threads of the option or the environment; None if neither is set."""
     name, text = ("--threads", str(given)) if given is not None else (THREADS, os.environ.get(THREADS, ""))
-    text = text.partition(",")[0].strip()  # the variable may have a value for each level of nesting
+    text = text.partition(",")[0].strip()  # OMP_NUM_THREADS may list one value a level of nesting
     if not text and given is None:
         return None
     if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
@@ -183,7 +186,7 @@ def _threads(given: int | None) -> int | None:
 def _run(
     single: Single, results: Path, study: str | None, threads: int | None, quiet: bool, ranks: Ranks
 ) -> dict[str, Any]:
-    """Train, or find that it is done, and return what a person or program wants to know of it."""
+    """Train, unless the run is finished, and return its result as plain data."""
     from ahf_cli.cli.progress import Display, Terminal
     from ahf_cli.report.exhibits.curves import figure_2
     from ahf_cli.search.single import train_single
@@ -221,7 +224,7 @@ def _run(
 
 
 def _follow(single: Single, threads: int | None, ranks: Ranks) -> None:
-    """Do a rank's part of a run that the first rank leads."""
+    """Train as a later rank of a run that the first rank leads."""
     from ahf_cli.search.single import follow
 
     stop = Interruption()
@@ -232,7 +235,7 @@ def _follow(single: Single, threads: int | None, ranks: Ranks) -> None:
 
 
 def _shown(display: Display) -> Callable[[Progress], None]:
-    """Show every step on a terminal; elsewhere the first evaluation, then one in EVERY seconds."""
+    """Return a function that shows every step on a terminal, else one evaluation in EVERY seconds."""
     last = -math.inf
 
     def show(progress: Progress) -> None:
@@ -248,7 +251,7 @@ def _shown(display: Display) -> Callable[[Progress], None]:
 
 
 def lines(document: dict[str, Any]) -> list[str]:
-    """Return how a run ended, for a person: what is last known of a diverged one is not called its end."""
+    """Return the result of a run as lines of text; for a diverged run, its last evaluation."""
     last, first = document["last_evaluation"], document["first"]
     column = headline_of(last)[0]
     reached = f"training loss {last['train_loss']:.4f}, {column.replace('_', ' ')} {last[column]:.4f}"

@@ -1,4 +1,4 @@
-"""`ahf verify`: replay recorded traces on our core."""
+"""`ahf verify`: a replay of recorded traces on this package's core."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Files = Annotated[
 
 
 def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Replay traces in float64 and print how far we are from each of their quantities.
+    """Replay traces in float64 and print the deviation of each quantity.
 
-    Exit code 0 if all are within the tolerance (1e-5 relative; iterations and stop reasons equal), 1 if one
-    is not, 2 if a file is no whole trace.
+    The tolerance is 1e-5, relative; iterations and stop reasons must be equal.  The exit code is 0 if all
+    quantities are within it, 1 if not, and 2 if a file is no complete trace.
     """
     from ahf_cli.training.trace import deviations, replay
 
@@ -41,7 +41,10 @@ def verify(files: Files, as_json: Json = False, quiet: Quiet = False) -> None:
 
 
 def _read(files: list[Path], quiet: bool) -> list[tuple[Path, Trace]]:
-    """Read and check all files before any work; raise InputError with everything that is wrong."""
+    """Return all traces, checked before the first replay.
+
+    Raises InputError with one line a fault.
+    """
     from ahf_cli.report.trace_file import read_trace
     from ahf_cli.training.trace import problems, unknown_names
 
@@ -55,7 +58,7 @@ def _read(files: list[Path], quiet: bool) -> list[tuple[Path, Trace]]:
         traces.append((file, trace))
         errors += [f"{file}: {problem}" for problem in problems(trace)]
         if unknown := unknown_names(trace.setup):
-            log(f"{file}: setup: ignored, since unknown: {', '.join(unknown)}", quiet)
+            log(f"{file}: unknown names in setup are ignored: {', '.join(unknown)}", quiet)
     if errors:
         raise InputError(errors)
     return traces

@@ -1,4 +1,4 @@
-"""`ahf worker`: join a search from another process or machine."""
+"""`ahf worker`: a further process of a search, also on another machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Option("--study", metavar="NAME", help="Study to join.", show_default=False)]
 Workers = Annotated[
-    int | None, typer.Option("--workers", metavar="N", help="Processes; default: one a core.")
+    int | None, typer.Option("--workers", metavar="N", help="Number of processes; default: one a core.")
 ]
 
 
@@ -30,10 +30,10 @@ def worker(
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
-    """Join a search that `ahf search` has begun in a PostgreSQL storage, and train until all is done.
+    """Join a search that `ahf search` has begun in a PostgreSQL storage, until all trials are finished.
 
-    Where the results folder is that of the search, trials are written there; else they are sent through the
-    storage, and the next `ahf search` or `ahf repair` on the other machine fetches them.
+    If the search uses the same results folder, trials are written there.  Else they are sent through the
+    storage; the next `ahf search` or `ahf repair` on the search's machine fetches them.
     """
     from ahf_cli.cli.progress import Terminal
     from ahf_cli.config.load import parse
@@ -71,7 +71,10 @@ def worker(
 
 
 def _records(results: Path, study: str, created: str) -> tuple[TrialFolders, TrialFolders, str]:
-    """Return where trials are written: the study's own folder, or one that is sent through the storage."""
+    """Return the folders of trials and re-runs, and their place in words.
+
+    They are the study's own folders, or copies of trials that are sent through the storage.
+    """
     from ahf_cli.study.store import Study
     from ahf_cli.study.trial_folder import TrialFolders
 

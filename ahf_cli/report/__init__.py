@@ -1,1 +1,1 @@
-"""Results on disk, and the tables and figures made of them."""
+"""Tables, figures and verdicts of studies on disk."""

@@ -1,4 +1,4 @@
-"""From a drawing to files: themes, captions, formats."""
+"""Themes, captions and formats of figures, and their files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Format = Literal["png", "pdf", "svg", "pgf"]
 ThemeName = Literal["screen", "paper"]
 DPI = 150
 CHARACTERS_PER_INCH = 130.0
-"""of text one point high"""
+"""for text one point high"""
 TEX = ("xelatex", "lualatex", "pdflatex")
 _UNDATED: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None}, "svg": {"Date": None}, "pgf": {}
@@ -36,19 +36,19 @@ class Theme:
 
     name: ThemeName
     panel: tuple[float, float]
-    """width and height of a panel; side by side there is room for more than one"""
+    """width and height of a panel; a figure may be wider than one panel"""
     width: float
     """of a whole figure"""
     font: float
     caption: bool
-    """write the caption below the panels; else into a file of its own, for an article's \\caption"""
+    """write the caption below the panels; else into a separate file, for an article's \\caption"""
     formats: tuple[Format, ...]
-    """unless others are asked for"""
+    """default formats"""
     rc: Any = field(default_factory=dict)
     """Matplotlib's settings"""
 
     def columns(self, panels: int, across: int) -> int:
-        """Panels side by side: all in one column in an article."""
+        """Return the number of panels side by side; an article has one column."""
         return min(panels, across) if self.caption else 1
 
 
@@ -69,29 +69,32 @@ THEMES: dict[ThemeName, Theme] = {
          "xtick.labelsize": 7, "ytick.labelsize": 7},
     ),
 }  # fmt: skip
-"""`screen` for files of their own; `paper` for one column of a two-column article."""
+"""Themes by name: `screen` for single files, `paper` for one column of a two-column article."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure before it is drawn: its table, what is said below it, and how to draw it from the table."""
+    """A figure before it is drawn: its table, its caption, and the function that draws it from the table."""
 
     name: str
-    """of its files"""
+    """stem of its files"""
     title: str
     table: pd.DataFrame
     caption: Sequence[str]
     draw: Callable[[Figure, Theme], None]
-    """fills an empty figure, from the table alone"""
+    """draws on an empty figure, from the table alone"""
     panels: int = 1
     height: float = 1.0
-    """of a panel, in multiples of the theme's"""
+    """height of a panel, in multiples of the theme's"""
     across: int = 2
-    """panels side by side where the theme has room"""
+    """most panels side by side"""
 
 
 def check_formats(formats: Sequence[str]) -> tuple[Format, ...]:
-    """Return the formats, or raise InputError for one that is unknown or needs a program that is missing."""
+    """Return the formats.
+
+    Raises InputError for an unknown format, or one whose program is not installed.
+    """
     known: dict[str, Format] = {name: name for name in get_args(Format)}
     for name in formats:
         if name not in known:
@@ -107,19 +110,19 @@ def check_formats(formats: Sequence[str]) -> tuple[Format, ...]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that is drawn and laid out, and can be written in any format."""
+    """A drawn and laid-out figure, to be written in any format."""
 
     drawing: Drawing
     theme: Theme
     figure: Figure
     stamp: str
     below: float
-    """inches under the panels, for the stamp and the caption"""
+    """height below the panels for stamp and caption, in inches"""
     image: Image.Image
     """its pixels"""
 
     def written(self, kind: Format) -> bytes:
-        """Return the figure in a format; the bytes depend on nothing but the drawing."""
+        """Return the bytes of the figure in a format; they depend only on the drawing."""
         content = io.BytesIO()
         if kind == "png":
             self.image.save(content, "png", dpi=(DPI, DPI))
@@ -138,7 +141,7 @@ class Picture:
         return content.getvalue()
 
     def small(self) -> bytes:
-        """Return the whole figure as a PNG of 128 colours, for documents that a repository carries."""
+        """Return the whole figure as a PNG of 128 colours, for the documents of a repository."""
         content = io.BytesIO()
         few = self.image.quantize(128, dither=Image.Dither.NONE)
         few.save(content, "png", dpi=(DPI, DPI), optimize=True)
@@ -180,12 +183,12 @@ def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Picture:
 
 
 def save(drawing: Drawing, out: Path) -> list[Path]:
-    """Save a drawing for the screen, as PNG with its table as CSV, and return the paths."""
+    """Save a drawing as a PNG for the screen and its table as CSV, and return the paths."""
     return make(drawing, THEMES["screen"]).save(out, THEMES["screen"].formats)
 
 
 def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str, size: float) -> float:
-    """Make room below the panels for stamp and caption, and return it; all heights are in inches."""
+    """Make room below the panels for stamp and caption, and return its height in inches."""
     width = figure.get_figwidth()
     texts = [
         _wrapped(part, width * CHARACTERS_PER_INCH / size) for part in ([stamp] if stamp else [], caption)
@@ -211,7 +214,7 @@ def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str, si
 
 
 def _legend_height(figure: Figure, theme: Theme) -> float:
-    """Inches that a legend takes beyond two rows, for which the panels have room."""
+    """Return the height of the legend beyond two rows, in inches; the panels have room for two."""
     rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in figure.legends)  # type: ignore[attr-defined]
     return max(0, rows - 2) * theme.font * 1.65 / 72
 

@@ -1,4 +1,4 @@
-"""Everything that a comparison consists of: tables, figures, verdict, and their files."""
+"""A comparison: its tables, figures, verdict, and their files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, write_csv
 
 @dataclass(frozen=True)
 class Comparison:
-    """A study's trials, summed up on demand; nothing is written before it is asked for."""
+    """A comparison of a study's recipes; tables, figures and files are made on demand."""
 
     data: StudyData
     choices: Choices = Choices()
@@ -31,7 +31,7 @@ class Comparison:
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        """All tables by name; without reruns those of reruns are left out."""
+        """The tables by name; a study without re-runs has no tables of re-runs."""
         return exhibits.tables(self.data, self.choices)
 
     @cached_property
@@ -44,12 +44,12 @@ class Comparison:
 
     @cached_property
     def drawn(self) -> tuple[list[Drawing], dict[str, str]]:
-        """All figures, and why some cannot be drawn."""
+        """The figures, and the reasons of undrawn figures by name."""
         return exhibits.drawings(self.data, self.choices)
 
     @property
     def document(self) -> dict[str, Any]:
-        """Every number with its interval, as plain data."""
+        """The numbers with their intervals, as plain data."""
         verdict = self.verdict
         return {
             "studies": list(self.data.names),
@@ -66,7 +66,7 @@ class Comparison:
         }  # fmt: skip
 
     def save_tables(self, out: str | Path) -> list[Path]:
-        """Write each table as CSV, aligned text and LaTeX (booktabs) under `out`/tables, and the verdict."""
+        """Write the verdict, and each table as CSV, aligned text and LaTeX (booktabs), under `out`/tables."""
         paths, out = [], Path(out)
         for table in self.tables.values():
             file = out / "tables" / table.name
@@ -82,7 +82,7 @@ class Comparison:
 
     @cached_property
     def pictures(self) -> list[Picture]:
-        """All figures, drawn for the screen."""
+        """The figures, drawn for the screen."""
         return [make(drawing, THEMES["screen"], self.verdict.stamp) for drawing in self.drawn[0]]
 
     def save_figures(
@@ -96,7 +96,7 @@ class Comparison:
         return [path for picture in made for path in picture.save(Path(out), formats)]
 
     def overview(self) -> pd.DataFrame:
-        """Return the table that fits on one screen: counts, final values and curves as sparklines."""
+        """Return a table for one screen: counts, final values and curves as sparklines."""
         finals = self.tables["final_values"].numbers
         finals = finals.drop_duplicates(["metric", "recipe"])
         metrics = self.data.metrics

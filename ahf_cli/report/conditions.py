@@ -1,4 +1,4 @@
-"""Under which conditions recipes were run: what must be equal before one may be called better."""
+"""Conditions of trials, and the differences of conditions that forbid a verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ahf_cli.training.environment import same_training
 
 
 def differences(data: StudyData) -> list[str]:
-    """Say what differs between the recipes that a verdict needs equal: N, spaces, task, versions, code."""
+    """Return one line a difference that forbids a verdict, in N, spaces, task, versions or code."""
     return [
         *_numbers(data),
         *_spaces(data),
@@ -25,7 +25,7 @@ def differences(data: StudyData) -> list[str]:
 
 
 def conditions(data: StudyData) -> str:
-    """Say in one clause under what conditions the numbers hold: design, N, steps, task, objective."""
+    """Return the conditions of the numbers as one clause: design, N, steps, objective, task."""
     identity = data.identity
     search, task, train = (identity.get(key, {}) for key in ("search", "task", "train"))
     n = sorted({int((data.trials["recipe"] == name).sum()) for name in data.recipes})
@@ -52,10 +52,9 @@ def _numbers(data: StudyData) -> list[str]:
 
 
 def _spaces(data: StudyData) -> list[str]:
-    """Compare the ranges of each hyperparameter between the recipes that search it for the same purpose.
+    """Compare the ranges of each hyperparameter between the recipes that declare the same range for it.
 
-    A learning rate of Adam and a step size of HF have the same name and ranges of their own: recipes are
-    compared where their declarations give them the same range.
+    Adam's learning rate and the step size of HF share a name, and are declared with different ranges.
     """
     ranges: dict[tuple[str, Range | None], dict[str, str]] = {}
     for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True):
@@ -104,7 +103,7 @@ def _settings(data: StudyData) -> list[str]:
 def _code(data: StudyData) -> list[str]:
     """Compare package versions and the code that trains between all sessions of all studies.
 
-    Commits that differ elsewhere are one: a study may grow after a change of a figure.
+    Commits with equal training code count as one: a study may grow after a change of a figure.
     """
     sessions = [s for m in data.manifests.values() for s in m.get("sessions", [])]
     lines = []

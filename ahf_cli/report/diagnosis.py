@@ -1,4 +1,4 @@
-"""Why a trial ended as it did, from its steps: in words, and as one figure."""
+"""The diagnosis of a trial from its steps, in words and as one figure."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from ahf_cli.report.statistics.trajectory import Array
 from ahf_cli.training.records import TrialResult, headline
 
 RUNAWAY = 1e3
-"""λ has run away where it ends at this multiple of its start, or of its lowest value"""
+"""λ has run away if it ends at this multiple of its lowest value"""
 SPIKE = 2.0
 """a batch loss of this multiple of the first one is a spike"""
 TINY = 1e-4
-"""updates below this share of the direction hardly move"""
+"""updates below this share of the direction hardly move the weights"""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One line each: how the trial ended, and what its steps show."""
+    """The outcome of a trial, and one line for each finding in its steps."""
 
     outcome: str
     findings: tuple[str, ...]
 
 
 def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | None = None) -> Diagnosis:
-    """Say how a trial ended and what in its steps explains it; `steps` may be empty."""
+    """Return the diagnosis of a trial; `steps` may be empty."""
     if not len(steps):
         return Diagnosis(
-            _outcome(result), ("Its steps are not on disk (steps.csv.gz), so no more can be said.",)
+            _outcome(result), ("Its steps are not on disk (steps.csv.gz), so there are no findings.",)
         )
     solves = _solves(steps)
     findings = [
@@ -50,7 +50,7 @@ def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | Non
 
 
 def _solves(steps: pd.DataFrame) -> bool:
-    """Tell whether there was a linear system to solve: not in a first-order recipe."""
+    """Return whether the steps solve a linear system; a first-order recipe solves none."""
     return bool(steps["damping"].notna().any())
 
 
@@ -74,7 +74,7 @@ def _outcome(result: TrialResult) -> str:
 
 
 def _non_finite(result: TrialResult, steps: pd.DataFrame) -> list[str]:
-    """Name the first step with something that is not finite."""
+    """Return a line that names the first step with a value that is not finite."""
     columns = ["loss", "direction_l2", "update_l2", "loss_after", "damping", "reduction_ratio"]
     infinite = ~np.isfinite(steps[columns].to_numpy(float))
     rows = np.flatnonzero(infinite[:, :4].any(axis=1))
@@ -82,7 +82,7 @@ def _non_finite(result: TrialResult, steps: pd.DataFrame) -> list[str]:
         if result.status != "diverged":
             return []
         return [
-            f"Nothing on record before step {result.steps} is other than finite: the step itself was lost."
+            f"Every recorded value before step {result.steps} is finite; the step itself is not recorded."
         ]
     first = int(rows[0])
     names = [c.replace("_", " ") for c, bad in zip(columns, infinite[first], strict=True) if bad]
@@ -126,8 +126,8 @@ def _step_sizes(result: TrialResult, steps: pd.DataFrame) -> list[str]:
     if result.zero_steps:
         share = result.zero_steps / max(len(steps), 1)
         lines.append(
-            f"Zero steps: at {result.zero_steps} of {len(steps)} steps ({share:.0%}) Eq. 3 was negative, so "
-            "nothing moved."
+            f"Zero steps: at {result.zero_steps} of {len(steps)} steps ({share:.0%}) Eq. 3 was negative, and "
+            "the update was 0."
         )
     size = steps["step_size"].to_numpy(float)
     moved = steps["update_l2"].to_numpy(float)
@@ -149,7 +149,7 @@ def _conjugate_gradient(steps: pd.DataFrame, max_iterations: int | None) -> list
     iterations = steps["cg_iterations"].to_numpy(float)
     text = f"CG: {np.mean(iterations):.1f} iterations a step (most {iterations.max():.0f}"
     text += f" of {max_iterations})" if max_iterations else ")"
-    return [f"{text}; it stopped by {', '.join(named)}."]
+    return [f"{text}; CG stopped by {', '.join(named)}."]
 
 
 def _loss(steps: pd.DataFrame) -> list[str]:
@@ -172,15 +172,15 @@ def _median(values: Array) -> float:
 
 
 def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
-    """Draw one trial over its steps: loss, damping, reduction ratio, lengths, step size, CG."""
+    """Return a drawing of one trial: loss, damping, reduction ratio, lengths, step size and CG by step."""
     if not len(steps):
         return "its steps are not on disk (steps.csv.gz)"
     name = f"{result.recipe}/{result.slot:03d}"
     if not _solves(steps):
         return _first_order_drawing(result, steps)
     caption = [
-        f"Trial {name}, one value a step: {_outcome(result)}. Dotted: ρ = ¼ and ¾; its panel is cut off "
-        "at −1 and 2. Colours of the last panel: why CG stopped."
+        f"Trial {name}, one value a step: {_outcome(result)}. Dotted lines are ρ = ¼ and ¾; the panel of ρ "
+        "is cut off at −1 and 2. The colours of the last panel are the stop reasons of CG."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -212,7 +212,7 @@ def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
 
 
 def _first_order_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing:
-    """Draw a trial without linear systems: loss, lengths of gradient and update, step size."""
+    """Return a drawing of a first-order trial: loss, lengths of gradient and update, step size."""
     name = f"{result.recipe}/{result.slot:03d}"
 
     def draw(figure: Figure, theme: Theme) -> None:

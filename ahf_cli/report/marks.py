@@ -1,4 +1,4 @@
-"""Marks that figures share: lines with bands, strips of points, the level of guessing, the legend."""
+"""Marks that figures share: lines with bands, strips of points, baselines, legends and captions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ahf_cli.report.statistics.trajectory import BANDS, Band
 from ahf_cli.tasks.metrics import Column, Metrics
 
 FEW = 10
-"""Fewer trials than this have a distribution band that covers most of the panel: it is in the table only."""
+"""Fewest trials of a drawn distribution band; with fewer it covers most of the panel."""
 
 LONGEST = 46
 """Most characters of a label along a panel's height."""
@@ -25,19 +25,19 @@ STEP_LABEL = "step (one mini-batch each)"
 
 
 def grid(figure: Figure, theme: Theme, panels: int, across: int = 2) -> list[Axes]:
-    """Return the panels of a figure, side by side as far as the theme has room."""
+    """Return the panels of a figure, side by side within the theme's columns."""
     columns = theme.columns(panels, across)
     rows = -(-panels // columns)
     return [figure.add_subplot(rows, columns, at + 1) for at in range(panels)]
 
 
 def value_top(objective: Column) -> float:
-    """Return the top of a panel of the capped objective."""
+    """Return the upper limit of an axis of the capped objective."""
     return float(f"{1.064 * objective.scale:.3g}")
 
 
 def limits(metric: Column, highest: float) -> tuple[float, float]:
-    """Return the ends of an axis: the metric's own, or 0 and the largest value up to the edge."""
+    """Return the limits of an axis: the metric's bounds, or 0 and the largest value up to the edge."""
     if np.isfinite(metric.top):
         return 0.0, metric.top
     top = max(highest, metric.scale if np.isfinite(metric.scale) else 0.0)
@@ -47,7 +47,7 @@ def limits(metric: Column, highest: float) -> tuple[float, float]:
 def line(
     axes: Axes, table: pd.DataFrame, style: Style, label: str | None, x: str = "step", *, solid: bool = False
 ) -> None:
-    """Draw a centre line with its band; where the band is missing (n = 1) there is none."""
+    """Draw a centre line with its band, or without one for n = 1."""
     along = table[x].to_numpy(dtype=float)
     low, centre, high = (table[k].to_numpy(dtype=float) for k in ("low", "centre", "high"))
     axes.fill_between(along, low, high, color=style.color, alpha=0.2, linewidth=0, zorder=2)
@@ -60,7 +60,7 @@ def line(
 def stairs(
     axes: Axes, table: pd.DataFrame, style: Style, label: str | None, start: float, end: float
 ) -> None:
-    """Draw a distribution, from 0 at `start` to the right edge `end`, with its band."""
+    """Draw a distribution with its band, from 0 at `start` to the right edge `end`."""
     value = np.concatenate([[start], table["value"].to_numpy(float), [end]])
     parts = {}
     for name in ("share", "low", "high"):
@@ -84,12 +84,12 @@ def stairs(
 
 
 def spread(numbers: ArrayLike, width: float = 0.3) -> NDArray[np.float64]:
-    """Spread points over [−width, width] by their number, the same way each time (golden ratio sequence)."""
+    """Return offsets in [−width, width] of points, by the golden ratio sequence."""
     return np.asarray((np.asarray(numbers, dtype=float) * 0.6180339887 % 1 - 0.5) * 2 * width)
 
 
 def baseline(axes: Axes, metric: Column, *, upright: bool = False) -> None:
-    """Mark the value of guessing, where it has one, by a dotted line, named beyond the panel."""
+    """Mark the baseline of a metric by a dotted line with a label beside the panel."""
     value = metric.baseline
     if value is None:
         return
@@ -109,7 +109,7 @@ def baseline(axes: Axes, metric: Column, *, upright: bool = False) -> None:
 
 
 def legend(figure: Figure, theme: Theme, *, points: bool = False) -> None:
-    """Put one legend above all panels, in as many columns as fit; `points` have no line before them."""
+    """Put one legend above all panels, in as many columns as fit; `points` are markers without a line."""
     labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
     if not labels:
         return
@@ -119,22 +119,22 @@ def legend(figure: Figure, theme: Theme, *, points: bool = False) -> None:
 
 
 def labelled(metric: Column, theme: Theme) -> str:
-    """Name a metric and its unit, in short where a panel is small."""
+    """Return the name and unit of a metric, shortened for a small panel."""
     whole = f"{metric.label} ({metric.unit})"
     return whole if theme.caption and len(whole) <= LONGEST else metric.named
 
 
 def n_of(trials: pd.DataFrame, planned: int) -> str:
-    """Write the number of trials drawn, and of how many where some are missing."""
+    """Return the number of finished trials as text, and the planned number where they differ."""
     n = int((trials["status"] != "failed").sum())
     return f"n = {n}" if n == planned else f"n = {n} of {planned}"
 
 
 def cut_words(values: pd.DataFrame, metric: Column, names: Iterable[str]) -> str:
-    """Name the recipes that have final losses beyond the edge of the panel, and the largest."""
+    """Return a sentence on final losses beyond the edge of the panel: recipes, counts, largest value."""
     beyond = {name: own for name in names if len(own := _beyond(values, metric, name))}
     said = [f"{name} {len(own)} (to {own.max():.3g})" for name, own in beyond.items()]
-    return f" Beyond the loss panel's edge at {metric.edge:.3g}: {', '.join(said)}." if said else ""
+    return f" Trials beyond the loss panel's edge at {metric.edge:.3g}: {', '.join(said)}." if said else ""
 
 
 def _beyond(values: pd.DataFrame, metric: Column, name: str) -> NDArray[np.float64]:
@@ -143,30 +143,30 @@ def _beyond(values: pd.DataFrame, metric: Column, name: str) -> NDArray[np.float
 
 
 def counts(trials: pd.DataFrame, names: Iterable[str]) -> str:
-    """Write `hf 70, adaptive_hf 70`."""
+    """Return the numbers of finished trials as text, such as `hf 70, adaptive_hf 70`."""
     done = trials[trials["status"] != "failed"]["recipe"].value_counts()
     return ", ".join(f"{name} {done.get(name, 0)}" for name in names)
 
 
 def band_words(band: Band, alone: bool) -> str:
-    """Say what a band is."""
+    """Return the name of a band as the start of a sentence."""
     words = BANDS[band][0].upper() + BANDS[band][1:]
-    return f"One trial, which has no band ({BANDS[band]} needs two)" if alone else words
+    return f"One trial without a band, since {BANDS[band]} needs two" if alone else words
 
 
 def diverged_words(trials: pd.DataFrame, metrics: Metrics) -> str:
-    """Say how diverged trials are treated, where there are any."""
+    """Return a sentence on the treatment of diverged trials, or '' without such trials."""
     if not (trials["status"] == "diverged").any():
         return ""
     if not metrics.guessing:
-        return " Diverged trials are drawn as far as they came, and are left out of final values."
+        return " Diverged trials are drawn up to their last finite value, and have no final value."
     level = f"loss {metrics.loss.baseline:.3f}"
     level += "".join(f", {m.label} {m.baseline:.3g}" for m in metrics.all[1:])
     return f" Diverged trials are carried forward at chance ({level})."
 
 
 def cap_words(metrics: Metrics) -> str:
-    """Write the cap of the objective: `ln 10` where it is the cross-entropy of ten equally likely classes."""
+    """Return the cap of the objective as text: `ln 10` for cross-entropy with ten equally likely classes."""
     cap = metrics.loss.baseline
     if cap is None:
         return "its first value"
@@ -175,15 +175,15 @@ def cap_words(metrics: Metrics) -> str:
 
 
 def stalled_words(trials: pd.DataFrame) -> str:
-    """Say what it means not to train, where a trial does not."""
+    """Return the definition of *did not train*, or '' without such trials."""
     if not len(trials) or not trials["stalled"].any():
         return ""
-    return " Did not train: the training loss fell by less than 5 % of its first value."
+    return " A trial did not train if its training loss fell by less than 5 % of the first value."
 
 
 @dataclass(frozen=True)
 class Style:
-    """Colour, dashes and marker: any one of them tells the recipes apart."""
+    """Colour, dashes and marker of a recipe; each of them alone distinguishes recipes."""
 
     color: str
     line: str | tuple[float, tuple[float, ...]]
@@ -208,13 +208,13 @@ _ORDER = (
 )  # fmt: skip
 _FIXED = {name: index for index, name in enumerate(_ORDER)}
 _RESERVED = 4
-"""Styles that no derived recipe takes: those of the paper's four."""
+"""Styles of the paper's four recipes, which no derived recipe takes."""
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Give each recipe its style: built-in ones keep theirs, others take the next free ones by name.
+    """Return the style of each recipe: fixed for built-in recipes, the next free one for others, by name.
 
-    Of `study/recipe` names with the same built-in recipe, the first keeps its style.
+    Among `study/recipe` names of one built-in recipe, only the first has the fixed style.
     """
     names = list(dict.fromkeys(names))
     taken: dict[str, int] = {}
@@ -230,14 +230,14 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 
 
 def _style(index: int) -> Style:
-    lap = index // len(_COLORS)  # a second lap through the colours takes other dashes
+    lap = index // len(_COLORS)  # after the last colour, the colours repeat with other dashes
     return Style(
         _COLORS[index % len(_COLORS)], _LINES[(index + lap) % len(_LINES)], _MARKERS[index % len(_MARKERS)]
     )
 
 
 def observed(trials: pd.DataFrame) -> str:
-    """Say what was seen in one recipe's finished trials, from their records alone."""
+    """Return the outcomes of one recipe's finished trials as a sentence."""
     done = trials[trials["status"] != "failed"]
     n = len(done)
     if n == 0:
@@ -251,5 +251,5 @@ def observed(trials: pd.DataFrame) -> str:
         if count
     ]
     if len(what) == 1:
-        return f"Seen: {'all ' if n > 1 else ''}{what[0]}."
-    return f"Seen: of {n} trials, {', '.join(what)}."
+        return f"{'All ' if n > 1 else ''}{what[0]}."
+    return f"Of {n} trials, {', '.join(what)}."

@@ -1,4 +1,4 @@
-"""Matplotlib as it ships: imported and used without the settings of the user; its only importer."""
+"""Matplotlib with its default settings instead of the user's; no other module imports it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Axes", "Figure", "FigureCanvasAgg", "MaxNLocator", "settings", "writ
 
 @contextmanager
 def _without_the_users() -> Iterator[None]:
-    """A context in which an import of Matplotlib reads no `matplotlibrc` but its own, and no MPLBACKEND.
+    """A context in which an import of Matplotlib reads only its own `matplotlibrc`, and no MPLBACKEND.
 
-    An unknown backend or a damaged file would end the import, before any setting could be put right.
+    An unknown backend or a damaged file would end the import with an error.
     """
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None and spec.origin is not None
@@ -41,7 +41,7 @@ from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 @contextmanager
 def settings(theme: Any) -> Iterator[None]:
-    """A context in which Matplotlib has its own defaults and a theme's settings, a dictionary."""
+    """A context in which Matplotlib has its own defaults and the settings of a theme."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(theme)
@@ -49,9 +49,9 @@ def settings(theme: Any) -> Iterator[None]:
 
 
 def write(figure: Figure, kind: str, content: io.BytesIO, dpi: int, metadata: Any) -> None:
-    """Write a figure that is laid out, in a vector format: pdf, svg or pgf.
+    """Write a laid-out figure in a vector format: pdf, svg or pgf.
 
-    `Figure.savefig` would draw it once more before, for the layout.
+    `Figure.savefig` would draw the figure twice, once for the layout.
     """
     backend: Any = importlib.import_module(f"matplotlib.backends.backend_{kind}")
     figure.set_dpi(dpi)

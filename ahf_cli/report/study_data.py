@@ -1,4 +1,4 @@
-"""A study as tidy tables: what every figure, table and report is made from.
+"""A study as tidy tables, the source of every figure, table and report.
 
 study = load_study("results/quick")
 study.trials.groupby("recipe")["test_accuracy"].describe()
@@ -23,7 +23,7 @@ from ahf_cli.tasks.metrics import Column, Metrics, metrics_of
 from ahf_cli.training.records import StepRow, TrialResult
 
 INDEPENDENT = {"random", "qmc"}
-"""Samplers whose trials do not depend on each other."""
+"""Samplers of independent trials."""
 _STEP_COLUMNS = [f.name for f in fields(StepRow)]
 
 
@@ -40,29 +40,29 @@ class StudyData:
     manifests: Mapping[str, Mapping[str, Any]]
     """`manifest.json` by study label"""
     planned: Mapping[str, int]
-    """trials that each recipe is to have"""
+    """number of planned trials by recipe"""
     trials: pd.DataFrame
     """one row a trial: recipe, trial (its slot), status, …, `params.*`, `extra.*`, as in `TrialResult`"""
     curves: pd.DataFrame
     """one row a trial and evaluation: recipe, trial, status, the fields of `CurveRow` and their `work`"""
     reruns: pd.DataFrame
-    """as `trials`, of the best configuration with new seeds; `trial` is the replicate"""
+    """re-runs of the best configuration with new seeds, as `trials`; `trial` is the replicate"""
     rerun_curves: pd.DataFrame
     reruns_planned: Mapping[str, int]
     problems: tuple[str, ...]
-    """what was found wrong with the files, one line each"""
+    """faults of the files, one line each"""
     sources: tuple[tuple[str, Study], ...]
     """label prefix and study"""
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """One row a trial and step: recipe, trial, status and the fields of `StepRow`; read on demand."""
+        """One row a trial and step, read on demand: recipe, trial, status and the fields of `StepRow`."""
         frames = [_prefixed(_steps(study), prefix) for prefix, study in self.sources]
         return _joined(frames, ["recipe", "trial", "status", *_STEP_COLUMNS])
 
     @cached_property
     def prerun(self) -> tuple[pd.DataFrame, str]:
-        """Steps of the first study's pre-run, and the norm in its step size; no rows where it has none."""
+        """Steps of the first study's pre-run (no rows without one), and the norm in its step size."""
         study = self.sources[0][1].prerun
         names = study.recipes()
         if not names:
@@ -77,12 +77,12 @@ class StudyData:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What defines the first study: seed, task, train, search, recipes, spaces."""
+        """Identity of the first study: seed, task, train, search, recipes, spaces."""
         return dict(next(iter(self.manifests.values())).get("identity", {}))
 
     @cached_property
     def metrics(self) -> Metrics:
-        """The metrics of the first study's task; studies of other tasks get no verdict beside it."""
+        """Metrics of the first study's task; with a study of another task there is a refusal, no verdict."""
         written, task = next(iter(self.manifests.values())).get("metrics"), self.identity.get("task")
         found = Metrics.of_data(written) if written else metrics_of(task if isinstance(task, Mapping) else {})
         first = self.curves[self.curves["step"] == 0]
@@ -91,7 +91,7 @@ class StudyData:
 
     @property
     def design(self) -> str:
-        """`fair` where all studies are, else `paper`."""
+        """`fair` if all studies have this design, else `paper`."""
         found = {
             m.get("identity", {}).get("search", {}).get("design", "paper") for m in self.manifests.values()
         }
@@ -99,7 +99,7 @@ class StudyData:
 
     @property
     def independent(self) -> bool:
-        """True where no trial was chosen by the results of others: random and quasi-random samplers."""
+        """Whether trials are independent: drawn by random or quasi-random samplers."""
         searches = [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
         found = {str(s.get("sampler", "tpe")).lower().removesuffix("sampler") for s in searches}
         return found <= INDEPENDENT
@@ -111,12 +111,12 @@ class StudyData:
 
     @property
     def minimized(self) -> Column:
-        """The objective with its label and unit."""
+        """The objective as a column with label and unit."""
         return self.metrics.column(self.objective)
 
     @property
     def best(self) -> pd.DataFrame:
-        """The trial with the least value of each recipe, by recipe; without those that diverged."""
+        """The trial with the least value of each recipe, by recipe; diverged trials are left out."""
         ok = self.trials[self.trials["status"] == "ok"].sort_values(["value", self.objective, "trial"])
         return ok.drop_duplicates("recipe").set_index("recipe")
 
@@ -131,7 +131,7 @@ class StudyData:
 
     @property
     def explanations(self) -> dict[str, str]:
-        """What each recipe is, in a sentence."""
+        """A sentence that describes each recipe."""
         said: dict[str, str] = {}
         for (prefix, _), manifest in zip(self.sources, self.manifests.values(), strict=True):
             said |= {prefix + k: v for k, v in sentences(manifest.get("identity", {})).items()}
@@ -139,7 +139,7 @@ class StudyData:
 
     @property
     def _hopeless(self) -> set[str]:
-        """Recipes of which all trials are done and have diverged: there is none to run again."""
+        """Recipes whose trials are finished and have all diverged, so that no trial can run again."""
         ended = self.trials[self.trials["status"] != "failed"]
         ok = set(ended[ended["status"] == "ok"]["recipe"])
         counts = ended["recipe"].value_counts()
@@ -147,7 +147,7 @@ class StudyData:
 
     @property
     def missing(self) -> list[str]:
-        """Say of each recipe that has fewer trials or re-runs than planned how many it has."""
+        """One line for each recipe with fewer trials or re-runs than planned: both numbers."""
         lines = []
         for frame, plan, what in (
             (self.trials, self.planned, ""), (self.reruns, self.reruns_planned, " re-runs"),
@@ -163,14 +163,14 @@ class StudyData:
 
 
 def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
-    """Return a study as far as it has come, by its path or its name, in folders or packed.
+    """Return the finished trials of a study, by its path or its name, in folders or packed.
 
     Args:
         path: a path, such as `results/quick`, or a name.
-        results: the folder in which a name is sought, and then in its `reference`.
+        results: the folder that is searched for a name, before its sub-folder `reference`.
 
     Raises:
-        InputError: there is none; the line has the nearest name that there is.
+        InputError: an unknown study; the line has the nearest name.
     """
     folder = Path(path)
     if len(folder.parts) > 1:
@@ -179,7 +179,7 @@ def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
 
 
 def read_study(study: Study) -> StudyData:
-    """Return a study as far as it has come."""
+    """Return the finished trials of a study."""
     manifest = study.manifest()
     trials, curves, problems = _read(study, "trial")
     reruns, rerun_curves, more = _read(study.reruns, "re-run")
@@ -190,7 +190,7 @@ def read_study(study: Study) -> StudyData:
 
 
 def pool(studies: Mapping[str, StudyData]) -> StudyData:
-    """Put studies side by side under their labels; a single one is returned as it is."""
+    """Return studies side by side under their labels, or a single study unchanged."""
     if len(studies) == 1:
         return next(iter(studies.values()))
 
@@ -239,7 +239,7 @@ def with_work(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fault(curve: pd.DataFrame, result: TrialResult) -> str:
-    """Say what is wrong with a trial's curve, or nothing."""
+    """Return the fault of a trial's curve, or ''."""
     ended = result.status == "ok"
     needed = [c for c in result.measured if c == "train_loss" or c.startswith("test_")]
     if absent := [c for c in needed if c not in curve]:
@@ -295,5 +295,5 @@ def at_baseline(trials: pd.DataFrame, metric: Column) -> pd.Series[float]:
 
 
 def ranked(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished trials, with the capped objective that the sampler was told in `value`."""
+    """Return the finished trials; column `value` is the capped objective, as the sampler received it."""
     return trials[trials["status"] != "failed"].astype({"value": float})

@@ -19,14 +19,14 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be saved and printed: its numbers, and the same for reading, in parts by title."""
+    """A table to save and print: its numbers, and its text for readers in parts by title."""
 
     name: str
-    """of its files"""
+    """stem of its files"""
     numbers: pd.DataFrame
     texts: Mapping[str, pd.DataFrame]
     note: str = ""
-    """what must be known to read it"""
+    """a remark for readers"""
 
 
 def spread_interval(name: str, found: Interval) -> dict[str, float]:
@@ -35,7 +35,7 @@ def spread_interval(name: str, found: Interval) -> dict[str, float]:
 
 
 def within(row: Mapping[Any, Any], name: str, digits: int = 4) -> str:
-    """Write the interval of a row's columns as `0.5 [0.4, 0.6]`."""
+    """Return the estimate and interval in a row's columns as text, such as `0.5 [0.4, 0.6]`."""
     values = [float(row[name + end]) for end in ("", "_low", "_high")]
     if math.isnan(values[0]):
         return NOTHING
@@ -44,24 +44,27 @@ def within(row: Mapping[Any, Any], name: str, digits: int = 4) -> str:
 
 
 def number(value: float, digits: int = 4, *, fixed: bool = False) -> str:
-    """Write a number with some decimals; unless `fixed`, a small one with three digits; a dash for none."""
+    """Return a number as text with some decimals, or a dash for NaN.
+
+    Unless `fixed`, a very small or large number has three significant digits.
+    """
     if math.isnan(value):
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    value = float(f"{value:.{SUMMARY_DIGITS}g}")  # a tie rounds alike, whatever the order of the sum
+    value = float(f"{value:.{SUMMARY_DIGITS}g}")  # so a tie rounds alike for every order of summation
     small = not fixed and 0 < abs(value) < 10**-digits * 10
     large = abs(value) >= (1e7 if fixed else 1e4)
     return f"{value:.3g}" if small or large else f"{value:.{digits}f}"
 
 
 def is_words(column: pd.Series[str]) -> bool:
-    """Tell whether a column of text is to be aligned to the left."""
+    """Return whether a column holds words, which are aligned to the left."""
     return any(cell[:1].isalpha() for cell in column)
 
 
 def as_text(texts: Mapping[str, pd.DataFrame]) -> str:
-    """Lay out tables of text in aligned columns, each under its title."""
+    """Return tables of text in aligned columns, each under its title."""
     return "\n\n".join(f"{title}\n{_aligned(table)}" for title, table in texts.items())
 
 
@@ -87,7 +90,7 @@ LATEX = {
 
 
 def as_latex(table: pd.DataFrame, title: str) -> str:
-    """Write a table of text for LaTeX with booktabs; names are escaped."""
+    """Return a table of text as LaTeX with booktabs; names are escaped."""
     layout = "".join("l" if is_words(table[name]) else "r" for name in table.columns)
     escaped = table.to_latex(index=False, escape=True, column_format=layout)
     for sign, command in LATEX.items():
@@ -99,9 +102,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: ArrayLike, low: float, high: float, width: int = 16) -> str:
-    """Draw values (n,) between two levels as up to `width` blocks; beyond them the lowest or highest.
+    """Return values (n,) between two levels as up to `width` block characters.
 
-    A value that is missing is a space.  More values than blocks are averaged in equal parts.
+    A value beyond the levels is the lowest or highest block; a missing value is a space.  More values than
+    blocks are averaged in equal parts.
     """
     x = np.asarray(values, dtype=float)
     if not len(x) or not high > low:

@@ -20,9 +20,9 @@ GROUPS = ("init", "final", "trace")
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace, or raise InputError naming the file and what is wrong with it.
+    """Return the trace of a file; `ahf_cli.training.trace` checks that its parts fit together.
 
-    Whether its parts fit together is for `ahf_cli.training.trace`.
+    Raises InputError with the file and its fault.
     """
     content = _read_arrays(path)
     missing = [name for name in ARRAYS if name not in content]
@@ -68,7 +68,7 @@ def _setup(path: Path, text: str) -> dict[str, Any]:
 
 
 def write_trace(path: Path, trace: Trace) -> None:
-    """Write a trace atomically."""
+    """Write a trace to a file atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,

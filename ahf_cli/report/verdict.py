@@ -1,4 +1,4 @@
-"""The verdict in words: who is ahead, by how much, under what conditions; or why none can be given."""
+"""The verdict of a comparison in sentences: the leader, the differences, the conditions."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from ahf_cli.report.text import Table
 from ahf_cli.tasks.metrics import Column
 
 ENOUGH_TRIALS = 20
-"""trials a recipe below which nothing is claimed of a search"""
+"""least trials a recipe for a claim"""
 ENOUGH_SEEDS = 5
-"""new seeds below which nothing is claimed of re-runs"""
+"""least new seeds a recipe for a claim"""
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be said; `claim` is False where it describes what was seen and supports no more."""
+    """A verdict; with `claim` False it only describes the trials."""
 
     sentences: tuple[str, ...]
     claim: bool
     condition: str
     refused: tuple[str, ...] = ()
-    """what differs between the recipes"""
+    """differences between the conditions of the recipes"""
     forced: bool = False
     leader: str | None = None
     caveats: tuple[str, ...] = field(default=())
 
     @property
     def stamp(self) -> str:
-        """What is printed across figures that were forced."""
+        """The text across figures of a forced verdict, else ''."""
         return f"FORCED: {'; '.join(self.refused)}" if self.forced and self.refused else ""
 
     def lines(self) -> list[str]:
         """Return the verdict as paragraphs."""
         if self.refused and not self.forced:
-            return ["No verdict, since what must be equal is not:", *(f"- {line}" for line in self.refused)]
+            return ["No verdict, since conditions differ:", *(f"- {line}" for line in self.refused)]
         head = [f"{self.stamp}."] if self.stamp else []
         return [*head, *self.sentences, *self.caveats, f"Condition: {self.condition}."]
 
 
 def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table, *, force: bool) -> Verdict:
-    """Judge the recipes of a study by their re-runs where there are any, else describe the search.
+    """Return the verdict from the re-runs of a study, or without re-runs a description of the search.
 
     A claim needs the design `fair`, at least `ENOUGH_TRIALS` trials a recipe and `ENOUGH_SEEDS` new seeds.
     """
@@ -57,7 +57,8 @@ def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table,
     names = [name for name in data.recipes if (data.trials["recipe"] == name).any()]
     known = len(data.reruns) and data.design == "fair"
     if len(names) < 2:
-        sentences, leader = [f"{names[0] if names else 'Nothing'} alone: there is nothing to compare."], None
+        alone = f"{names[0]} is the only recipe with trials, and a comparison needs two."
+        sentences, leader = [alone if names else "No recipe has trials."], None
         return Verdict(tuple(sentences), False, conditions(data), refused, force)
     few = [] if not known else _few(data)
     if known and not few:
@@ -74,7 +75,7 @@ def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table,
 
 
 def _few(data: StudyData) -> list[str]:
-    """Say which numbers are too small for a claim."""
+    """Return one line for each number that is too small for a claim."""
     done = data.trials[data.trials["status"] != "failed"]["recipe"].value_counts()
     seeds = data.reruns["recipe"].value_counts()
     lines = []
@@ -88,19 +89,19 @@ def _few(data: StudyData) -> list[str]:
 
 def _why_no_claim(data: StudyData, few: list[str]) -> str:
     if few:
-        return f"This describes what was seen and supports no claim: {'; '.join(few)}."
+        return f"This description supports no claim: {'; '.join(few)}."
     if not data.independent:
         return (
-            "This describes what was seen and supports no claim: the trials of a Bayesian search depend on "
-            "each other, and recipes differ in how many hyperparameters they have: search with design fair."
+            "This description supports no claim: the trials of a Bayesian search depend on each other, and "
+            "recipes have different numbers of hyperparameters. Search with design fair."
         )
     if data.design != "fair":
-        return "This describes what was seen and supports no claim: the design is not fair."
-    return "This describes what was seen and supports no claim: there are no re-runs with new seeds."
+        return "This description supports no claim: the design is not fair."
+    return "This description supports no claim: there are no re-runs with new seeds."
 
 
 def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
-    """Compare the leader by the mean headline with each other recipe, on the same seeds."""
+    """Compare the leader in the mean headline with every other recipe, on the same seeds."""
     metric = data.metrics.headline
     higher = metric.better == "higher"
     valued = data.reruns.assign(value=at_baseline(data.reruns, metric))
@@ -125,12 +126,12 @@ def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
 
 
 def _size(value: float) -> str:
-    """Write a difference with three decimals, or with three digits where that would show none."""
+    """Return a difference as text with three decimals, or a tiny one with three significant digits."""
     return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.3g}"
 
 
 def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | None]:
-    """Describe who is ahead in the mean final headline over the trials of the search."""
+    """Describe the recipes by the mean final headline over the trials of the search."""
     metric = data.metrics.headline
     done = data.trials[data.trials["status"] != "failed"]
     found = {
@@ -151,22 +152,22 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
             band = f" (95 % {low:.2f} to {high:.2f})"
         band = band if np.isfinite(low) else " (one value, no interval)"
         said.append(f"{name} {mean:.3f}{band}" if np.isfinite(metric.top) else f"{name} {mean:.4g}{band}")
-    apart = [f"{a} from {b}" for a, b in combinations(ordered, 2) if _apart(found[a], found[b], sign)]
+    apart = [f"{a} and {b}" for a, b in combinations(ordered, 2) if _apart(found[a], found[b], sign)]
     sentences = [f"Mean final {metric.label} over all trials: {', '.join(said)}."]
     if apart:
-        sentences.append(f"Intervals lie apart for {', '.join(apart)}.")
+        sentences.append(f"The intervals do not overlap for {', '.join(apart)}.")
     elif sum(bool(np.isfinite(interval.low)) for interval in found.values()) > 1:
         sentences.append("All intervals overlap.")
     return sentences, ordered[0]
 
 
 def _apart(better: Interval, worse: Interval, sign: int) -> bool:
-    """Whether the interval of the better recipe lies wholly on the better side of the other."""
+    """Return whether the whole interval of the better recipe is better than the other interval."""
     return better.low > worse.high if sign < 0 else better.high < worse.low
 
 
 def _cost_caveat(equal_cost: Table, leader: str | None, metric: Column) -> list[str]:
-    """Say whether the leader also leads when all recipes have spent the same."""
+    """Return sentences on the recipes that are ahead at equal cost."""
     table = equal_cost.numbers
     if leader is None or not len(table):
         return []
@@ -176,22 +177,25 @@ def _cost_caveat(equal_cost: Table, leader: str | None, metric: Column) -> list[
         if not len(best):
             continue
         ahead[PLURAL.get(str(cost), str(cost))] = str(best["recipe"].iloc[0])
-    others = {cost: name for cost, name in ahead.items() if name != leader}
+    others: dict[str, list[str]] = {}
+    for cost, name in ahead.items():
+        if name != leader:
+            others.setdefault(name, []).append(f"equal {cost}")
     if not others:
-        return [f"Over the trials of the search it also leads at equal {', '.join(ahead)}."]
-    said = ", ".join(f"at equal {cost} {name}" for cost, name in others.items())
-    return [f"In mean {metric.label} over all trials of the search another is ahead: {said}."]
+        return [f"{leader} also leads over the trials of the search at equal {', '.join(ahead)}."]
+    over = f"mean {metric.label} over all trials of the search"
+    return [f"At {' and '.join(c)}, {name} is ahead of {leader} in {over}." for name, c in others.items()]
 
 
 def _robustness_caveat(robustness: Table, leader: str | None, metric: Column) -> list[str]:
-    """Name the recipes that are ahead in the headline under other ways of summing up."""
+    """Return sentences on the recipes that are ahead by other summaries of the headline."""
     table: pd.DataFrame = robustness.numbers
     if leader is None or not len(table):
         return []
     own = table[(table["metric"] == metric.label) & (table["winner"] != "")]
     others = own[own["winner"] != leader]
     if not len(others):
-        return [f"Over the trials, no way of summing up {metric.label} changes who is ahead."]
+        return [f"By every summary of the trials' {metric.label}, {leader} is ahead."]
     by = others.groupby("winner", sort=False)["way"]
-    said = ", ".join(f"{winner} ({'; '.join(ways)})" for winner, ways in by)
-    return [f"Summed up in other ways, the trials' {metric.label} has another ahead: {said}."]
+    summaries = f"other summaries of the trials' {metric.label}"
+    return [f"{winner} is ahead of {leader} by {summaries}: {'; '.join(ways)}." for winner, ways in by]

@@ -1,4 +1,4 @@
-"""The numbers of committed studies, as texts with their intervals, for the templates of docs and README."""
+"""Numbers of committed studies with their intervals, as text for the templates of docs and README."""
 
 from docs.findings.interval import interval
 from docs.findings.jumps import Jumps

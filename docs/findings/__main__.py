@@ -1,10 +1,10 @@
-"""Texts whose numbers come from committed studies: templates that `make findings` fills in.
+"""Documents with numbers from committed studies, which `make findings` fills in.
 
 `docs/findings/templates/NAME.md` is Markdown with Jinja expressions over the studies in `results/reference/`.
-Filled in, it becomes `docs/NAME.md`, or the part of README.md between `<!-- begin: NAME -->` and
+The filled template is `docs/NAME.md`, or the part of README.md between `<!-- begin: NAME -->` and
 `<!-- end: NAME -->`.
-A test does so again and compares, so that no number in these texts can be another one than that in the data.
-Words that rest on numbers stand as `verdict(condition, words)`: data that contradict them are an error.
+A test fills in the templates again, and compares their numbers with the documents.
+Words that depend on numbers stand in `verdict(condition, words)`; data that contradict them raise an error.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def verdict(holds: bool, words: str) -> str:
-    """Return words that only hold under a condition on the data, such as "does not hold".
+    """Return words that hold only under a condition on the data, such as "does not hold".
 
     Raises:
-        ValueError: the data no longer bear them out.
+        ValueError: the data contradict the words.
     """
     if not holds:
-        raise ValueError(f"the data do not bear out {words!r}: write that sentence anew")
+        raise ValueError(f"the data contradict {words!r}: rewrite that sentence")
     return words
 
 
 def fill(template: Path, results: Path) -> str:
-    """Fill in one template."""
+    """Return the text of one template with its numbers."""
 
     def study(name: str) -> Study:
         return load(results / name)
@@ -47,7 +47,7 @@ def fill(template: Path, results: Path) -> str:
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:
-    """Return what each file is to hold: README.md as a whole, and the pages under docs."""
+    """Return the texts of README.md and the pages under docs, by file."""
     readme = root / "README.md"
     text, pages = readme.read_text(encoding="utf-8"), {}
     for template in sorted((root / "docs" / "findings" / "templates").glob("*.md")):
@@ -62,7 +62,7 @@ def targets(root: Path = ROOT) -> dict[Path, str]:
 
 
 def figures(texts: Iterable[str], root: Path = ROOT) -> dict[Path, bytes]:
-    """Return the figures of reference studies that texts show, as small PNGs by their place."""
+    """Return the figures of reference studies that texts show, as small PNGs by file."""
     shown = re.findall(r"\]\((?:\.\./)?(results/reference/(\w+)/(\w+)\.png)\)", "\n".join(texts))
     found = {}
     for place, study, name in dict.fromkeys(shown):
@@ -72,7 +72,7 @@ def figures(texts: Iterable[str], root: Path = ROOT) -> dict[Path, bytes]:
 
 
 def main() -> int:
-    """Write the texts and the figures that they show."""
+    """Write the documents and their figures."""
     texts = targets()
     files = {file: text.encode() for file, text in texts.items()} | figures(texts.values())
     for file, content in files.items():

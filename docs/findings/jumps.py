@@ -1,4 +1,4 @@
-"""Steps at which the direction is suddenly many times as long."""
+"""Jumps of the direction: steps at which ‖δ‖ grows by a large factor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Jumps:
-    """The first step of each trial whose ‖δ‖₂ is many times that of the step before."""
+    """The first jump of each trial: a step whose ‖δ‖₂ is many times the norm of the step before."""
 
     steps: pd.DataFrame
-    """one row a trial that has such a step, by trial: that step, and by what `direction` and `alpha` grow"""
+    """first jump of each trial with one, by trial; `direction` and `alpha` are factors of growth"""
 
     @classmethod
     def of(cls, steps: pd.DataFrame, factor: float = 10) -> Jumps:
-        """Find them in the steps of a recipe, where ‖δ‖ grows at least by a factor."""
+        """Return the jumps in the steps of a recipe, where ‖δ‖ grows at least by a factor."""
         own = steps.sort_values(["trial", "step"])
         before = own.groupby("trial")[["direction_l2", "step_size"]].shift()
         own = own.assign(
@@ -27,17 +27,17 @@ class Jumps:
 
     @property
     def trials(self) -> list[int]:
-        """The trials that have one."""
+        """Trials with a jump."""
         return [int(trial) for trial in self.steps.index]
 
     @property
     def negative(self) -> int:
-        """In how many CG met negative curvature."""
+        """Number of jumps at which CG met negative curvature."""
         return int((self.steps["stop"] == "negative_curvature").sum())
 
     def before(self, steps: pd.Series[int]) -> int:
-        """How many trials have theirs at or before a step of the same trial."""
-        own = self.steps["step"].reindex(steps.index)  # NaN, where there is none, is not before
+        """Return the number of trials whose jump is at or before a given step of the trial."""
+        own = self.steps["step"].reindex(steps.index)  # NaN for a trial without a jump compares as False
         return int((own <= steps).sum())
 
     @property
@@ -52,5 +52,5 @@ class Jumps:
 
     @property
     def damping(self) -> tuple[float, float]:
-        """Least and largest λ at them."""
+        """Least and largest λ at the jumps."""
         return float(self.steps["damping"].min()), float(self.steps["damping"].max())

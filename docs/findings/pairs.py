@@ -10,10 +10,10 @@ from docs.findings.recipe import Recipe
 
 
 def difference(before: Recipe, after: Recipe, metric: str = "test_accuracy", again: bool = False) -> str:
-    """Mean difference after − before of final values, its 95 % interval and the number of pairs.
+    """Return the mean difference after − before of final values, its 95 % interval and the number of pairs.
 
-    Pairs are trials of the same slot, or with `again` re-runs, whose training seed is equal; trials must have
-    equal hyperparameters as well, as far as they share them.  A diverged one counts at chance.
+    Pairs are trials of the same slot, or with `again` re-runs, with equal training seeds.  Trials must also
+    have equal shared hyperparameters.  A diverged trial or re-run has the value of chance.
 
     Raises:
         ValueError: fewer than two pairs.

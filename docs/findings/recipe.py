@@ -1,4 +1,4 @@
-"""The numbers of one recipe in one study."""
+"""Numbers of one recipe in one study, as values and as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from docs.findings.interval import interval
 
 
 class Recipe:
-    """The numbers of one recipe in one study."""
+    """Numbers of one recipe in one study."""
 
     def __init__(self, data: StudyData, comparison: Comparison, name: str):
         self.name = name
@@ -30,68 +30,68 @@ class Recipe:
 
     @property
     def n(self) -> int:
-        """Finished trials."""
+        """Number of finished trials."""
         return int((self.trials["status"] != "failed").sum())
 
     @property
     def diverged(self) -> int:
-        """Trials that diverged."""
+        """Number of trials that diverged."""
         return int((self.trials["status"] == "diverged").sum())
 
     @property
     def stalled(self) -> int:
-        """Trials that did not train."""
+        """Number of trials that did not train."""
         return int(((self.trials["status"] == "ok") & self.trials["stalled"].astype(bool)).sum())
 
     @property
     def trained(self) -> int:
-        """The others."""
+        """Number of trials that trained."""
         return self.n - self.diverged - self.stalled
 
     @property
     def counts(self) -> str:
-        """How many trained, did not train and diverged."""
+        """Numbers of trials that trained, did not train and diverged."""
         return f"{self.trained} / {self.stalled} / {self.diverged}"
 
     @property
     def again_counts(self) -> str:
-        """How many re-runs of the best configuration trained, did not, and diverged."""
+        """Numbers of re-runs of the best configuration that trained, did not train and diverged."""
         again: Recipe = object.__new__(Recipe)
         again.__dict__ |= {**self.__dict__, "trials": self.again}
         return again.counts
 
     @property
     def loss(self) -> str:
-        """Mean final training loss over all trials with its 95 % interval, no loss above that of chance."""
+        """Mean final training loss over all trials with its 95 % interval, losses capped at chance."""
         return interval(*mean_interval(self.values("train_loss")))
 
     def loss_minus(self, published: float) -> str:
-        """How far that mean is above a published value, with its sign."""
+        """Return the mean capped loss minus a published value, with its sign."""
         return f"{self.values('train_loss').mean() - published:+.2f}"
 
     def values(self, metric: str) -> NDArray[np.floating[Any]]:
-        """Final values of the finished trials; diverged ones at chance, and no loss above it."""
+        """Return final values of the finished trials; diverged trials at chance, losses capped there."""
         return self.finals(self.trials[self.trials["status"] != "failed"], metric).to_numpy(float)
 
     def finals(self, trials: pd.DataFrame, metric: str) -> pd.Series[float]:
-        """Return final values of trials or re-runs; diverged ones at chance, and no loss above it."""
+        """Return final values of trials or re-runs; diverged ones at chance, losses capped there."""
         column = self._metrics.column(metric)
         found = at_baseline(trials, column)
         return found.clip(upper=column.baseline) if column.better == "lower" else found
 
     def quartiles(self, metric: str) -> tuple[float, float]:
-        """The final values that a quarter of the trials are below and above."""
+        """Return the lower and the upper quartile of the final values."""
         low, high = np.quantile(self.values(metric), [0.25, 0.75])
         return float(low), float(high)
 
     def finite(self, metric: str) -> str:
-        """Mean ± standard deviation of the final values, as they are, of the trials that did not diverge."""
+        """Return mean ± standard deviation of the uncapped final values of trials that did not diverge."""
         own = self.trials.loc[self.trials["status"] == "ok", metric].to_numpy(float)
         mean, deviation = (number(float(x), 3, fixed=True) for x in (own.mean(), own.std(ddof=1)))
         return f"{mean} ± {deviation}, n = {len(own)}"
 
     def capped_band(self, metric: str) -> str:
-        """Mean ± standard error over all trials; diverged ones at chance, and no loss above it."""
+        """Return mean ± standard error over all trials; diverged ones at chance, losses capped there."""
         own = self.values(metric)
         mean, error = (
             number(float(x), 3, fixed=True) for x in (own.mean(), self.spread(metric) / len(own) ** 0.5)
@@ -105,36 +105,36 @@ class Recipe:
         return int(own.min()), int(own.max())
 
     def spread(self, metric: str) -> float:
-        """Standard deviation of the final values over trials."""
+        """Return the standard deviation of the final values over trials."""
         return float(self.values(metric).std(ddof=1))
 
     @property
     def reached(self) -> int:
-        """Trials that were at some evaluation where those that trained end."""
+        """Number of trials that met the condition of *trained* at some evaluation."""
         losses = self._own_curves.groupby("trial")["train_loss"]
         return int((losses.min() <= 0.95 * losses.first()).sum())
 
     @property
     def blown(self) -> int:
-        """Trials that ended finite and above the loss that they began with."""
+        """Number of trials with a finite final loss above the initial loss."""
         first = self._curves[self._curves["step"] == 0].set_index("trial")["train_loss"]
         ends = self.trials[self.trials["status"] == "ok"].set_index("trial")["train_loss"]
         return int((ends > first.reindex(ends.index)).sum())
 
     @property
     def least_share(self) -> float:
-        """Lower end of Wilson's interval for the share that trained."""
+        """Lower end of Wilson's interval of the share of trials that trained."""
         return float(wilson_interval(self.trained, self.n)[1])
 
     @property
     def share_trained(self) -> str:
-        """The share that trained, with Wilson's interval."""
+        """Share of trials that trained, with Wilson's interval."""
         return interval(*wilson_interval(self.trained, self.n), digits=2)
 
     def where(self, query: str) -> Recipe:
-        """Return the trials that a query of pandas selects; hyperparameters are `lr`, `damping`, ….
+        """Return the numbers of trials that a pandas query selects; hyperparameters are `lr`, `damping`, ….
 
-        Their counts, shares, ranges and work; means are of all trials, and not to be had of some.
+        Counts, shares, ranges and work are of the selected trials.  Means exist only for all trials.
         """
         own = self.trials.rename(columns=lambda c: str(c).removeprefix("params."))
         chosen: Recipe = object.__new__(Recipe)
@@ -147,7 +147,7 @@ class Recipe:
 
     @property
     def that_trained(self) -> Recipe:
-        """Return the trials that trained."""
+        """Numbers of the trials that trained."""
         return self.where("status == 'ok' and not stalled")
 
     @property
@@ -156,12 +156,12 @@ class Recipe:
         return self.mean("test_accuracy")
 
     def mean(self, metric: str) -> str:
-        """Mean final value over all trials with its 95 % interval; diverged ones at chance."""
+        """Return the mean final value over all trials with its 95 % interval; diverged ones at chance."""
         row = self._final(metric)
         return interval(row["mean"], row["mean_low"], row["mean_high"])
 
     def band(self, metric: str) -> str:
-        """Mean ± standard error over all trials, as the paper draws it; diverged ones at chance."""
+        """Return mean ± standard error over all trials, as in the paper; diverged ones at chance."""
         row = self._final(metric)
         mean, error = row["mean"], row["standard_error"]
         if abs(mean) >= 1000:
@@ -169,7 +169,7 @@ class Recipe:
         return f"{number(mean, 3, fixed=True)} ± {number(error, 3, fixed=True)}"
 
     def minus(self, metric: str, published: float) -> str:
-        """How far the mean is above a published value, with its sign."""
+        """Return the mean minus a published value, with its sign."""
         return f"{self._final(metric)['mean'] - published:+.2f}"
 
     def _final(self, metric: str) -> pd.Series[Any]:
@@ -183,9 +183,9 @@ class Recipe:
         return float(self.trials.sort_values(["value", "trial"]).iloc[0]["test_accuracy"])
 
     def above(self, accuracy: float) -> str:
-        """Trials that ended above a test accuracy, of how many, and their share with Wilson's interval."""
+        """Return number and share of trials above a test accuracy, the share with Wilson's interval."""
         done = self.trials[self.trials["status"] != "failed"]
-        count = int((done["test_accuracy"] > accuracy).sum())  # NaN, that of a diverged trial, is not
+        count = int((done["test_accuracy"] > accuracy).sum())  # NaN of a diverged trial is not above
         return f"{count} of {len(done)}, {interval(*wilson_interval(count, len(done)), digits=2)}"
 
     @property
@@ -220,13 +220,13 @@ class Recipe:
 
     @property
     def gap(self) -> str:
-        """Mean of test loss − training loss at the end, over trials that trained, with its 95 % interval."""
+        """Mean of final test loss − training loss over trials that trained, with its 95 % interval."""
         values = self._gaps
         return f"{interval(*mean_interval(values), sign=True)}, n = {len(values)}" if len(values) > 1 else "–"
 
     @property
     def gap_band(self) -> str:
-        """Mean ± standard error of the same."""
+        """Mean ± standard error of final test loss − training loss over trials that trained."""
         values = self._gaps
         if len(values) < 2:
             return "–"
@@ -236,7 +236,7 @@ class Recipe:
 
     @property
     def peaks(self) -> str:
-        """Least and largest of the highest test accuracies that the trials had at an evaluation."""
+        """Least and largest peak of the test accuracy over the trials."""
         highest = self._own_curves.groupby("trial")["test_accuracy"].max()
         return f"{highest.min():.3f} to {highest.max():.3f}"
 
@@ -251,5 +251,5 @@ class Recipe:
 
     @property
     def reruns(self) -> int:
-        """Re-runs of the best configuration."""
+        """Number of re-runs of the best configuration."""
         return len(self.again)

@@ -1,4 +1,4 @@
-"""The numbers of one study."""
+"""Numbers of one study, as values and as text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from docs.findings.recipe import Recipe
 
 
 class Study:
-    """The numbers of one study."""
+    """Numbers of one study."""
 
     def __init__(self, folder: Path):
         self.data = load_study(folder)
@@ -30,7 +30,7 @@ class Study:
 
     @property
     def recipes(self) -> list[Recipe]:
-        """All recipes that have finished trials, in the order of the study."""
+        """Recipes with finished trials, in the order of the study."""
         return [recipe for recipe in map(self.__getitem__, self.data.recipes) if recipe.n]
 
     def __getitem__(self, name: str) -> Recipe:
@@ -38,38 +38,38 @@ class Study:
 
     @property
     def steps(self) -> int:
-        """Steps of a whole trial of most recipes."""
+        """Steps of a complete trial of most recipes."""
         return int(np.median([recipe.steps for recipe in self.recipes]))
 
     @property
     def trials_each(self) -> str:
-        """Finished trials of a recipe, or the least and the most of them where recipes differ."""
+        """Number of finished trials a recipe, or the least and the largest number."""
         least, most = (f({r.n for r in self.recipes}) for f in (min, max))
         return str(most) if least == most else f"{least} to {most}"
 
     @property
     def prerun_trials(self) -> int:
-        """Finished trials of the study's pre-run."""
+        """Number of finished trials of the study's pre-run."""
         return len(trials_frame(self.data.sources[0][1].prerun))
 
     @property
     def prerun_diverged(self) -> int:
-        """Those of them that diverged."""
+        """Number of trials of the study's pre-run that diverged."""
         return int((trials_frame(self.data.sources[0][1].prerun)["status"] == "diverged").sum())
 
     def proposal(self, hyperparameter: str) -> str:
-        """The range that the study's pre-run proposes."""
+        """Return the range that the study's pre-run proposes."""
         low, high = self.proposed[hyperparameter]
         return f"[{low:.2g}, {high:.2g}]"
 
     @property
     def verdict(self) -> list[str]:
-        """The verdict, sentence by sentence."""
+        """The verdict as paragraphs."""
         return list(self.comparison.verdict.lines())
 
     @property
     def hours(self) -> float:
-        """Training time of all trials and re-runs together, evaluation excluded, in hours."""
+        """Training time of all trials and re-runs in hours, evaluation excluded."""
         seconds = self.data.trials["seconds"].sum() + self.data.reruns["seconds"].sum()
         return float(seconds) / 3600
 
@@ -78,22 +78,22 @@ class Study:
         return table[(table["before"] == base) & (table["after"] == other)].iloc[0]
 
     def choice(self, base: str, other: str) -> str:
-        """The one choice in which two recipes differ."""
+        """Return the only choice in which two recipes differ."""
         row = self._change(base, other)
         return f"{row['key']}: {row['old']} → {row['new']}"
 
     def paired(self, base: str, other: str, metric: str = "test_accuracy") -> str:
-        """Mean difference other − base over trials with equal hyperparameters, with its 95 % interval."""
+        """Return the mean difference other − base over equal hyperparameters, with its 95 % interval."""
         row = self._change(base, other)
         return interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], sign=True)
 
     def matters(self, base: str, other: str, metric: str = "test_accuracy") -> bool:
-        """Whether the interval of that difference leaves out zero."""
+        """Return whether the interval of the paired difference excludes zero."""
         row = self._change(base, other)
         return bool(row[f"{metric}_low"] > 0 or row[f"{metric}_high"] < 0)
 
     def _rerun_pair(self, base: str, other: str, metric: str) -> tuple[pd.Series[Any], float]:
-        """Return the row of a pair's re-runs, and the sign that makes its difference other − base."""
+        """Return the row of a pair's re-runs, and the sign of its difference as other − base."""
         table = self.comparison.tables["rerun_pairs"].numbers
         own = table[table["metric"] == metric]
         row, sign = own[(own["a"] == base) & (own["b"] == other)], -1.0
@@ -102,17 +102,17 @@ class Study:
         return row.iloc[0], sign
 
     def rerun_difference(self, base: str, other: str, metric: str = "test_accuracy") -> str:
-        """Mean difference other − base over the best of each with equal seeds, its 95 % interval and n."""
+        """Return the mean difference other − base over re-runs with equal seeds, its 95 % interval and n."""
         found, sign = self._rerun_pair(base, other, metric)
         low, high = sorted(sign * float(found[f"difference{end}"]) for end in ("_low", "_high"))
         return f"{interval(sign * float(found['difference']), low, high, sign=True)}, n = {found['pairs']}"
 
     def rerun_p(self, base: str, other: str, metric: str = "test_accuracy") -> float:
-        """p of that difference by the paired permutation test, after Holm's correction over metrics."""
+        """Return p of the re-runs' difference: permutation test with Holm's correction over metrics."""
         return float(self._rerun_pair(base, other, metric)[0]["p_holm"])
 
     def last_damping(self, trials: Recipe) -> tuple[float, float]:
-        """Least and largest damping in the last step of some trials of a recipe."""
+        """Return the least and largest damping in the last steps of the given trials."""
         steps = self.data.steps
         own = steps[(steps["recipe"] == trials.name) & steps["trial"].isin(trials.trials["trial"])]
         last = own.sort_values("step").groupby("trial")["damping"].last()
@@ -121,7 +121,7 @@ class Study:
     def share_of_steps(
         self, recipe: str, query: str, trials: Recipe | None = None, first: int | None = None
     ) -> float:
-        """Share that a query of pandas selects of a recipe's steps: all, some trials', or the first ones."""
+        """Return the share of a recipe's steps that a query selects; `trials` and `first` limit the steps."""
         steps = self.data.steps
         own = steps[steps["recipe"] == recipe]
         if trials is not None:
@@ -131,29 +131,29 @@ class Study:
         return len(own.query(query)) / len(own)
 
     def radius_share(self, recipe: str) -> float:
-        """Median over trials of the share of steps whose update was cut to the length of the radius."""
+        """Return the median over trials of the share of steps whose update the radius limits."""
         steps = self.data.steps
         own = steps[steps["recipe"] == recipe]
         trials = self.data.trials[self.data.trials["recipe"] == recipe].set_index("trial")
         radius = own["trial"].map(trials["params.radius"])
-        # A length in float32 differs from the radius by rounding.
+        # A length in float32 equals the radius up to rounding.
         cut = own["update_l2"] >= radius * (1 - 1e-4)
         return float(cut.groupby(own["trial"]).mean().median())
 
     def jumps(self, recipe: str) -> Jumps:
-        """The first step of each trial whose ‖δ‖ is ten times that of the step before, or more."""
+        """Return the first step of each trial whose ‖δ‖ is at least ten times the norm before."""
         steps = self.data.steps
         return Jumps.of(steps[steps["recipe"] == recipe])
 
     def rises(self, recipe: str, factor: float = 1.5) -> pd.Series[int]:
-        """The first step, by trial, after which the batch loss is not at most a multiple of the first one."""
+        """Return the first step of each trial after which the batch loss is not ≤ `factor` × the first."""
         steps = self.data.steps
         own = steps[steps["recipe"] == recipe].sort_values(["trial", "step"])
         above = ~(own["loss_after"] <= factor * own.groupby("trial")["loss"].transform("first"))
         return own[above].drop_duplicates("trial").set_index("trial")["step"]
 
     def measured(self, recipe: str, norm: str = "l2") -> dict[str, Estimate]:
-        """What a pre-run would propose for σ and L from the steps of a recipe's trials."""
+        """Return estimates of σ and L from the steps of a recipe's trials, as a pre-run makes them."""
         ok = self[recipe].where("status == 'ok'").trials["trial"]
         steps = self.data.steps
         own = steps[(steps["recipe"] == recipe) & steps["trial"].isin(ok)]
@@ -168,29 +168,29 @@ class Study:
 
     @property
     def proposed(self) -> dict[str, tuple[float, float]]:
-        """The ranges that the study's pre-run proposes, by hyperparameter."""
+        """Ranges that the study's pre-run proposes, by hyperparameter."""
         text = self.data.study.prerun.text("ranges.yaml")
         (found,) = parse_yaml(text or "", f"ranges.yaml of {self.name}").values()
         return {name: (float(r["low"]), float(r["high"])) for name, r in found.items()}
 
     def median_step(self, recipe: str, column: str) -> float:
-        """Median over all steps of all trials of a column of steps.csv.gz."""
+        """Return the median over all steps of all trials of a column of steps.csv.gz."""
         steps = self.data.steps
         values = steps[steps["recipe"] == recipe][column].to_numpy(float)
         return float(np.median(values[np.isfinite(values)]))
 
     def mean_accuracy(self, recipe: str) -> float:
-        """Mean test accuracy over all trials, with diverged ones at chance."""
+        """Return the mean test accuracy over all trials; diverged ones at chance."""
         own = self.data.trials[self.data.trials["recipe"] == recipe]
         return float(at_baseline(own, self.data.metrics.headline).mean())
 
     def mean_rerun(self, recipe: str) -> float:
-        """Mean test accuracy of the best configuration with new seeds, with diverged runs at chance."""
+        """Return the mean test accuracy of the best configuration with new seeds; diverged runs at chance."""
         own = self.data.reruns[self.data.reruns["recipe"] == recipe]
         return float(at_baseline(own, self.data.metrics.headline).mean())
 
 
 @cache
 def load(folder: Path) -> Study:
-    """Return the numbers of a study, which several templates may ask for."""
+    """Return the numbers of a study; templates share the result."""
     return Study(folder)

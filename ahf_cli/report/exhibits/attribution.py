@@ -20,12 +20,12 @@ from ahf_cli.report.text import NOTHING, Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 
 _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
-"""A fixed hyperparameter that only a choice brings with it is no second difference."""
+"""Pairs of a choice and its fixed hyperparameter, which together count as one difference."""
 
 
 @dataclass(frozen=True)
 class SingleChange:
-    """Two recipes, and the one choice in which the second differs from the first."""
+    """Two recipes and the only choice in which they differ."""
 
     before: str
     after: str
@@ -35,9 +35,9 @@ class SingleChange:
 
 
 def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -> list[SingleChange]:
-    """Find the pairs of recipes that differ in one choice or fixed hyperparameter, earlier ones first.
+    """Return the pairs of recipes that differ in one choice or fixed hyperparameter, in the given order.
 
-    `recipes` is {name: {structure: {…}, fixed: {…}}}, as in a study's identity.
+    `recipes` is `{name: {structure: {…}, fixed: {…}}}`, as in a study's identity.
     """
     known = [name for name in order if name in recipes]
     found = []
@@ -51,7 +51,7 @@ def single_changes(recipes: Mapping[str, Mapping[str, Any]], order: list[str]) -
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
-    both = all("curvature" in recipe.get("structure", {}) for recipe in (a, b))  # they have choices
+    both = all("curvature" in recipe.get("structure", {}) for recipe in (a, b))  # both recipes have choices
     for part in ("structure", "fixed"):
         one, two = a.get(part, {}), b.get(part, {})
         for key in dict.fromkeys([*one, *two]):
@@ -70,8 +70,8 @@ def attribution_table(
 ) -> Table:
     """Effect of each single change, after − before, over pairs of trials with equal hyperparameters and seed.
 
-    Pairs are matched by slot; a slot whose shared hyperparameters or seed differ is no pair and is left out.
-    Diverged trials count at the baseline, and so does every loss above it; without one they are no pair.
+    Pairs are matched by slot; a slot with different shared hyperparameters or seeds is left out.  Diverged
+    trials, and losses above the baseline, have its value; without a baseline their pairs are left out.
     """
     done = trials[trials["status"] != "failed"]
     rows = []
@@ -104,14 +104,14 @@ def attribution_table(
         "diverged trials and losses above it at chance" if metrics.guessing else "diverged trials left out"
     )
     note = (
-        "Mean difference, after − before, over trials with the same hyperparameters and training seed; "
-        f"{counted}; Student's interval over pairs."
+        "Mean difference, after − before, over trials with the same hyperparameters and training seed, "
+        f"with Student's interval over pairs; {counted}."
     )
-    return Table("attribution", numbers, {"What each single choice does": text}, note)
+    return Table("attribution", numbers, {"Effect of each single choice": text}, note)
 
 
 def _pairs(done: pd.DataFrame, change: SingleChange) -> tuple[pd.DataFrame, int]:
-    """Return the trials of both side by side, one row a slot with equal settings, and the slots of both."""
+    """Return the trials of both recipes, one row a slot with equal settings, and their number of slots."""
     before, after = (
         done[done["recipe"] == name].set_index("trial") for name in (change.before, change.after)
     )
@@ -129,7 +129,7 @@ def _brought(key: str, change: SingleChange) -> bool:
 
 def _values(pairs: pd.DataFrame, side: str, metric: Column) -> pd.Series[float]:
     frame = pd.DataFrame({"status": pairs[f"status{side}"], metric.column: pairs[f"{metric.column}{side}"]})
-    # One runaway loss of thousands would hide every other effect: no loss counts as worse than guessing.
+    # One loss of thousands would hide every other effect, so losses are capped at the baseline.
     values = at_baseline(frame, metric)
     capped = metric.better == "lower" and metric.baseline is not None
     return values.clip(upper=metric.baseline) if capped else values
@@ -146,7 +146,7 @@ def _signed(row: Mapping[str, Any], name: str) -> str:
 
 
 def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
-    """Draw the effects of a table of single changes, one row a change."""
+    """Return a drawing of the effects of single changes, one row a change."""
     if not len(table):
         return "no two recipes differ in one choice"
     drawn = table.iloc[::-1].reset_index(drop=True)
@@ -158,8 +158,8 @@ def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
         else "Pairs with a diverged trial are left out"
     )
     caption = [
-        "Effect of changing one choice: mean difference after − before with its 95 % interval (Student's t), "
-        f"over pairs of trials with the same hyperparameters and training seed (n = {n} pairs a row). "
+        "Effect of one changed choice: mean difference after − before with its 95 % interval (Student's t). "
+        f"Trials of a pair have the same hyperparameters and training seed, with n = {n} pairs a row. "
         f"{counted}."
     ]
 
@@ -186,7 +186,7 @@ def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
             axes.set_xlabel(f"change of {metric.label} ({better} is better)")
 
     size = max(0.5, 0.1 * len(drawn) + 0.3)
-    return Drawing("attribution", "What each single choice does", table, caption, draw, panels=2, height=size)
+    return Drawing("attribution", "Effect of each single choice", table, caption, draw, panels=2, height=size)
 
 
 def _table(data: StudyData) -> Table:

@@ -1,4 +1,4 @@
-"""The best of k trials, and the recipe that wins with that budget."""
+"""The best of k trials, and the probability that it beats another recipe's best."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ahf_cli.report.text import NOTHING, Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column
 
 LISTED = (1, 2, 5, 10, 20, 50)
-"""budgets in the printed table"""
+"""budgets k in the printed table"""
 
 
 def budgets(n: int) -> list[int]:
@@ -37,7 +37,7 @@ def budgets(n: int) -> list[int]:
 def expected_best_table(trials: pd.DataFrame, names: list[str], *, independent: bool) -> pd.DataFrame:
     """Best loss after k trials: columns recipe, n, k, how, best, best_low, best_high.
 
-    `how` is `expected` where trials are independent, else `so far`, in the order of the search.
+    `how` is `expected` for independent trials, else `so far`, in the order of the search.
     """
     rows = []
     done = ranked(trials)
@@ -61,7 +61,7 @@ def expected_best_table(trials: pd.DataFrame, names: list[str], *, independent: 
 
 
 def beating_table(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """P(best of k trials of A is better than that of B): columns a, b, k, p, p_low, p_high."""
+    """P(best of k trials of A is better than best of k of B): columns a, b, k, p, p_low, p_high."""
     done = ranked(trials)
     values = {name: done[done["recipe"] == name]["value"].to_numpy(float) for name in names}
     rows = []
@@ -73,7 +73,7 @@ def beating_table(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def budget_table(trials: pd.DataFrame, names: list[str], objective: Column, *, independent: bool) -> Table:
-    """Return the table of the best loss after some budgets."""
+    """Return the table of the best loss at some budgets k."""
     numbers = expected_best_table(trials, names, independent=independent)
     largest = int(numbers["k"].max()) if len(numbers) else 0
     listed = [k for k in LISTED if k < largest] + ([largest] if largest else [])
@@ -82,12 +82,12 @@ def budget_table(trials: pd.DataFrame, names: list[str], objective: Column, *, i
         at = {row["recipe"]: row for row in numbers[numbers["k"] == k].to_dict("records")}
         text[f"k = {k}"] = [within(at[name], "best", 3) if name in at else NOTHING for name in names]
     what = "Expected best" if independent else "Best so far"
-    note = "" if independent else "Trials of a Bayesian search depend on each other: no interval."
+    note = "" if independent else "Trials of a Bayesian search depend on each other and have no interval."
     return Table("best_of_k", numbers, {f"{what} {objective.label} of k trials": pd.DataFrame(text)}, note)
 
 
 def beats_table(trials: pd.DataFrame, names: list[str]) -> Table:
-    """Return the table of who wins at some budgets."""
+    """Return the table of P(beats) of each pair of recipes at some budgets k."""
     numbers = beating_table(trials, names)
     listed = [k for k in LISTED if k in set(numbers["k"])]
     rows = []
@@ -101,7 +101,7 @@ def beats_table(trials: pd.DataFrame, names: list[str]) -> Table:
 
 
 def expected_best(trials: pd.DataFrame, names: list[str], objective: Column, *, independent: bool) -> Drawing:
-    """Draw the expected best of k trials of independent trials, or the best so far, and P(beats)."""
+    """Return a drawing of the expected best of k independent trials and P(beats), or of the best so far."""
     best = expected_best_table(trials, names, independent=independent)
     reference = next(name for name in names if (best["recipe"] == name).any())
     beats = _against(beating_table(trials, names), reference) if independent else pd.DataFrame()
@@ -110,15 +110,15 @@ def expected_best(trials: pd.DataFrame, names: list[str], objective: Column, *, 
     label = objective.label
     if independent:
         caption = [
-            f"First panel: expected best {label} of k random trials, unbiased, with its 95 % interval "
-            "(bootstrap-t) up to k = n/2, where it can be given; second: probability that the best of k "
-            f"trials beats that of {reference}, with its 95 % interval up to k = n/4. "
+            f"The first panel shows the expected best {label} of k random trials, unbiased, with its 95 % "
+            "interval (bootstrap-t) up to k = n/2. The second panel shows the probability that the best of k "
+            f"trials beats the best of {reference}, with its 95 % interval up to k = n/4. "
             f"n: {marks.counts(trials, names)}."
         ]
     else:
         caption = [
-            f"Best {label} after k trials, in the order of the search: its trials depend on each other, so "
-            f"there is no interval. n: {marks.counts(trials, names)}."
+            f"Best {label} after k trials, in the order of the search. These trials depend on each other, so "
+            f"they have no interval. n: {marks.counts(trials, names)}."
         ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -147,7 +147,7 @@ def expected_best(trials: pd.DataFrame, names: list[str], objective: Column, *, 
 
 
 def _against(beats: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Turn the pairs of a reference into lines: P(recipe beats it)."""
+    """Return P(recipe beats the reference) as a table of lines, one a recipe."""
     forward = beats[beats["b"] == reference].assign(recipe=lambda t: t["a"])
     back = beats[beats["a"] == reference].assign(recipe=lambda t: t["b"])
     turned = back.assign(p=1 - back["p"], p_low=1 - back["p_high"], p_high=1 - back["p_low"])

@@ -27,16 +27,16 @@ def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFra
 
 
 def curve_table(curves: pd.DataFrame, metric: Column, kind: Band) -> pd.DataFrame:
-    """Centre and band of one metric at each evaluation of each recipe: the data of a line with its band.
+    """Centre and band of one metric at each evaluation of each recipe, the data of a line with its band.
 
-    `curves` is as of `curves_frame`; diverged trials are carried forward at the baseline,
-    or end where there is none; failed ones are left out.
+    `curves` has the columns of `curves_frame`.  Diverged trials are carried forward at the baseline, or end
+    without a baseline; failed trials are left out.
     Columns: metric, recipe, step, n, centre, low, high.
     """
     frames = []
     curves = curves[curves["status"] != "failed"]
     for recipe, own in curves.groupby("recipe", sort=False):
-        # With every trial diverged, the recipe's own evaluations end too early.
+        # If every trial diverged, the recipe's own evaluations end too early.
         whole = own if (own["status"] == "ok").any() else curves
         steps = np.sort(whole["step"].unique())
         values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
@@ -63,7 +63,7 @@ def step_table(steps: pd.DataFrame, columns: list[str], kind: Band) -> pd.DataFr
 
 
 EXPLAINED = 6
-"""Most recipes that the caption explains; of more it says what was seen."""
+"""Most recipes whose descriptions are in the caption; outcomes are always there."""
 
 
 def curves(
@@ -74,7 +74,7 @@ def curves(
     metrics: Metrics,
     explanations: Mapping[str, str],
 ) -> Drawing:
-    """Draw mean and band of each metric over the trials of each recipe."""
+    """Return a drawing of centre and band of each metric over the trials of each recipe."""
     table = pd.concat([curve_table(evaluations, m, band) for m in metrics.shown], ignore_index=True)
     table = with_medians(table, evaluations, metrics.loss)
     names = recipe_names(trials, planned)
@@ -107,7 +107,7 @@ def curves(
 
 
 def with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, metric: Column) -> pd.DataFrame:
-    """Add the median to the losses of the recipes whose centre leaves the panel: one trial can do that."""
+    """Return the table with medians of the recipes whose mean loss leaves the panel, maybe by one trial."""
     beyond = (table["metric"] == "train_loss") & (table["centre"] > metric.edge)
     gone = list(table.loc[beyond, "recipe"].unique())
     if not gone:
@@ -118,12 +118,12 @@ def with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, metric: Column)
 
 
 def has_median(line: pd.DataFrame) -> bool:
-    """Whether the curve of one recipe and metric has a median to draw, in place of its band."""
+    """Return whether the curve of one recipe and metric has a median to draw instead of its band."""
     return "median" in line and bool(line["median"].notna().any())
 
 
 def _limits(axes: Axes, table: pd.DataFrame, metric: Column) -> None:
-    """Fix the y axis: fractions from 0 to 1, losses from 0 to the panel's edge, above which they are cut."""
+    """Set the y axis: the bounds of a fraction, or 0 to the panel's edge, above which losses are cut."""
     if metric.top == 1:
         axes.set_ylim(0, 1)
         axes.set_yticks(np.arange(0, 1.01, 0.2))
@@ -134,14 +134,14 @@ def _limits(axes: Axes, table: pd.DataFrame, metric: Column) -> None:
 
 
 def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
-    """Say which curves leave the panel of the loss, and how far they go."""
+    """Return sentences on the curves that leave the panel of the loss, with their peaks."""
     losses = table[table["metric"] == "train_loss"]
     above = losses[losses["centre"] > top]
     if not len(above):
         return []
     peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
     said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
-    instead = "Such a recipe has its median as a thin line, and no band."
+    instead = "Such a recipe has its median as a thin line without a band."
     return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}. {instead}"]
 
 
@@ -161,7 +161,7 @@ def figure_2(
     metrics: Metrics,
     out: Path,
 ) -> list[Path]:
-    """Save the paper's Figure 2: training loss and headline against step, one line per recipe."""
+    """Save the paper's Figure 2, training loss and headline against step, and return the paths."""
     return save(curves(trials, evaluations, planned, band, metrics, sentences({})), out)
 
 

@@ -1,4 +1,4 @@
-"""Values when every recipe has spent the same: by steps, work and seconds."""
+"""Values of recipes at equal cost, in steps, work or seconds."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ COSTS = {
     "work": "gradients and curvature products",
     "seconds": "training time (s, evaluation excluded)",
 }
-"""Columns of a curve that something is spent in, and their labels.
+"""Columns of a curve that are costs, and their labels.
 
-A curvature product costs what a gradient costs (docs/performance.md), so their sum is what recipes with and
-without linear systems have in common, whatever else the machine does.
+A curvature product takes the time of a gradient (docs/performance.md).  So the sum of both compares recipes
+with and without linear systems, independent of the machine.
 """
 
 PLURAL = {"step": "steps"}
 
 
 def equal_cost_table(curves: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
-    """Headline and training loss when every recipe has spent the same, in each cost.
+    """Headline and training loss of each recipe at equal cost, for each kind of cost.
 
-    The cost is the least over the recipes of the median total: half the trials of each have spent that much.
-    A trial that stopped training before counts with its last value, a diverged one at the baseline.  A recipe
-    that had only been evaluated before its first step has no value there.
+    The cost is the least over the recipes of the median total, so half the trials of each recipe reach it.
+    A trial that ended before has its last value, a diverged trial the baseline.  A recipe has no value if it
+    was only evaluated before its first step.
     """
     done = curves[curves["status"] != "failed"]
     rows = []
@@ -67,7 +67,7 @@ def equal_cost_table(curves: pd.DataFrame, names: list[str], metrics: Metrics) -
 
 
 def _at(own: pd.DataFrame, cost: str, spent: float, metrics: Metrics) -> dict[str, float]:
-    """Mean of each metric over the trials of one recipe when a cost is spent."""
+    """Return the mean of each metric over the trials of one recipe at a cost."""
     found: dict[str, float] = {}
     for metric in metrics.shown:
         values = values_at(own, metric, cost, spent)
@@ -78,9 +78,9 @@ def _at(own: pd.DataFrame, cost: str, spent: float, metrics: Metrics) -> dict[st
 
 
 def _evaluated(own: pd.DataFrame, cost: str, spent: float) -> bool:
-    """Tell whether half the trials of a recipe had been evaluated after a step when a cost was spent."""
+    """Return whether at a cost half the trials of a recipe had been evaluated after a step."""
     first = own[own["step"] > 0].groupby("trial")[cost].min()
-    ended = own.groupby("trial")[cost].max()  # one that diverged before its first evaluation counts as known
+    ended = own.groupby("trial")[cost].max()  # includes trials that diverged before an evaluation
     known = (first.astype(float).reindex(ended.index, fill_value=np.inf) <= spent) | (ended < spent)
     return bool(known.mean() >= 0.5)
 
@@ -90,15 +90,15 @@ def _said(row: Mapping[Any, Any], metric: Column) -> str:
 
 
 def values_at(own: pd.DataFrame, metric: Column, cost: str, spent: float) -> Array:
-    """Return what each trial of one recipe had last been evaluated at when a cost was spent, (trials,).
+    """Return the last evaluated value of each trial of one recipe at a cost, (trials,).
 
-    A trial that stopped training before counts with its last value, a diverged one at the baseline.
+    A trial that ended before has its last value, a diverged trial the baseline.
     """
     return values_along(own, metric, cost, np.array([spent]))[:, 0]
 
 
 def values_along(own: pd.DataFrame, metric: Column, cost: str, spent: Array) -> Array:
-    """Return the same for many costs, (trials, costs)."""
+    """Return the last evaluated values of one recipe's trials at many costs, (trials, costs)."""
     ends = own.sort_values("step").groupby("trial").last()
     diverged = (ends["status"] == "diverged").to_numpy()
     last = np.where(
@@ -114,7 +114,7 @@ def by_trial(own: pd.DataFrame, column: str) -> Array:
     once = own.drop_duplicates(["trial", "step"])
     wide = pd.Series(
         once[column].to_numpy(), [once["trial"], once["step"]]
-    ).unstack()  # may be the step itself
+    ).unstack()  # the column may be the step itself
     return wide.sort_index(axis=1).to_numpy(float)
 
 
@@ -124,7 +124,7 @@ SPENT = ("work", "seconds")
 
 
 def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> pd.DataFrame:
-    """Centre and band of the headline at costs up to what half the trials of a recipe have spent.
+    """Centre and band of the headline at costs up to the median total of a recipe's trials.
 
     Columns: cost, recipe, spent (the amount), n, centre, low, high.
     """
@@ -144,15 +144,15 @@ def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colu
 
 
 def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> Drawing | str:
-    """Draw mean and band of the headline against work and against seconds."""
+    """Return a drawing of centre and band of the headline against work and against seconds."""
     table = spent_table(curves, names, kind, metric)
     if not len(table):
         return "no trial was evaluated"
     looks = styles(names)
     caption = [
-        f"{metric.label.capitalize()} against what a trial had spent: gradients and curvature products, "
-        "which cost about the same, and seconds of training on the machine of the study. Between two "
-        "evaluations the earlier one holds; a line ends where half the trials had ended. "
+        f"{metric.label.capitalize()} against the cost of a trial: gradients and curvature products, or "
+        "seconds of training on the machine of the study. A product takes about the time of a gradient. "
+        "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
         f"{marks.band_words(kind, False)}."
     ]
 
@@ -160,7 +160,7 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colum
         for at, (axes, cost) in enumerate(zip(marks.grid(figure, theme, 2), SPENT, strict=True)):
             lines = table[table["cost"] == cost].rename(
                 columns={"spent": "step"}
-            )  # what a line's x is called
+            )  # `marks.line` needs these names
             for name in lines["recipe"].unique():
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
             marks.baseline(axes, metric)

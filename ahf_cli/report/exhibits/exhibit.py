@@ -13,11 +13,11 @@ from ahf_cli.report.text import Table
 
 @dataclass(frozen=True)
 class Choices:
-    """The reader's choices about tables and figures."""
+    """Choices of the reader about tables and figures."""
 
     band: Band = "se"
     target: float | None = None
-    """value of the headline metric that counts as reached"""
+    """target value of the headline metric"""
     attribute: bool = False
     """compare recipes that differ in one choice"""
 

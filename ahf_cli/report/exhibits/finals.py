@@ -1,4 +1,4 @@
-"""Final values of all trials: one by one, as distributions, and summed up by recipe."""
+"""Final values of all trials: single values, distributions, and statistics by recipe."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ AT_CHANCE, LEFT_OUT = "at chance", "left out"
 
 
 def final_table(trials: pd.DataFrame, planned: Mapping[str, int], metrics: Metrics) -> pd.DataFrame:
-    """Sum up final values: one row per metric, recipe and way to treat diverged trials.
+    """Statistics of final values, one row per metric, recipe and treatment of diverged trials.
 
-    `trials` is as of `trials_frame`.  Columns: metric, recipe, diverged_trials, n (values summed up),
-    planned, ok, diverged, failed, stalled (a part of ok), mean, standard_error, standard_deviation, median,
-    best, worst; with 95 % intervals as `_low` and `_high`: mean, iqm (bootstrap), divergence_rate (Wilson).
+    `trials` has the columns of `trials_frame`.  Columns are metric, recipe, diverged_trials and n, the number
+    of values.  Numbers of trials are planned, ok, diverged, failed and stalled, which is a part of ok.
+    Statistics are mean, standard_error, standard_deviation, median, best and worst.  The columns mean, iqm
+    (bootstrap) and divergence_rate (Wilson) have 95 % intervals in `_low` and `_high`.
     """
     rows = []
     for metric in metrics.shown:
@@ -40,7 +41,7 @@ def final_table(trials: pd.DataFrame, planned: Mapping[str, int], metrics: Metri
 
 
 def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, how: str) -> dict[str, object]:
-    """Sum up one metric of one recipe's trials."""
+    """Return the statistics of one metric of one recipe's trials."""
     head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
     final = own[metric.column].astype(float) if len(own) else pd.Series(dtype=float)
     counted = metric.baseline if how == AT_CHANCE else None
@@ -66,13 +67,13 @@ def _intervals(values: ArrayLike, status: pd.Series[str], metric: Column) -> dic
 def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:
     """Return a final table as tables of text by title: the numbers of trials, then one table a metric.
 
-    A recipe without diverged trials has one row a metric: the two ways to treat them agree.
+    A recipe without diverged trials has one row a metric, since both treatments of them agree.
     """
     first = table.drop_duplicates("recipe")
     counts = first[["recipe", "planned", "ok", "stalled", "diverged", "failed"]].astype(str)
     counts = counts.rename(columns={"stalled": "did not train"})
     counts["diverged share, 95 %"] = [within(row, "divergence_rate", 2) for row in first.to_dict("records")]
-    texts = {"Trials (did not train: a part of ok)": counts}
+    texts = {"Trials (did not train is a part of ok)": counts}
     for metric in metrics.shown:
         own = table[table["metric"] == metric.label]
         own = own[(own["diverged"] > 0) | (own["diverged_trials"] == own["diverged_trials"].iloc[0])]
@@ -88,7 +89,7 @@ def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:
 
 
 def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Drawing:
-    """Draw each trial's final training loss and test accuracy, with a box per recipe."""
+    """Return a drawing of each trial's final training loss and headline, with a box per recipe."""
     done = trials[trials["status"] != "failed"]
     table = done[["recipe", "trial", "status", "stalled"]].assign(
         **{m.column: at_baseline(done, m) for m in metrics.shown}
@@ -96,8 +97,8 @@ def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
     looks = styles(names)
     drawn = [name for name in names if (table["recipe"] == name).any()]
     caption = [
-        f"Final values, one point a trial (n: {marks.counts(trials, names)}); box: quartiles and median, "
-        "whiskers to the last point within 1.5 interquartile ranges. ×: diverged, "
+        f"Final values, one point a trial (n: {marks.counts(trials, names)}). A box has quartiles and "
+        "median, with whiskers to the last point within 1.5 interquartile ranges. ×: diverged, "
         f"{'drawn at chance' if metrics.guessing else 'without a value'}."
         + marks.cut_words(table, metrics.loss, drawn)
     ]
@@ -142,7 +143,7 @@ def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
 
 
 def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Drawing:
-    """Draw the share of trials whose final training loss is at most x, with its simultaneous band."""
+    """Return a drawing of the share of trials with a final training loss of at most x, with its band."""
     metric = metrics.loss
     done = trials[trials["status"] != "failed"]
     frames = []
@@ -154,10 +155,10 @@ def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
     table = pd.concat(frames, ignore_index=True)
     looks = styles(names)
     caption = [
-        "Share of the trials whose final training loss is at most the value below (further left "
-        "and up is better), with the band that holds the whole true distribution with 95 % probability "
-        "(Dvoretzky-Kiefer-Wolfowitz, "
-        f"trials taken as independent; drawn from n = {marks.FEW} on). n: {marks.counts(trials, names)}."
+        "Share of the trials with a final training loss of at most x; a curve further left and up is better. "
+        "The band holds the whole true distribution with 95 % probability if the trials are independent "
+        "(Dvoretzky-Kiefer-Wolfowitz; "
+        f"drawn from n = {marks.FEW} on). n: {marks.counts(trials, names)}."
         f"{marks.diverged_words(trials, metrics)}"
     ]
 
@@ -171,7 +172,7 @@ def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
         marks.baseline(axes, metric, upright=True)
         axes.set(
             xlim=(0, end), ylim=(0, 1), xlabel=f"final {marks.labelled(metric, theme)}",
-            ylabel="share of trials at most there",
+            ylabel="share of trials at most at x",
         )  # fmt: skip
         marks.legend(figure, theme)
 

@@ -1,4 +1,4 @@
-"""The best configuration of each recipe, trained again with new seeds: the basis of a claim."""
+"""Re-runs of the best configuration of each recipe with new seeds, the basis of a claim."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def best_trials(trials: pd.DataFrame, objective: str) -> pd.DataFrame:
 def rerun_table(
     trials: pd.DataFrame, reruns: pd.DataFrame, names: list[str], objective: str, metrics: Metrics
 ) -> Table:
-    """Mean over the new seeds, and the luck in the search's value: search value − mean of the re-runs.
+    """Mean over the new seeds, and the luck of the search, which is its value − the mean of the re-runs.
 
-    A positive luck in accuracy, or a negative one in loss, is optimism of the search.
+    A positive luck in accuracy, or a negative luck in loss, is optimism of the search.
     """
     best = best_trials(trials, objective)
     rows = []
@@ -61,8 +61,8 @@ def rerun_table(
 def pairs_table(reruns: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
     """Each pair of recipes on the same new seeds: mean difference A − B, Cliff's delta, permutation p (Holm).
 
-    Holm's correction is over the metrics of each pair.  Over all pairs as well, no difference between seven
-    recipes could be told with ten seeds: the smallest p of such a test is 2/2¹⁰.
+    Holm's correction is over the metrics of each pair.  A correction over all pairs of seven recipes would
+    accept no difference at ten seeds, since the smallest p of such a test is 2/2¹⁰.
     """
     rows = []
     drawn = [name for name in names if (reruns["recipe"] == name).any()]
@@ -101,7 +101,7 @@ _PAIR_COLUMNS = [
 
 
 def _paired(reruns: pd.DataFrame, a: str, b: str, metric: Column) -> pd.DataFrame:
-    """One row a seed that both have, one column a recipe."""
+    """Return the values of both recipes on common seeds, one row a seed, one column a recipe."""
     valued = reruns.assign(value=at_baseline(reruns, metric))
     sides = [valued[valued["recipe"] == name].set_index("seed")["value"].rename(name) for name in (a, b)]
     return pd.concat(sides, axis=1, join="inner").dropna()
@@ -115,7 +115,7 @@ def _mean(values: ArrayLike) -> float:
 def reruns(
     trials: pd.DataFrame, again: pd.DataFrame, names: list[str], objective: str, metrics: Metrics
 ) -> Drawing | str:
-    """Draw each re-run, their mean with its interval, and what the search had seen."""
+    """Return a drawing of each re-run, their mean with its interval, and the value of the search."""
     done = again[again["status"] != "failed"] if len(again) else again
     drawn = [name for name in names if (done["recipe"] == name).any()]
     if not drawn:
@@ -127,9 +127,9 @@ def reruns(
     seen: dict[Any, dict[Any, float]] = best.to_dict()
     looks = styles(names)
     caption = [
-        "The best configuration of each recipe, trained again with new seeds: one point a seed "
-        f"(n: {marks.counts(done, drawn)}); bar: mean with its 95 % interval (Student's t); ◇: what the "
-        "search had seen of it, optimistic where it lies on the better side of the bar. ×: diverged, "
+        "The best configuration of each recipe, trained again with new seeds, one point a seed "
+        f"(n: {marks.counts(done, drawn)}). The bar is the mean with its 95 % interval (Student's t). "
+        "◇ is the value of the search, optimistic if it is better than the bar. ×: diverged, "
         f"{'drawn at chance' if metrics.guessing else 'without a value'}."
         + marks.cut_words(table, metrics.loss, drawn)
     ]

@@ -1,4 +1,4 @@
-"""F0, the paper's Figure 1: norm of the direction and step size of the pre-run; and its smoothness."""
+"""The paper's Figure 1, norm of the direction and step size of the pre-run, and its smoothness."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ NORMS = {
     "l1": ("direction_l1", r"$\|g_t\|_1$"),
     "sum_l2": ("direction_sum_l2", r"$\sum_l \|g_{t,l}\|_2$"),
 }
-"""The norms of the direction: column, and symbol with the paper's name g for it."""
+"""Norms of the direction, which the paper names g: column and symbol."""
 
 
 def prerun_steps(steps: pd.DataFrame, norm: str) -> Drawing:
-    """Draw ‖g_t‖ and the step size, mean ± SE over the trials of a pre-run; `norm` is a key of `NORMS`."""
+    """Return a drawing of ‖g_t‖ and step size, mean ± SE over trials; `norm` is a key of `NORMS`."""
     column, symbol = NORMS[norm]
     table = step_table(steps, [column, "step_size"], "se")
     n = steps["trial"].nunique()
     fewer = (
-        " at the start, fewer where trials have ended (column n of the table)" if table["n"].min() < n else ""
+        " at the start, fewer after trials have ended (column n of the table)" if table["n"].min() < n else ""
     )
     caption = [
-        f"{marks.band_words('se', n == 1)}, n = {n}{fewer}. First panel: norm of the CG direction g_t; "
-        "second: step size as used, 0 where Eq. 3 is negative."
+        f"{marks.band_words('se', n == 1)}, n = {n}{fewer}. The first panel shows the norm of the CG "
+        "direction g_t, the second panel the step size as used, which is 0 if Eq. 3 is negative."
     ]
     labels = {column: f"norm of the direction {symbol}", "step_size": r"step size $\alpha_t$"}
 
@@ -53,7 +53,7 @@ def prerun_steps(steps: pd.DataFrame, norm: str) -> Drawing:
 
 
 def prerun_smoothness(steps: pd.DataFrame) -> Drawing:
-    """Draw the smoothness of Eq. 2 against the size of the update, one point a step."""
+    """Return a drawing of the smoothness of Eq. 2 against the length of the update, one point a step."""
     columns = {
         "smoothness_gradient": (r"$g = \nabla h$", "#0072B2", "o"),
         "smoothness_direction": (r"$g = -\delta$ (the proof's sign)", "#D55E00", "^"),
@@ -61,7 +61,7 @@ def prerun_smoothness(steps: pd.DataFrame) -> Drawing:
     table = steps[["trial", "step", "update_l2", *columns]]
     caption = [
         f"Conjugate smoothness of Eq. 2 along each update, n = {steps['trial'].nunique()} trials, one point "
-        "a step, with g the gradient of the batch loss and with g = −δ, δ the CG direction; the axis is "
+        "a step. g is the gradient of the batch loss, or −δ with the CG direction δ. The axis is "
         "linear between −1 and 1 (grey) and logarithmic beyond."
     ]
 
@@ -94,17 +94,17 @@ def prerun_smoothness(steps: pd.DataFrame) -> Drawing:
 
 
 def prerun_figures(steps: pd.DataFrame, norm: str, out: Path) -> list[Path]:
-    """Save the paper's Figure 1 for the pre-run, and the smoothness of Eq. 2 against the size of the update.
+    """Save the paper's Figure 1 of the pre-run and the figure of its smoothness, and return the paths.
 
-    `steps` has the column trial and those of `StepRow`; `norm` is a key of `NORMS`.  Writes under `out`
-    figures/prerun_steps.*, figures/prerun_smoothness.* and the tables of the same names in data/.
+    `steps` has the column trial and the columns of `StepRow`; `norm` is a key of `NORMS`.  Files under `out`
+    are figures/prerun_steps.*, figures/prerun_smoothness.* and the tables of the same names in data/.
     """
     return [*save(prerun_steps(steps, norm), out), *save(prerun_smoothness(steps), out)]
 
 
 def _figure(data: StudyData) -> Drawing | str:
     steps, norm = data.prerun
-    return prerun_steps(steps, norm) if len(steps) else "the study has no pre-run, or not its steps"
+    return prerun_steps(steps, norm) if len(steps) else "the study has no pre-run with steps"
 
 
 EXHIBIT = Exhibit(1, figures={"prerun_steps": lambda data, _: _figure(data)})

@@ -1,4 +1,4 @@
-"""Who is ahead under each way of summing up trials."""
+"""The recipe that is ahead by each summary of the trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Ways = Mapping[str, Mapping[str, float]]
 
 
 def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
-    """Say who is ahead under each way of summing up: columns metric, way, winner, and one a recipe."""
+    """The recipe ahead by each summary: columns metric, way (the summary), winner, and one a recipe."""
     done = trials[trials["status"] != "failed"]
     drawn = [name for name in names if (done["recipe"] == name).any()]
     rows = []
@@ -31,11 +31,11 @@ def robustness_table(trials: pd.DataFrame, curves: pd.DataFrame, names: list[str
             rows.append({"metric": metric.label, "way": way, "winner": winner, **values})
     numbers = pd.DataFrame(rows)
     text = numbers.assign(**{name: numbers[name].map(number) for name in drawn}) if rows else numbers
-    return Table("robustness", numbers, {"Who is ahead, by the way of summing up": text})
+    return Table("robustness", numbers, {"Recipe ahead, by summary of the trials": text})
 
 
 def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Column) -> Ways:
-    """Return the value of each recipe under each way."""
+    """Return each summary of the trials as values by recipe."""
     final = {name: done[done["recipe"] == name] for name in names}
     capped = {name: at_baseline(own, metric).dropna().to_numpy(float) for name, own in final.items()}
     ok = {name: own[own["status"] == "ok"][metric.column].to_numpy(float) for name, own in final.items()}
@@ -59,14 +59,14 @@ def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Co
 
 
 def _best_step(curves: pd.DataFrame, names: list[str], metric: Column) -> dict[str, float]:
-    """Mean over trials of the best evaluation that each reached."""
+    """Return the mean over a recipe's trials of their best evaluations, by recipe."""
     grouped = curves[curves["status"] != "failed"].groupby(["recipe", "trial"])[metric.column]
     best = (grouped.min() if metric.better == "lower" else grouped.max()).groupby("recipe").mean()
     return {name: float(best.get(name, np.nan)) for name in names}
 
 
 def _of(summary: Callable[..., Any], values: ArrayLike) -> float:
-    """Return a summary of values; NaN where every trial has diverged and none counts."""
+    """Return a summary of values; NaN without a value."""
     x = np.asarray(values, dtype=float)
     return float(summary(x)) if len(x) else float("nan")
 

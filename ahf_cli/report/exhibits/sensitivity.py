@@ -32,7 +32,7 @@ def sensitivity_points(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: Column) -> Table:
-    """Spearman's rank correlation of each hyperparameter with the loss: negative, larger is better."""
+    """Spearman's rank correlation of each hyperparameter with the loss; negative if larger is better."""
     points = sensitivity_points(trials, names)
     rows = [
         {"recipe": recipe, "hyperparameter": key, "n": len(own)}
@@ -45,13 +45,11 @@ def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: Column)
         rank_correlation=numbers["rank_correlation"].map(lambda v: number(v, 2, fixed=True)),
     )
     title = f"Rank correlation of hyperparameter and {objective.label}"
-    return Table(
-        "sensitivity", numbers, {title: text}, "Over the trials of the search, which a sampler chose."
-    )
+    return Table("sensitivity", numbers, {title: text}, "The sampler chose these trials.")
 
 
 def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metrics: Metrics) -> Drawing | str:
-    """Draw one panel a hyperparameter, one point a trial."""
+    """Return a drawing of the objective, one panel a hyperparameter, one point a trial."""
     table = sensitivity_points(trials, names)
     keys = list(table["hyperparameter"].unique())
     if not keys:
@@ -60,8 +58,8 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metri
     label = objective.label
     caption = [
         f"{label.capitalize()} of each trial, at most {marks.cap_words(metrics)}, against its "
-        f"hyperparameters; ×: diverged. n: {marks.counts(trials, names)}. The sampler chose where to look: a "
-        "gap is no gap of the method."
+        f"hyperparameters; ×: diverged. n: {marks.counts(trials, names)}. A gap means that the sampler "
+        "chose no trial there."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:

@@ -13,7 +13,7 @@ from ahf_cli.report.marks import Style, styles
 from ahf_cli.report.plotting import Axes, Figure
 
 WINDOWS = 70
-"""most windows of steps that a line over all steps is drawn from"""
+"""most windows of steps, and points, of a line"""
 
 
 def cost_table(steps: pd.DataFrame, curves: pd.DataFrame, names: list[str]) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def step_lines(steps: pd.DataFrame, columns: list[str], names: list[str]) -> pd.
 
 
 def window(steps: pd.DataFrame) -> int:
-    """Return the width of a window in steps: 1 where all distinct steps are few enough to be drawn."""
+    """Return the width of a window in steps; 1 if the steps are no more than `WINDOWS`."""
     distinct = np.sort(steps["step"].unique())
     if len(distinct) <= WINDOWS:
         return int(np.diff(distinct).min(initial=distinct[-1])) if len(distinct) > 1 else 1
@@ -60,12 +60,12 @@ def window(steps: pd.DataFrame) -> int:
 
 
 def cost(steps: pd.DataFrame, curves: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Drawing:
-    """Draw CG iterations and milliseconds a step."""
+    """Return a drawing of CG iterations and milliseconds a step."""
     table = cost_table(steps, curves, names)
     looks = styles(names)
     caption = [
         f"{_median(steps)} (n at the start: {marks.counts(trials, names)}). Time is training time without "
-        "evaluation, averaged between two evaluations; it depends on the machine and on what ran beside."
+        "evaluation, averaged between two evaluations; it depends on the machine and on its other load."
     ]
     labels = {"cg_iterations": "CG iterations a step", "milliseconds": "time a step (ms)"}
 
@@ -80,7 +80,7 @@ def cost(steps: pd.DataFrame, curves: pd.DataFrame, trials: pd.DataFrame, names:
 
 
 def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Drawing | str:
-    """Draw damping, reduction ratio and step size over the steps."""
+    """Return a drawing of damping, reduction ratio and step size over the steps."""
     quantities = {
         "damping": r"damping $\lambda$", "reduction_ratio": r"reduction ratio $\rho$",
         "step_size": r"step size $\alpha_t$",
@@ -92,9 +92,10 @@ def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Draw
         return "no recipe of the study has a damping"
     looks = styles(names)
     caption = [
-        f"{_median(steps)} (n at the start: {marks.counts(trials, names)}). Dotted: ρ = ¼ and ¾, between "
-        "which the Levenberg-Marquardt rule keeps λ; its panel is cut off at −1 and 2. Step size as used: "
-        "α, or Eq. 3, where it is 0 not drawn; the learning rate 0.001 of the released Adaptive HF."
+        f"{_median(steps)} (n at the start: {marks.counts(trials, names)}). Dotted lines are ρ = ¼ "
+        "and ¾; between them the Levenberg-Marquardt rule keeps λ. The panel of ρ is cut off at −1 and 2. "
+        "The step size as used is α or Eq. 3; a step size of 0 is not drawn. The released Adaptive HF has a "
+        "constant 0.001."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -132,7 +133,7 @@ def _lines(axes: Axes, table: pd.DataFrame, looks: dict[str, Style], *, named: b
 def _median(steps: pd.DataFrame) -> str:
     width = window(steps) if len(steps) else 1
     within = f", each trial's median within {width} steps" if width > 1 else ""
-    return f"Median with the quartiles over the trials that went so far{within}"
+    return f"Median with the quartiles over the trials that reached a step{within}"
 
 
 EXHIBIT = Exhibit(

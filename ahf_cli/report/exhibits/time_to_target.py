@@ -22,7 +22,8 @@ from ahf_cli.tasks.metrics import Column
 def crossing_table(curves: pd.DataFrame, names: list[str], target: float, metric: Column) -> pd.DataFrame:
     """Cost at which each trial first met the target of the headline: recipe, trial, and one column a cost.
 
-    ∞ where it never did.  A crossing counts when it is evaluated, also in a trial that diverged later.
+    The cost of a trial that never met it is ∞.  A crossing counts at its evaluation, also if the trial
+    diverged later.
     """
     frames = []
     for name in names:
@@ -39,7 +40,7 @@ def crossing_table(curves: pd.DataFrame, names: list[str], target: float, metric
 
 
 def target_table(curves: pd.DataFrame, names: list[str], target: float, metric: Column) -> Table:
-    """Return how many trials met the target, and the median cost over all trials (∞: most never did)."""
+    """Return the table of trials that met the target, with the median cost over all trials (or ∞)."""
     crossings = crossing_table(curves, names, target, metric)
     rows = []
     for name in names:
@@ -63,7 +64,7 @@ def target_table(curves: pd.DataFrame, names: list[str], target: float, metric: 
 def time_to_target(
     curves: pd.DataFrame, names: list[str], target: float | None, metric: Column
 ) -> Drawing | str:
-    """Draw the share of trials that have met the target of the headline against each cost."""
+    """Return a drawing of the share of trials that have met the target, against each cost."""
     if target is None:
         return f"no target of {metric.label} is given: --target X"
     crossings = crossing_table(curves, names, target, metric)
@@ -80,11 +81,11 @@ def time_to_target(
     sign = f"{metric.label.partition(' ')[2]} {'≥' if metric.better == 'higher' else '≤'}"
     met = crossings[np.isfinite(crossings["step"].to_numpy(float))]["recipe"].value_counts()
     never = [name for name in crossings["recipe"].unique() if name not in met]
-    unmet = f" Not drawn, since none of its trials met it: {', '.join(never)}." if never else ""
+    unmet = f" Recipes without a trial that met it are not drawn: {', '.join(never)}." if never else ""
     caption = [
-        f"Share of all trials whose {metric.label} has reached {target:g}, against what they had spent, with "
-        f"a simultaneous 95 % band (Dvoretzky-Kiefer-Wolfowitz; drawn from n = {marks.FEW} on). Misses never "
-        "cross. Met by: "
+        f"Share of all trials whose {metric.label} has reached {target:g}, against their cost, with a "
+        f"simultaneous 95 % band (Dvoretzky-Kiefer-Wolfowitz; drawn from n = {marks.FEW} on). Trials that "
+        "met it: "
         f"{', '.join(f'{k} {met[k]} of {(crossings.recipe == k).sum()}' for k in met.index)}.{unmet}"
     ]
     ends = {cost: float(curves[curves["status"] != "failed"][cost].max()) for cost in COSTS}

@@ -1,4 +1,4 @@
-"""`report.html`: a comparison as one file for a browser, which needs no network and no JavaScript."""
+"""`report.html`: a comparison as one file for a browser, without network and without JavaScript."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ahf_cli.report.text import number
 from ahf_cli.study.files import atomic_write
 
 PARTLY = ("damping",)
-"""static figures that show more than their interactive form, and stay beside it"""
+"""static figures that show more than their interactive form, and are shown beside it"""
 _UNIQUE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -65,14 +65,14 @@ def page(comparison: Comparison) -> str:
 def _embedded(plots: Sequence[Any]) -> tuple[str, list[str]]:
     """Return a script that draws interactive figures, and the element of each."""
     document = Document()
-    with document.models.freeze():  # else Bokeh visits all figures again at each one that is added
+    with document.models.freeze():  # else Bokeh visits all figures again at each added figure
         for plot in plots:
             document.add_root(plot)
     return _renamed(*components(plots))
 
 
 def _renamed(script: str, divs: Sequence[str]) -> tuple[str, list[str]]:
-    """Replace Bokeh's random names, so that the same data make the same page."""
+    """Return script and elements with counted names instead of Bokeh's random names, for equal pages."""
     names: dict[str, str] = {}
 
     def name(found: re.Match[str]) -> str:
@@ -86,7 +86,7 @@ def _resource(name: str) -> str:
 
 
 def _figure(picture: Picture, divs: list[Markup]) -> dict[str, Any]:
-    """Return a figure's parts; its caption is text, which can be selected and read aloud."""
+    """Return the parts of a figure by name, with its caption as text."""
     drawing = picture.drawing
     image = base64.b64encode(picture.panels()).decode()
     return {
@@ -96,7 +96,7 @@ def _figure(picture: Picture, divs: list[Markup]) -> dict[str, Any]:
 
 
 def _table(title: str, table: pd.DataFrame) -> Markup:
-    """Return a table of text as HTML that can be sorted."""
+    """Return a table of text as sortable HTML."""
     head = Markup("").join(Markup("<th scope='col'>{}</th>").format(name) for name in table.columns)
     rows = [
         Markup("<tr>{}</tr>\n").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row))

@@ -1,4 +1,4 @@
-"""Figures of the page that can be zoomed and toggled by recipe and by trial; drawn with Bokeh."""
+"""Interactive figures of the page, drawn with Bokeh: zoom, and a switch for each recipe and trial."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.tasks.metrics import Column, Metrics
 
 POINTS = 120
-"""most steps of a trial that are drawn"""
+"""most drawn steps of a trial"""
 TOOLTIPS = [
     ("trial", "@name"),
     ("outcome", "@outcome"),
@@ -34,7 +34,7 @@ _MARKERS = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": 
 
 
 def figures(data: StudyData, band: Band) -> dict[str, list[Any]]:
-    """Return the interactive figures by the name of the static one that they stand for."""
+    """Return the interactive figures by the name of the static figure that they replace."""
     words = trial_words(data.trials, data.metrics)
     looks = styles(data.recipes)
     shown = data.trials[data.trials["status"] != "failed"]
@@ -47,7 +47,7 @@ def figures(data: StudyData, band: Band) -> dict[str, list[Any]]:
 
 
 def trial_words(trials: pd.DataFrame, metrics: Metrics) -> dict[tuple[str, int], dict[str, str]]:
-    """Return what hovering over a trial says: its name, outcome and hyperparameters."""
+    """Return the texts of the tooltip of each trial: its name, outcome and hyperparameters."""
     keys = [key for key in HYPERPARAMETERS if f"params.{key}" in trials]
     words, shown = {}, list(enumerate(metrics.shown))
     for row in trials.to_dict("records"):
@@ -75,7 +75,7 @@ def _curves(
     words: Mapping[Any, Mapping[str, str]],
     looks: Mapping[str, Style],
 ) -> Any:
-    """One thin line a trial; of each recipe the centre and its band, or its median where that leaves."""
+    """Return a plot with one thin line a trial, and the centre with its band, or the median, a recipe."""
     last = float(data.curves["step"].max())
     plot = _plot(
         f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last), _ends(metric)
@@ -107,7 +107,7 @@ def _curves(
 def _trial_lines(
     plot: Any, own: pd.DataFrame, column: str, words: Mapping[Any, Mapping[str, str]], color: str
 ) -> Any:
-    """Draw the trials of one recipe; each can be hidden by its place in the filter of the view."""
+    """Draw the trials of one recipe; the view's filter hides a trial by its position."""
     rows: dict[str, Any] = {key: [] for key in ("xs", "ys", "name", "outcome", "settings")}
     for (recipe, number), trial in own.groupby(["recipe", "trial"], sort=True):
         thin = trial.iloc[np.unique(np.linspace(0, len(trial) - 1, POINTS).astype(int))]
@@ -197,12 +197,12 @@ def _damping(
 
 
 def _ends(metric: Column) -> tuple[float, float]:
-    """Return the ends of the axis of a metric."""
+    """Return the limits of the axis of a metric."""
     return limits(metric, metric.edge if np.isfinite(metric.edge) else 1.0)
 
 
 def _around(values: pd.Series[float], *, log: bool) -> tuple[float, float]:
-    """Return the range of some values with a margin."""
+    """Return the limits of an axis around some values, with a margin."""
     low, high = float(values.min()), float(values.max())
     if log:
         return low / 1.5, high * 1.5
@@ -213,7 +213,7 @@ def _around(values: pd.Series[float], *, log: bool) -> tuple[float, float]:
 def _plot(
     y: str, x: str, across: tuple[float, float], up: tuple[float, float], height: int = 360, **kinds: Any
 ) -> Any:
-    """Make an empty figure with fixed ranges, so that hiding a trial moves nothing."""
+    """Return an empty plot with fixed ranges, so that a hidden trial leaves the axes as they are."""
     plot = figure(
         height=height, sizing_mode="stretch_width", tools=_TOOLS, active_drag="box_zoom",
         toolbar_location="above", x_range=_range(across), y_range=_range(up), x_axis_label=x,
@@ -230,7 +230,7 @@ def _range(ends: tuple[float, float]) -> Range1d:
 
 
 def _finish(plot: Any, items: Iterable[tuple[str, list[Any]]], hovered: list[Any]) -> Any:
-    """Add a legend whose entries hide and show a recipe, and what hovering over a trial says."""
+    """Add tooltips, and a legend whose entries hide and show a recipe."""
     entries = [LegendItem(label=name, renderers=renderers) for name, renderers in items]
     if entries:
         legend = Legend(
@@ -247,5 +247,5 @@ def _dash(look: Style) -> Any:
 
 
 def _light(values: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Half the bytes: a picture needs no more digits."""
+    """Return values in float32, which halves the page and suffices for a plot."""
     return np.asarray(values, dtype=np.float32)

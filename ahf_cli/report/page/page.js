@@ -1,7 +1,7 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-// Sorting: by the first number of a cell where all have one, else by its text.
+// Sort by the first number of each cell if all cells have one, else by text.
 function keyOf(cell) {
   const box = cell.querySelector("input");
   if (box) return box.checked ? "1" : "0";
@@ -36,7 +36,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Figures: every renderer named "trials" has one entry a trial.
+// Every renderer named "trials" has one entry a trial.
 function models() {
   return Bokeh.documents.flatMap((doc) => [...doc.all_models]);
 }
@@ -59,7 +59,7 @@ for (const [id, value] of [["all", true], ["none", false]]) {
   });
 }
 
-// Colours of axes and texts follow the page's.
+// Axes and texts take the colours of the page.
 function paint() {
   const style = getComputedStyle(document.documentElement);
   const [ink, line] = [style.getPropertyValue("--ink").trim(), style.getPropertyValue("--line").trim()];

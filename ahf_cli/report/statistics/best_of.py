@@ -1,7 +1,7 @@
-"""What a search of k random trials can be expected to find, from n ≥ k of them.
+"""The best of k random trials, estimated from n ≥ k trials.
 
-Values are losses: lower is better.  Unbiased where the trials are drawn independently from one distribution
-(random search); of a Bayesian search, whose trials depend on each other, look at `best_so_far` instead.
+Values are losses: lower is better.  Estimates are unbiased for independent trials of one distribution, as in
+random search.  The trials of a Bayesian search depend on each other; `best_so_far` describes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ahf_cli.report.statistics.trajectory import Array
 
 
 def best_weights(n: int, k: int) -> Array:
-    """C(n−1−i, k−1)/C(n, k) for i = 0 … n−1: how often x_(i) is the least of k out of n, shape (n,).
+    """C(n−1−i, k−1)/C(n, k) for i = 0 … n−1: probability that x_(i) is the least of k out of n, shape (n,).
 
     Raises ValueError unless 1 ≤ k ≤ n.
     """
@@ -26,7 +26,7 @@ def best_weights(n: int, k: int) -> Array:
         raise ValueError(f"k must be in [1, n = {n}], got {k}")
     weights = np.zeros(n)
     weights[0] = k / n
-    for i in range(1, n - k + 1):  # ratio of neighbours: no large binomials
+    for i in range(1, n - k + 1):  # a ratio of neighbours avoids large binomials
         weights[i] = weights[i - 1] * (n - i - k + 1) / (n - i)
     return weights
 
@@ -45,9 +45,9 @@ def expected_best_interval(
 ) -> Interval:
     """E_k with the bootstrap-t interval (Efron 1981), studentized by the jackknife of the U-statistic.
 
-    The percentile interval covers half of what it claims here: a resample cannot beat the best value seen.
-    Losses are bounded below; for a left tail as heavy as t₃'s this one covers 0.85 to 0.9.  No interval for
-    k > n/2, where the estimate rests on a few trials, or without spread.
+    A percentile interval has half its nominal coverage here, since no resample is below the least value.
+    Losses are bounded below; for a left tail as heavy as t₃'s, the coverage of this interval is 0.85 to 0.9.
+    There is no interval without spread, or for k > n/2, where the estimate depends on a few trials.
     """
     x = np.sort(np.asarray(values, dtype=float))
     n, centre = len(x), expected_best(values, k)
@@ -56,7 +56,7 @@ def expected_best_interval(
         return Interval(centre, math.nan, math.nan)
     drawn = np.sort(x[rng.integers(n, size=(n, resamples))], axis=0)
     errors = _jackknife_errors(drawn, k)
-    below = np.arange(n) / n  # of the sample itself, drawn from with replacement, the truth is this:
+    below = np.arange(n) / n  # expected least of k draws with replacement from the sample:
     truth = float(((1 - below) ** k - (1 - below - 1 / n) ** k) @ x)
     usable = errors > 1e-9 * error
     studentized = (best_weights(n, k) @ drawn - truth)[usable] / errors[usable]
@@ -65,7 +65,7 @@ def expected_best_interval(
 
 
 def best_so_far(values: ArrayLike) -> Array:
-    """min(x₀ … x_i) for each i, in the order in which the trials were asked for; NaN counts as no result."""
+    """min(x₀ … x_i) for each i, in the order of the trials; NaN counts as no result."""
     return np.asarray(np.fmin.accumulate(np.asarray(values, dtype=float)))
 
 
@@ -82,7 +82,7 @@ def probability_of_beating(a: ArrayLike, b: ArrayLike, k: int) -> float:
 def probability_of_beating_interval(a: ArrayLike, b: ArrayLike, k: int, level: float = LEVEL) -> Interval:
     """P(A beats B | budget k) with a two-sample jackknife interval on the log-odds scale.
 
-    No interval for k > n/4, or where one always wins.
+    There is no interval for k > n/4, or if one recipe always wins.
     """
     x, y = np.sort(np.asarray(a, dtype=float)), np.sort(np.asarray(b, dtype=float))
     p, n = probability_of_beating(x, y, k), min(len(x), len(y))
@@ -105,7 +105,7 @@ def _wins(x: Array, y: Array) -> Array:
 def _jackknife_errors(ordered: Array, k: int) -> Array:
     """√((n−1)/n Σ (θ₍₋ᵢ₎ − mean)²) (Tukey 1958) of Σ wᵢ x_(i), for columns (n, m) in ascending order: (m,).
 
-    Without value i, those before it keep their weight, and later ones move up.
+    Without value i, earlier values keep their weight, and later values take the weight before.
     """
     n = len(ordered)
     weights = best_weights(n - 1, k)[:, None]

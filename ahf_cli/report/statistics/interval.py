@@ -1,4 +1,4 @@
-"""Estimates with their 95 % intervals.  An interval is NaN where the data cannot give one, never a point."""
+"""Estimates with their 95 % intervals; an interval that the data cannot give is NaN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ahf_cli.report.statistics.trajectory import Array
 
 RESAMPLES = 2000
 FEWEST = 10
-"""values that a bootstrap interval needs"""
+"""least values for a bootstrap interval"""
 
 
 class Interval(NamedTuple):
@@ -27,11 +27,11 @@ class Interval(NamedTuple):
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Tell whether a value lies outside; False where there is no interval."""
+        """Return whether a value lies outside the interval; False without an interval."""
         return self.low > value or self.high < value
 
     def clipped(self, low: float, high: float) -> Interval:
-        """Return the interval with its ends within what is possible, such as [0, 1]."""
+        """Return the interval with its ends limited to the possible range, such as [0, 1]."""
         return Interval(self.estimate, _clip(self.low, low, high), _clip(self.high, low, high))
 
 
@@ -46,8 +46,8 @@ def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 def median_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Median of values (n,) between two order statistics, x_(r) and x_(n+1−r), free of any distribution.
 
-    r is the largest rank with P(Bin(n, ½) < r) ≤ (1 − level)/2 (Conover 1999, §3.2); no interval below
-    n = 6, where there is no such rank.  Infinite values, such as targets that were never met, are welcome.
+    r is the largest rank with P(Bin(n, ½) < r) ≤ (1 − level)/2 (Conover 1999, §3.2).  No such rank exists
+    for n < 6.  Infinite values are allowed, such as costs of unmet targets.
     """
     from scipy.stats import quantile_test  # 0.7 s to import
 
@@ -67,8 +67,8 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap (Efron 1979) of a statistic that maps (n, resamples) to (resamples,).
 
-    Resamples the values (n,) with replacement; no interval for n < 10, where it covers too little, or without
-    spread.
+    It resamples the values (n,) with replacement.  There is no interval without spread, or for n < 10, where
+    its coverage is too low.
     """
     x = _present(values)
     centre = float(statistic(x[:, None])[0]) if len(x) else math.nan
@@ -98,7 +98,7 @@ def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
 
 
 def rate_difference(x_a: int, n_a: int, x_b: int, n_b: int, level: float = LEVEL) -> Interval:
-    """p̂_A − p̂_B with the hybrid score interval, Wilson's ends squared and added (Newcombe 1998)."""
+    """p̂_A − p̂_B with the hybrid score interval from the ends of Wilson's intervals (Newcombe 1998)."""
     a, b = wilson_interval(x_a, n_a, level), wilson_interval(x_b, n_b, level)
     difference = a.estimate - b.estimate
     return Interval(

@@ -1,4 +1,4 @@
-"""Two samples against each other: paired differences, permutation test, Cliff's delta, Holm's correction."""
+"""Comparison of two samples: paired differences, permutation test, Cliff's delta, Holm's correction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ahf_cli.report.statistics.sample import LEVEL
 from ahf_cli.report.statistics.trajectory import Array
 
 EXACT_PAIRS = 40
-"""most pairs whose 2ⁿ sign patterns are counted: twice 2ⁿᐟ² sums are formed"""
+"""most pairs n whose 2ⁿ sign patterns are counted, from two sets of 2ⁿᐟ² sums"""
 _TOLERANCE = 1e-12
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
-    """Mean of aᵢ − bᵢ over the pairs (n,) in which neither is missing, with Student's interval."""
+    """Mean of aᵢ − bᵢ over the complete pairs (n,), with Student's interval."""
     return mean_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
 
 
@@ -28,10 +28,10 @@ def paired_permutation_test(
 ) -> float:
     """Two-sided p of the mean difference of pairs (n,) under random signs (Fisher 1935).
 
-    All 2ⁿ patterns for n ≤ 40, counted by meeting in the middle: each sum of one half of the pairs is sought
-    among the sorted sums of the other (Horowitz and Sahni 1974).  Beyond, `patterns` random ones with
-    (hits + 1)/(patterns + 1), which is valid at any number of patterns (Phipson and Smyth 2010).
-    NaN for no pair.
+    For n ≤ 40 all 2ⁿ patterns are counted by meeting in the middle (Horowitz and Sahni 1974).  Each sum over
+    one half of the pairs is sought among the sorted sums over the other half.  For n > 40 the test draws
+    `patterns` random patterns; (hits + 1)/(patterns + 1) is valid for any number (Phipson and Smyth 2010).
+    p is NaN without a pair.
     """
     d = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     d = d[~np.isnan(d)]
@@ -46,7 +46,7 @@ def paired_permutation_test(
         return float((np.sum(np.abs(signs @ d) >= seen) + 1) / (patterns + 1))
     some, others = _sums(d[: n // 2]), np.sort(_sums(d[n // 2 :]))
     hits = len(others) - np.searchsorted(others, seen - some, side="left")
-    # The patterns are symmetric: as many sums lie below −seen as above seen.
+    # By symmetry as many sums lie below −seen as above seen.
     return float(2 * hits.sum() / 2**n)
 
 
@@ -61,8 +61,8 @@ def _sums(d: Array) -> Array:
 def cliffs_delta(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
     """δ = P(A > B) − P(A < B) of two samples (n,), (m,) with the interval of Feng and Cliff 2004.
 
-    Their unbiased variance of δ and asymmetric ends, which stay within [−1, 1]; where the samples do not
-    overlap the variance is 0, and the interval is that of one pair fewer: [(m − z²)/(m + z²), 1], mirrored.
+    The variance of δ is unbiased, and the asymmetric ends lie within [−1, 1].  Samples without overlap have
+    variance 0; their interval is [(m − z²)/(m + z²), 1], or its mirror image, as for one pair fewer.
     """
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     n, m = len(x), len(y)
@@ -85,9 +85,9 @@ def cliffs_delta(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return adjusted p: the largest so far of (m − i) p_(i), at most 1, in the given order (Holm 1979).
+    """Return adjusted p in the given order: the running maximum of (m − i) p_(i), at most 1 (Holm 1979).
 
-    NaN stays NaN and is no test.
+    NaN stays NaN and does not count as a test.
     """
     p = np.asarray(p_values, dtype=float)
     tests = np.flatnonzero(~np.isnan(p))
@@ -99,7 +99,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _delta_variance(signs: Array, delta: float) -> float:
-    """Return the unbiased variance of δ̂, no smaller than Cliff's floor (1 − δ²)/(nm − 1)."""
+    """Return the unbiased variance of δ̂, at least Cliff's (1 − δ²)/(nm − 1)."""
     n, m = signs.shape
     rows, columns = signs.mean(axis=1) - delta, signs.mean(axis=0) - delta
     each = np.sum((signs - delta) ** 2)

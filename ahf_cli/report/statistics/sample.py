@@ -21,7 +21,7 @@ class Summary:
     """Final values of one metric over the trials of one recipe."""
 
     n: int
-    """values that mean, median and the rest are taken over"""
+    """number of values in mean, median and the other statistics"""
     ok: int
     diverged: int
     failed: int
@@ -40,9 +40,9 @@ def summarize(
     better: Literal["lower", "higher"],
     chance: float | None = None,
 ) -> Summary:
-    """Sum up final values (trials,); diverged trials count as `chance`, or are left out where it is None.
+    """Return a summary of final values (trials,).
 
-    Failed trials are counted and take no part in the rest.
+    Diverged trials have the value `chance`, or are left out if it is None.  Failed trials are only counted.
     """
     x, kinds = np.asarray(values, dtype=float), np.asarray(status, dtype=str)
     used = x[kinds == "ok"]
@@ -67,10 +67,10 @@ def summarize(
 
 
 def interquartile_mean(values: ArrayLike) -> Array:
-    """Mean of the middle half of values (n, …) over axis 0, partial weights at its ends.
+    """Mean of the middle half of values (n, …) over axis 0, with partial weights at its ends.
 
-    The mean of the quantile function between ¼ and ¾: the IQM of Agarwal et al. 2021 ("Deep reinforcement
-    learning at the edge of the statistical precipice"), for any n.  No value may be missing.
+    It is the mean of the quantile function between ¼ and ¾: the IQM of Agarwal et al. 2021 ("Deep
+    reinforcement learning at the edge of the statistical precipice"), for any n.  No value may be missing.
     """
     x = np.sort(np.asarray(values, dtype=float), axis=0)
     n = len(x)
@@ -93,9 +93,9 @@ class Distribution(NamedTuple):
 def empirical_distribution(values: ArrayLike, n: int | None = None, level: float = LEVEL) -> Distribution:
     """F̂(x) = #{xᵢ ≤ x}/n with the simultaneous band ± √(ln(2/(1−level))/(2n)).
 
-    Dvoretzky, Kiefer and Wolfowitz 1956 with Massart's 1990 constant: the whole true distribution lies in the
-    band with at least this probability.  `n` counts values that are not listed, such as targets never met.
-    The band is NaN for n < 2.
+    The whole true distribution lies in the band with at least the probability `level` (Dvoretzky, Kiefer and
+    Wolfowitz 1956, with Massart's constant of 1990).  `n` may exceed the number of
+    values, since costs of unmet targets are not listed.  The band is NaN for n < 2.
     """
     x = np.asarray(values, dtype=float)
     distinct, counts = np.unique(x[np.isfinite(x)], return_counts=True)

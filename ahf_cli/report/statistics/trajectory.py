@@ -19,7 +19,7 @@ BANDS: dict[Band, str] = {
     "ci": "mean with its 95 % interval (Student's t) over trials",
     "iqr": "median with the quartiles over trials",
 }
-"""The bands, and what they are in words."""
+"""Kinds of bands and their descriptions."""
 
 
 class Centre(NamedTuple):
@@ -31,7 +31,7 @@ class Centre(NamedTuple):
 
 
 def band(values: ArrayLike, kind: Band) -> Centre:
-    """Centre and band over the trials, axis 0, as `BANDS` says; missing values (NaN) are left out.
+    """Centre and band over the trials, axis 0, of a kind in `BANDS`; missing values (NaN) are left out.
 
     The band is NaN for n < 2.
     """
@@ -49,12 +49,12 @@ def band(values: ArrayLike, kind: Band) -> Centre:
 
 
 def count(values: ArrayLike) -> NDArray[np.int64]:
-    """Count the values in each column that are not missing."""
+    """Return the number of values in each column that are not missing."""
     return np.asarray(np.sum(~np.isnan(np.asarray(values, dtype=float)), axis=0), dtype=np.int64)
 
 
 def carry_forward(values: ArrayLike, diverged: Sequence[bool] | NDArray[np.bool_], chance: float) -> Array:
-    """Fill each diverged trial, from its first value that is not finite, with the value of chance.
+    """Return values with chance in place of each diverged trial's values from the first non-finite one.
 
     `values` is (trials, steps), NaN after a trial's end; other trials are returned as they are.
     """
@@ -66,8 +66,8 @@ def carry_forward(values: ArrayLike, diverged: Sequence[bool] | NDArray[np.bool_
 def first_crossing(values: ArrayLike, cost: ArrayLike, target: float, higher: bool = True) -> Array:
     """Cost at the first evaluation that meets the target, per trial (trials,); ∞ for a miss.
 
-    `values` and `cost` are (trials, steps) with NaN after a trial's end.  Crossings are not interpolated:
-    what was not evaluated is not known to be met.
+    `values` and `cost` are (trials, steps) with NaN after a trial's end.  Crossings are not interpolated
+    between evaluations.
     """
     x, c = np.array(values, dtype=float, ndmin=2), np.array(cost, dtype=float, ndmin=2)
     with np.errstate(invalid="ignore"):
@@ -77,7 +77,7 @@ def first_crossing(values: ArrayLike, cost: ArrayLike, target: float, higher: bo
 
 
 def value_at_cost(values: ArrayLike, cost: ArrayLike, at: float) -> Array:
-    """Last value known when a cost was spent, per trial (trials,); NaN for a trial that ended before it.
+    """Last evaluated value at a cost, per trial (trials,); NaN for a trial that ended before.
 
     A trial's curve is a step function of its cost: between two evaluations the earlier one holds.
     """
