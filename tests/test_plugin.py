@@ -306,6 +306,8 @@ def test_a_part_of_a_plugin_is_a_choice_as_a_built_in_one(
     for step in (1, 2):
         state, info = core.step(state, objective, objective)
         assert info.step_size.item() == pytest.approx(0.8 * 0.5**step)
+    assert main(["ls", "tasks"]) == 0
+    assert "10 classes; metrics: loss, accuracy" in capsys.readouterr().out
     assert main(["ls", "parts"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "step_size geometric α_t = α dᵗ; a step size that falls by d" in lines

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from ahf_cli.study.store import Study
 
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name or path of the study.", show_default=False)]
-Kind = Literal["recipes", "parts", "models", "data", "losses"]
+Kind = Literal["recipes", "parts", "models", "tasks", "losses"]
 What = Annotated[
     str,
     typer.Argument(
-        metavar="WHAT", help="studies, recipes, parts, models, data or losses; or a study's name or path."
+        metavar="WHAT", help="studies, recipes, parts, models, tasks or losses; or a study's name or path."
     ),
 ]
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Parent of the written folder DIR/STUDY.")]
@@ -102,7 +102,7 @@ def _registered(what: str) -> dict[str, str]:
             for p in parts_document()
         },
         "models": {name: describe(made) for name, made in MODELS.items()},
-        "data": {
+        "tasks": {
             name: f"{d.title}: {d.training:,} training examples of {shape(d.shape)}, {targets(d)}"
             for name, d in DATA_SETS.items()
         },

@@ -111,7 +111,7 @@ class Optimizer:
     ) -> Solved:
         """Find δ from (B + λI) δ = −g in every active row; same arguments as `step`."""
         if self.independent_batch != (curvature_objective is not None):
-            needed = "needs" if self.independent_batch else "takes no"
+            needed = "needs a" if self.independent_batch else "takes no"
             raise ValueError(f"curvature_batch: this recipe {needed} curvature objective")
         theta, values, damping = state.parameters, state.hyperparameters, state.damping
         h = self.regularization(objective, values)
