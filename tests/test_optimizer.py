@@ -234,8 +234,8 @@ def test_products_and_gradients_are_counted() -> None:
 def test_a_missing_or_needless_curvature_batch_is_named() -> None:
     objective = problem("mlp")
     for name, extra, word in (
-        ("hf", [], "needs curv"),
-        ("hf_published", [objective], "takes no curv"),
+        ("hf", [], "needs a curvature objective"),
+        ("hf_published", [objective], "takes no curvature objective"),
     ):
         optimizer = compose(RECIPES[name].choices)
         state = optimizer.init(rows(objective, 1), RECIPES[name].complete({}))

@@ -82,7 +82,7 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
     assert "plugins" not in load_config("quick").identity()
     assert main(["config", "recipes"]) == 0
     assert "u = α m, m ← γ m + δ" in capsys.readouterr().out
-    for what, name in (("recipes", "hf_heavy_ball"), ("models", "tanh_net"), ("data", "spirals")):
+    for what, name in (("recipes", "hf_heavy_ball"), ("models", "tanh_net"), ("tasks", "spirals")):
         assert main(["ls", what]) == 0
         listed = capsys.readouterr().out
         assert f"\n{name} " in listed and listed.count("\n") > 2
