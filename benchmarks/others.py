@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ahf_cli.optim import Linearization, ModelObjective, gauss_newton, hessian
+from ahf_cli.optim.linearization import GraphLinearization
 from ahf_cli.optim.rows import Layout
 from ahf_cli.tasks.models import LeNet
 from benchmarks import problems
@@ -32,7 +33,7 @@ Actions = Mapping[Key, Action | None]
 """None where the package is not installed."""
 
 
-class BackpackEvaluation(Linearization):
+class BackpackEvaluation(GraphLinearization):
     """h of a plain module at its own parameters, whose products are BackPACK's, each computed anew."""
 
     def __init__(self, layout: Layout, model: nn.Module, inputs: Tensor, targets: Tensor):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, linearize, vjp
 from torch.nn import functional as F
 
-from ahf_cli.optim import Linearization, ModelObjective
+from ahf_cli.optim import ModelObjective
+from ahf_cli.optim.linearization import GraphLinearization, Linearization
 from ahf_cli.tasks.models import LeNet
 from benchmarks import problems
 from benchmarks.timing import Bench, interleave, spread
@@ -94,16 +95,16 @@ def _kept(evaluate: Callable[[], Linearization], curvature: str) -> Product:
     """Build the graph that all products share."""
     here = evaluate()
     if curvature == "ggn":
-        _ = here._pullback
+        here.jvp(torch.zeros_like(here.gradient))
     return here.operator(problems.CURVATURES[curvature])
 
 
-def _plain(h: ModelObjective, theta: Tensor, model: nn.Module) -> Linearization:
+def _plain(h: ModelObjective, theta: Tensor, model: nn.Module) -> GraphLinearization:
     """Evaluate one trial with PyTorch's own operations."""
     leaves = [piece[0].detach().requires_grad_() for piece in h.layout.split(theta)]
     outputs = functional_call(model, dict(zip(h.layout.names, leaves, strict=True)), (h.inputs,))[None]
     losses = h.loss.value(outputs, h.targets)
-    return Linearization(h.layout, leaves, losses, outputs, lambda: h.loss.hessian(outputs, h.targets))
+    return GraphLinearization(h.layout, leaves, losses, outputs, lambda: h.loss.hessian(outputs, h.targets))
 
 
 def _graphs_kept(h: ModelObjective, theta: Tensor, curvature: str) -> list[Variant]:

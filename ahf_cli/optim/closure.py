@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from ahf_cli.optim.fast_operations import faster_operations
-from ahf_cli.optim.linearization import Linearization
+from ahf_cli.optim.linearization import GraphLinearization
 from ahf_cli.optim.losses import autograd_hessian
 from ahf_cli.optim.rows import Layout
 
@@ -138,14 +138,14 @@ class ClosureObjective:
             for p, data in zip(self.parameters, before, strict=True):
                 p.data = data
 
-    def evaluate(self, parameters: Tensor) -> Linearization:
+    def evaluate(self, parameters: Tensor) -> GraphLinearization:
         """Prepare h and its derivatives at the present values of the parameters, which θ must equal."""
         with torch.enable_grad():
             loss, outputs = self._call()
             self._check_loss(loss)
             if self.needs_outputs:
                 _check_outputs(outputs)
-            return Linearization(
+            return GraphLinearization(
                 self.layout,
                 self.parameters,
                 loss.reshape(1),

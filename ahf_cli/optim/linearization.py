@@ -46,8 +46,36 @@ class Evaluation(Protocol):
         ...
 
 
-class Linearization:
-    """z and h at one θ on one batch with their graphs; the only implementation that differentiates.
+class Linearization(Evaluation, Protocol):
+    """An evaluation with the pieces of which curvatures are made."""
+
+    def prepare_hvp(self) -> None:
+        """Compute what every product ∇²h v needs, once and before the gradient is read."""
+        ...
+
+    def hvp(self, vectors: Tensor) -> Tensor:
+        """∇²h(θ) v for each row; (K, P) → (K, P)."""
+        ...
+
+    def jvp(self, vectors: Tensor) -> Tensor:
+        """J v for each row, J = ∂z/∂θ; (K, P) → the shape of the outputs."""
+        ...
+
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Jᵀ w for each row; the shape of the outputs → (K, P)."""
+        ...
+
+    def loss_hessian(self) -> OutputOperator:
+        """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
+        ...
+
+    def check_outputs(self) -> Tensor:
+        """Return z; raises ValueError if the outputs are not given."""
+        ...
+
+
+class GraphLinearization:
+    """A linearization by automatic differentiation, for every model and loss.
 
     Each quantity is computed at its first use, and at most once.  The graph lives as long as this object, so
     that a product costs little more than a gradient.
@@ -107,6 +135,10 @@ class Linearization:
         """v ↦ B v for a curvature; (K, P) → (K, P)."""
         operator: Callable[[Tensor], Tensor] = curvature(self)
         return operator
+
+    def prepare_hvp(self) -> None:
+        """Build the graph of the gradient, so that `gradient` reads from it instead of a second one."""
+        _ = self.gradients
 
     def hvp(self, vectors: Tensor) -> Tensor:
         """∇²h(θ) v for each row; (K, P) → (K, P)."""

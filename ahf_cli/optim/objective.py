@@ -13,7 +13,8 @@ from torch.func import functional_call, grad, vmap
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.fast_operations import faster_operations
-from ahf_cli.optim.linearization import Evaluation, Linearization
+from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
+from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.optim.moments import Values
 from ahf_cli.optim.operators import Operator, shifted
@@ -40,17 +41,26 @@ class Objective(Protocol):
         ...
 
 
+FindChain = Callable[[nn.Module, Tensor], Chain | None]
+"""(model, inputs) ↦ the model as a chain of explicit layers, or None."""
+
+
 class ModelObjective:
-    """h(θ) = L(model_θ(x), y) for any `nn.Module` and one batch (x, y) that all trials share.
+    """h(θ) = L(model_θ(x), y) for any `nn.Module`, and one batch (x, y) for all trials or for each.
+
+    A chain of linear layers, convolutions with max-pooling, and ReLU, tanh or logistic units is
+    differentiated layer by layer, all trials together.  Automatic differentiation serves all other models.
 
     Args:
         model: gives the function and the layout; the values of its parameters are never read or changed.
             Its buffers are read: put normalisation and dropout into evaluation mode.
-        inputs: x, (N, …).
-        targets: y, (N, …).
+        inputs: x, (N, …); with `own_batches` (K, N, …).
+        targets: y, (N, …); with `own_batches` (K, N, …).
         loss: L; default: softmax cross-entropy.
-        vectorized: run the K trials as one batched computation (`vmap`) instead of one after the other.
-            Default: on a GPU only, since a CPU gains nothing.
+        vectorized: let automatic differentiation run the K trials as one batched computation (`vmap`) instead
+            of one after the other.  Default: on a GPU only, since a CPU gains nothing.
+        own_batches: each trial has its own batch.
+        chain: finds the explicit layers; None for automatic differentiation.
     """
 
     def __init__(
@@ -60,19 +70,34 @@ class ModelObjective:
         targets: Tensor,
         loss: OutputLoss | None = None,
         vectorized: bool | None = None,
+        own_batches: bool = False,
+        chain: FindChain | None = Chain.of,
     ):
         self.model, self.inputs, self.targets = model, inputs, targets
         self.loss: OutputLoss = loss or SoftmaxCrossEntropy()
         self.vectorized = inputs.is_cuda if vectorized is None else vectorized
+        self.own_batches, self._find_chain = own_batches, chain
 
     @cached_property
     def layout(self) -> Layout:
         """Names and shapes of the model's parameters, in the order of a row."""
         return Layout.of(self.model.named_parameters())
 
+    @cached_property
+    def chain(self) -> Chain | None:
+        """The explicit layers, or None."""
+        return self._find_chain(self.model, self._rows[0]) if self._find_chain else None
+
+    @property
+    def _rows(self) -> Tensor:
+        """The inputs, (K or 1, N, …)."""
+        return self.inputs if self.own_batches else self.inputs.unsqueeze(0)
+
     def outputs(self, parameters: Tensor) -> Tensor:
-        """z = model_θ(x) for each row; (K, P) → (K, N, …)."""
-        return self._outputs(self.layout.split(parameters))
+        """z = model_θ(x) for each row, without a graph; (K, P) → (K, N, …)."""
+        leaves = self.layout.split(parameters)
+        with torch.no_grad():
+            return self._outputs(leaves) if self.chain is None else self.chain.outputs(leaves, self._rows)
 
     def value(self, parameters: Tensor) -> Tensor:
         """h(θ) for each row, without a graph; (K, P) → (K,)."""
@@ -81,43 +106,53 @@ class ModelObjective:
 
     def evaluate(self, parameters: Tensor) -> Linearization:
         """Prepare h and its derivatives at θ; (K, P)."""
+
+        def squared_gradients() -> Tensor:
+            trials, y = len(parameters), self.targets
+            x = self._rows.expand(trials, *self._rows.shape[1:])
+            y = y if self.own_batches else y.expand(trials, *y.shape)
+            each = zip(parameters.detach(), x, y, strict=True)
+            return torch.stack([self._squared_gradients(*row) for row in each])
+
+        if self.chain is not None:
+            return ExplicitLinearization(
+                self.layout, self.chain, parameters, self._rows, self.targets, self.loss, squared_gradients
+            )
         # A leaf for each tensor: the backward pass of slices of one row would add up padded rows.
         leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
         with torch.enable_grad():
             outputs = self._outputs(leaves)
             losses = self.loss.value(outputs, self.targets)
-        return Linearization(
-            self.layout,
-            leaves,
-            losses,
-            outputs,
-            lambda: self.loss.hessian(outputs, self.targets),
-            lambda: torch.stack([self._squared_gradients(row) for row in parameters.detach().unbind(0)]),
-        )
+        return GraphLinearization(
+            self.layout, leaves, losses, outputs, lambda: self.loss.hessian(outputs, self.targets),
+            squared_gradients,
+        )  # fmt: skip
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
-        if self.vectorized and tensors[0].shape[0] > 1:
-            return vmap(self._forward)(*tensors)
-        trials = zip(*(tensor.unbind(0) for tensor in tensors), strict=True)
+        trials = len(tensors[0])
+        if self.vectorized and trials > 1:
+            return vmap(self._forward, in_dims=(0 if self.own_batches else None, *[0] * len(tensors)))(
+                self.inputs, *tensors
+            )
+        inputs = self._rows.expand(trials, *self._rows.shape[1:])
         with faster_operations(self.inputs.device):
-            return torch.stack([self._forward(*trial) for trial in trials])
+            return torch.stack([self._forward(*row) for row in zip(inputs, *tensors, strict=True)])
 
-    def _forward(self, *values: Tensor) -> Tensor:
+    def _forward(self, inputs: Tensor, *values: Tensor) -> Tensor:
         named = dict(zip(self.layout.names, values, strict=True))
-        result: Tensor = functional_call(self.model, named, (self.inputs,))
+        result: Tensor = functional_call(self.model, named, (inputs,))
         return result
 
-    def _squared_gradients(self, parameters: Tensor) -> Tensor:
-        """Return the mean over examples of their squared gradients at one θ; (P,) → (P,)."""
+    def _squared_gradients(self, parameters: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over examples of their squared gradients at one θ; (P,), (N, …), (N, …) → (P,)."""
 
         def loss(pieces: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
-            named = dict(zip(self.layout.names, pieces, strict=True))
-            outputs: Tensor = functional_call(self.model, named, (x[None],))
+            outputs = self._forward(x[None], *pieces)
             return self.loss.value(outputs[None], y[None])[0]
 
         # Chunks: the gradients of a whole batch would take N · P numbers.
         pieces = tuple(piece[0] for piece in self.layout.split(parameters[None]))
-        each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=EXAMPLES)(pieces, self.inputs, self.targets)
+        each = vmap(grad(loss), in_dims=(None, 0, 0), chunk_size=EXAMPLES)(pieces, inputs, targets)
         return self.layout.join([g.square().mean(dim=0) for g in each])[0]
 
 

@@ -17,8 +17,8 @@ Curvature = Callable[[Linearization], Operator]
 
 
 def hessian(at: Linearization) -> Operator:
-    """B = ∇²h(θ), exact, by a backward pass through the kept graph of the gradient (Pearlmutter 1994)."""
-    _ = at.gradients  # built now, so that `gradient` reads from this graph instead of a second one
+    """B = ∇²h(θ), exact, by products that differentiate the gradient along v (Pearlmutter 1994)."""
+    at.prepare_hvp()
     return at.hvp
 
 

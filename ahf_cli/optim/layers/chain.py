@@ -1,0 +1,253 @@
+"""A model as a chain of explicit layers: its outputs, and h with its derivatives at one θ, for K trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ahf_cli.optim.layers.convolution import Block
+from ahf_cli.optim.layers.dense import Layer, LinearAt, PointwiseAt, pointwise
+from ahf_cli.optim.layers.record import Convolution, Flatten, Linear, MaxPooling, Pointwise, Recording, record
+from ahf_cli.optim.layers.selected import COMPILED, laid_out
+from ahf_cli.optim.losses import OutputLoss, OutputOperator
+from ahf_cli.optim.rows import Layout
+
+Step = Block | Linear | Pointwise | Flatten
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The forward pass of a model: perhaps blocks of convolution and pooling, then layers of one axis."""
+
+    steps: tuple[Step, ...]
+    shapes: tuple[torch.Size, ...]
+    """shape of the input of each step, and last of the output; each (N, …)"""
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: Tensor) -> Chain | None:
+        """Return the chain of a model on inputs (N, …); None if it is none that these layers serve."""
+        recording = record(model, inputs)
+        chain = None if recording is None else _fused(recording)
+        return chain if chain is None or chain.served(inputs) else None
+
+    def served(self, inputs: Tensor) -> bool:
+        """Return whether the layers are the fastest way for these inputs."""
+        if inputs.dtype not in (torch.float32, torch.float64):
+            return False
+        convolves = isinstance(self.steps[0], Block)
+        return inputs.device.type != "cpu" or not convolves or COMPILED is not None
+
+    def outputs(self, leaves: Sequence[Tensor], x: Tensor) -> Tensor:
+        """z = model_θ(x) of each trial; θ as tensors (K, *shape), x (K or 1, N, …) → (K, N, …)."""
+        return self._run(leaves, x, None)
+
+    def at(self, leaves: Sequence[Tensor], x: Tensor) -> tuple[Tensor, tuple[Layer, ...]]:
+        """Return the outputs z and the layers at θ and x."""
+        layers: list[Layer] = []
+        return self._run(leaves, x, layers), tuple(layers)
+
+    def _run(self, leaves: Sequence[Tensor], x: Tensor, layers: list[Layer] | None) -> Tensor:
+        if isinstance(self.steps[0], Block):
+            x = laid_out(x, last=True)
+        trials = len(leaves[0])
+        for n, step in enumerate(self.steps):
+            layer: Layer | None = None
+            if isinstance(step, Block):
+                last = isinstance(self.steps[n + 1], Block)
+                x, layer = step.run(self.shapes[n : n + 2], x, leaves, last, layers is not None)
+            elif isinstance(step, Linear):
+                layer = linear = LinearAt(step, x, leaves[step.weight])
+                x = linear.value(None if step.bias is None else leaves[step.bias])
+            elif isinstance(step, Pointwise):
+                x = pointwise(step.name, x)
+                layer = PointwiseAt(step.name, x)
+            else:
+                x = x.reshape(len(x), *self.shapes[n + 1])
+            if layers is not None and layer is not None:
+                layers.append(layer)
+        return x.expand(trials, *x.shape[1:])
+
+
+def _fused(recording: Recording) -> Chain | None:
+    """Join each convolution with its pooling; None if one has none, or if other layers come before it."""
+    steps: list[Step] = []
+    shapes: list[torch.Size] = []
+    left = list(zip(recording.operations, recording.shapes, strict=False))
+    images = True  # so far all steps are blocks
+    while left:
+        operation, shape = left.pop(0)
+        step: Step
+        if isinstance(operation, Convolution):
+            following = [o for o, _ in left[:2]]
+            pooling = next((o for o in following if isinstance(o, MaxPooling)), None)
+            relu = Pointwise("relu") in following
+            if not images or pooling is None or (following[0] is not pooling and not relu):
+                return None
+            left = left[2 if relu else 1 :]
+            step = Block(operation, pooling, relu)
+        elif isinstance(operation, MaxPooling):
+            return None
+        else:
+            images = images and not steps and isinstance(operation, Flatten)
+            if steps and isinstance(steps[-1], Block) and not isinstance(operation, Flatten):
+                return None
+            step, images = operation, False
+        steps.append(step)
+        shapes.append(shape)
+    if isinstance(steps[-1], Block) or not any(isinstance(s, Linear | Block) for s in steps):
+        return None
+    return Chain(tuple(steps), (*shapes, recording.shapes[-1]))
+
+
+class ExplicitLinearization:
+    """h at one θ on one batch: the loss, the gradient, and the products J v, Jᵀ w and ∇²h v, layer by layer.
+
+    Args:
+        layout: where the parameters lie in a row.
+        chain: the model.
+        parameters: θ, (K, P).
+        inputs: x, (K or 1, N, …).
+        targets: y, (N, …), or one batch a trial.
+        loss: L.
+        squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        chain: Chain,
+        parameters: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        loss: OutputLoss,
+        squared_gradients: Callable[[], Tensor],
+    ):
+        self.layout, self.targets, self.output_loss = layout, targets, loss
+        self._squared_gradients = squared_gradients
+        with torch.no_grad():
+            outputs, self.layers = chain.at(layout.split(parameters.detach()), inputs)
+        self.outputs = outputs.requires_grad_()
+        with torch.enable_grad():  # the graph of the loss alone, from the outputs on
+            self.losses = loss.value(self.outputs, targets)
+
+    @property
+    def loss(self) -> Tensor:
+        """h(θ), (K,)."""
+        return self.losses.detach()
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """∇h(θ), (K, P)."""
+        return self._back[1]
+
+    @property
+    def gradient_count(self) -> int:
+        """1 if ∇h is computed; else 0."""
+        return int("_back" in self.__dict__)
+
+    def operator(self, curvature: Callable[..., Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+        """v ↦ B v for a curvature; (K, P) → (K, P)."""
+        return curvature(self)
+
+    @torch.no_grad()
+    def jvp(self, vectors: Tensor) -> Tensor:
+        """J v for each row, J = ∂z/∂θ; (K, P) → the shape of the outputs."""
+        x: Tensor | None = None
+        for layer, own in self._pieces(vectors):
+            x = layer.tangent(x, own)
+        assert x is not None
+        return x
+
+    @torch.no_grad()
+    def vjp(self, cotangent: Tensor) -> Tensor:
+        """Jᵀ w for each row; the shape of the outputs → (K, P)."""
+        return self._transposed(cotangent)[1]
+
+    def prepare_hvp(self) -> None:
+        """Compute what every product ∇²h v needs: the cotangents of the gradient."""
+        _ = self._back
+
+    @torch.no_grad()
+    def hvp(self, vectors: Tensor) -> Tensor:
+        """∇²h(θ) v for each row; (K, P) → (K, P)."""
+        cotangents = self._back[0]
+        tangents: list[Tensor | None] = [None]
+        pieces = list(self._pieces(vectors))
+        for layer, own in pieces:
+            tangents.append(layer.tangent(tangents[-1], own))
+        output = tangents.pop()
+        assert output is not None
+        change: Tensor | None = self._loss_hessian(output)
+        gathered = _Gathered(self.layout, vectors)
+        for n in range(len(self.layers) - 1, -1, -1):
+            layer, own = pieces[n]
+            assert change is not None
+            change, weights = layer.cotangent_tangent(cotangents[n], change, tangents[n], own, to_input=n > 0)
+            gathered.add(layer.parameters, weights)
+        return gathered.joined()
+
+    def loss_hessian(self) -> OutputOperator:
+        """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
+        return self._loss_hessian
+
+    @cached_property
+    def _loss_hessian(self) -> OutputOperator:
+        return self.output_loss.hessian(self.outputs, self.targets)
+
+    def squared_gradients(self) -> Tensor:
+        """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P)."""
+        return self._squared_gradients()
+
+    def check_outputs(self) -> Tensor:
+        """Return z."""
+        return self.outputs
+
+    @cached_property
+    def _back(self) -> tuple[list[Tensor], Tensor]:
+        """The cotangents of the output of each layer for h, and ∇h."""
+        (slope,) = torch.autograd.grad(self.losses.sum(), self.outputs, retain_graph=True)
+        with torch.no_grad():
+            return self._transposed(slope)
+
+    def _transposed(self, cotangent: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the cotangent of each layer's output, and Jᵀ w."""
+        cotangents: list[Tensor] = []
+        gathered = _Gathered(self.layout, cotangent)
+        y: Tensor | None = cotangent
+        for n in range(len(self.layers) - 1, -1, -1):
+            assert y is not None
+            cotangents.append(y)
+            y, weights = self.layers[n].cotangent(y, to_input=n > 0)
+            gathered.add(self.layers[n].parameters, weights)
+        return cotangents[::-1], gathered.joined()
+
+    def _pieces(self, vectors: Tensor) -> Iterator[tuple[Layer, list[Tensor]]]:
+        pieces = self.layout.split(vectors)
+        return ((layer, [pieces[n] for n in layer.parameters]) for layer in self.layers)
+
+
+class _Gathered:
+    """Cotangents of parameters as they come; a parameter of two layers gets their sum."""
+
+    def __init__(self, layout: Layout, like: Tensor):
+        self.layout, self.like = layout, like
+        self.found: dict[int, Tensor] = {}
+
+    def add(self, numbers: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Add the cotangents of some parameters."""
+        for number, tensor in zip(numbers, tensors, strict=True):
+            before = self.found.get(number)
+            self.found[number] = tensor if before is None else before + tensor
+
+    def joined(self) -> Tensor:
+        """Return all of them as (K, P); a parameter without a layer has 0."""
+        trials = len(self.like)
+        parts = [
+            self.found[n] if n in self.found else self.like.new_zeros(trials, *shape)
+            for n, shape in enumerate(self.layout.shapes)
+        ]
+        return self.layout.join(parts, trials)
