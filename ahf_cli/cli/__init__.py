@@ -81,7 +81,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ahf {ahf_cli.__version__}")
+        from ahf_cli.optim.layers.compiled import described
+
+        typer.echo(f"ahf {ahf_cli.__version__}, {described()}")
         raise typer.Exit
 
 

@@ -168,7 +168,7 @@ class CompareSection(_Section):
 
 
 class RunSection(_Section):
-    """The section `run`: device and processes; nothing here changes a result."""
+    """The section `run`: device and processes; nothing here changes a result beyond rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: OptionalCount = None
@@ -177,6 +177,8 @@ class RunSection(_Section):
     """number of trials side by side in one process; None: chosen by the device"""
     checkpoint_every: Count = 50
     """number of steps between two checkpoints"""
+    mix_numerics: bool = False
+    """let a study go on by another numerical path, which rounds differently"""
 
 
 class Settings(_Section):

@@ -101,7 +101,7 @@ def _settings(data: StudyData) -> list[str]:
 
 
 def _code(data: StudyData) -> list[str]:
-    """Compare package versions and the code that trains between all sessions of all studies.
+    """Compare package versions, the code that trains and its numerical path between all sessions.
 
     Commits with equal training code count as one: a study may grow after a change of a figure.
     """
@@ -115,6 +115,9 @@ def _code(data: StudyData) -> list[str]:
         versions = _distinct(s["versions"][package] for s in sessions if package in s.get("versions", {}))
         if len(versions) > 1:
             lines.append(f"versions of {package} differ: {', '.join(versions)}")
+    paths = _distinct(s.get("numerics", "pytorch") for s in sessions)
+    if len(paths) > 1:
+        lines.append(f"numerical paths differ: {', '.join(paths)}")
     return lines
 
 

@@ -33,6 +33,7 @@ from ahf_cli.search.worker import TaskSpec, process_pool
 from ahf_cli.study.files import keep_plugins
 from ahf_cli.study.frames import write_tables
 from ahf_cli.study.index import whole_index
+from ahf_cli.study.manifest import refuse_mixture
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.training.train import Plan
@@ -98,6 +99,12 @@ def run(
     refuse_other_settings(study, grown)
     if _fewer(study, config, storage is not None, reporter):
         return Finished(study, True, summarize(study, config, time.monotonic() - started))
+    if (
+        study.exists()
+        and not config.run.mix_numerics
+        and any(left.runs for left in remaining(study, grown).values())
+    ):
+        refuse_mixture(study.manifest(), about)
     study.open_for_writing(grown.to_yaml(), grown.identity(), about)
     with study:
         keep_plugins(study.folder, used_plugins(config))

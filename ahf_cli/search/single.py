@@ -22,6 +22,7 @@ from ahf_cli.search.pool import Job
 from ahf_cli.search.worker import TaskSpec, Worker
 from ahf_cli.study.files import keep_plugins
 from ahf_cli.study.frames import write_tables
+from ahf_cli.study.manifest import refuse_mixture
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.task import Task
@@ -83,6 +84,8 @@ def train_single(
     spec, plan = task_spec(config), plan_of(config).of(recipe.name)
     count = threads or threads_of(spec.device)
     own = manifest(config, spec, 1) | {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
+    if not config.run.mix_numerics and study.trial(recipe.name, 0).result() is None:
+        refuse_mixture(study.manifest(), own)
     study.open_for_writing(config.to_yaml(), single.identity, own)
     with study:
         keep_plugins(study.folder, used_plugins(config.searching([recipe.name])))

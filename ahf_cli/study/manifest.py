@@ -17,7 +17,7 @@ from ahf_cli.study.opening import DamagedError
 SCHEMA = 1
 """Version of the layout on disk."""
 
-SESSION_KEYS = ("command", "commit", "dirty", "versions", "device", "threads", "host")
+SESSION_KEYS = ("command", "commit", "dirty", "versions", "numerics", "device", "threads", "host")
 """Keys that may change from one session of a study to the next; each session keeps its own."""
 
 
@@ -98,6 +98,7 @@ class _Session(_Part):
     commit: str | None = None
     dirty: bool | None = None
     versions: dict[Key, str | None] = {}
+    numerics: str = "pytorch"
     device: str | None = None
     host: str | None = None
 
@@ -202,6 +203,16 @@ def refuse_other(name: str, on_disk: Mapping[str, object], asked: Mapping[str, o
     different = _differences(on_disk, _of_recipes(asked, on_disk))
     if different:
         raise InputError([f"study {name!r} exists with other settings; use another name:", *different])
+
+
+def refuse_mixture(before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise InputError if earlier sessions of a study computed by another numerical path than this one."""
+    earlier = {s.get("numerics", "pytorch") for s in before.get("sessions", [])} - {given["numerics"]}
+    if earlier:
+        raise InputError(
+            f"study {before.get('name', '')!r} holds trials whose numerics are {', '.join(sorted(earlier))}, "
+            f"and this process computes by {given['numerics']}; -o run.mix_numerics=true goes on all the same"
+        )
 
 
 def _of_recipes(identity: Mapping[str, object], before: Mapping[str, object]) -> dict[str, object]:

@@ -34,6 +34,8 @@ RESULT = {
     for f in fields(TrialResult) if f.name not in ("recipe", "slot", "params", "measured", "extra")
 }  # fmt: skip
 """Columns of the table of trials, beside metrics, `params.*` and `extra.*`; empty for an unfinished trial."""
+ADDED = {"numerics"}
+"""Columns that packs of older versions lack."""
 LOSSES = {f"{where}_loss": float for where in ("train", "validation", "test")}
 """The metrics that every task has."""
 EXTRAS = {"note": str, "has_steps": bool}
@@ -195,7 +197,7 @@ class Pack:
             if kind not in alike:
                 raise DamagedError(file, f"column {name!r} must be {types[name]}, got {kind}")
         for name in types:
-            if name not in found:
+            if name not in found and name not in ADDED:
                 raise DamagedError(file, f"must have the column {name!r}, and lacks it")
 
 
@@ -290,7 +292,10 @@ class PackedTrials:
 
 def result_content(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the table of trials in the form of a `result.json`."""
-    content = {name: value for name, value in row.items() if name in RESULT or MEASURED.fullmatch(name)}
+    content = {
+        name: value for name, value in row.items()
+        if (name in RESULT and (name not in ADDED or value is not None)) or MEASURED.fullmatch(name)
+    }  # fmt: skip
     for part in ("params", "extra"):
         head = f"{part}."
         content[part] = {

@@ -89,9 +89,12 @@ def describe(device: str) -> dict[str, Any]:
     """Return versions, commit and machine as plain data for a manifest."""
     import torch
 
+    from ahf_cli.optim.layers.compiled import numerics
+
     return {
         **commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "numerics": numerics(device),
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "cores": cores(),
         "host": platform.node(),

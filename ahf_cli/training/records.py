@@ -103,11 +103,14 @@ class TrialResult:
     started: str = ""
     """ISO 8601, UTC"""
     host: str = ""
+    numerics: str = ""
+    """numerical path: compiled, pytorch or cuda; empty in records of older versions, which are by PyTorch"""
     extra: dict[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return the values by key, in the order of `result.json`."""
-        return _spread(vars(self), "measured")
+        """Return the values by key, in the order of `result.json`; an unknown numerical path is left out."""
+        values = _spread(vars(self), "measured")
+        return values if self.numerics else {k: v for k, v in values.items() if k != "numerics"}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrialResult:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
+from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.metrics import SETS
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
@@ -250,6 +251,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         measured={name: NAN if diverged else final[name] for name in _result_columns(final)},
         seconds=trial.seconds,
         stalled=not diverged and not fell(first["train_loss"], final["train_loss"]),
+        numerics=numerics(batch.state.parameters.device.type),
         zero_steps=sum(row.step_size == 0 and row.eq3_step_size < 0 for row in trial.steps),
     )
 

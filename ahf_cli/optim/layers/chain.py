@@ -9,10 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.layers.convolution import Block
 from ahf_cli.optim.layers.dense import Layer, LinearAt, PointwiseAt, pointwise
 from ahf_cli.optim.layers.record import Convolution, Flatten, Linear, MaxPooling, Pointwise, Recording, record
-from ahf_cli.optim.layers.selected import COMPILED, laid_out
+from ahf_cli.optim.layers.selected import laid_out
 from ahf_cli.optim.losses import OutputLoss, OutputOperator
 from ahf_cli.optim.rows import Layout
 

@@ -16,25 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.layers.record import MaxPooling
 
-
-def _load() -> tuple[ModuleType | None, str]:
-    """Return the compiled maps, or None and the reason for which they cannot be used."""
-    try:
-        import ahf_cli.optim.layers._selected as compiled
-    except (ImportError, OSError) as error:
-        return None, str(error)
-    return compiled, ""
-
-
-COMPILED, REASON = _load()
 SLACK = 16
 """Number of zeros after each image: the compiled maps read whole vectors, of 16 numbers at most."""
-MAX_ENTRIES = 2**31 - 1
-"""Largest number of entries of an image: offsets have 32 bits."""
-
-
 Pair = tuple[int, int]
 
 
