@@ -206,6 +206,7 @@ CLONES static int JOIN(block, SUFFIX)(
     const Geometry *g, const T *x, const T *w, const T *b, T *y, int32_t *at, int64_t first, int64_t last)
 {
     typedef INTEGER WHERE __attribute__((vector_size(sizeof(T) * LANES), aligned(sizeof(T))));
+    typedef int32_t OFFSETS __attribute__((vector_size(sizeof(int32_t) * LANES), aligned(sizeof(int32_t))));
     const int64_t lines = g->lines - g->height + 1, across = g->line / g->depth - g->width + 1;
     const int64_t wide = (g->channels + LANES - 1) / LANES * LANES;
     T *plane = malloc(lines * across * wide * sizeof(T));
@@ -236,29 +237,39 @@ CLONES static int JOIN(block, SUFFIX)(
             if (bottom > lines) bottom = lines;
             if (right > across) right = across;
             for (int64_t c = 0; c < wide; c += LANES) {
-                /* As PyTorch chooses: the first of equal numbers, and NaN before any number. */
+                /* As PyTorch chooses: the first of equal numbers; and NaN where the window holds one. */
                 const T *start = plane + (top * across + left) * wide + c;
                 VECTOR best = LOAD(start);
-                WHERE where = {0};
+                WHERE where = {0}, valid = ~(WHERE){0};
                 where += (INTEGER)((top * g->line) + left * g->depth);
                 for (int64_t h = top; h < bottom; h += g->apart[0])
                     for (int64_t q = left; q < right; q += g->apart[1]) {
                         const VECTOR rival = LOAD(plane + (h * across + q) * wide + c);
-                        const WHERE better = (rival > best) | (rival != rival);
+                        const WHERE better = rival > best;
+                        valid &= rival == rival;
                         const WHERE here = (WHERE){0} + (INTEGER)(h * g->line + q * g->depth);
                         best = (VECTOR)(((WHERE)rival & better) | ((WHERE)best & ~better));
                         where = (here & better) | (where & ~better);
                     }
-                T values[LANES];
-                INTEGER offsets[LANES];
-                STORE(values, best);
-                *(WHERE *)offsets = where;
-                const int64_t from = k * g->y_row + n * g->y_image + place * g->y_place;
-                for (int64_t l = 0; l < LANES && c + l < g->channels; l++) {
-                    const int64_t o = from + (c + l) * g->y_channel;
-                    const int off = g->relu && values[l] <= 0;
-                    y[o] = off ? 0 : values[l];
-                    if (at) at[o] = off ? -1 : (int32_t)offsets[l];
+                best = (VECTOR)((WHERE)best | ~valid); /* all bits set is a NaN */
+                if (g->relu) {
+                    const WHERE off = best <= (VECTOR){0}; /* all bits of a lane, which is -1 as an offset */
+                    best = (VECTOR)((WHERE)best & ~off);
+                    where |= off;
+                }
+                const OFFSETS offsets = __builtin_convertvector(where, OFFSETS);
+                const int64_t o = k * g->y_row + n * g->y_image + place * g->y_place + c * g->y_channel;
+                if (g->y_channel == 1) { /* lanes beyond the channels are 0; the next place, or slack, follows */
+                    STORE(y + o, best);
+                    if (at) *(OFFSETS *)(at + o) = offsets;
+                } else {
+                    T values[LANES];
+                    int32_t windows[LANES];
+                    STORE(values, best);
+                    *(OFFSETS *)windows = offsets;
+                    const int64_t count = g->channels - c < LANES ? g->channels - c : LANES;
+                    for (int64_t l = 0; l < count; l++) y[o + l * g->y_channel] = values[l];
+                    for (int64_t l = 0; at && l < count; l++) at[o + l * g->y_channel] = windows[l];
                 }
             }
         }
