@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ahf_cli.optim import MartensRules, ModelObjective
+from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.losses import OutputOperator
 
 
@@ -44,13 +45,16 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def problem(name: str, examples: int = 12, seed: int = 0, vectorized: bool | None = None) -> ModelObjective:
-    """A classification batch for one of `MODELS`."""
+def problem(
+    name: str, examples: int = 12, seed: int = 0, vectorized: bool | None = None, explicit: bool = True
+) -> ModelObjective:
+    """A classification batch for one of `MODELS`, by explicit layers where they serve it, or by graphs."""
     make, shape = MODELS[name]
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, *shape, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 3, (examples,), generator=generator)
-    return ModelObjective(make().double(), x, y, vectorized=vectorized)
+    chain = Chain.of if explicit else None
+    return ModelObjective(make().double(), x, y, vectorized=vectorized, chain=chain)
 
 
 def rows(objective: ModelObjective, count: int, seed: int = 1) -> Tensor:

@@ -24,10 +24,10 @@ def output_hessian(z: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize(("explicit", "vectorized"), [(True, False), (False, False), (False, True)])
 @pytest.mark.parametrize("name", MODELS)
-def test_loss_gradient_and_products_equal_dense_ones(name: str, vectorized: bool) -> None:
-    objective = problem(name, vectorized=vectorized)
+def test_loss_gradient_and_products_equal_dense_ones(name: str, explicit: bool, vectorized: bool) -> None:
+    objective = problem(name, vectorized=vectorized, explicit=explicit)
     theta, v = rows(objective, 3), rows(objective, 3, seed=2)
     here = objective.evaluate(theta)
     exact, outer = here.operator(hessian)(v), here.operator(gauss_newton)(v)
@@ -43,10 +43,11 @@ def test_loss_gradient_and_products_equal_dense_ones(name: str, vectorized: bool
         close(outer[k], ggn @ v[k])
 
 
+@pytest.mark.parametrize("explicit", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_products_of_one_evaluation_do_not_disturb_each_other(name: str) -> None:
+def test_products_of_one_evaluation_do_not_disturb_each_other(name: str, explicit: bool) -> None:
     # A Gauss-Newton product builds a graph that knows less than the Hessian needs.
-    objective = problem(name)
+    objective = problem(name, explicit=explicit)
     theta, v = rows(objective, 2), rows(objective, 2, seed=2)
     exact = objective.evaluate(theta).operator(hessian)(v)
     shared = objective.evaluate(theta)

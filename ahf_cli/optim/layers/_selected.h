@@ -209,6 +209,7 @@ CLONES static int JOIN(block, SUFFIX)(
     typedef int32_t OFFSETS __attribute__((vector_size(sizeof(int32_t) * LANES), aligned(sizeof(int32_t))));
     const int64_t lines = g->lines - g->height + 1, across = g->line / g->depth - g->width + 1;
     const int64_t wide = (g->channels + LANES - 1) / LANES * LANES;
+    const int whole = g->y_channel == 1 && g->y_image >= g->places * g->channels + LANES;
     T *plane = malloc(lines * across * wide * sizeof(T));
     if (!plane) return 1;
     for (int64_t i = first; i < last; i++) {
@@ -259,7 +260,7 @@ CLONES static int JOIN(block, SUFFIX)(
                 }
                 const OFFSETS offsets = __builtin_convertvector(where, OFFSETS);
                 const int64_t o = k * g->y_row + n * g->y_image + place * g->y_place + c * g->y_channel;
-                if (g->y_channel == 1) { /* lanes beyond the channels are 0; the next place, or slack, follows */
+                if (whole) { /* lanes beyond the channels are 0; the next place, or slack, follows */
                     STORE(y + o, best);
                     if (at) *(OFFSETS *)(at + o) = offsets;
                 } else {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.layers.convolution import Block
-from ahf_cli.optim.layers.dense import Layer, LinearAt, PointwiseAt, pointwise
+from ahf_cli.optim.layers.dense import FlattenAt, Layer, LinearAt, PointwiseAt, pointwise
 from ahf_cli.optim.layers.record import Convolution, Flatten, Linear, MaxPooling, Pointwise, Recording, record
 from ahf_cli.optim.layers.selected import laid_out
 from ahf_cli.optim.losses import OutputLoss, OutputOperator
@@ -66,7 +66,9 @@ class Chain:
             elif isinstance(step, Pointwise):
                 x = pointwise(step.name, x)
                 layer = PointwiseAt(step.name, x)
-            else:
+            elif x.shape[1:] != self.shapes[n + 1]:
+                # The inputs themselves have no tangent, and blocks give their outputs flat already.
+                layer = FlattenAt(x.shape[1:]) if layers else None
                 x = x.reshape(len(x), *self.shapes[n + 1])
             if layers is not None and layer is not None:
                 layers.append(layer)
@@ -210,7 +212,8 @@ class ExplicitLinearization:
     @cached_property
     def _back(self) -> tuple[list[Tensor], Tensor]:
         """The cotangents of the output of each layer for h, and ∇h."""
-        (slope,) = torch.autograd.grad(self.losses.sum(), self.outputs, retain_graph=True)
+        ones = torch.ones_like(self.losses)
+        (slope,) = torch.autograd.grad(self.losses, self.outputs, ones, retain_graph=True)
         with torch.no_grad():
             return self._transposed(slope)
 

@@ -144,6 +144,29 @@ class PointwiseAt:
         return first + bend * self.slope(x * y), ()
 
 
+@dataclass(frozen=True)
+class FlattenAt:
+    """The numbers of each example in one axis."""
+
+    shape: torch.Size  # (N, …) of the input
+    parameters: tuple[int, ...] = ()
+
+    def tangent(self, x: Tensor | None, w: Sequence[Tensor]) -> Tensor:
+        """Return ẋ as (K, N, entries)."""
+        assert x is not None
+        return x.flatten(2)
+
+    def cotangent(self, y: Tensor, to_input: bool) -> Cotangents:
+        """Return ȳ in the shape of the input."""
+        return y.reshape(len(y), *self.shape), ()
+
+    def cotangent_tangent(
+        self, y: Tensor, change: Tensor, x: Tensor | None, w: Sequence[Tensor], to_input: bool
+    ) -> Cotangents:
+        """Return the change of ȳ in the shape of the input."""
+        return self.cotangent(change, to_input)
+
+
 def pointwise(name: str, x: Tensor) -> Tensor:
     """Return σ(x)."""
     result: Tensor = getattr(torch, name)(x)

@@ -76,7 +76,7 @@ def record(model: nn.Module, inputs: Tensor) -> Recording | None:
     The module runs once on placeholders of the right shapes.  A known operation on them is written down; any
     other one ends the attempt, and so does a weight that is not a parameter itself.
     """
-    if torch.is_autocast_enabled(inputs.device.type):
+    if not inputs.is_meta and torch.is_autocast_enabled(inputs.device.type):
         return None
     mode = _Recorder(model, inputs)
     try:

@@ -1,0 +1,332 @@
+"""Explicit layers: which models they serve, and their numbers against dense derivatives and differences."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import ahf_cli.optim.layers.compiled as compiled
+import ahf_cli.optim.layers.selected as selected
+from ahf_cli.optim import ModelObjective, gauss_newton, hessian
+from ahf_cli.optim.layers.chain import Chain
+from ahf_cli.optim.layers.record import record
+from ahf_cli.optim.losses import SquaredError
+from tests.problems import dense_loss, dense_outputs, rows
+
+Conv = nn.Conv2d
+
+
+def head(entries: int) -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(entries, 3)]
+
+
+CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lenet": (
+        lambda: nn.Sequential(
+            Conv(1, 2, 5), nn.MaxPool2d(2), nn.ReLU(), Conv(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), *head(3)
+        ),
+        (1, 13, 12),
+    ),
+    "padding, overlap, ceil": (
+        lambda: nn.Sequential(
+            Conv(3, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True),
+            Conv(2, 9, 3, padding=(1, 0)), nn.ReLU(), nn.MaxPool2d(2, 1, padding=1), *head(108),
+        ),
+        (3, 6, 8),
+    ),
+    "no ReLU, no bias": (
+        lambda: nn.Sequential(
+            Conv(2, 2, (2, 4), bias=False), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3, bias=False)
+        ),
+        (2, 5, 8),
+    ),
+    "dilated pooling": (
+        lambda: nn.Sequential(
+            Conv(1, 17, 1), nn.ReLU(), nn.MaxPool2d(2, dilation=2, stride=1), *head(17 * 4)
+        ),
+        (1, 4, 4),
+    ),
+    "smooth": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3)),
+        (4,),
+    ),
+    "sequences": (lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), *head(12)), (4, 2)),
+}  # fmt: skip
+
+
+def objective_of(name: str, examples: int = 4, trials: int = 0) -> ModelObjective:
+    """A batch for one of `CHAINS`; with `trials` one batch each."""
+    make, shape = CHAINS[name]
+    generator = torch.Generator().manual_seed(0)
+    lead = (trials, examples) if trials else (examples,)
+    x = torch.randn(*lead, *shape, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, lead, generator=generator)
+    return ModelObjective(make().double(), x, y, own_batches=bool(trials))
+
+
+@pytest.fixture(params=["compiled", "dense"])
+def maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both implementations of the maps at selected positions."""
+    if request.param == "dense":
+        monkeypatch.setattr(selected, "COMPILED", None)
+    return str(request.param)
+
+
+def test_this_installation_has_the_compiled_maps() -> None:
+    assert compiled.REASON == "" and compiled.numerics("cpu") == "compiled"
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_products_of_explicit_layers_equal_dense_ones(name: str, maps: str) -> None:
+    objective = objective_of(name)
+    assert objective.chain is not None
+    theta, v = rows(objective, 2), rows(objective, 2, seed=2)
+    here = objective.evaluate(theta)
+    exact, outer, tangent = here.operator(hessian)(v), here.operator(gauss_newton)(v), here.jvp(v)
+    for k in range(2):
+        loss, outputs = dense_loss(objective), dense_outputs(objective)
+        torch.testing.assert_close(objective.outputs(theta)[k], outputs(theta[k]), rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(here.loss[k], loss(theta[k]))
+        torch.testing.assert_close(here.gradient[k], torch.func.grad(loss)(theta[k]), rtol=1e-11, atol=1e-12)
+        curved = torch.func.jvp(torch.func.grad(loss), (theta[k],), (v[k],))[1]
+        torch.testing.assert_close(exact[k], curved, rtol=1e-10, atol=1e-11)
+        image = torch.func.jvp(outputs, (theta[k],), (v[k],))[1]
+        torch.testing.assert_close(tangent[k], image, rtol=1e-11, atol=1e-12)
+        p = torch.softmax(outputs(theta[k]), -1)
+        cotangent = (p * image - p * (p * image).sum(-1, keepdim=True)) / len(p)
+        expected = torch.func.vjp(outputs, theta[k])[1](cotangent)[0]
+        torch.testing.assert_close(outer[k], expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_products_of_explicit_layers_equal_central_differences(name: str) -> None:
+    objective = objective_of(name)
+    theta, v = rows(objective, 1), rows(objective, 1, seed=2)
+    here, step = objective.evaluate(theta), 1e-6
+
+    def difference(f: Callable[[Tensor], Tensor]) -> Tensor:
+        return (f(theta + step * v) - f(theta - step * v)) / (2 * step)
+
+    slope = difference(objective.value)
+    torch.testing.assert_close((here.gradient * v).sum(1), slope, rtol=1e-7, atol=1e-8)
+    change = difference(lambda at: objective.evaluate(at).gradient)
+    torch.testing.assert_close(here.operator(hessian)(v), change, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(here.jvp(v), difference(objective.outputs), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["lenet", "smooth"])
+def test_each_trial_can_have_its_own_batch(name: str, maps: str) -> None:
+    objective = objective_of(name, trials=3)
+    theta, v = rows(objective, 3), rows(objective, 3, seed=2)
+    for chain in (Chain.of, None):
+        together = ModelObjective(
+            objective.model, objective.inputs, objective.targets, own_batches=True, chain=chain
+        ).evaluate(theta)
+        for k in range(3):
+            alone = ModelObjective(objective.model, objective.inputs[k], objective.targets[k])
+            here = alone.evaluate(theta[k : k + 1])
+            torch.testing.assert_close(together.loss[k], here.loss[0])
+            torch.testing.assert_close(together.hvp(v)[k], here.hvp(v[k : k + 1])[0], rtol=1e-10, atol=1e-11)
+            torch.testing.assert_close(together.squared_gradients()[k], here.squared_gradients()[0])
+
+
+def test_a_loss_without_a_closed_gradient_serves_too() -> None:
+    x, y = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    model = CHAINS["smooth"][0]().double()
+    ours, graph = (ModelObjective(model, x, y, SquaredError(), chain=c) for c in (Chain.of, None))
+    theta, v = rows(ours, 2), rows(ours, 2, seed=2)
+    here, there = ours.evaluate(theta), graph.evaluate(theta)
+    torch.testing.assert_close(here.gradient, there.gradient)
+    torch.testing.assert_close(here.operator(hessian)(v), there.operator(hessian)(v))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_leaves_the_others_alone(bad: float, maps: str) -> None:
+    objective = objective_of("padding, overlap, ceil")
+    theta, v = rows(objective, 3), rows(objective, 3, seed=2)
+    theta[1, 3] = bad
+    here, alone = objective.evaluate(theta), objective.evaluate(theta[2:])
+    assert not torch.isfinite(here.loss[1])
+    torch.testing.assert_close(here.loss[2:], alone.loss)
+    torch.testing.assert_close(here.gradient[2:], alone.gradient)
+    torch.testing.assert_close(here.operator(hessian)(v)[2:], alone.operator(hessian)(v[2:]))
+
+
+def test_an_output_that_is_not_a_number_stays_one() -> None:
+    objective = objective_of("lenet")
+    objective.inputs[1, 0, 4, 4] = float("nan")
+    found = objective.outputs(rows(objective, 1))[0].isnan().any(dim=1)
+    assert found.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_share_the_work_without_a_change(dtype: torch.dtype) -> None:
+    make, shape = CHAINS["padding, overlap, ceil"]
+    x = torch.randn(9, *shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    objective = ModelObjective(make().to(dtype), x, torch.arange(9) % 3)
+    theta, v = rows(objective, 2).to(dtype), rows(objective, 2, seed=2).to(dtype)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            here = objective.evaluate(theta)
+            found.append([here.loss, here.gradient, here.operator(hessian)(v)])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12 if dtype == torch.float64 else 1e-4, atol=1e-6)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(x + torch.relu(self.one(x)))  # type: ignore[no-any-return]
+
+
+class ScaledWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, 2 * self.weight)
+
+
+class Caught(nn.Module):
+    """A module that goes on after any exception of its first attempt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            x = torch.cos(x)
+        except Exception:  # noqa: BLE001
+            x = x.contiguous()
+        return self.out(x)  # type: ignore[no-any-return]
+
+
+class Unused(nn.Module):
+    """A chain with a parameter that takes no part, and one layer that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle, self.layer, self.out = nn.Linear(2, 2), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.layer(x))
+        return self.out(F.tanh(self.layer(x)).view(len(x), -1))  # type: ignore[no-any-return]
+
+
+VECTOR, IMAGE = (4,), (1, 8, 8)
+OTHERS: dict[str, tuple[nn.Module, tuple[int, ...], bool]] = {
+    "a residual": (Residual(), VECTOR, False),
+    "a scaled weight": (ScaledWeight(), VECTOR, False),
+    "an exception that is caught": (Caught(), VECTOR, False),
+    "a layer used twice, and one unused": (Unused(), VECTOR, True),
+    "a ReLU in place": (nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)), VECTOR, True),
+    "dropout that evaluates": (nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)).eval(), VECTOR, True),
+    "dropout that trains": (nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), VECTOR, False),
+    "a layer norm": (nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), VECTOR, False),
+    "a stride": (nn.Sequential(Conv(1, 2, 3, 2), nn.MaxPool2d(2), *head(2)), IMAGE, False),
+    "padding by name": (
+        nn.Sequential(Conv(1, 2, 3, padding="same"), nn.MaxPool2d(2), *head(32)),
+        IMAGE,
+        False,
+    ),
+    "groups": (nn.Sequential(Conv(2, 2, 3, groups=2), nn.MaxPool2d(2), *head(18)), (2, 8, 8), False),
+    "no pooling": (nn.Sequential(Conv(1, 2, 5), nn.ReLU(), *head(32)), IMAGE, False),
+    "tanh after pooling": (nn.Sequential(Conv(1, 2, 5), nn.MaxPool2d(2), nn.Tanh(), *head(8)), IMAGE, False),
+    "pooling alone": (nn.Sequential(nn.MaxPool2d(2), *head(16)), IMAGE, False),
+    "no parameters in the chain": (nn.Flatten(), VECTOR, False),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_model_is_served_by_what_it_does(name: str) -> None:
+    model, shape, served = OTHERS[name]
+    x = torch.randn(5, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model = model.double()
+    objective = ModelObjective(model, x, torch.arange(5) % 3)
+    assert (objective.chain is not None) is served
+    if served:
+        graph = ModelObjective(model, x, objective.targets, chain=None)
+        theta, v = rows(objective, 2), rows(objective, 2, seed=2)
+        here, there = objective.evaluate(theta), graph.evaluate(theta)
+        torch.testing.assert_close(here.operator(hessian)(v), there.operator(hessian)(v))
+        torch.testing.assert_close(here.gradient, there.gradient)
+
+
+def test_autocast_and_half_precision_keep_to_graphs() -> None:
+    model, x = nn.Linear(4, 3), torch.randn(2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Chain.of(model, x) is None
+    assert Chain.of(model.half(), x.half()) is None
+    assert record(nn.Linear(4, 3), x) is not None
+
+
+def test_recording_neither_computes_nor_changes_the_model() -> None:
+    model = nn.Sequential(Conv(1, 2, 5), nn.ReLU(), nn.MaxPool2d(2), *head(8)).to("meta")
+    assert Chain.of(model, torch.empty(10**6, 1, 8, 8, device="meta")) is not None
+    assert all(p.grad is None and p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (ModuleNotFoundError("No module named x"), "found no C compiler"),
+        (ImportError("undefined symbol: PyX\nmore"), "undefined symbol: PyX"),
+        (OSError("invalid ELF header"), "invalid ELF header"),
+    ],
+)
+def test_compiled_maps_that_cannot_be_loaded_are_named(
+    broken: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ahf_cli.optim.layers._selected"
+
+    class Finder:
+        def find_spec(self, wanted: str, *_: object) -> None:
+            if wanted == name:
+                raise broken
+
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    found, why = compiled._load()
+    assert found is None and why.endswith(reason)
+
+
+def test_training_without_compiled_maps_agrees_and_says_so(tmp_path: Path) -> None:
+    code = (
+        "import torch; from ahf_cli.optim.layers.compiled import described, numerics;"
+        "from ahf_cli.optim import ModelObjective, hessian;"
+        "from ahf_cli.tasks.models import LeNet, glorot_uniform;"
+        "x = torch.linspace(0, 1, 4 * 784, dtype=torch.float64).sin().view(4, 1, 28, 28);"
+        "h = ModelObjective(LeNet().double(), x, torch.arange(4));"
+        "t = glorot_uniform(h.layout, 0).double()[None]; e = h.evaluate(t);"
+        "print(h.chain is None, numerics('cpu'), float(e.operator(hessian)(e.gradient).norm()), described())"
+    )
+    said = []
+    for switch in ("no", ""):
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+            env={**os.environ, "AHF_COMPILED": switch, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        said.append(run.stdout.split(maxsplit=3))
+    (graph, path, norm, words), (explicit, other, same, _) = said
+    assert (graph, path, explicit, other) == ("True", "pytorch", "False", "compiled")
+    assert float(norm) == pytest.approx(float(same), rel=1e-12)
+    assert words.strip() == "convolutions by PyTorch; no compiled layers (AHF_COMPILED=no)"
+    importlib.reload(compiled)
