@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.linearization import Evaluation
-from ahf_cli.optim.moments import Moments
+from ahf_cli.optim.moments import Moments, Values
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.operators import Operator, hessian
 from ahf_cli.optim.rows import Layout
@@ -35,10 +34,8 @@ class ExplicitOptimizer(ABC):
     independent_batch = False
     curvature_batches = 1
 
-    @property
-    @abstractmethod
-    def memory(self) -> tuple[str, ...]:
-        """Names of the moments."""
+    memory: tuple[str, ...]
+    """names of the moments"""
 
     @abstractmethod
     def move(self, state: State, here: Evaluation) -> Move:
@@ -64,84 +61,59 @@ class ExplicitOptimizer(ABC):
         return after, info
 
 
-Options = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TorchMethod:
-    """An optimizer of `torch.optim`, with the vectors of its state and its keywords."""
-
-    optimizer: Callable[..., torch.optim.Optimizer]
-    moments: tuple[str, ...]
-    """names of the vectors in its state, all zero at first"""
-    options: Callable[[Mapping[str, float]], Options]
-    """hyperparameters of a recipe ↦ its keywords"""
-    counts: bool = True
-    """whether its state holds the number of steps"""
-
-
-def _sgd(nesterov: bool) -> TorchMethod:
-    def options(h: Mapping[str, float]) -> Options:
-        return {"lr": h["lr"], "momentum": h["momentum"], "nesterov": nesterov}
-
-    # PyTorch begins without a buffer; a buffer of zeros gives the same first step.
-    return TorchMethod(torch.optim.SGD, ("momentum_buffer",), options, counts=False)
+Formula = Callable[[Tensor, Moments, Values, Tensor], tuple[Tensor, Moments]]
+"""(g, moments, hyperparameters and t as columns) ↦ u and the new moments, all rows together."""
 
 
 @dataclass(frozen=True)
 class FirstOrderOptimizer(ExplicitOptimizer):
-    """u from `torch.optim`, row by row; its whole memory lies in the `State`."""
+    """u from the formula of an optimizer of `torch.optim`, whose steps it repeats, row by row."""
 
-    source: TorchMethod
-
-    @property
-    def memory(self) -> tuple[str, ...]:
-        """Names of the vectors in the state of PyTorch's optimizer."""
-        return self.source.moments
+    memory: tuple[str, ...]
+    formula: Formula
 
     def move(self, state: State, here: Evaluation) -> Move:
-        """Let `torch.optim` move a copy of each row by its own hyperparameters."""
-        gradient = here.gradient
-        source = self.source
-        values = {name: value.tolist() for name, value in state.hyperparameters.items()}
-        # A leaf and a group for each row, since hyperparameters belong to a group and differ by trial.
-        leaves = [nn.Parameter(row.clone()) for row in state.parameters]
-        groups = []
-        for k, leaf in enumerate(leaves):
-            leaf.grad = gradient[k]
-            own = {name: value[k] for name, value in values.items()}
-            groups.append({"params": [leaf], **source.options(own)})
-        optimizer = source.optimizer(groups)
-        for k, leaf in enumerate(leaves):
-            # Clones: `torch.optim` writes into its state, and the old `State` must not change.
-            kept: dict[str, Tensor] = {name: state.moments[name][k].clone() for name in source.moments}
-            optimizer.state[leaf] = kept | (
-                {"step": state.step[k].to("cpu", torch.float32)} if source.counts else {}
-            )  # the count's dtype and device are PyTorch's own choice
-        optimizer.step()
-        theta = torch.stack([leaf.detach() for leaf in leaves])
-        moments = {
-            name: torch.stack([optimizer.state[leaf][name] for leaf in leaves]) for name in source.moments
-        }
-        return Move(theta, theta - state.parameters, moments)
+        """Apply the formula to all rows at once."""
+        # Float64, as PyTorch computes with Python's numbers: 1 − β₂ᵗ loses digits in float32.
+        columns = {name: rows.expand(value.double()) for name, value in state.hyperparameters.items()}
+        t = rows.expand(state.step + 1).double()
+        update, moments = self.formula(here.gradient, state.moments, columns, t)
+        return Move(state.parameters + update, update, moments)
 
 
-sgd_momentum = FirstOrderOptimizer(_sgd(nesterov=False))
-nesterov = FirstOrderOptimizer(_sgd(nesterov=True))
-adagrad = FirstOrderOptimizer(
-    TorchMethod(torch.optim.Adagrad, ("sum",), lambda h: {"lr": h["lr"], "eps": h["mu"]})
-)
-rmsprop = FirstOrderOptimizer(
-    TorchMethod(
-        torch.optim.RMSprop, ("square_avg",), lambda h: {"lr": h["lr"], "alpha": h["beta2"], "eps": h["mu"]}
-    )
-)
-adam = FirstOrderOptimizer(
-    TorchMethod(
-        torch.optim.Adam, ("exp_avg", "exp_avg_sq"),
-        lambda h: {"lr": h["lr"], "betas": (h["beta1"], h["beta2"]), "eps": h["mu"]},
-    )
-)  # fmt: skip
+def _momentum(nesterov: bool) -> Formula:
+    def formula(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
+        # PyTorch begins without a buffer; a buffer of zeros gives the same first step.
+        decay, lr = h["momentum"].to(g), h["lr"].to(g)
+        buffer = g + decay * moments["momentum_buffer"]
+        return -lr * (g + decay * buffer if nesterov else buffer), {"momentum_buffer": buffer}
+
+    return formula
+
+
+def _adagrad(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
+    total = moments["sum"] + g * g
+    return -h["lr"].to(g) * g / (total.sqrt() + h["mu"].to(g)), {"sum": total}
+
+
+def _rmsprop(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
+    square = h["beta2"].to(g) * moments["square_avg"] + (1 - h["beta2"]).to(g) * g * g
+    return -h["lr"].to(g) * g / (square.sqrt() + h["mu"].to(g)), {"square_avg": square}
+
+
+def _adam(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
+    first = torch.lerp(moments["exp_avg"], g, (1 - h["beta1"]).to(g))
+    second = h["beta2"].to(g) * moments["exp_avg_sq"] + (1 - h["beta2"]).to(g) * g * g
+    length, root = h["lr"] / (1 - h["beta1"] ** t), (1 - h["beta2"] ** t).sqrt()
+    update = -length.to(g) * first / (second.sqrt() / root.to(g) + h["mu"].to(g))
+    return update, {"exp_avg": first, "exp_avg_sq": second}
+
+
+sgd_momentum = FirstOrderOptimizer(("momentum_buffer",), _momentum(nesterov=False))
+nesterov = FirstOrderOptimizer(("momentum_buffer",), _momentum(nesterov=True))
+adagrad = FirstOrderOptimizer(("sum",), _adagrad)
+rmsprop = FirstOrderOptimizer(("square_avg",), _rmsprop)
+adam = FirstOrderOptimizer(("exp_avg", "exp_avg_sq"), _adam)
 
 
 def rademacher(step: int, like: Tensor) -> Tensor:
