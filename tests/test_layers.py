@@ -123,6 +123,20 @@ def test_products_of_explicit_layers_equal_central_differences(name: str) -> Non
     torch.testing.assert_close(here.jvp(v), difference(objective.outputs), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", CHAINS)
+def test_squared_gradients_of_explicit_layers_are_means_over_examples(name: str, maps: str) -> None:
+    objective = objective_of(name)
+    theta = rows(objective, 2)
+    found = objective.evaluate(theta).squared_gradients()
+    for k in range(2):
+        each = [
+            ModelObjective(objective.model, x[None], y[None], chain=None).evaluate(theta[k : k + 1]).gradient
+            for x, y in zip(objective.inputs, objective.targets, strict=True)
+        ]
+        expected = torch.cat(each).square().mean(dim=0)
+        torch.testing.assert_close(found[k], expected, rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", ["lenet", "smooth"])
 def test_each_trial_can_have_its_own_batch(name: str, maps: str) -> None:
     objective = objective_of(name, trials=3)
@@ -268,6 +282,7 @@ def test_a_model_is_served_by_what_it_does(name: str) -> None:
         here, there = objective.evaluate(theta), graph.evaluate(theta)
         torch.testing.assert_close(here.operator(hessian)(v), there.operator(hessian)(v))
         torch.testing.assert_close(here.gradient, there.gradient)
+        torch.testing.assert_close(here.squared_gradients(), there.squared_gradients())
 
 
 def test_autocast_and_half_precision_keep_to_graphs() -> None:

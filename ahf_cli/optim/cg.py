@@ -100,7 +100,7 @@ class _Iterate:
 
     def finish(self, mask: Tensor, reason: Stop) -> None:
         """Stop the active rows of the mask for a reason."""
-        if not mask.is_cuda and not bool(mask.any()):
+        if rows.on_host(mask) and not bool(mask.any()):
             return  # on a CPU this read costs less than the three masks below
         mask = mask & self.active
         self.stop = torch.where(mask, int(reason), self.stop)
@@ -179,7 +179,7 @@ def _begin(
     rz = rr if diagonal is None else dot(r, d)
     return _Iterate(
         x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz, phi=[phi], active=active,
-        whole=not active.is_cuda and bool(active.all()),
+        whole=rows.on_host(active) and bool(active.all()),
         stop=zeros, iterations=zeros, products=(warm & active).long(),
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.moments import Moments, Values
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.operators import Operator, hessian
+from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
 
@@ -46,6 +47,7 @@ class ExplicitOptimizer(ABC):
         moments = {name: torch.zeros_like(parameters) for name in self.memory}
         return begin(parameters, hyperparameters, moments)
 
+    @in_full_precision
     def step(
         self, state: State, objective: Objective, curvature_objective: Objective | None = None
     ) -> tuple[State, StepInfo]:

@@ -52,14 +52,14 @@ class TruncatedNewton:
     keep: Collection[int] = ()
     """numbers of iterations whose iterates are returned as well"""
     check_every: int | None = None
-    """iterations between host reads; default: 1 on a CPU, where reads are free, and 5 on a GPU, unmeasured"""
+    """iterations between host reads; default: `rows.read_every`"""
 
     def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous."""
         active, gradient = system.active, system.gradient
         # A diverged row starts at 0: its last direction may hold numbers that are not finite.
         start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
-        every = self.check_every or (5 if gradient.is_cuda else 1)
+        every = self.check_every or rows.read_every(gradient)
         return conjugate_gradient(
             system.operator, system.damping, gradient, start, self.rules, self.max_iterations, active, every,
             preconditioner=system.preconditioner, keep=self.keep,
@@ -115,11 +115,12 @@ class Backtracking:
         """Go back from the last iterate over the kept ones while h falls, row by row."""
         solution, residual = result.solution, result.residual
         best, going = loss_at(solution), torch.ones_like(result.stop, dtype=torch.bool)
-        for x, r in reversed(result.kept):
+        every = rows.read_every(best)
+        for n, (x, r) in enumerate(reversed(result.kept), start=1):
             loss = loss_at(x)
             # A comparison with NaN is false: where h is not finite the way back must continue.
             going = going & ((loss <= best) | ~torch.isfinite(best))
-            if not bool(going.any()):
+            if n % every == 0 and not bool(going.any()):
                 break
             solution, residual = rows.where(going, x, solution), rows.where(going, r, residual)
             best = torch.where(going, loss, best)

@@ -75,7 +75,7 @@ class ModelObjective:
     ):
         self.model, self.inputs, self.targets = model, inputs, targets
         self.loss: OutputLoss = loss or SoftmaxCrossEntropy()
-        self.vectorized = inputs.is_cuda if vectorized is None else vectorized
+        self.vectorized = not rows.on_host(inputs) if vectorized is None else vectorized
         self.own_batches, self._find_chain = own_batches, chain
 
     @cached_property

@@ -14,6 +14,7 @@ from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem, Preconditioner
 from ahf_cli.optim.objective import Objective, Regularization
 from ahf_cli.optim.operators import Curvature, QuadraticModel
+from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
 from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize
@@ -72,6 +73,7 @@ class Optimizer:
         """Make the state of K trials before their first step; see `begin`."""
         return begin(parameters, hyperparameters, self.transform.init(parameters))
 
+    @in_full_precision
     def step(
         self, state: State, objective: Objective, curvature_objective: Objective | None = None
     ) -> tuple[State, StepInfo]:
@@ -106,6 +108,7 @@ class Optimizer:
         info = newton_step(state, solved, taken)
         return state.moved(theta + update, solved.warm_start, damping, moments, info.finite), info
 
+    @in_full_precision
     def solve(
         self, state: State, objective: Objective, curvature_objective: Objective | None = None
     ) -> Solved:

@@ -157,11 +157,12 @@ def armijo_share(ray: Ray, update: Tensor, slope: Tensor) -> tuple[Tensor, Tenso
     loss, active = ray.loss, ray.active
     scale, accepted = torch.ones_like(loss), ~active
     after = loss
-    for _ in range(TRIES):  # all rows together: a row that has found its share repeats it unread
+    every = rows.read_every(loss)
+    for n in range(1, TRIES + 1):  # all rows together: a row that has found its share repeats it unread
         tried = ray.loss_at(rows.expand(scale) * update)
         after = torch.where(accepted, after, tried)
         accepted = accepted | (tried <= loss + ARMIJO * scale * slope)
-        if bool(accepted.all()):
-            return scale, after
+        if n % every == 0 and bool(accepted.all()):
+            break
         scale = torch.where(accepted, scale, FACTOR * scale)
     return torch.where(accepted, scale, 0), torch.where(accepted, after, loss)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ahf_cli.errors import InputError
 from ahf_cli.optim import Layout, ModelObjective, Objective
 from ahf_cli.optim.distributed import DistributedObjective
+from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.tasks.catalogue import make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
@@ -119,7 +120,8 @@ class Task:
         indices = torch.from_numpy(whole[rank::world])
         chosen = indices.to(self.device)
         images = self.pixels(self.split.train.images[chosen])
-        return ModelObjective(self.model, images, self.targets(self.split.train.labels[chosen]), self.loss)
+        targets = self.targets(self.split.train.labels[chosen])
+        return ModelObjective(self.model, images, targets, self.loss, chain=self._chain)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return classes unchanged, and numbers in the task's dtype."""
@@ -134,4 +136,14 @@ class Task:
     def examples(self, images: LabelledImages, first: int, last: int) -> ModelObjective:
         """Return h on a range of a set."""
         inputs, labels = self.pixels(images.images[first:last]), self.targets(images.labels[first:last])
-        return ModelObjective(self.model, inputs, labels, self.loss)
+        return ModelObjective(self.model, inputs, labels, self.loss, chain=self._chain)
+
+    def _chain(self, model: nn.Module, inputs: Tensor) -> Chain | None:
+        """Return the explicit layers of the model, found once for each shape of a batch."""
+        if inputs.shape not in self._chains:
+            self._chains[inputs.shape] = Chain.of(model, inputs)
+        return self._chains[inputs.shape]
+
+    @cached_property
+    def _chains(self) -> dict[torch.Size, Chain | None]:
+        return {}

@@ -73,8 +73,6 @@ def resolve_device(wanted: str) -> str:
     import torch
 
     available = torch.cuda.is_available()
-    # Convolutions with 10-bit mantissas would make B unsymmetric, and change where CG stops.
-    torch.backends.cudnn.allow_tf32 = False
     if wanted == "cuda" and not available:
         raise InputError("run.device: must be a device that is there, got 'cuda', and PyTorch finds none")
     return "cuda" if wanted == "auto" and available else "cpu" if wanted == "auto" else wanted

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.distributed import average
+from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.tasks.task import Task
@@ -19,6 +20,7 @@ measured (docs/performance.md), the number for a GPU is not.
 
 
 @torch.inference_mode()
+@in_full_precision
 def evaluate(
     task: Task, parameters: Tensor, examples: LabelledImages, limit: int | None = None
 ) -> dict[str, Tensor]:

@@ -203,7 +203,16 @@ class ExplicitLinearization:
 
     def squared_gradients(self) -> Tensor:
         """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P)."""
-        return self._squared_gradients()
+        used = [n for layer in self.layers for n in layer.parameters]
+        if len(set(used)) < len(used):  # a square of a sum, over the layers that share a parameter
+            return self._squared_gradients()
+        cotangents, like = self._back
+        gathered = _Gathered(self.layout, like)
+        with torch.no_grad():
+            for layer, y in zip(self.layers, cotangents, strict=True):
+                gathered.add(layer.parameters, layer.squares(y))
+        # h is a mean: example n alone has N times the gradient that it adds to h.
+        return self.outputs.shape[1] * gathered.joined()
 
     def check_outputs(self) -> Tensor:
         """Return z."""

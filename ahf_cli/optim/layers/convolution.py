@@ -96,6 +96,14 @@ class BlockAt:
             return back, self._weights(*self.selection.to_weight(change, self.x))
         return back, self._weights(*self.selection.to_weight(change, self.x, y, self._padded(x)))
 
+    def squares(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Return the squares with each example as a trial of its own, and their sum."""
+        trials, examples = y.shape[:2]
+        x = self.x.expand(trials, *self.x.shape[1:]).reshape(trials * examples, 1, -1)
+        kernels, biases = self.selection.alone().to_weight(y.reshape(trials * examples, 1, -1), x)
+        each = (kernels, biases) if self.block.convolution.bias is not None else (kernels,)
+        return tuple(w.square().view(trials, examples, *w.shape[1:]).sum(dim=1) for w in each)
+
     def _weights(self, kernels: Tensor, biases: Tensor) -> tuple[Tensor, ...]:
         return (kernels,) if self.block.convolution.bias is None else (kernels, biases)
 

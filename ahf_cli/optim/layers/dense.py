@@ -37,6 +37,10 @@ class Layer(Protocol):
         """The derivative of Jᵀ ȳ as ȳ moves by `change`, x by ẋ and w by ẇ."""
         ...
 
+    def squares(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Σ_n of the squared cotangents of w that example n alone gives, for ȳ."""
+        ...
+
 
 def times(a: Tensor, b: Tensor, more: Tensor | None = None) -> Tensor:
     """Return a b + more, row by row; (K or 1, N, m), (K, m, n) → (K, N, n)."""
@@ -93,6 +97,16 @@ class LinearAt:
         shape = (len(change), *self.x.shape[1:])
         return None if back is None else back.reshape(shape), self._weights(weight, change)
 
+    def squares(self, y: Tensor) -> tuple[Tensor, ...]:
+        """(ȳ ∘ ȳ)ᵀ (x ∘ x), and the sum of ȳ ∘ ȳ; with more axes the square of each example's product."""
+        if self.x.dim() == 3:
+            y = y.square()
+            return self._weights(times(y.mT, self._rows(y).square()), y)
+        trials = len(y)
+        x, y = self.x.expand(trials, *self.x.shape[1:]).flatten(2, -2), y.flatten(2, -2)
+        each = torch.matmul(y.mT, x).square().sum(dim=1)
+        return (each,) if self.operation.bias is None else (each, y.sum(dim=2).square().sum(dim=1))
+
     def _rows(self, y: Tensor) -> Tensor:
         return self._flat.expand(len(y), -1, -1)
 
@@ -143,6 +157,10 @@ class PointwiseAt:
         bend = -2 * self.y if self.name == "tanh" else 1 - 2 * self.y
         return first + bend * self.slope(x * y), ()
 
+    def squares(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Return nothing: there are no parameters."""
+        return ()
+
 
 @dataclass(frozen=True)
 class FlattenAt:
@@ -165,6 +183,10 @@ class FlattenAt:
     ) -> Cotangents:
         """Return the change of ȳ in the shape of the input."""
         return self.cotangent(change, to_input)
+
+    def squares(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Return nothing: there are no parameters."""
+        return ()
 
 
 def pointwise(name: str, x: Tensor) -> Tensor:

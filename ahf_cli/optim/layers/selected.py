@@ -8,7 +8,7 @@ its terms.  The maps run in compiled code on a CPU and as dense operations on a 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
 
@@ -60,6 +60,12 @@ class CompiledSelection:
     shape: Shape
     at: Tensor  # offset of each output's window in its image, −1 for an output 0; int32, like y
     last: bool  # whether y has channels last and slack
+
+    def alone(self) -> CompiledSelection:
+        """Return the selection with each example as a trial of its own."""
+        return CompiledSelection(
+            replace(self.shape, images=1), self.at.reshape(-1, 1, self.at.shape[-1]), self.last
+        )
 
     def forward(
         self, x: Tensor, w: Tensor, b: Tensor | None, u: Tensor | None = None, v: Tensor | None = None
@@ -147,6 +153,12 @@ class DenseSelection:
     shape: Shape
     at: Tensor
     last: bool
+
+    def alone(self) -> DenseSelection:
+        """Return the selection with each example as a trial of its own."""
+        return DenseSelection(
+            replace(self.shape, images=1), self.at.reshape(-1, 1, self.at.shape[-1]), self.last
+        )
 
     def forward(
         self, x: Tensor, w: Tensor, b: Tensor | None, u: Tensor | None = None, v: Tensor | None = None
