@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.errors import InputError
-from benchmarks import document
+from benchmarks import command, document
 from benchmarks.record import merge
 from benchmarks.tables import render
 from benchmarks.timing import Budget, interleave
@@ -60,6 +60,24 @@ def test_verdicts_and_what_is_not_installed_are_drawn() -> None:
     text = render({"machine": machine, **stamp, "sections": sections})
     assert "≤ 1.25: missed by 0.25" in text
     assert "not installed: pip install some-package" in text
+
+
+def test_a_section_that_fails_loses_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spread = {"median": 1.0, "low": 1.0, "high": 1.0, "repeats": 3}
+
+    def spawn(device: str, threads: int, quick: bool, name: str) -> dict[str, object]:
+        if name == "growth":
+            raise command.SectionError("growth failed")
+        rows = [{"threads": threads, "chunk": 100, "images": 10_000, "ms": spread}]
+        return {"gpu": None, "packages": [], "rows": rows}
+
+    monkeypatch.setattr(command, "_spawn", spawn)
+    words = ["--only", "growth", "evaluation", "--threads", "1", "--out", str(tmp_path)]
+    assert command.main(words) == 1
+    assert "growth failed" in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "cpu.json").read_text())["sections"]) == {"evaluation"}
 
 
 def test_cases_are_measured_in_turn_in_changing_order() -> None:

@@ -26,8 +26,8 @@ COSTS = {
 }
 """Columns of a curve that are costs, and their labels.
 
-A curvature product takes the time of a gradient (docs/performance.md).  So the sum of both compares recipes
-with and without linear systems, independent of the machine.
+For LeNet a curvature product takes at most the time of a gradient (docs/performance.md).  So the sum of both
+compares recipes with and without linear systems, independent of the machine, and favours the latter.
 """
 
 PLURAL = {"step": "steps"}
