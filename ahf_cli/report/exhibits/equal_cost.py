@@ -151,7 +151,8 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colum
     looks = styles(names)
     caption = [
         f"{metric.label.capitalize()} against the cost of a trial: gradients and curvature products, or "
-        "seconds of training on the machine of the study. A product takes about the time of a gradient. "
+        "seconds of training on the machine of the study. For LeNet a product takes at most the time of a "
+        "gradient. "
         "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
         f"{marks.band_words(kind, False)}."
     ]
