@@ -1,6 +1,6 @@
 """One measuring process: reads a job as JSON from its argument, prints the numbers as JSON.
 
-A process of its own for each number of threads, since torch takes it best at its start.
+Each section and each number of threads has its own process: a failure then concerns one section.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import time
 from typing import Any
 
 import torch
@@ -18,21 +17,17 @@ from benchmarks.timing import Bench
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Measure the sections of a job: its keys are `device`, `threads`, `quick` and `sections`."""
+    """Measure the section of a job: its keys are `device`, `threads`, `quick` and `section`."""
     threads = job["threads"]
     torch.set_num_threads(threads)
     if job["device"] == "cuda" and not torch.cuda.is_available():
         raise InputError("--device must be a device that is there, got 'cuda', and PyTorch finds none")
     bench = Bench(torch.device(job["device"]), job["quick"])
-    sections = {}
-    for name in job["sections"]:
-        before = time.perf_counter()
-        print(f"{threads} thread{'s' * (threads > 1)}: {name} …", end="", flush=True, file=sys.stderr)
-        rows = importlib.import_module(f"benchmarks.{name}").measure(bench)
-        print(f" {time.perf_counter() - before:.0f} s", file=sys.stderr)
-        sections[name] = [{"threads": threads, **row} for row in rows]
-    return {"gpu": torch.cuda.get_device_name() if job["device"] == "cuda" else None,
-            "packages": third_party(), "sections": sections}  # fmt: skip
+    rows = importlib.import_module(f"benchmarks.{job['section']}").measure(bench)
+    gpu = torch.cuda.get_device_name() if job["device"] == "cuda" else None
+    return {
+        "gpu": gpu, "packages": third_party(), "rows": [{"threads": threads, **row} for row in rows]
+    }  # fmt: skip
 
 
 def third_party() -> list[str]:

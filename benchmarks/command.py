@@ -1,4 +1,4 @@
-"""The command line: spawns the measuring processes, keeps their numbers, draws the tables."""
+"""The command line: starts the measuring processes, keeps their numbers, draws the tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,39 +55,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*(f"error: {line}" for line in error.lines), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted: the sections that had ended are kept; --render draws them", file=sys.stderr)
         return 130
     return 0
 
 
 def _measure(options: argparse.Namespace) -> None:
+    """Measure section after section; keep and print each at its end."""
     folder = (options.out or RESULTS).resolve()
     record.check_writable(folder)
+    keeps = not options.quick or options.out is not None
+    file = folder / f"{options.device}.json"
+    kept = record.earlier(file) if keeps else None
     threads = options.threads or _default_threads(options.device, options.quick)
-    chosen = [name for name in SECTIONS if name in (options.only or SECTIONS)]
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the machine is busy (load {load:.1f}); the numbers will be noisy", file=sys.stderr)
     stamp = record.stamp(options.quick, load)
-    answers = [_spawn(options.device, count, options.quick, chosen) for count in threads]
-    result = {
-        "schema": record.SCHEMA, "device": options.device, "machine": record.machine(answers[0]["gpu"]),
-        "threads": threads, "packages": sorted({name for answer in answers for name in answer["packages"]}),
-        **stamp,
-        "sections": {
-            name: {**stamp, "threads": threads, "rows": [r for a in answers for r in a["sections"][name]]}
-            for name in chosen
-        },
-    }  # fmt: skip
-    print(render(result))
-    if options.quick and options.out is None:
+    failures: list[str] = []
+    for name in (name for name in SECTIONS if name in (options.only or SECTIONS)):
+        try:
+            answers = [_spawn(options.device, count, options.quick, name) for count in threads]
+        except SectionError as error:
+            failures += error.lines
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        new = {
+            "schema": record.SCHEMA, "device": options.device,
+            "machine": record.machine(answers[0]["gpu"]), **stamp,
+            "sections": {name: {
+                **stamp, "threads": threads,
+                "packages": sorted({package for answer in answers for package in answer["packages"]}),
+                "rows": [row for answer in answers for row in answer["rows"]],
+            }},
+        }  # fmt: skip
+        print(f"\n{render(new)}\n", flush=True)
+        if keeps:
+            kept = record.merge(kept, new)
+            record.write(file, kept)
+    if not keeps:
         print("not kept: a quick run is only written with --out DIR", file=sys.stderr)
-        return
-    file = folder / f"{options.device}.json"
-    record.write(file, record.merge(record.read(file) if file.exists() else None, result))
-    print(f"written: {file}", file=sys.stderr)
-    if options.out is None:
-        _draw(folder)
+    elif kept is not None:
+        print(f"written: {file}", file=sys.stderr)
+        if options.out is None:
+            _draw(folder)
+    if failures:
+        raise AhfError([*failures, "the other sections are complete"])
 
 
 def _draw(folder: Path) -> None:
@@ -104,21 +118,28 @@ def _draw(folder: Path) -> None:
     print(f"drawn: {DOCUMENT}", file=sys.stderr)
 
 
-def _spawn(device: str, threads: int, quick: bool, sections: Sequence[str]) -> dict[str, Any]:
-    """Measure in a fresh process with so many threads."""
-    job = {"device": device, "threads": threads, "quick": quick, "sections": list(sections)}
+class SectionError(AhfError):
+    """A section whose measuring process failed."""
+
+
+def _spawn(device: str, threads: int, quick: bool, section: str) -> dict[str, Any]:
+    """Measure a section in a fresh process with so many threads."""
+    job = {"device": device, "threads": threads, "quick": quick, "section": section}
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = time.perf_counter()
+    print(f"{threads} thread{'s' * (threads > 1)}: {section} …", flush=True, file=sys.stderr)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.child", json.dumps(job)],
         stdout=subprocess.PIPE,
-        env={**os.environ, **dict.fromkeys(names, str(threads)), "KINETO_LOG_LEVEL": "99"},
+        env={**os.environ, **dict.fromkeys(names, str(threads))},
         cwd=ROOT,
         check=False,
     )
     if done.returncode == InputError.exit_code:
         raise SystemExit(done.returncode)  # the process has said why
     if done.returncode:
-        raise AhfError(f"the measuring process with {threads} threads ended with code {done.returncode}")
+        raise SectionError(f"{section} with threads {threads} failed: exit code {done.returncode}")
+    print(f"{time.perf_counter() - before:.0f} s", file=sys.stderr)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # a package may print, too
     return answer
 

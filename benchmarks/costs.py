@@ -15,7 +15,7 @@ Actions = dict[str, Callable[[], object]]
 
 
 def actions(h: ModelObjective, theta: Tensor, iterations: int) -> Actions:
-    """Return what to time at θ, (K, P); `cg` takes so many iterations with Hessian products."""
+    """Return the actions at θ, (K, P); `cg` takes so many iterations with Hessian products."""
     kept = h.evaluate(theta)
     hessian_product, ggn_product = kept.operator(hessian), kept.operator(gauss_newton)
     vectors, start = kept.gradient.clone(), torch.zeros_like(theta)

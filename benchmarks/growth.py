@@ -1,4 +1,4 @@
-"""How cost grows with the batch and with the number of parameters."""
+"""Growth of the costs with the batch and with the number of parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     for n, (name, make, size) in enumerate(CASES[:3] if bench.quick else CASES):
         h = problems.objective(bench.device, make(), size)
         rows.append({"model": name, "parameters": h.layout.size, "batch": size})
-        case = costs.actions(h, problems.weights(h), ITERATIONS)
+        theta = problems.weights(h)
+        case = {"plain": problems.plain_gradient(h, theta), **costs.actions(h, theta, ITERATIONS)}
         actions |= {f"{n} {what}": action for what, action in case.items()}
     spreads = times(bench, actions, bench.budget(30))
     for n, row in enumerate(rows):

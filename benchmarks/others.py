@@ -1,79 +1,68 @@
-"""The same products and steps by `curvlinops-for-pytorch` and `backpack-for-pytorch`, side by side with ours.
-
-Both packages are called as their documentation shows: every product is computed anew from the network (or, in
-BackPACK's case, from one forward pass a step).
-"""
+"""The same gradients, products and steps by other packages, side by side with ours."""
 
 from __future__ import annotations
 
-import importlib
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ahf_cli.optim import Linearization, ModelObjective, gauss_newton, hessian
-from ahf_cli.optim.linearization import GraphLinearization
+from ahf_cli.optim import Evaluation, Linearization, ModelObjective
 from ahf_cli.optim.rows import Layout
-from ahf_cli.tasks.models import LeNet
 from benchmarks import problems
+from benchmarks.peers import PEERS, ProductAt
 from benchmarks.timing import Bench, interleave, spread
 
-OURS, BACKPACK, CURVLINOPS = "ahf", "backpack-for-pytorch", "curvlinops-for-pytorch"
-KEPT = f"{BACKPACK}, gradient's graph kept"
-Key = tuple[str, str]
-"""Which products, and by whom."""
+OURS, PYTORCH = "ahf", "PyTorch, an ordinary loop"
+ITERATIONS = 15
+Key = tuple[str, str, str]
+"""`product` or `step`, its curvature or `gradient`, and the package."""
 Action = Callable[[], Any]
-Actions = Mapping[Key, Action | None]
-"""None where the package is not installed."""
-
-
-class BackpackEvaluation(GraphLinearization):
-    """h of a plain module at its own parameters, whose products are BackPACK's, each computed anew."""
-
-    def __init__(self, layout: Layout, model: nn.Module, inputs: Tensor, targets: Tensor):
-        outputs = model(inputs)
-        super().__init__(
-            layout,
-            tuple(model.parameters()),
-            nn.functional.cross_entropy(outputs, targets).reshape(1),
-            outputs,
-        )
-        self._hessian = importlib.import_module("backpack.hessianfree.hvp").hessian_vector_product
-        self._ggn = importlib.import_module("backpack.hessianfree.ggnvp").ggn_vector_product_from_plist
-
-    def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
-        """v ↦ B v by BackPACK."""
-        return self.hessian_product if curvature is hessian else self.gauss_newton_product
-
-    def hessian_product(self, vectors: Tensor) -> Tensor:
-        """∇²h v."""
-        return self.layout.join(self._hessian(self.losses[0], self.leaves, self._pieces(vectors)))
-
-    def hessian_product_with(self, gradients: Sequence[Tensor], vectors: Tensor) -> Tensor:
-        """∇²h v from the gradient's graph, which BackPACK takes if its caller keeps it."""
-        pieces = self._pieces(vectors)
-        return self.layout.join(self._hessian(self.losses[0], self.leaves, pieces, grad_params=gradients))
-
-    def gauss_newton_product(self, vectors: Tensor) -> Tensor:
-        """Jᵀ H_L J v."""
-        pieces = self._pieces(vectors)
-        return self.layout.join(self._ggn(self.losses[0], self.outputs, self.leaves, pieces))
-
-    def _pieces(self, vectors: Tensor) -> list[Tensor]:
-        return [piece[0] for piece in self.layout.split(vectors)]
+Products = Mapping[str, Mapping[str, ProductAt] | None]
+"""By package; None if it is not installed."""
 
 
 @dataclass(frozen=True)
-class BackpackObjective:
-    """The objective of the same batch with BackPACK's products."""
+class PeerEvaluation:
+    """An evaluation whose operators are those of another package."""
+
+    at: Callable[[Callable[..., Any]], Callable[[Tensor], Tensor]]
+    ours: Callable[[], Evaluation]
+    layout: Layout
+    gradient_count: int = 1
+
+    @property
+    def loss(self) -> Tensor:
+        """h, (1,)."""
+        return self.ours().loss
+
+    @property
+    def gradient(self) -> Tensor:
+        """∇h, (1, P)."""
+        return self.ours().gradient
+
+    def operator(self, curvature: Callable[[Linearization], Any]) -> Callable[[Tensor], Tensor]:
+        """v ↦ B v by the package."""
+        product = self.at(curvature)
+        return lambda v: product(v).detach()
+
+    def squared_gradients(self) -> Tensor:
+        """The diagonal of the empirical Fisher matrix."""
+        return self.ours().squared_gradients()
+
+
+@dataclass(frozen=True)
+class PeerObjective:
+    """The objective of a batch, whose curvature products are those of another package."""
 
     inner: ModelObjective
+    product: ProductAt
 
     @property
     def layout(self) -> Layout:
@@ -84,109 +73,88 @@ class BackpackObjective:
         """h(θ)."""
         return self.inner.value(parameters)
 
-    def evaluate(self, parameters: Tensor) -> BackpackEvaluation:
-        """Run the model at θ, once."""
-        model = _module_at(self.inner, parameters)
-        return BackpackEvaluation(self.layout, model, self.inner.inputs, self.inner.targets)
+    def evaluate(self, parameters: Tensor) -> PeerEvaluation:
+        """Prepare h at θ; the package does no work before its operator is asked for."""
+        return PeerEvaluation(
+            lambda _: self.product(parameters), partial(self.inner.evaluate, parameters), self.layout
+        )
 
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
-    """Time products in turn, then steps in turn; each ratio is that of the same round."""
-    iterations = 2 if bench.quick else 50
-    with warnings.catch_warnings():  # imports and first products run what torch itself has deprecated
+    """Time gradients, products and steps in turn; each ratio is between times of the same round."""
+    _use_no_more_cores()
+    iterations = 2 if bench.quick else ITERATIONS
+    h, other = problems.objective(bench.device), problems.objective(bench.device, seed=1)
+    with warnings.catch_warnings():  # imports and first products run deprecated parts of torch
         warnings.simplefilter("ignore", FutureWarning)
-        products = _products(bench)
-    return [
-        *_rows(bench, {"kind": "product"}, products, 10),
-        *_rows(bench, {"kind": "step", "iterations": iterations}, _steps(bench, iterations), 50),
-    ]
+        products: Products = {p.name: p.products(other) for p in PEERS}
+        actions = _evaluations(other, products)
+        # Operators of their own: a step copies its θ into their module.
+        actions |= _steps(h, other, {p.name: p.products(other) for p in PEERS}, iterations)
+        _check_equal(actions)
+        watches = {" ".join(key): bench.stopwatch(action) for key, action in actions.items()}
+        samples = interleave(watches, bench.budget(120))
+    rows = [_row(key, samples, iterations) for key in actions]
+    return rows + [{"by": name, "absent": True} for name, found in products.items() if found is None]
 
 
-def _rows(bench: Bench, head: dict[str, Any], actions: Actions, seconds: float) -> list[dict[str, Any]]:
-    """Measure actions; None stands for one whose package is not installed."""
-    names = {f"{curvature} {by}": (curvature, by) for curvature, by in actions}
-    watches = {name: bench.stopwatch(action) for name, key in names.items() if (action := actions[key])}
-    samples = interleave(watches, bench.budget(seconds))
-    rows = []
-    for name, (curvature, by) in names.items():
-        row = {**head, "curvature": curvature, "by": by}
-        if name in samples:
-            ms, ours = 1e3 * np.asarray(samples[name]), 1e3 * np.asarray(samples[f"{curvature} {OURS}"])
-            row |= {"ms": spread(ms), "ratio": spread(ms / ours)}
-        rows.append(row)
-    return rows
+def _use_no_more_cores() -> None:
+    """Give all packages as many cores as PyTorch has threads: JAX would take every core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: torch.get_num_threads()])
 
 
-def _installed(module: str) -> bool:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
+def _row(key: Key, samples: Mapping[str, list[float]], iterations: int) -> dict[str, Any]:
+    kind, what, by = key
+    ms, ours = (1e3 * np.asarray(samples[" ".join((kind, what, who))]) for who in (by, OURS))
+    plain = 1e3 * np.asarray(samples[f"product gradient {PYTORCH}"])
+    row = {"kind": kind, "curvature": what, "by": by, "ms": spread(ms)}
+    row |= {"ratio": spread(ms / ours), "plain_ratio": spread(ms / plain)}
+    return row | ({"iterations": iterations} if kind == "step" else {})
 
 
-def _module_at(h: ModelObjective, parameters: Tensor) -> nn.Module:
-    """Return a plain LeNet with these parameters, (1, P)."""
-    model = LeNet().to(parameters.device)
-    with torch.no_grad():
-        for parameter, piece in zip(model.parameters(), h.layout.split(parameters), strict=True):
-            parameter.copy_(piece[0])
-    return model
-
-
-def _products(bench: Bench) -> Actions:
-    """Return each product by each package."""
-    h = problems.objective(bench.device)
+def _evaluations(h: ModelObjective, products: Products) -> dict[Key, Action]:
+    """Return the gradient and the products by each package."""
     theta = problems.weights(h)
     ours = h.evaluate(theta)
     v = ours.gradient.clone()
-    theirs = BackpackObjective(h).evaluate(theta) if _installed("backpack") else None
-    their_hessian, their_ggn = _curvlinops(h, theta) if _installed("curvlinops") else (None, None)
-    actions: dict[Key, Action | None] = {
-        ("hessian", OURS): partial(ours.operator(hessian), v),
-        ("hessian", BACKPACK): partial(theirs.hessian_product, v) if theirs else None,
-        ("hessian", CURVLINOPS): partial(their_hessian.__matmul__, v[0]) if their_hessian else None,
-        ("ggn", OURS): partial(ours.operator(gauss_newton), v),
-        ("ggn", BACKPACK): partial(theirs.gauss_newton_product, v) if theirs else None,
-        ("ggn", CURVLINOPS): partial(their_ggn.__matmul__, v[0]) if their_ggn else None,
+    actions: dict[Key, Action] = {
+        ("product", "gradient", OURS): lambda: h.evaluate(theta).gradient,
+        ("product", "gradient", PYTORCH): problems.plain_gradient(h, theta),
     }
-    if theirs:
-        gradients = torch.autograd.grad(theirs.losses[0], theirs.leaves, create_graph=True)
-        actions["hessian", KEPT] = lambda: theirs.hessian_product_with(gradients, v)
-    _check_equal(actions)
+    for what in ("gradient", *problems.CURVATURES):
+        if what in problems.CURVATURES:
+            actions["product", what, OURS] = partial(ours.operator(problems.CURVATURES[what]), v)
+        for name, found in products.items():
+            if found and what in found:
+                actions["product", what, name] = partial(found[what](theta), v)
     return actions
 
 
-def _curvlinops(h: ModelObjective, theta: Tensor) -> tuple[Any, Any]:
-    package, model = importlib.import_module("curvlinops"), _module_at(h, theta)
-    arguments = (model, nn.CrossEntropyLoss(), list(model.parameters()), [(h.inputs, h.targets)])
-    return (
-        package.HessianLinearOperator(*arguments, check_deterministic=False),
-        package.GGNLinearOperator(*arguments, check_deterministic=False),
-    )
-
-
-def _check_equal(actions: Actions) -> None:
-    """Raise where a package computes something else: then its time says nothing."""
+def _check_equal(actions: Mapping[Key, Action]) -> None:
+    """Raise RuntimeError if a package computes something else: then its time says nothing."""
     expected: dict[str, Tensor] = {}
-    for (curvature, by), action in actions.items():
-        if action is None:
-            continue
-        found = action().reshape(-1)
-        ours = expected.setdefault(curvature, found)
+    for (kind, what, by), action in actions.items():
+        if by == PYTORCH:
+            continue  # its gradient lies in the parameters
+        found = (action() if kind == "product" else action()[1].direction).detach().reshape(-1)
+        ours = expected.setdefault(kind + what, found)
         error = float(torch.linalg.vector_norm(found - ours) / torch.linalg.vector_norm(ours))
-        if not error < 1e-3:
-            raise RuntimeError(f"{curvature} product by {by} differs from ours by {error:.1e}")
+        if not error < (1e-3 if kind == "product" else 1e-2):  # CG amplifies rounding
+            raise RuntimeError(f"{kind} {what} by {by} differs from ours by {error:.1e}")
 
 
-def _steps(bench: Bench, iterations: int) -> Actions:
-    """Return the same HF steps with our products and with BackPACK's."""
-    h, other = problems.objective(bench.device), problems.objective(bench.device, seed=1)
-    theirs = BackpackObjective(other) if _installed("backpack") else None
-    actions: dict[Key, Action | None] = {}
+def _steps(
+    h: ModelObjective, other: ModelObjective, products: Products, iterations: int
+) -> dict[Key, Action]:
+    """Return the same HF steps with our products and with each package's."""
+    actions: dict[Key, Action] = {}
     for curvature in problems.CURVATURES:
         optimizer = problems.fixed_length("hf", curvature, iterations)
         state = problems.warm_state(optimizer, "hf", h, other)
-        actions[curvature, OURS] = partial(optimizer.step, state, h, other)
-        actions[curvature, BACKPACK] = partial(optimizer.step, state, h, theirs) if theirs else None
+        actions["step", curvature, OURS] = partial(optimizer.step, state, h, other)
+        for name, found in products.items():
+            if found:
+                theirs = PeerObjective(other, found[curvature])
+                actions["step", curvature, name] = partial(optimizer.step, state, h, theirs)
     return actions

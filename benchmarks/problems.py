@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +17,17 @@ from ahf_cli.optim import (
     ModelObjective,
     Optimizer,
     State,
+    StepInfo,
     compose,
     gauss_newton,
     hessian,
 )
+from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.newton import TruncatedNewton
 from ahf_cli.optim.operators import Curvature
+from ahf_cli.optim.optimizer import AnyOptimizer
 from ahf_cli.recipes.builtin import find_recipe
+from ahf_cli.recipes.recipe import Structure
 from ahf_cli.tasks.models import LeNet, glorot_uniform
 
 BATCH_SIZE = 128
@@ -44,15 +52,46 @@ def batch(device: torch.device, size: int = BATCH_SIZE, seed: int = 0) -> tuple[
 
 
 def objective(
-    device: torch.device, model: nn.Module | None = None, size: int = BATCH_SIZE, seed: int = 0
+    device: torch.device,
+    model: nn.Module | None = None,
+    size: int = BATCH_SIZE,
+    seed: int = 0,
+    explicit: bool = True,
 ) -> ModelObjective:
-    """Make h of a model, LeNet unless given, on one batch."""
-    return ModelObjective((model or LeNet()).to(device), *batch(device, size, seed))
+    """Make h of a model, LeNet unless given, on one batch; by automatic differentiation if not `explicit`."""
+    chain = Chain.of if explicit else None
+    return ModelObjective((model or LeNet()).to(device), *batch(device, size, seed), chain=chain)
 
 
 def weights(h: ModelObjective, trials: int = 1) -> Tensor:
     """Draw initial weights, another seed for each trial; (K, P)."""
     return torch.stack([glorot_uniform(h.layout, seed) for seed in range(trials)]).to(h.inputs.device)
+
+
+def module_at(h: ModelObjective, parameters: Tensor) -> nn.Module:
+    """Return a copy of the model with these parameters, (1, P)."""
+    model = copy.deepcopy(h.model)
+    load(model, h, parameters)
+    return model
+
+
+@torch.no_grad()
+def load(model: nn.Module, h: ModelObjective, parameters: Tensor) -> None:
+    """Copy parameters, (1, P), into a model."""
+    for parameter, piece in zip(model.parameters(), h.layout.split(parameters), strict=True):
+        parameter.copy_(piece[0])
+
+
+def plain_gradient(h: ModelObjective, parameters: Tensor) -> Callable[[], Tensor]:
+    """Make the gradient of an ordinary training loop: module, `cross_entropy` and `backward`."""
+    model = module_at(h, parameters)
+
+    def gradient() -> Tensor:
+        model.zero_grad()
+        nn.functional.cross_entropy(model(h.inputs), h.targets).backward()  # type: ignore[no-untyped-call]
+        return cast("Tensor", next(model.parameters()).grad)
+
+    return gradient
 
 
 class EndlessRules(MartensRules):
@@ -74,17 +113,34 @@ class EndlessRules(MartensRules):
 
 def fixed_length(recipe: str, curvature: str, iterations: int) -> Optimizer:
     """Compose a recipe whose steps take exactly so many CG iterations."""
-    structure = replace(find_recipe(recipe).choices, curvature=curvature)
-    solver = TruncatedNewton(EndlessRules(), iterations, structure.warm_start_decay)
-    return replace(compose(structure), solver=solver)
+    structure: Structure = replace(find_recipe(recipe).choices, curvature=curvature)
+    return endless(compose(structure), iterations)
+
+
+def endless(optimizer: Optimizer, iterations: int) -> Optimizer:
+    """Return the optimizer with so many CG iterations a step, or its own maximum if that is less."""
+    solver = optimizer.solver
+    if not isinstance(solver, TruncatedNewton):
+        return optimizer
+    count = min(iterations, solver.max_iterations)
+    return replace(optimizer, solver=replace(solver, rules=EndlessRules(), max_iterations=count))
 
 
 def warm_state(
-    optimizer: Optimizer, recipe: str, h: ModelObjective, curvature: ModelObjective, trials: int = 1
+    optimizer: AnyOptimizer, recipe: str, h: ModelObjective, curvature: ModelObjective, trials: int = 1
 ) -> State:
     """Take one step, so that the next one starts as all later ones do: from the previous direction."""
-    values = find_recipe(recipe).complete({"damping": DAMPING})
-    state, info = optimizer.step(optimizer.init(weights(h, trials), values), h, curvature)
+    found = find_recipe(recipe)
+    values = found.complete({"damping": DAMPING} if "damping" in found.hyperparameters else {})
+    state, info = step(optimizer, optimizer.init(weights(h, trials), values), h, curvature)()
     if not bool(info.finite.all()):
         raise RuntimeError(f"{recipe}: the first step of the benchmark is not finite")
     return state
+
+
+def step(
+    optimizer: AnyOptimizer, state: State, h: ModelObjective, curvature: ModelObjective
+) -> Callable[[], tuple[State, StepInfo]]:
+    """Make a step from this state; the second batch serves recipes with a batch of their own for B."""
+    second = curvature if optimizer.independent_batch else None
+    return partial(optimizer.step, state, h, second)

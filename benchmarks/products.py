@@ -1,4 +1,4 @@
-"""What a curvature product costs beside a gradient, set-up and all."""
+"""Costs of curvature products and their set-up, beside our gradient and the one of an ordinary loop."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from ahf_cli.optim import ModelObjective, gauss_newton, hessian
 from benchmarks import problems
-from benchmarks.timing import Bench, interleave, spread
+from benchmarks.timing import Bench, Spread, interleave, spread
 
 ITERATIONS = 15
 """CG iterations that share what is set up once a step."""
+PLAIN = "plain PyTorch gradient"
 FIRST_GGN = "forward pass, set-up and first GGN product"
 Samples = dict[str, NDArray[np.float64]]
 
@@ -22,8 +23,9 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     h = problems.objective(bench.device)
     samples = _samples(bench, h)
     derived = _derived(samples)
-    rows = [_row(name, values, samples["gradient"]) for name, values in {**samples, **derived}.items()]
-    return rows + _spread_out({**samples, **derived})
+    everything = {**samples, **derived}
+    rows = [{"quantity": name, "ms": spread(ms), **ratios(ms, everything)} for name, ms in everything.items()]
+    return rows + _spread_out(everything)
 
 
 def _samples(bench: Bench, h: ModelObjective) -> Samples:
@@ -39,10 +41,11 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
         _ = evaluation.gradient
 
     actions = {
+        PLAIN: problems.plain_gradient(h, theta),
         "loss": lambda: h.value(theta),
         "forward pass with graph": lambda: h.evaluate(theta),
         "gradient": lambda: h.evaluate(theta).gradient,
-        "gradient with graph": graph,
+        "gradient and set-up of Hessian products": graph,
         FIRST_GGN: lambda: h.evaluate(theta).operator(gauss_newton)(vector),
         "Hessian product": lambda: hessian_product(vector),
         "GGN product": lambda: ggn_product(vector),
@@ -55,20 +58,21 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
 def _derived(t: Samples) -> Samples:
     """Return what is only known as a difference, taken within each round."""
     return {
-        "set-up of Hessian products": t["gradient with graph"] - t["gradient"],
+        "set-up of Hessian products": t["gradient and set-up of Hessian products"] - t["gradient"],
         "set-up of GGN products": t[FIRST_GGN] - t["GGN product"] - t["forward pass with graph"],
     }
 
 
-def _row(name: str, values: NDArray[np.float64], gradient: NDArray[np.float64]) -> dict[str, Any]:
-    return {"quantity": name, "ms": spread(values), "ratio": spread(values / gradient)}
+def ratios(ms: NDArray[np.float64], t: Samples) -> dict[str, Spread]:
+    """Return the ratios to the plain gradient and to ours, round by round."""
+    return {"plain_ratio": spread(ms / t[PLAIN]), "ratio": spread(ms / t["gradient"])}
 
 
 def _spread_out(t: Samples) -> list[dict[str, Any]]:
     """Return each product with its share of the set-up, on the gradient's batch and on one of its own."""
     setups = {
         ("hessian", "same"): t["set-up of Hessian products"],
-        ("hessian", "independent"): t["gradient with graph"],
+        ("hessian", "independent"): t["gradient and set-up of Hessian products"],
         ("ggn", "same"): t["set-up of GGN products"],
         ("ggn", "independent"): t["set-up of GGN products"] + t["forward pass with graph"],
     }
@@ -78,7 +82,7 @@ def _spread_out(t: Samples) -> list[dict[str, Any]]:
             "curvature": curvature,
             "curvature_batch": where,
             "iterations": ITERATIONS,
-            "ratio": spread((products[curvature] + setup / ITERATIONS) / t["gradient"]),
+            **ratios(products[curvature] + setup / ITERATIONS, t),
         }
         for (curvature, where), setup in setups.items()
     ]

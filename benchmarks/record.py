@@ -13,8 +13,11 @@ from typing import Any
 from ahf_cli.errors import InputError
 from ahf_cli.training.environment import commit, processor, version
 
-SCHEMA = 1
-PACKAGES = ("torch", "numpy", "ahf-cli", "backpack-for-pytorch", "curvlinops-for-pytorch")
+SCHEMA = 2
+PACKAGES = (
+    "torch", "numpy", "ahf-cli", "backpack-for-pytorch", "curvlinops-for-pytorch", "hessian-eigenthings",
+    "jax",
+)  # fmt: skip
 Record = dict[str, Any]
 
 
@@ -49,17 +52,29 @@ def merge(old: Record | None, new: Record) -> Record:
 
 
 def read(file: Path) -> Record:
-    """Read kept numbers; raises InputError where they are damaged or of another schema."""
+    """Read kept numbers; raises InputError if they are damaged or of another schema."""
+    content = _parsed(file)
+    if content["schema"] != SCHEMA:
+        raise InputError(
+            f"{file}: schema must be {SCHEMA}, got {content['schema']!r}; run `python -m benchmarks`"
+        )
+    return content
+
+
+def earlier(file: Path) -> Record | None:
+    """Read the numbers that new ones join; None if there are none, or of another schema."""
+    content = _parsed(file) if file.exists() else None
+    return content if content and content["schema"] == SCHEMA else None
+
+
+def _parsed(file: Path) -> Record:
     try:
         content: Record = json.loads(file.read_text(encoding="utf-8"))
-        found = content["schema"]
-        _ = content["machine"], content["sections"], content["device"]
+        _ = content["schema"], content["machine"], content["sections"], content["device"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file}: must be a file that `python -m benchmarks` wrote, got {error!r}"
         ) from error
-    if found != SCHEMA:
-        raise InputError(f"{file}: schema must be {SCHEMA}, got {found!r}")
     return content
 
 

@@ -8,13 +8,18 @@ from typing import Literal, get_args
 from ahf_cli.recipes.hyperparameters import nearest
 
 Section = Literal[
-    "trials", "products", "variants", "steps", "growth", "others", "evaluation", "workers", "machine"
+    "products",
+    "variants",
+    "steps",
+    "recipes",
+    "others",
+    "trials",
+    "growth",
+    "evaluation",
+    "workers",
+    "machine",
 ]
-# `trials` is measured first: the peak memory of a process never falls.
 SECTIONS: tuple[Section, ...] = get_args(Section)
-SHOWN: tuple[Section, ...] = (
-    "products", "variants", "steps", "others", "trials", "growth", "evaluation", "workers", "machine",
-)  # fmt: skip
 
 
 def section(name: str) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 from typing import Any
 
-from benchmarks.sections import SHOWN, Section
+from benchmarks.sections import SECTIONS, Section
 
 Row = dict[str, Any]
 Rows = list[Row]
-PRODUCT_TARGETS = {"hessian": (1.6, 1.25), "ggn": (1.5, 1.2)}
-OVERHEAD_TARGETS = (0.05, 0.03)
+PRODUCT_TARGETS = {"hessian": 1.25, "ggn": 1.2}
+"""A product with its share of the set-up, in plain PyTorch gradients."""
 STEP_AIMS = {"hessian": 3.0, "ggn": 2.0}
+"""Another package's step in ours."""
 WORKERS_AIM = 1.8
 EVALUATION_TARGET = 0.15
 HOURS_AIM = 7.0
-AIMED_ITERATIONS = 50
-"""The aims of steps and solvers are for steps of this length: shorter ones are not judged."""
-CURVATURE_NAMES = {"hessian": "Hessian", "ggn": "GGN"}
+CURVATURE_NAMES = {"gradient": "gradient", "hessian": "Hessian", "ggn": "GGN"}
 
 
 def render(record: Row) -> str:
@@ -27,7 +25,7 @@ def render(record: Row) -> str:
     name = machine["gpu"] or machine["processor"]
     usual = _provenance(record)
     parts = [f"{name}, {machine['cores']} cores, {machine['memory_gb']:g} GB, {machine['system']}. {usual}"]
-    for section in SHOWN:
+    for section in SECTIONS:
         table = record["sections"].get(section)
         if table and table["rows"]:
             title, draw = DRAWN[section]
@@ -46,69 +44,91 @@ def _provenance(table: Row) -> str:
 
 
 def products(rows: Rows) -> list[str]:
-    """Draw what each evaluation costs, and products with their set-up against the targets."""
-    plain = [
-        (r["threads"], r["quantity"], _spread(r["ms"]), _spread(r["ratio"], 2))
-        for r in rows
-        if "quantity" in r
-    ]
-    spread_out = []
-    for r in rows:
-        if "curvature" not in r:
-            continue
-        ratio = r["ratio"]["median"]
-        now, later = PRODUCT_TARGETS[r["curvature"]]
-        curvature, where = CURVATURE_NAMES[r["curvature"]], r["curvature_batch"]
-        verdicts = (_at_most(ratio, now), _at_most(ratio, later))
-        spread_out.append((r["threads"], curvature, where, _spread(r["ratio"], 2), *verdicts))
-    iterations = next(r["iterations"] for r in rows if "iterations" in r)
+    """Draw the cost of each evaluation, and products with their set-up against the targets."""
+    plain = [(r["threads"], r["quantity"], _spread(r["ms"]), *_ratios(r)) for r in rows if "quantity" in r]
+    shared = [r for r in rows if "curvature" in r]
+    cells = [
+        (
+            r["threads"], CURVATURE_NAMES[r["curvature"]], r["curvature_batch"], *_ratios(r),
+            _at_most(r["plain_ratio"]["median"], PRODUCT_TARGETS[r["curvature"]]),
+        )
+        for r in shared
+    ]  # fmt: skip
     return [
-        markdown(("threads", "LeNet, batch 128", "ms", "ratio to a gradient"), plain),
-        f"A product with its share of the set-up, over {iterations} CG iterations, as ratio to a gradient:",
-        markdown(("threads", "product", "curvature batch", "ratio", "target", "later aim"), spread_out),
+        markdown(("threads", "LeNet, batch 128", "ms", *RATIOS), plain),
+        f"A product with its share of the set-up, over {shared[0]['iterations']} CG iterations:",
+        markdown(("threads", "product", "curvature batch", *RATIOS, "target (plain gradients)"), cells),
     ]
+
+
+RATIOS = ("ratio to a plain gradient", "to our gradient")
+
+
+def _ratios(r: Row) -> tuple[str, str]:
+    return _spread(r["plain_ratio"], 2), _spread(r["ratio"], 2)
 
 
 def steps(rows: Rows) -> list[str]:
-    """Draw where the time of a step goes."""
+    """Draw the parts of a step's time."""
     cells = []
     for r in rows:
-        ms, share, (now, later) = r["ms"], r["share"]["median"], OVERHEAD_TARGETS
+        ms = r["ms"]
         medians = {part: _number(value["median"]) for part, value in ms.items()}
         cells.append(
             (
                 r["threads"], r["recipe"], CURVATURE_NAMES[r["curvature"]], r["iterations"],
                 _spread(ms["step"]), f"{medians['product']} ({r['products']})", medians["gradient"],
                 medians["set-up"], medians["loss"], medians["rest"], _percent(r["share"]),
-                _at_most(share, now, percent=True), _at_most(share, later, percent=True),
             )
         )  # fmt: skip
     header = (
         "threads", "recipe", "curvature", "CG iterations", "ms per step", "products (count)",
-        "gradient", "curvature set-up", "losses", "rest", "share of the rest", "target", "later aim",
+        "gradient", "curvature set-up", "losses", "rest", "share of the rest",
     )  # fmt: skip
     return [markdown(header, cells)]
 
 
+def recipes(rows: Rows) -> list[str]:
+    """Draw steps with explicit layers and by automatic differentiation, and their memory."""
+    cells = [
+        (
+            r["threads"], r["recipe"], r["iterations"], _spread(r["explicit"]), _spread(r["automatic"]),
+            _spread(r["ratio"], 2), *(_memory(r[key]) for key in ("explicit_mb", "automatic_mb")),
+        )
+        for r in rows
+    ]  # fmt: skip
+    header = (
+        "threads", "recipe", "CG iterations", "ms a step, default", "ms a step, automatic differentiation",
+        "automatic / default", "peak MB, default (at start)", "peak MB, automatic (at start)",
+    )  # fmt: skip
+    return [markdown(header, cells)]
+
+
+def _memory(mb: Row) -> str:
+    return f"{mb['peak']:.0f} ({mb['start']:.0f})"
+
+
 def others(rows: Rows) -> list[str]:
     """Draw our time beside that of other packages."""
-    cells = []
+    cells: list[tuple[object, ...]] = []
     for r in rows:
-        what = CURVATURE_NAMES[r["curvature"]] + " product"
+        if "absent" in r:
+            cells.append((r["threads"], "", f"{r['by']} is not installed: pip install {r['by']}", *[""] * 4))
+            continue
+        name, aim = CURVATURE_NAMES[r["curvature"]], ""
+        what = name if r["curvature"] == "gradient" else f"{name} product"
         if r["kind"] == "step":
             what = f"HF step of {r['iterations']} CG iterations, {what}s"
-        if "ms" in r:
-            aimed = r.get("iterations") == AIMED_ITERATIONS and r["by"] != "ahf"
-            verdict = _at_least(r["ratio"]["median"], STEP_AIMS[r["curvature"]]) if aimed else ""
-            measured = (_spread(r["ms"]), _spread(r["ratio"], 2), verdict)
-        else:
-            measured = (f"not installed: pip install {r['by']}", "", "")
-        cells.append((r["threads"], what, r["by"], *measured))
-    return [markdown(("threads", "LeNet, batch 128", "by", "ms", "ratio to ours", "aim"), cells)]
+            if r["by"] != "ahf":
+                aim = _at_least(r["ratio"]["median"], STEP_AIMS[r["curvature"]])
+        ratios = _spread(r["ratio"], 2), _spread(r["plain_ratio"], 2)
+        cells.append((r["threads"], what, r["by"], _spread(r["ms"]), *ratios, aim))
+    header = ("threads", "LeNet, batch 128", "by", "ms", "ratio to ours", "to a plain gradient", "aim")
+    return [markdown(header, cells)]
 
 
 def trials(rows: Rows) -> list[str]:
-    """Draw what K trials side by side cost."""
+    """Draw the cost of K trials side by side."""
     cells = []
     alone: dict[int, float] = {}
     for r in rows:
@@ -116,8 +136,8 @@ def trials(rows: Rows) -> list[str]:
         base = alone.setdefault(r["threads"], rate)
         cells.append(
             (
-                r["threads"], r["trials"], *(_spread(ms[k]) for k in _PER_TRIAL), _number(rate),
-                f"{rate / base:.2f}", f"{r['peak_mb']:.0f} ({r['start_mb']:.0f})",
+                r["threads"], r["trials"], *(_spread(ms[k]) for k in (*PARTS, "step")),
+                _number(rate), f"{rate / base:.2f}", f"{r['peak_mb']:.0f} ({r['start_mb']:.0f})",
             )
         )  # fmt: skip
     iterations = rows[0]["iterations"]
@@ -128,72 +148,67 @@ def trials(rows: Rows) -> list[str]:
     return [f"Steps of `hf` with {iterations} CG iterations.", markdown(header, cells)]
 
 
-_PER_TRIAL = ("gradient", "hessian", "ggn", "cg_iteration", "step")
+PARTS = ("gradient", "hessian", "ggn", "cg_iteration")
 
 
 def growth(rows: Rows) -> list[str]:
-    """Draw how cost grows."""
+    """Draw the growth of the costs."""
     cells = []
     for r in rows:
-        ms = r["ms"]
-        gradient = ms["gradient"]["median"]
-        ratios = (f"{ms[k]['median'] / gradient:.2f}" for k in ("hessian", "ggn", "cg_iteration"))
+        medians = {part: value["median"] for part, value in r["ms"].items()}
+        ratios = (
+            f"{medians[part] / medians['plain']:.2f} ({medians[part] / medians['gradient']:.2f})"
+            for part in PARTS
+        )
         cells.append(
             (
                 r["threads"], r["model"], f"{r['parameters']:,}", r["batch"],
-                *(_spread(ms[k]) for k in _PER_TRIAL[:-1]), *ratios,
+                *(_spread(r["ms"][part]) for part in ("plain", *PARTS)), *ratios,
             )
         )  # fmt: skip
     header = (
-        "threads", "network", "parameters", "batch", "ms gradient", "ms Hessian product", "ms GGN product",
-        "ms CG iteration", "Hessian / gradient", "GGN / gradient", "CG iteration / gradient",
+        "threads", "network", "parameters", "batch", "ms plain gradient", "ms gradient",
+        "ms Hessian product", "ms GGN product", "ms CG iteration", "gradient / plain (/ ours)",
+        "Hessian / plain (/ ours)", "GGN / plain (/ ours)", "CG iteration / plain (/ ours)",
     )  # fmt: skip
     return [markdown(header, cells)]
 
 
 def machine(rows: Rows) -> list[str]:
-    """Draw the arithmetic limit, and the operators of a product."""
-    rates, limits, parts = [], [], []
+    """Draw the arithmetic of dense convolution beside the time taken."""
+    rates, limits = [], []
     for r in rows:
         rate = r["gflops"]["median"]
         rates.append((r["threads"], _spread(r["gflops"])))
         for a in r["arithmetic"]:
-            least = a["mflop"] / rate
-            ms = a["ms"]["median"]
+            least, ms = a["mflop"] / rate, a["ms"]["median"]
             limits.append(
                 (
                     r["threads"], a["quantity"], f"{a['mflop']:.1f}", _number(least), _spread(a["ms"]),
-                    f"{ms / least:.1f}", f"{a['mflop'] / ms:.1f}",
+                    f"{ms / least:.1f}",
                 )
             )  # fmt: skip
-        tables = r["profile"].values()
-        for n, operators in enumerate(zip_longest(*tables), 1):
-            found = [f"{100 * o['share']:.1f} % {o['operator']}" if o else "" for o in operators]
-            parts.append((r["threads"], n, *found))
-    header = ("threads", "LeNet, batch 128", "MFLOP", "ms at that rate", "ms", "measured / limit", "GFLOP/s")
+    header = ("threads", "LeNet, batch 128", "MFLOP, dense", "ms at that rate", "ms taken", "taken / dense")
     return [
         markdown(("threads", "GFLOP/s of a 1024² float32 matrix product"), rates),
         markdown(header, limits),
-        "Time by operator, without what it calls, of all time in operators:",
-        markdown(("threads", "", *rows[0]["profile"]), parts),
     ]
 
 
 def variants(rows: Rows) -> list[str]:
-    """Draw every way to a product."""
-    cells = []
-    for r in rows:
-        measured = (
-            (f"not available: {r['absent']}", "", "")
-            if "absent" in r
-            else (_spread(r["set_up"]), _spread(r["product"]), _spread(r["ratio"], 2))
+    """Draw every implementation of a product."""
+    cells = [
+        (
+            r["threads"], CURVATURE_NAMES[r["curvature"]], r["trials"], r["variant"], _spread(r["set_up"]),
+            _spread(r["product"]), *_ratios(r),
         )
-        cells.append((r["threads"], CURVATURE_NAMES[r["curvature"]], r["trials"], r["way"], *measured))
-    header = (
-        "threads", "product", "K", "way", "ms set-up a step", "ms product",
-        f"ratio to a gradient, over {rows[0]['iterations']} CG iterations",
-    )  # fmt: skip
-    return ["Times are per trial.", markdown(header, cells)]
+        for r in rows
+    ]  # fmt: skip
+    header = ("threads", "product", "K", "implementation", "ms set-up a step", "ms product", *RATIOS)
+    return [
+        f"Times are per trial. The ratios share the set-up among {rows[0]['iterations']} CG iterations.",
+        markdown(header, cells),
+    ]
 
 
 def evaluation(rows: Rows) -> list[str]:
@@ -245,14 +260,15 @@ def _estimate(found: Row) -> list[str]:
 
 DRAWN: dict[Section, tuple[str, Callable[[Rows], list[str]]]] = {
     "products": ("Curvature products", products),
-    "steps": ("Where the time of a step goes", steps),
+    "steps": ("The parts of a step", steps),
+    "recipes": ("Steps and memory of each recipe", recipes),
     "others": ("Beside other packages", others),
     "trials": ("K trials side by side", trials),
-    "variants": ("Ways to a product", variants),
+    "variants": ("Implementations of a product", variants),
     "evaluation": ("Evaluation on whole sets", evaluation),
     "workers": ("Workers, and the paper's search", workers),
     "growth": ("Growth with batch size and parameters", growth),
-    "machine": ("Arithmetic limit and profile", machine),
+    "machine": ("Dense arithmetic", machine),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.errors import InputError
-from benchmarks import document
+from benchmarks import command, document
 from benchmarks.record import merge
 from benchmarks.tables import render
 from benchmarks.timing import Budget, interleave
@@ -51,13 +51,33 @@ def test_verdicts_and_what_is_not_installed_are_drawn() -> None:
     stamp["versions"] = {"torch": "2.9"}
     product = {"threads": 1, "curvature": "hessian", "curvature_batch": "same", "iterations": 15}
     timed = {"threads": 1, "quantity": "gradient", "ms": made_up(20.0), "ratio": made_up(1.0)}
-    missing = {"threads": 1, "kind": "product", "curvature": "ggn", "by": "some-package"}
-    tables = {"products": [timed, {**product, "ratio": made_up(1.5)}], "others": [missing]}
+    timed["plain_ratio"] = made_up(1.4)
+    missing = {"threads": 1, "by": "some-package", "absent": True}
+    tables = {"products": [timed, {**product, "plain_ratio": made_up(1.5), "ratio": made_up(1.1)}]}
+    tables["others"] = [missing]
     machine = {"gpu": None, "processor": "made up", "cores": 2, "memory_gb": 8, "system": "Linux"}
     sections = {name: {**stamp, "rows": rows} for name, rows in tables.items()}
     text = render({"machine": machine, **stamp, "sections": sections})
-    assert "≤ 1.6: met" in text and "≤ 1.25: missed by 0.25" in text
+    assert "≤ 1.25: missed by 0.25" in text
     assert "not installed: pip install some-package" in text
+
+
+def test_a_section_that_fails_loses_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spread = {"median": 1.0, "low": 1.0, "high": 1.0, "repeats": 3}
+
+    def spawn(device: str, threads: int, quick: bool, name: str) -> dict[str, object]:
+        if name == "growth":
+            raise command.SectionError("growth failed")
+        rows = [{"threads": threads, "chunk": 100, "images": 10_000, "ms": spread}]
+        return {"gpu": None, "packages": [], "rows": rows}
+
+    monkeypatch.setattr(command, "_spawn", spawn)
+    words = ["--only", "growth", "evaluation", "--threads", "1", "--out", str(tmp_path)]
+    assert command.main(words) == 1
+    assert "growth failed" in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "cpu.json").read_text())["sections"]) == {"evaluation"}
 
 
 def test_cases_are_measured_in_turn_in_changing_order() -> None:
@@ -82,5 +102,5 @@ def test_a_quick_run_gives_numbers_with_nothing_but_torch(tmp_path: Path) -> Non
     rows = content["sections"]["products"]["rows"]
     assert {r["curvature"] for r in rows if "curvature" in r} == {"hessian", "ggn"}
     assert all(r["ms"]["median"] > 0 for r in rows if r.get("quantity") in ("gradient", "Hessian product"))
-    assert not {"optuna", "typer", "pandas", "matplotlib"} & set(content["packages"])
+    assert not {"optuna", "typer", "pandas", "matplotlib"} & set(content["sections"]["products"]["packages"])
     assert "| Hessian" in done.stdout and "target" in done.stdout

@@ -26,8 +26,8 @@ COSTS = {
 }
 """Columns of a curve that are costs, and their labels.
 
-A curvature product takes the time of a gradient (docs/performance.md).  So the sum of both compares recipes
-with and without linear systems, independent of the machine.
+For LeNet a curvature product takes at most the time of a gradient (docs/performance.md).  So the sum of both
+compares recipes with and without linear systems, independent of the machine, and favours the latter.
 """
 
 PLURAL = {"step": "steps"}
@@ -151,7 +151,8 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colum
     looks = styles(names)
     caption = [
         f"{metric.label.capitalize()} against the cost of a trial: gradients and curvature products, or "
-        "seconds of training on the machine of the study. A product takes about the time of a gradient. "
+        "seconds of training on the machine of the study. For LeNet a product takes at most the time of a "
+        "gradient. "
         "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
         f"{marks.band_words(kind, False)}."
     ]
