@@ -122,11 +122,12 @@ def execute(step: Step, log: Path, environment: dict[str, str], goes_on: Callabl
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0 if cut else 0.2)
             if cut:
-                _signal(process, signal.SIGTERM)
+                process.terminate()  # it tells its own workers
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE)
         finally:
-            _signal(process, signal.SIGKILL)  # and what it may have left running
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what it may have left running
             process.wait()
     with log.open("rb") as stream:
         stream.seek(start)
@@ -243,11 +244,6 @@ def _close(work: Path, archive: Path) -> None:
     rmtree(work)
     with suppress(OSError):
         work.parent.rmdir()
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
 
 
 def _report(out: Path, state: Record, names: Sequence[str], stopped: bool) -> None:
