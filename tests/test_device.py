@@ -17,8 +17,12 @@ from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.precision import full_precision
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import AnyStructure, Structure
+from ahf_cli.search.pool import describe, is_infrastructure
 from ahf_cli.tasks.catalogue import MODELS, make_model
 from ahf_cli.tasks.models import LeNet
+from ahf_cli.training.evaluate import evaluate
+from ahf_cli.training.ranks import backend
+from tests.test_training import task as small_task
 
 READS, CONVOLUTIONS = "aten._local_scalar_dense", "aten.convolution"
 SHAPE = (1, 28, 28)
@@ -155,3 +159,36 @@ def test_full_precision_is_switched_on_and_back() -> None:
     finally:
         for place, setting in zip(places, before, strict=True):
             place.fp32_precision = setting
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "expected"),
+    [(1, 1, "nccl"), (2, 2, "nccl"), (1, 2, "gloo"), (0, 2, "gloo"), (8, 4, "nccl")],
+)
+def test_ranks_that_share_a_gpu_take_gloo(gpus: int, processes: int, expected: str) -> None:
+    assert backend(gpus, processes) == expected
+
+
+def test_a_lack_of_memory_on_a_gpu_names_the_settings_to_lower() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 8 GiB")
+    said = describe(error)
+    assert said == "CUDA out of memory: lower run.batch, the trials side by side, or task.batch_size"
+    assert is_infrastructure(error)
+
+
+def test_many_trials_are_evaluated_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, seen = small_task(), list[int]()
+    outputs = ModelObjective.outputs
+
+    def watched(self: ModelObjective, parameters: Tensor) -> Tensor:
+        seen.append(len(self.inputs) * len(parameters))
+        return outputs(self, parameters)
+
+    monkeypatch.setattr(ModelObjective, "outputs", watched)
+    monkeypatch.setattr("ahf_cli.training.evaluate.MOST", 30)
+    theta = task.initial(0).expand(7, -1)
+    few = evaluate(task, theta, task.split.test)
+    assert max(seen) <= 30 and sum(seen) == 7 * len(task.split.test)
+    monkeypatch.setattr("ahf_cli.training.evaluate.MOST", 10**6)
+    for name, values in evaluate(task, theta, task.split.test).items():
+        torch.testing.assert_close(values, few[name])

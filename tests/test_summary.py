@@ -208,4 +208,6 @@ def test_a_dry_run_counts_what_is_left(quick: Path, capsys: pytest.CaptureFixtur
     assert main(words) == 0
     recipes = json.loads(capsys.readouterr().out)["recipes"]
     assert {name: (r["trials"], r["planned"]) for name, r in recipes.items()} == {"adaptive_hf": (1, 4)}
+    assert main([*words[:-2], "-o", "run.batch=2"]) == 0
+    assert "each with 2 trials side by side" in capsys.readouterr().out
     assert state(quick) == before

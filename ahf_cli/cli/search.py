@@ -51,9 +51,10 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
             f"  {r['seconds_per_step']:.3f} s a step with {r['cg_iterations']:.1f} CG iterations, "
             f"{r['seconds_per_trial'] / 60:.1f} min a trial, {r['evaluation_share']:.0%} of it evaluation"
         )
-    workers = document["workers"]
+    workers, batch = document["workers"], document["batch"]
+    side = f", each with {batch} trials side by side" if batch > 1 else ""
     found.append(
-        f"together: {document['hours']:.1f} hours on {workers} worker(s) ({document['device']}), "
+        f"together: {document['hours']:.1f} hours on {workers} worker(s) ({document['device']}){side}, "
         f"{document['megabytes']:.0f} MB on disk"
     )
     found.append(

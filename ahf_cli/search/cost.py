@@ -32,11 +32,13 @@ def estimate_cost(config: Config, study: Study, reporter: Reporter) -> dict[str,
     workers, batch = workers_and_batch(config, spec.device)
     torch.set_num_threads(threads_of(spec.device))
     task = spec.load()
-    per_evaluation = e.time_evaluation(task, e.images_per_evaluation(task, plan.eval_subset), plan.seed)
+    per_evaluation = e.time_evaluation(
+        task, e.images_per_evaluation(task, plan.eval_subset), plan.seed, batch
+    )
     recipes: dict[str, Any] = {}
     for name in left:
         reporter.say(f"timing {name}")
-        found = e.time_slice(task, config.recipe(name), config.space(name), plan.seed)
+        found = e.time_slice(task, config.recipe(name), config.space(name), plan.seed, batch)
         own = plan.of(name)
         evaluations = e.evaluations(own.steps, own.eval_every)
         seconds = found.seconds_per_step * own.steps + per_evaluation * evaluations

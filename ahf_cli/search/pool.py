@@ -299,6 +299,9 @@ def describe(error: BaseException) -> str:
     """Return an exception in one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+    if "out of memory" in str(error):
+        first = str(error).split(". ")[0].splitlines()[0]
+        return f"{first}: lower run.batch, the trials side by side, or task.batch_size"
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -32,12 +32,12 @@ class Slice:
     """records of the steps, for estimates of file sizes"""
 
 
-def time_slice(task: Task, recipe: Recipe, space: Mapping[str, Range], seed: int) -> Slice:
-    """Train one trial for a few steps without evaluation, and time the later steps."""
+def time_slice(task: Task, recipe: Recipe, space: Mapping[str, Range], seed: int, trials: int = 1) -> Slice:
+    """Train trials side by side for a few steps without evaluation, and time the later steps of one."""
     params = {name: middle(found) for name, found in space.items()}
     total = WARM_UP + TIMED
     plan = Plan(steps=total, eval_every=total + 1, seed=seed, eval_subset=task.batch_size)
-    batch = begin(task, recipe, plan, {0: params})
+    batch = begin(task, recipe, plan, dict.fromkeys(range(trials), params))
     times: list[float] = []
     train(task, batch, on_progress=lambda progress: times.append(batch.trials[0].seconds))
     rows = tuple(batch.trials[0].steps)
@@ -47,14 +47,14 @@ def time_slice(task: Task, recipe: Recipe, space: Mapping[str, Range], seed: int
     return Slice(recipe.name, params, spent, sum(iterations) / max(1, len(iterations)), rows)
 
 
-def time_evaluation(task: Task, images: int, seed: int) -> float:
-    """Return the seconds of an evaluation of `images` images, scaled from `SAMPLE` images."""
-    theta = task.initial(seed)[None]
+def time_evaluation(task: Task, images: int, seed: int, trials: int = 1) -> float:
+    """Return the seconds of a trial's evaluation on `images` images, scaled from `SAMPLE` images."""
+    theta = task.initial(seed).expand(trials, -1)
     count = min(SAMPLE, len(task.split.train))
     evaluate(task, theta, task.split.train, count)
     before = time.perf_counter()
     evaluate(task, theta, task.split.train, count)
-    return (time.perf_counter() - before) * images / count
+    return (time.perf_counter() - before) * images / count / trials
 
 
 def images_per_evaluation(task: Task, eval_subset: int | None) -> int:

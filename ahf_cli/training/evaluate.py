@@ -18,6 +18,9 @@ Few examples fit the caches of a CPU; many examples hide the cost of each call. 
 measured (docs/performance.md), the number for a GPU is not.
 """
 
+MOST = 100_000
+"""Largest number of examples times trials in one forward pass: some 14 kB each in LeNet's first layer."""
+
 
 @torch.inference_mode()
 @in_full_precision
@@ -39,7 +42,7 @@ def evaluate(
     names = ("loss", *task.split.metrics)
     totals = torch.zeros(len(names), parameters.shape[0], dtype=torch.float64, device=task.device)
     measures = [MEASURES[name].value for name in task.split.metrics]
-    chunk = CHUNK[task.device.type]
+    chunk = max(1, min(CHUNK[task.device.type], MOST // len(parameters)))
     rank, world = task.part
     for first in range(rank * chunk, count, world * chunk):
         part = task.examples(examples, first, min(first + chunk, count))

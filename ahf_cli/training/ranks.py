@@ -41,6 +41,11 @@ class Ranks:
             )
 
 
+def backend(gpus: int, processes: int) -> str:
+    """Return the backend for the processes of one machine: NCCL refuses two on one GPU."""
+    return "nccl" if gpus >= processes else "gloo"
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the other processes that `torchrun` started; without `torchrun` there is one rank."""
@@ -56,9 +61,12 @@ def joined(device: str) -> Iterator[Ranks]:
     import torch.distributed.nn.functional
 
     ranks = Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
-    if device == "cuda":
-        torch.cuda.set_device(ranks.local)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    if gpus:
+        torch.cuda.set_device(ranks.local % gpus)
+    dist.init_process_group(
+        backend(gpus, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world))), timeout=TIMEOUT
+    )
     try:
         yield ranks
     finally:

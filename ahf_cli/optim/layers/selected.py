@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ahf_cli.optim.layers.compiled import COMPILED
+from ahf_cli.optim.layers.compiled import COMPILED as COMPILED
 from ahf_cli.optim.layers.record import MaxPooling
 
 SLACK = 16
