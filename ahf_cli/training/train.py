@@ -141,7 +141,7 @@ def side_by_side(batches: Iterable[Batch]) -> list[Batch]:
 
 def _joined(group: Sequence[Batch]) -> Batch:
     states = [batch.state.state_dict() for batch in group]
-    state = {
+    state: dict[str, Any] = {
         key: {name: torch.cat([other[key][name] for other in states]) for name in value}
         if isinstance(value, dict)
         else torch.cat([other[key] for other in states])

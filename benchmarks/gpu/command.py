@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ from ahf_cli.errors import AhfError, InputError, InterruptedRunError
 from ahf_cli.recipes.hyperparameters import nearest
 from benchmarks.gpu.pack import FOLDER, LIMIT, PYTHON, pack
 from benchmarks.gpu.parts import NAMES
-from benchmarks.gpu.run import FILES, MINUTES, OUT, run
+from benchmarks.gpu.run import ARCHIVE, FILES, MINUTES, OUT, Settings, run
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +51,10 @@ def parser() -> argparse.ArgumentParser:
         help="most files in the results folder: state.json and one archive a part (default: %(default)s)",
     )  # fmt: skip
     two.add_argument(
+        "--archive", type=_positive, default=ARCHIVE, metavar="MIB",
+        help="most MiB of an archive with checkpoints; beyond, they are left out (default: %(default)g)",
+    )  # fmt: skip
+    two.add_argument(
         "--out", type=Path, default=OUT, metavar="DIR", help="results folder (default: results/gpu)"
     )
     two.add_argument(
@@ -71,10 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "pack":
             pack(options.packed, options.limit, options.python)
         else:
-            run(
-                options.parts, options.out, options.packed, options.device, options.small,
-                minutes=options.minutes, files=options.files,
-            )  # fmt: skip
+            names = [field.name for field in fields(Settings)]
+            run(options.parts, Settings(**{name: getattr(options, name) for name in names}))
     except AhfError as error:
         print(*(f"error: {line}" for line in error.lines), sep="\n", file=sys.stderr)
         return error.exit_code

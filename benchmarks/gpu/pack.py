@@ -26,6 +26,7 @@ MISSING = (
     "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions",
     "platformdirs", "filelock",
     "bokeh", "tornado", "xyzservices", "narwhals",
+    "psutil",
 )  # fmt: skip
 """Packages that an image with PyTorch, pandas and matplotlib lacks, or may have in too old a version."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

@@ -11,8 +11,13 @@ from benchmarks.sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("tests", "bench", "paper", "fair_epoch", "published")
-NEEDS_RESULTS = "REFERENCE", "results/reference", "quick: Path"
-"""Texts of test modules that read the committed studies, which do not travel."""
+STAY = frozenset({
+    "test_command_line", "test_comparison_tables", "test_findings", "test_notebook", "test_pack",
+    "test_readme", "test_reference_studies", "test_reliability", "test_show", "test_study_data",
+    "test_summary",
+    "test_layers", "test_page", "test_postgres",
+})  # fmt: skip
+"""Test modules that need what does not travel: committed studies, compiled maps, a browser, a database."""
 FEW_TESTS = ("test_cg", "test_device")
 FEW_SECTIONS = ("products", "evaluation")
 SHORT = ("task.subset=2000", "train.steps=4", "train.eval_every=2", "search.reruns=1")
@@ -57,18 +62,11 @@ def parts(device: str, small: bool, work: Path) -> dict[str, Part]:
 def _tests(small: bool) -> Part:
     """One process a module, so that an interrupted part keeps the modules that have ended."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
-    chosen = (
-        [f for f in files if f.stem in FEW_TESTS] if small else [f for f in files if not _needs_results(f)]
-    )
+    chosen = [f for f in files if (f.stem in FEW_TESTS if small else f.stem not in STAY)]
     options = ("-rfEs", "-p", "no:cacheprovider")
     steps = [Step(f.stem, ("pytest", *options, str(f.relative_to(ROOT)))) for f in chosen]
-    # 1: tests failed, which is a result; 5: all tests of a module are deselected.
-    return Part(steps, at_once=min(8, max(1, cores() // 2)), finished=frozenset({0, 1, 5}))
-
-
-def _needs_results(file: Path) -> bool:
-    text = file.read_text(encoding="utf-8")
-    return any(word in text for word in NEEDS_RESULTS)
+    # Results too: 1, tests failed; 2, a module cannot be imported; 5, all tests of a module are deselected.
+    return Part(steps, at_once=min(8, max(1, cores() // 2)), finished=frozenset({0, 1, 2, 5}))
 
 
 def _bench(device: str, small: bool, folder: Path) -> Part:

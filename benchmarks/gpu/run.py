@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -20,33 +17,45 @@ from typing import Any
 from ahf_cli.errors import AhfError, IncompleteError, InputError, InterruptedRunError
 from ahf_cli.interruption import Interruption
 from benchmarks import record
+from benchmarks.gpu import archive
+from benchmarks.gpu.execution import GRACE, executed
 from benchmarks.gpu.pack import ROOT, install
-from benchmarks.gpu.parts import Part, Step, parts
+from benchmarks.gpu.parts import Part, parts
 
 OUT = ROOT / "results" / "gpu"
 MINUTES = 9.0
 FILES = 8
-GRACE = 30.0
-"""Seconds from the signal that stops a command to the one that kills it; a part's limit includes them."""
+ARCHIVE = 12.0
+"""MiB of an archive, of which five are as much as may travel"""
 STATE = "state.json"
-SAID = 3
-"""Last lines of a command's output in the state, beside the lines of failed tests."""
 Record = dict[str, Any]
 
 
-def run(
-    names: Sequence[str], out: Path, packed: Path, device: str, small: bool, minutes: float, files: int
-) -> None:
-    """Run parts until each is done or its time is over; the same call resumes.
+@dataclass(frozen=True)
+class Settings:
+    """The options of a run.
 
-    Args:
-        names: the parts.
+    Attributes:
         out: the folder that gets `state.json` and one archive a part.
         packed: the folder of wheels and data.
         device: `cuda` or `cpu`.
-        small: run the short forms.
+        small: whether the parts have their short forms.
         minutes: the limit of a part.
         files: the most files in `out`.
+        archive: the most MiB of an archive with checkpoints.
+    """
+
+    out: Path
+    packed: Path
+    device: str
+    small: bool = False
+    minutes: float = MINUTES
+    files: int = FILES
+    archive: float = ARCHIVE
+
+
+def run(names: Sequence[str], settings: Settings) -> None:
+    """Run parts until each is done or its time is over; the same call resumes.
 
     Raises:
         InputError: there is no such device, the packed folder is incomplete, `out` holds results of other
@@ -55,91 +64,69 @@ def run(
         InterruptedRunError: a signal stopped a part.
         AhfError: commands failed.
     """
-    machine, out = record.machine(_gpu(device)), out.resolve()
+    machine, out = record.machine(_gpu(settings.device)), settings.out.resolve()
     record.check_writable(out)
-    state = _state(out, device, small)
-    refuse_many(out, [*state["parts"], *names], files)
+    state = _state(out, settings)
+    refuse_many(out, [*state["parts"], *names], settings.files)
     with (
         tempfile.TemporaryDirectory(prefix="ahf-gpu-") as site,
         Interruption().watched(quiet=False) as stopped,
     ):
-        manifest = install(packed, Path(site))
-        state |= {"commit": manifest["commit"], "machine": machine}
-        environment = {
-            **os.environ, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
-            "AHF_DATA_DIR": str(packed.resolve() / "data"),
-            **({} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}),
-        }  # fmt: skip
-        available = parts(device, small, out / "work")
+        state |= {"commit": install(settings.packed, Path(site))["commit"], "machine": machine}
+        available = parts(settings.device, settings.small, out / "work")
         for name in names:
-            if not stopped():
-                run_part(name, available[name], out, state, environment, minutes * 60, stopped)
+            if stopped():
+                break
+            try:
+                run_part(name, available[name], settings, state, _environment(settings, site), stopped)
+            except AhfError as error:  # the other parts go on
+                print(f"error: {name}: {error}", file=sys.stderr)
     _report(out, state, names, stopped())
 
 
 def run_part(
-    name: str, part: Part, out: Path, state: Record, environment: dict[str, str], seconds: float,
-    stopped: Callable[[], bool],
+    name: str, part: Part, settings: Settings, state: Record, environment: dict[str, str],
+    stopped: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
-    """Run the unfinished commands of a part within a limit; write the state after each, then the archive."""
-    began, work, archive = time.monotonic(), out / "work" / name, out / f"{name}.tar.gz"
-    deadline = began + seconds - min(GRACE, seconds / 10)
+    """Run the unfinished commands of a part; write the state after each of them, then the archive."""
+    began, limit = time.monotonic(), settings.minutes * 60
+    deadline = began + limit - min(GRACE, limit / 10)
+    out = settings.out.resolve()
+    work, file = out / "work" / name, out / f"{name}.tar.gz"
     if state["parts"].get(name, {}).get("done"):
         return
-    if not work.exists() and not archive.exists():
+    if not work.exists() and not file.exists():
         state["parts"].pop(name, None)  # the results of its commands are lost
     kept: Record = state["parts"].setdefault(name, {"done": False, "seconds": 0.0, "steps": {}})
-    _open(archive, work)
-    left = [s for s in part.steps if kept["steps"].get(s.name, {}).get("code") not in part.finished]
-    for step, ended in _executed(
+    archive.extract(file, work)
+    steps: Record = kept["steps"]
+    left = [step for step in part.steps if not _finished(part, steps, step.name)]
+    for step, ended in executed(
         left, part.at_once, work, environment, lambda: not stopped() and time.monotonic() < deadline
     ):
-        before = kept["steps"].get(step.name, {"seconds": 0.0})
-        kept["steps"][step.name] = {**ended, "seconds": round(before["seconds"] + ended["seconds"], 1)}
+        before = steps.get(step.name, {"seconds": 0.0})["seconds"]
+        steps[step.name] = {**asdict(ended), "seconds": round(before + ended.seconds, 1)}
         record.write(out / STATE, state)
-    codes = [kept["steps"].get(step.name, {}).get("code") for step in part.steps]
-    kept["done"] = all(code in part.finished for code in codes)
+    kept["done"] = all(_finished(part, steps, step.name) for step in part.steps)
     if part.study:
         kept["study"] = _finish_study(part.study, work, environment, kept["done"])
     kept["seconds"] = round(kept["seconds"] + time.monotonic() - began, 1)
-    _close(work, archive)
+    archive.close(work, file, settings.archive)
     record.write(out / STATE, state)
     print(f"{name}: {describe(kept, len(part.steps))}", file=sys.stderr)
 
 
-def execute(step: Step, log: Path, environment: dict[str, str], goes_on: Callable[[], bool]) -> Record:
-    """Run a command; stop it where `goes_on` no longer holds; its exit code is then None."""
-    began, cut = time.monotonic(), False
-    with log.open("ab") as stream:
-        start = stream.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", *step.words], cwd=ROOT, env=environment, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            while process.poll() is None and not cut:
-                cut = not goes_on()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0 if cut else 0.2)
-            if cut:
-                process.terminate()  # it tells its own workers
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and what it may have left running
-            process.wait()
-    with log.open("rb") as stream:
-        stream.seek(start)
-        lines = stream.read().decode(errors="replace").split("\n")
-    code = None if cut and process.returncode != 0 else process.returncode
-    return {"code": code, "seconds": time.monotonic() - began, "said": excerpt(lines)}
+def _finished(part: Part, steps: Record, name: str) -> bool:
+    return name in steps and steps[name]["code"] in part.finished
 
 
-def excerpt(lines: Sequence[str]) -> list[str]:
-    """Return the lines of failed tests and the last lines of a command's output."""
-    lines = [line.rstrip() for line in lines if line.strip()]
-    return [line for line in lines[:-SAID] if line.startswith(("FAILED", "ERROR"))] + lines[-SAID:]
+def _environment(settings: Settings, site: str) -> dict[str, str]:
+    """Return the variables of the commands: wheels, data, device, and one thread unless a command asks."""
+    hidden = {} if settings.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    return {
+        **os.environ, **hidden, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
+        "AHF_DATA_DIR": str(settings.packed.resolve() / "data"),
+    }  # fmt: skip
 
 
 def describe(kept: Record, steps: int) -> str:
@@ -168,9 +155,9 @@ def _gpu(device: str) -> str | None:
     return torch.cuda.get_device_name()
 
 
-def _state(out: Path, device: str, small: bool) -> Record:
+def _state(out: Path, own: Settings) -> Record:
     """Read the state of earlier runs; raise InputError where it is damaged or of other settings."""
-    settings = {"device": device, "small": small}
+    settings = {"device": own.device, "small": own.small}
     file = out / STATE
     if not file.exists():
         return {"settings": settings, "parts": {}}
@@ -184,23 +171,6 @@ def _state(out: Path, device: str, small: bool) -> Record:
     if found != settings:
         raise InputError(f"--out must be a folder of the same --device and --small, got {out} with {found}")
     return state
-
-
-def _executed(
-    steps: Sequence[Step], at_once: int, work: Path, environment: dict[str, str], goes_on: Callable[[], bool]
-) -> Iterator[tuple[Step, Record]]:
-    """Yield each command as it ends; none begins where `goes_on` no longer holds."""
-    logs = work / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-
-    def one(step: Step) -> Record | None:
-        return execute(step, logs / f"{step.name}.txt", environment, goes_on) if goes_on() else None
-
-    with ThreadPoolExecutor(at_once) as pool:
-        waiting = {pool.submit(one, step): step for step in steps}
-        for future in as_completed(waiting):
-            if (ended := future.result()) is not None:
-                yield waiting[future], ended
 
 
 def _finish_study(name: str, work: Path, environment: dict[str, str], done: bool) -> Any:
@@ -222,28 +192,6 @@ def _finish_study(name: str, work: Path, environment: dict[str, str], done: bool
         (work / "packed" / name).rename(work / name)
         (work / "packed").rmdir()
     return status
-
-
-def _open(archive: Path, work: Path) -> None:
-    """Extract a part's archive, unless a killed run has left its folder."""
-    if not work.exists() and archive.exists():
-        fresh = work.with_name(f".{work.name}")
-        rmtree(fresh, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(fresh, filter="data")
-        fresh.rename(work)
-
-
-def _close(work: Path, archive: Path) -> None:
-    """Write a part's folder as one file, and delete the folder."""
-    fresh = archive.with_name(f".{archive.name}")
-    with tarfile.open(fresh, "w:gz") as tar:
-        for path in sorted(work.iterdir()):
-            tar.add(path, path.name)
-    fresh.replace(archive)
-    rmtree(work)
-    with suppress(OSError):
-        work.parent.rmdir()
 
 
 def _report(out: Path, state: Record, names: Sequence[str], stopped: bool) -> None:
