@@ -51,7 +51,7 @@ def pack(folder: Path, limit: float, python: str) -> None:
         _data(folder / "data")
         files = (path for path in sorted(folder.glob("*/**/*")) if path.is_file())
         found = {"python": python, "files": {str(p.relative_to(folder)): p.stat().st_size for p in files}}
-    if (ROOT / ".git").exists():
+    if "checkout" not in found or (ROOT / ".git").exists():
         found |= {**commit(), "checkout": checkout_bytes(ROOT)}
         refuse_large(found, limit)
         record.write(folder / MANIFEST, found)
