@@ -197,8 +197,23 @@ def test_bad_arguments_are_one_clear_line(
     assert line.replace("{}", here) in one_line(words.replace("{}", here).split(), capsys)
 
 
-def test_a_damaged_state_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "state.json").write_text("[]")
+@pytest.mark.parametrize("size", [0, 10, 100])
+def test_a_damaged_archive_is_refused(size: int, tmp_path: Path) -> None:
+    state: Record = {"parts": {}}
+    run_part(Part([FAILING]), tmp_path, state)
+    file = tmp_path / "part.tar.gz"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(
+        InputError, match=r"part.tar.gz is damaged \(.*\): delete it, and its part begins again$"
+    ):
+        run_part(Part([FAILING]), tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"settings": {"device": "cpu", "small": false}, "parts": {"tests": 1}}']
+)
+def test_a_damaged_state_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state.json").write_text(text)
     said = one_line(["run", "--device", "cpu", "--out", str(tmp_path)], capsys)
     assert "state.json: must be a file that `python -m benchmarks.gpu` wrote" in said
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import sys
 import tarfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 
+from ahf_cli.errors import InputError
 from benchmarks.gpu.pack import MIB
 
 
 def extract(archive: Path, work: Path) -> None:
-    """Extract a part's archive, unless a killed run has left its folder."""
+    """Extract a part's archive, unless a killed run has left its folder.
+
+    Raises:
+        InputError: the archive is damaged.
+    """
     if not work.exists() and archive.exists():
         fresh = work.with_name(f".{work.name}")
         rmtree(fresh, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(fresh, filter="data")
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                tar.extractall(fresh, filter="data")
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            rmtree(fresh, ignore_errors=True)
+            raise InputError(
+                f"{archive} is damaged ({error}): delete it, and its part begins again"
+            ) from error
         fresh.rename(work)
 
 

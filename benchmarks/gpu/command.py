@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AhfError as error:
         print(*(f"error: {line}" for line in error.lines), sep="\n", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return AhfError.exit_code
     except KeyboardInterrupt:
         print("interrupted at once; the same command resumes", file=sys.stderr)
         return InterruptedRunError.exit_code

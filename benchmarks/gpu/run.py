@@ -98,6 +98,7 @@ def run_part(
     if not work.exists() and not file.exists():
         state["parts"].pop(name, None)  # the results of its commands are lost
     kept: Record = state["parts"].setdefault(name, {"done": False, "seconds": 0.0, "steps": {}})
+    kept["commit"] = state.get("commit")
     archive.extract(file, work)
     steps: Record = kept["steps"]
     left = [step for step in part.steps if not _finished(part, steps, step.name)]
@@ -163,7 +164,9 @@ def _state(out: Path, own: Settings) -> Record:
         return {"settings": settings, "parts": {}}
     try:
         state: Record = json.loads(file.read_text(encoding="utf-8"))
-        found, _ = state["settings"], state["parts"].items()
+        found = state["settings"]
+        for part in state["parts"].values():
+            _ = part["done"], part["seconds"], [step["code"] for step in part["steps"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file}: must be a file that `python -m benchmarks.gpu` wrote, got {error!r}"
@@ -187,10 +190,12 @@ def _finish_study(name: str, work: Path, environment: dict[str, str], done: bool
         return None
     status = json.loads(ahf("status", "--study", name))
     if done:
-        ahf("pack", name, "--to", str(work / "packed"))
-        rmtree(work / name)
-        (work / "packed" / name).rename(work / name)
-        (work / "packed").rmdir()
+        packed = work / "packed"
+        rmtree(packed, ignore_errors=True)  # of a killed run
+        ahf("pack", name, "--to", str(packed))
+        (work / name).rename(packed / "folders")
+        (packed / name).rename(work / name)
+        rmtree(packed)
     return status
 
 
