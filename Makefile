@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run plan install data test lint types pytest test-long bench reliability docs findings clean
+.PHONY: run plan install data test lint types pytest test-long bench gpu reliability docs findings clean
 
 run: plan $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
@@ -48,6 +48,12 @@ $(VENV)/installed-bench: $(VENV)/installed
 
 bench: $(VENV)/installed-bench data
 	$(BIN)/python -m benchmarks
+
+# Without internet it installs nothing: what it needs lies in build/gpu, packed by the same command elsewhere.
+# A rehearsal: make gpu PACK="--python 3.11" RUN="--device cpu --small"
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu pack $(PACK)
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu run $(RUN)
 
 reliability: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.reliability

@@ -32,7 +32,8 @@ sys.exit(f"imported {loaded}" if loaded else code)
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment in which another process imports this copy of the package."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **(changes or {})}
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": paths, **(changes or {})}
 
 
 def ahf(

@@ -16,7 +16,7 @@ from ahf_cli.tasks.models import LeNet, glorot_uniform
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, batch_indices
 from ahf_cli.training.evaluate import evaluate
 from ahf_cli.training.records import Progress
-from ahf_cli.training.train import Plan, StoppedError, begin, restore, train
+from ahf_cli.training.train import Plan, StoppedError, begin, dump, restore, side_by_side, train
 
 LN_10 = math.log(10)
 PLAN = Plan(steps=6, eval_every=2, seed=3, cap=LN_10)
@@ -108,6 +108,41 @@ def test_a_stopped_run_continues_bitwise(stop_at: int) -> None:
     assert torch.equal(resumed.state.parameters, straight.state.parameters)
     assert comparable(resumed.trials[0].curve) == comparable(straight.trials[0].curve)
     assert comparable(resumed.trials[0].steps) == comparable(straight.trials[0].steps)
+
+
+@pytest.mark.parametrize("name", ["hf", "adaptive_hf_stable", "adam"])
+def test_trials_side_by_side_resume_side_by_side(name: str) -> None:
+    recipe = RECIPES[name]
+    own = "damping" if recipe.hessian_free else "lr"
+    params = {slot: {own: 0.01 * (slot + 1)} for slot in range(3)}
+    whole = begin(task(), recipe, PLAN, params)
+    train(task(), whole)
+    half, saved = begin(task(), recipe, PLAN, params), {}
+    with pytest.raises(StoppedError):
+        train(
+            task(),
+            half,
+            on_checkpoint=lambda slot, data, step: saved.update({slot: data}),
+            should_stop=lambda: half.step == 3,
+        )
+    (resumed,) = side_by_side(restore(task(), recipe, PLAN, data) for data in saved.values())
+    assert [trial.slot for trial in resumed.trials] == [0, 1, 2]
+    train(task(), resumed)
+    for one, other in zip(resumed.trials, whole.trials, strict=True):
+        assert comparable(one.curve) == comparable(other.curve)
+        assert comparable(one.steps) == comparable(other.steps)
+
+
+def test_trials_at_different_steps_resume_apart() -> None:
+    batches = [begin(task(), RECIPES["adam"], PLAN, {slot: {}}) for slot in range(3)]
+    batches[1].step = 2
+    joined = side_by_side(batches)
+    assert [(b.step, [t.slot for t in b.trials]) for b in joined] == [(0, [0, 2]), (2, [1])]
+
+
+def test_a_checkpoint_holds_its_own_row_alone() -> None:
+    one, many = (begin(task(), RECIPES["hf"], PLAN, dict.fromkeys(range(n), {})) for n in (1, 20))
+    assert len(dump(many, 3)) < 1.01 * len(dump(one, 0))
 
 
 def test_checkpoints_come_at_their_interval_and_not_at_the_end() -> None:

@@ -29,7 +29,7 @@ from ahf_cli.tasks.data import Split, SplitName, load
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.task import Task
 from ahf_cli.training.records import CurveRow, Progress, TrialResult
-from ahf_cli.training.train import Batch, Plan, StoppedError, begin, restore, train
+from ahf_cli.training.train import Batch, Plan, StoppedError, begin, restore, side_by_side, train
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Worker:
         return Outcome(results)
 
     def _batches(self, job: Job) -> list[Batch]:
-        """Continue trials that have a checkpoint, each alone; begin the others side by side."""
+        """Continue trials that have a checkpoint, begin the others; those at one step run side by side."""
         plan = self.plan.of(job.recipe.name)
         plan = plan if job.seed is None else replace(plan, seed=job.seed)
         continued, fresh = [], {}
@@ -117,7 +117,7 @@ class Worker:
             else:
                 continued.append(batch)
         begun = [begin(self.task, job.recipe, plan, fresh)] if fresh else []
-        return continued + begun
+        return side_by_side(continued) + begun
 
     def _restored(self, job: Job, plan: Plan, slot: int, params: dict[str, float]) -> Batch | None:
         for checkpoint in self.records.trial(job.recipe.name, slot).load_checkpoints():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
 from ahf_cli.optim.layers.compiled import numerics
@@ -82,13 +83,18 @@ class Batch:
     def row(self, k: int) -> dict[str, Any]:
         """Return one trial as plain values and tensors, for a checkpoint."""
         state = {
-            key: {name: v[k : k + 1].cpu() for name, v in value.items()}
+            key: {name: _copied(v, k) for name, v in value.items()}
             if isinstance(value, dict)
-            else value[k : k + 1].cpu()
+            else _copied(value, k)
             for key, value in self.state.state_dict().items()
         }
         trial = asdict(self.trials[k]) | {"curve": [row.plain() for row in self.trials[k].curve]}
         return {"version": 1, "step": self.step, "state": state, "trial": trial}
+
+
+def _copied(rows: Tensor, k: int) -> Tensor:
+    """Return one row without the memory of the others, which a saved view would bring along."""
+    return rows[k : k + 1].detach().to("cpu", copy=True)
 
 
 def begin(task: Task, recipe: Recipe, plan: Plan, trials: Mapping[int, Mapping[str, float]]) -> Batch:
@@ -123,6 +129,26 @@ def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes) -> Batch:
         }
     )
     return Batch(recipe, plan, State(**content["state"]), [trial], content["step"])
+
+
+def side_by_side(batches: Iterable[Batch]) -> list[Batch]:
+    """Join the batches of one recipe and plan that are at the same step."""
+    groups: dict[int, list[Batch]] = {}
+    for batch in batches:
+        groups.setdefault(batch.step, []).append(batch)
+    return [_joined(group) for group in groups.values()]
+
+
+def _joined(group: Sequence[Batch]) -> Batch:
+    states = [batch.state.state_dict() for batch in group]
+    state: dict[str, Any] = {
+        key: {name: torch.cat([other[key][name] for other in states]) for name in value}
+        if isinstance(value, dict)
+        else torch.cat([other[key] for other in states])
+        for key, value in states[0].items()
+    }
+    trials = [trial for batch in group for trial in batch.trials]
+    return replace(group[0], state=State(**state), trials=trials)
 
 
 def train(
