@@ -140,7 +140,7 @@ def _check_equal(actions: Mapping[Key, Action]) -> None:
         found = (action() if kind == "product" else action()[1].direction).detach().reshape(-1)
         ours = expected.setdefault(kind + what, found)
         error = float(torch.linalg.vector_norm(found - ours) / torch.linalg.vector_norm(ours))
-        if not error < (1e-3 if kind == "product" else 1e-2):  # CG amplifies rounding
+        if not error < (1e-3 if kind == "product" else 0.05):  # CG amplifies float32 rounding
             raise RuntimeError(f"{kind} {what} by {by} differs from ours by {error:.1e}")
 
 

@@ -24,7 +24,7 @@ from tests.processes import ROOT, ahf
 @pytest.mark.parametrize(
     ("command", "code", "out", "err"),
     [
-        ("--version", 0, f"ahf {ahf_cli.__version__}\n", ""),
+        ("--version", 0, f"ahf {ahf_cli.__version__}, compiled layers for ", ""),
         ("--help", 0, "Exit codes: 0 done, 1 error, 2 usage or bad input, 3 incomplete, 75", ""),
         ("", 2, "Usage: ahf", ""),
         ("confg", 2, "", "Did you mean 'config'?"),

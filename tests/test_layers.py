@@ -282,6 +282,7 @@ def test_a_model_is_served_by_what_it_does(name: str) -> None:
         here, there = objective.evaluate(theta), graph.evaluate(theta)
         torch.testing.assert_close(here.operator(hessian)(v), there.operator(hessian)(v))
         torch.testing.assert_close(here.gradient, there.gradient)
+        torch.testing.assert_close(here.output_gradient(), there.output_gradient())
         torch.testing.assert_close(here.squared_gradients(), there.squared_gradients())
 
 

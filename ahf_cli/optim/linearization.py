@@ -65,6 +65,10 @@ class Linearization(Evaluation, Protocol):
         """Jᵀ w for each row; the shape of the outputs → (K, P)."""
         ...
 
+    def output_gradient(self) -> Tensor:
+        """∂L/∂z at these outputs, in their shape."""
+        ...
+
     def loss_hessian(self) -> OutputOperator:
         """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
         ...
@@ -165,6 +169,11 @@ class GraphLinearization:
         return self._join(
             torch.autograd.grad(outputs, self.leaves, cotangent, retain_graph=True, materialize_grads=True)
         )
+
+    def output_gradient(self) -> Tensor:
+        """∂L/∂z at these outputs, in their shape."""
+        (slope,) = torch.autograd.grad(self.losses.sum(), self.check_outputs(), retain_graph=True)
+        return slope
 
     def loss_hessian(self) -> OutputOperator:
         """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""

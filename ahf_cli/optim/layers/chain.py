@@ -193,6 +193,12 @@ class ExplicitLinearization:
             gathered.add(layer.parameters, weights)
         return gathered.joined()
 
+    def output_gradient(self) -> Tensor:
+        """∂L/∂z at these outputs, in their shape."""
+        ones = torch.ones_like(self.losses)
+        (slope,) = torch.autograd.grad(self.losses, self.outputs, ones, retain_graph=True)
+        return slope
+
     def loss_hessian(self) -> OutputOperator:
         """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
         return self._loss_hessian
@@ -221,10 +227,8 @@ class ExplicitLinearization:
     @cached_property
     def _back(self) -> tuple[list[Tensor], Tensor]:
         """The cotangents of the output of each layer for h, and ∇h."""
-        ones = torch.ones_like(self.losses)
-        (slope,) = torch.autograd.grad(self.losses, self.outputs, ones, retain_graph=True)
         with torch.no_grad():
-            return self._transposed(slope)
+            return self._transposed(self.output_gradient())
 
     def _transposed(self, cotangent: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the cotangent of each layer's output, and Jᵀ w."""
