@@ -18,7 +18,7 @@ from torch.func import functional_call, grad, jvp
 from torch.nn import functional as F
 
 from ahf_cli.optim import Linearization, ModelObjective
-from ahf_cli.optim.layers import selected
+from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.linearization import GraphLinearization
 from benchmarks import problems
 from benchmarks.products import ITERATIONS, PLAIN, ratios
@@ -98,7 +98,7 @@ def _of_one_trial(h: ModelObjective, theta: Tensor) -> list[Variant]:
     """Return the variants for K = 1, the default first."""
     automatic = problems.objective(h.inputs.device, h.model, explicit=False)
     evaluations: dict[str, Evaluate] = {"explicit layers, compiled convolution": h.evaluate}
-    if selected.COMPILED is None or h.inputs.is_cuda:
+    if COMPILED is None or h.inputs.is_cuda:
         evaluations = {"default": h.evaluate}
     else:
         evaluations["explicit layers, PyTorch's operations"] = partial(_uncompiled, h)
@@ -117,7 +117,7 @@ def _of_one_trial(h: ModelObjective, theta: Tensor) -> list[Variant]:
 
 def _uncompiled(h: ModelObjective, theta: Tensor) -> Linearization:
     """Evaluate as a machine without the compiled code would with explicit layers."""
-    with patch.object(selected, "COMPILED", None):
+    with patch("ahf_cli.optim.layers.selected.COMPILED", None):
         return h.evaluate(theta)
 
 

@@ -182,6 +182,42 @@ def test_an_output_that_is_not_a_number_stays_one() -> None:
     assert found.tolist() == [False, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("parameters", "parameters: must be torch.float64 on cpu, got torch.float32 on cpu"),
+        ("vectors", "vectors: must be torch.float64 on cpu, got torch.float32 on cpu"),
+        ("device", "vectors: must be torch.float64 on cpu, got torch.float64 on meta"),
+        ("cotangent", "cotangent: must be torch.float64 on cpu, got torch.float32 on cpu"),
+        ("trials", "vectors: must have the shape (2, 121), got (1, 121)"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused_before_compiled_code_reads_them(change: str, line: str) -> None:
+    objective = objective_of("lenet")
+    theta = rows(objective, 2)
+    here = objective.evaluate(theta)
+    attempts: dict[str, Callable[[], object]] = {
+        "parameters": lambda: objective.evaluate(theta.float()),
+        "vectors": lambda: here.hvp(theta.float()),
+        "device": lambda: here.jvp(theta.to("meta")),
+        "cotangent": lambda: here.vjp(here.output_gradient().float()),
+        "trials": lambda: here.hvp(theta[:1]),
+    }
+    with pytest.raises(ValueError) as caught:
+        attempts[change]()
+    assert str(caught.value) == line
+
+
+def test_a_cotangent_may_share_memory_between_trials(maps: str) -> None:
+    model = nn.Sequential(Conv(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).double()
+    x = torch.randn(4, 1, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    objective = ModelObjective(model, x, torch.arange(4))
+    assert objective.chain is not None
+    here = objective.evaluate(rows(objective, 2))
+    shared = torch.randn(1, 4, 6, dtype=torch.float64).expand(2, -1, -1)
+    torch.testing.assert_close(here.vjp(shared), here.vjp(shared.contiguous()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_share_the_work_without_a_change(dtype: torch.dtype) -> None:
     make, shape = CHAINS["padding, overlap, ceil"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -169,16 +170,15 @@ def checked(file: Path, content: Any) -> dict[str, Any]:
     return dict(content)
 
 
-def first(
-    name: str, schema: int, now: str, identity: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def first(name: str, identity: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest of a new study."""
-    head = {"schema": schema, "name": name, "created": now, "identity": identity, "plan": {}}
+    now = _now()
+    head = {"schema": SCHEMA, "name": name, "created": now, "identity": identity, "plan": {}}
     return {**head, **given, "sessions": [session(now, given)]}
 
 
 def following(
-    before: Mapping[str, Any], now: str, identity: Mapping[str, Any], given: Mapping[str, Any]
+    before: Mapping[str, Any], identity: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the manifest of a study that is resumed: it only grows, and a session is added."""
     plans = {}
@@ -186,8 +186,12 @@ def following(
         old, new = before.get(key, {}), given.get(key, {})
         if old or new:
             plans[key] = {**old, **{recipe: max(n, old.get(recipe, 0)) for recipe, n in new.items()}}
-    sessions = [*before.get("sessions", []), session(now, given)]
+    sessions = [*before.get("sessions", []), session(_now(), given)]
     return {**before, "identity": identity, **plans, "sessions": sessions}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def session(now: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from ahf_cli.config.load import Config
 from ahf_cli.errors import InputError
 from ahf_cli.study.files import set_aside, write_json
 from ahf_cli.study.frames import write_tables
+from ahf_cli.study.manifest import first
 from ahf_cli.study.store import Study
 
 
@@ -73,7 +74,7 @@ def _repair_manifest(study: Study, finished: dict[str, int]) -> str:
         identity, plan = _identity_of_train(study, config)
     again = dict.fromkeys(plan, config.search.reruns) if config.search.design == "fair" else {}
     plans = {"plan": plan, **({"rerun_plan": again} if again else {})}
-    write_json(file, study.first_manifest(identity, {**plans, "repaired": True}))
+    write_json(file, first(study.name, identity, {**plans, "repaired": True}))
     return "was made anew from config.yaml"
 
 

@@ -13,7 +13,6 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ahf_cli.errors import InputError
 from ahf_cli.study.files import atomic_write, make_folder, write_json
 from ahf_cli.study.lock import FolderLock
-from ahf_cli.study.manifest import PRERUN, SCHEMA, check_name, checked, first, following, plain, refuse_other
+from ahf_cli.study.manifest import PRERUN, check_name, checked, first, following, plain, refuse_other
 from ahf_cli.study.opening import DamagedError, as_json, folders, read, read_json, refuse_links
 from ahf_cli.study.packed import Pack, PackedTrials, is_packed
 from ahf_cli.study.trial_folder import TrialFolder, TrialFolders
@@ -289,13 +288,9 @@ class Study(AbstractContextManager["Study"]):
         if not before:
             if folders(self.trials_folder):
                 raise InputError(f"{self.folder} holds trials but no manifest.json: {self._repair}")
-            return self.first_manifest(identity, given)
+            return first(self.name, identity, given)
         refuse_other(self.name, before.get("identity", {}), identity)
-        return following(before, _now(), identity, given)
-
-    def first_manifest(self, identity: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the manifest of a new study."""
-        return first(self.name, SCHEMA, _now(), identity, given)
+        return following(before, identity, given)
 
 
 class Reruns(Study):
@@ -344,7 +339,3 @@ class _PackedPart(Study):
     def exists(self) -> bool:
         """Tell whether the pack has it."""
         return self.pack is not None and self.name in self.pack.phases()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -53,7 +53,8 @@ typedef struct {
 /* Run `call` on ranges of 0 .. total, one a thread. */
 #define SHARED(total, call) \
     { \
-        const int64_t all = (total), parts = g->threads < all ? g->threads : all; \
+        const int64_t all = (total), most = all > 0 ? all : 1; \
+        const int64_t parts = g->threads < most ? g->threads : most; \
         _Pragma("omp parallel for num_threads(parts) if (parts > 1)") \
         for (int64_t part = 0; part < parts; part++) { \
             const int64_t first = all * part / parts, last = all * (part + 1) / parts; \
@@ -71,7 +72,29 @@ typedef struct {
 
 typedef unsigned long long Address;
 
-static PyObject *no_memory(void) { return PyErr_NoMemory(); }
+/* Return the sizes that a call was given, or 0 with an exception. */
+static const Geometry *sizes(const char *bytes, Py_ssize_t size)
+{
+    if (size == sizeof(Geometry)) return (const Geometry *)bytes;
+    PyErr_SetString(PyExc_ValueError, "geometry has another size");
+    return 0;
+}
+
+static PyObject *done(int failed)
+{
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* Write zeros behind the used numbers of each output image; `width` is the size of a number. */
+static void clear_slack(const Geometry *g, void *y, size_t width, int64_t first, int64_t last)
+{
+    const int64_t used = g->places * g->channels;
+    for (int64_t i = first; i < last; i++) {
+        const int64_t from = i / g->images * g->y_row + i % g->images * g->y_image + used;
+        memset((char *)y + from * width, 0, (g->y_image - used) * width);
+    }
+}
 
 static PyObject *forward(PyObject *self, PyObject *args)
 {
@@ -80,24 +103,20 @@ static PyObject *forward(PyObject *self, PyObject *args)
     Py_ssize_t size;
     int wide, failed = 0;
     if (!PyArg_ParseTuple(args, "y#iKKKKKKK", &bytes, &size, &wide, &x, &w, &u, &v, &b, &at, &y)) return 0;
-    if (size != sizeof(Geometry)) { PyErr_SetString(PyExc_ValueError, "geometry has another size"); return 0; }
-    const Geometry *g = (const Geometry *)bytes;
+    const Geometry *g = sizes(bytes, size);
+    if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) { \
         N *pw = pack_##S(g, (const N *)w, g->w_row), *pv = u ? pack_##S(g, (const N *)v, g->v_row) : 0; \
         failed = !pw || (u && !pv); \
-        const int64_t used = g->places * g->channels; \
         if (!failed) SHARED(g->rows * g->images, \
-            for (int64_t i = first; i < last; i++) \
-                memset((N *)y + i / g->images * g->y_row + i % g->images * g->y_image + used, 0, \
-                       (g->y_image - used) * sizeof(N)); \
+            clear_slack(g, (N *)y, sizeof(N), first, last); \
             forward_##S(g, (const N *)x, pw, (const N *)u, pv, (const N *)b, (const int32_t *)at, (N *)y, first, last)) \
         free(pw); free(pv); }
     EACH(KIND(g, wide), BODY)
 #undef BODY
     Py_END_ALLOW_THREADS
-    if (failed) return no_memory();
-    Py_RETURN_NONE;
+    return done(failed);
 }
 
 static PyObject *input(PyObject *self, PyObject *args)
@@ -107,8 +126,8 @@ static PyObject *input(PyObject *self, PyObject *args)
     Py_ssize_t size;
     int wide, failed = 0;
     if (!PyArg_ParseTuple(args, "y#iKKKKKK", &bytes, &size, &wide, &y, &w, &z, &v, &at, &x)) return 0;
-    if (size != sizeof(Geometry)) { PyErr_SetString(PyExc_ValueError, "geometry has another size"); return 0; }
-    const Geometry *g = (const Geometry *)bytes;
+    const Geometry *g = sizes(bytes, size);
+    if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) { \
         N *pw = pack_##S(g, (const N *)w, g->w_row), *pv = z ? pack_##S(g, (const N *)v, g->v_row) : 0; \
@@ -121,8 +140,7 @@ static PyObject *input(PyObject *self, PyObject *args)
     EACH(KIND(g, wide), BODY)
 #undef BODY
     Py_END_ALLOW_THREADS
-    if (failed) return no_memory();
-    Py_RETURN_NONE;
+    return done(failed);
 }
 
 static PyObject *weight(PyObject *self, PyObject *args)
@@ -132,8 +150,8 @@ static PyObject *weight(PyObject *self, PyObject *args)
     Py_ssize_t size;
     int wide;
     if (!PyArg_ParseTuple(args, "y#iKKKKKKK", &bytes, &size, &wide, &y, &x, &z, &u, &at, &w, &b)) return 0;
-    if (size != sizeof(Geometry)) { PyErr_SetString(PyExc_ValueError, "geometry has another size"); return 0; }
-    const Geometry *g = (const Geometry *)bytes;
+    const Geometry *g = sizes(bytes, size);
+    if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) \
         SHARED(g->rows * g->channels, \
@@ -152,26 +170,21 @@ static PyObject *block(PyObject *self, PyObject *args)
     Py_ssize_t size;
     int wide, failed = 0;
     if (!PyArg_ParseTuple(args, "y#iKKKKK", &bytes, &size, &wide, &x, &w, &b, &y, &at)) return 0;
-    if (size != sizeof(Geometry)) { PyErr_SetString(PyExc_ValueError, "geometry has another size"); return 0; }
-    const Geometry *g = (const Geometry *)bytes;
+    const Geometry *g = sizes(bytes, size);
+    if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) { \
         N *pw = pack_channels_##S(g, (const N *)w, g->w_row); \
         failed = !pw; \
-        const int64_t used = g->places * g->channels; \
         if (!failed) SHARED(g->rows * g->images, \
-            for (int64_t i = first; i < last; i++) { \
-                const int64_t o = i / g->images * g->y_row + i % g->images * g->y_image + used; \
-                memset((N *)y + o, 0, (g->y_image - used) * sizeof(N)); \
-                if (at) memset((int32_t *)at + o, 0, (g->y_image - used) * sizeof(int32_t)); \
-            } \
+            clear_slack(g, (N *)y, sizeof(N), first, last); \
+            if (at) clear_slack(g, (int32_t *)at, sizeof(int32_t), first, last); \
             if (block_##S(g, (const N *)x, pw, (const N *)b, (N *)y, (int32_t *)at, first, last)) failed = 1) \
         free(pw); }
     EACH(wide ? 2 : g->channels <= 8 ? 0 : 1, BODY)
 #undef BODY
     Py_END_ALLOW_THREADS
-    if (failed) return no_memory();
-    Py_RETURN_NONE;
+    return done(failed);
 }
 
 static PyObject *instructions(PyObject *self, PyObject *args)

@@ -52,6 +52,7 @@ class Chain:
         return self._run(leaves, x, layers), tuple(layers)
 
     def _run(self, leaves: Sequence[Tensor], x: Tensor, layers: list[Layer] | None) -> Tensor:
+        same_kind("parameters", leaves[0], x)
         if isinstance(self.steps[0], Block):
             x = laid_out(x, last=True)
         trials = len(leaves[0])
@@ -75,35 +76,39 @@ class Chain:
         return x.expand(trials, *x.shape[1:])
 
 
+def same_kind(name: str, given: Tensor, known: Tensor) -> None:
+    """Raise ValueError for another dtype or device: compiled code would read the wrong memory."""
+    if (given.dtype, given.device) != (known.dtype, known.device):
+        raise ValueError(
+            f"{name}: must be {known.dtype} on {known.device}, got {given.dtype} on {given.device}"
+        )
+
+
 def _fused(recording: Recording) -> Chain | None:
     """Join each convolution with its pooling; None if one has none, or if other layers come before it."""
+    left, shapes = list(recording.operations), list(recording.shapes)
     steps: list[Step] = []
-    shapes: list[torch.Size] = []
-    left = list(zip(recording.operations, recording.shapes, strict=False))
-    images = True  # so far all steps are blocks
-    while left:
-        operation, shape = left.pop(0)
-        step: Step
-        if isinstance(operation, Convolution):
-            following = [o for o, _ in left[:2]]
-            pooling = next((o for o in following if isinstance(o, MaxPooling)), None)
-            relu = Pointwise("relu") in following
-            if not images or pooling is None or (following[0] is not pooling and not relu):
+    kept: list[torch.Size] = []
+    while left and isinstance(convolution := left[0], Convolution):
+        match left[1:3]:
+            case [MaxPooling() as pooling, Pointwise("relu")] | [Pointwise("relu"), MaxPooling() as pooling]:
+                taken = 3
+            case [MaxPooling() as pooling, *_]:
+                taken = 2
+            case _:
                 return None
-            left = left[2 if relu else 1 :]
-            step = Block(operation, pooling, relu)
-        elif isinstance(operation, MaxPooling):
-            return None
-        else:
-            images = images and not steps and isinstance(operation, Flatten)
-            if steps and isinstance(steps[-1], Block) and not isinstance(operation, Flatten):
-                return None
-            step, images = operation, False
-        steps.append(step)
-        shapes.append(shape)
-    if isinstance(steps[-1], Block) or not any(isinstance(s, Linear | Block) for s in steps):
+        steps.append(Block(convolution, pooling, relu=taken == 3))
+        kept.append(shapes[0])
+        left, shapes = left[taken:], shapes[taken:]
+    if steps and not (left and isinstance(left[0], Flatten)):
         return None
-    return Chain(tuple(steps), (*shapes, recording.shapes[-1]))
+    for operation in left:
+        if isinstance(operation, Convolution | MaxPooling):
+            return None
+        steps.append(operation)
+    if not any(isinstance(step, Linear | Block) for step in steps):
+        return None
+    return Chain(tuple(steps), (*kept, *shapes))
 
 
 class ExplicitLinearization:
@@ -232,6 +237,7 @@ class ExplicitLinearization:
 
     def _transposed(self, cotangent: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the cotangent of each layer's output, and Jᵀ w."""
+        same_kind("cotangent", cotangent, self.outputs)
         cotangents: list[Tensor] = []
         gathered = _Gathered(self.layout, cotangent)
         y: Tensor | None = cotangent
@@ -243,6 +249,9 @@ class ExplicitLinearization:
         return cotangents[::-1], gathered.joined()
 
     def _pieces(self, vectors: Tensor) -> Iterator[tuple[Layer, list[Tensor]]]:
+        same_kind("vectors", vectors, self.outputs)
+        if vectors.shape != (expected := (len(self.outputs), self.layout.size)):
+            raise ValueError(f"vectors: must have the shape {expected}, got {tuple(vectors.shape)}")
         pieces = self.layout.split(vectors)
         return ((layer, [pieces[n] for n in layer.parameters]) for layer in self.layers)
 

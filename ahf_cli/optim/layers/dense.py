@@ -43,8 +43,9 @@ class Layer(Protocol):
 
 
 def times(a: Tensor, b: Tensor, more: Tensor | None = None) -> Tensor:
-    """Return a b + more, row by row; (K or 1, N, m), (K, m, n) → (K, N, n)."""
-    a = a.expand(len(b), -1, -1)
+    """Return a b + more, row by row; (K or 1, N, m), (K or 1, m, n) → (K, N, n)."""
+    trials = max(len(a), len(b))
+    a, b = a.expand(trials, -1, -1), b.expand(trials, -1, -1)
     return torch.bmm(a, b) if more is None else torch.baddbmm(more, a, b)
 
 
@@ -83,7 +84,7 @@ class LinearAt:
         """ȳ W; ȳᵀ x and the sum of ȳ."""
         y = _joined(y)
         x = times(y, self.w).reshape(len(y), *self.x.shape[1:]) if to_input else None
-        return x, self._weights(times(y.mT, self._rows(y)), y)
+        return x, self._weights(times(y.mT, self._flat), y)
 
     def cotangent_tangent(
         self, y: Tensor, change: Tensor, x: Tensor | None, w: Sequence[Tensor], to_input: bool
@@ -91,7 +92,7 @@ class LinearAt:
         """ȳ' W + ȳ Ẇ; ȳ'ᵀ x + ȳᵀ ẋ and the sum of ȳ', with ȳ' the change of ȳ."""
         y, change = _joined(y), _joined(change)
         back = times(y, w[0], times(change, self.w)) if to_input else None
-        weight = times(change.mT, self._rows(change))
+        weight = times(change.mT, self._flat)
         if x is not None:
             weight = times(y.mT, _joined(x), weight)
         shape = (len(change), *self.x.shape[1:])
@@ -101,14 +102,10 @@ class LinearAt:
         """(ȳ ∘ ȳ)ᵀ (x ∘ x), and the sum of ȳ ∘ ȳ; with more axes the square of each example's product."""
         if self.x.dim() == 3:
             y = y.square()
-            return self._weights(times(y.mT, self._rows(y).square()), y)
-        trials = len(y)
-        x, y = self.x.expand(trials, *self.x.shape[1:]).flatten(2, -2), y.flatten(2, -2)
-        each = torch.matmul(y.mT, x).square().sum(dim=1)
+            return self._weights(times(y.mT, self._flat.square()), y)
+        y = y.flatten(2, -2)
+        each = torch.matmul(y.mT, self.x.flatten(2, -2)).square().sum(dim=1)
         return (each,) if self.operation.bias is None else (each, y.sum(dim=2).square().sum(dim=1))
-
-    def _rows(self, y: Tensor) -> Tensor:
-        return self._flat.expand(len(y), -1, -1)
 
     def _weights(self, weight: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return (weight,) if self.operation.bias is None else (weight, y.sum(dim=1))

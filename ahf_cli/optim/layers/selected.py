@@ -8,15 +8,17 @@ its terms.  The maps run in compiled code on a CPU and as dense operations on a 
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ahf_cli.optim.layers.compiled import COMPILED as COMPILED
+from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.layers.record import MaxPooling
 
 SLACK = 16
@@ -54,19 +56,20 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class CompiledSelection:
-    """The selected windows of N images for K trials, with the three maps in compiled code."""
+class Selection(ABC):
+    """The selected windows of N images for K trials, and the three maps."""
 
     shape: Shape
     at: Tensor  # offset of each output's window in its image, −1 for an output 0; int32, like y
     last: bool  # whether y has channels last and slack
 
-    def alone(self) -> CompiledSelection:
+    def alone(self) -> Self:
         """Return the selection with each example as a trial of its own."""
-        return CompiledSelection(
-            replace(self.shape, images=1), self.at.reshape(-1, 1, self.at.shape[-1]), self.last
+        return replace(
+            self, shape=replace(self.shape, images=1), at=self.at.reshape(-1, 1, self.at.shape[-1])
         )
 
+    @abstractmethod
     def forward(
         self, x: Tensor, w: Tensor, b: Tensor | None, u: Tensor | None = None, v: Tensor | None = None
     ) -> Tensor:
@@ -79,6 +82,29 @@ class CompiledSelection:
             u: other images like x.
             v: other kernels like w.
         """
+
+    @abstractmethod
+    def to_input(self, y: Tensor, w: Tensor, z: Tensor | None = None, v: Tensor | None = None) -> Tensor:
+        """Apply the transposes of x ↦ x ∗ w and u ↦ u ∗ v to y and z, and add; → (K, N, image)."""
+
+    @abstractmethod
+    def to_weight(
+        self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and that of b to y.
+
+        Returns:
+            (K, channels, depth, *kernel) and (K, channels).
+        """
+
+
+class CompiledSelection(Selection):
+    """The three maps in compiled code, on a CPU."""
+
+    def forward(
+        self, x: Tensor, w: Tensor, b: Tensor | None, u: Tensor | None = None, v: Tensor | None = None
+    ) -> Tensor:
+        """y = x ∗ w + u ∗ v + b at the selected positions, 0 elsewhere."""
         y = torch.empty(self.at.shape, dtype=w.dtype)
         w, v, b = lined(w), v if v is None else lined(v), b if b is None else lined(b)
         maps().forward(
@@ -90,7 +116,8 @@ class CompiledSelection:
     def to_input(self, y: Tensor, w: Tensor, z: Tensor | None = None, v: Tensor | None = None) -> Tensor:
         """Apply the transposes of x ↦ x ∗ w and u ↦ u ∗ v to y and z, and add; → (K, N, image)."""
         x = torch.empty(len(self.at), self.shape.images, self.shape.image, dtype=y.dtype)
-        y, w, z, v = lined(y), lined(w), z if z is None else lined(z), v if v is None else lined(v)
+        w, v = lined(w), v if v is None else lined(v)
+        y, z = y.contiguous(), z if z is None else z.contiguous()
         maps().input(
             self._geometry(x=x, w=w, v=v),
             y.dtype == torch.float64, _at(y), _at(w), _at(z), _at(v), _at(self.at), _at(x),
@@ -100,15 +127,11 @@ class CompiledSelection:
     def to_weight(
         self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and that of b to y.
-
-        Returns:
-            (K, channels, depth, *kernel) and (K, channels).
-        """
+        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and that of b to y."""
         s, trials = self.shape, len(self.at)
         w = torch.empty(trials, s.channels, s.depth, *s.kernel, dtype=y.dtype)
         b = torch.empty(trials, s.channels, dtype=y.dtype)
-        y, z = lined(y), z if z is None else lined(z)
+        y, z = y.contiguous(), z if z is None else z.contiguous()
         maps().weight(
             self._geometry(x=x, u=u),
             y.dtype == torch.float64, _at(y), _at(x), _at(z), _at(u), _at(self.at), _at(w), _at(b),
@@ -146,19 +169,8 @@ def compiled_block(
     return y, at
 
 
-@dataclass(frozen=True)
-class DenseSelection:
-    """The same maps by operations of PyTorch on any device: convolutions of all positions, and a choice."""
-
-    shape: Shape
-    at: Tensor
-    last: bool
-
-    def alone(self) -> DenseSelection:
-        """Return the selection with each example as a trial of its own."""
-        return DenseSelection(
-            replace(self.shape, images=1), self.at.reshape(-1, 1, self.at.shape[-1]), self.last
-        )
+class DenseSelection(Selection):
+    """The three maps by operations of PyTorch on any device: convolutions of all positions, and a choice."""
 
     def forward(
         self, x: Tensor, w: Tensor, b: Tensor | None, u: Tensor | None = None, v: Tensor | None = None
@@ -286,9 +298,6 @@ def split_last(x: Tensor, *sizes: int) -> Tensor:
 def laid_out(y: Tensor, last: bool) -> Tensor:
     """Lay out (K, N, C, H, W): as images with channels last and their slack, or as numbers in this order."""
     return F.pad(y.permute(0, 1, 3, 4, 2).flatten(2), (0, SLACK)) if last else y.flatten(2)
-
-
-Selection = CompiledSelection | DenseSelection
 
 
 def run_block(
