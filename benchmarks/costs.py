@@ -32,6 +32,6 @@ def actions(h: ModelObjective, theta: Tensor, iterations: int) -> Actions:
 
 
 def by_iteration(ms: dict[str, Spread], iterations: int) -> dict[str, Spread]:
-    """Return the times with that of CG replaced by that of one of its iterations."""
+    """Return the times, with the time of one iteration in place of the time of CG."""
     cg = {key: value if key == "repeats" else value / iterations for key, value in ms["cg"].items()}
     return {**{name: spread for name, spread in ms.items() if name != "cg"}, "cg_iteration": cg}

@@ -57,7 +57,7 @@ def _lenet(bench: Bench, explicit: bool = True) -> Actions:
 
 def _flops(action: Callable[[], object]) -> int:
     """Count the floating-point operations of matrix products and convolutions."""
-    action()  # what is built once is no part of the count
+    action()  # operations of the set-up are not counted
     with FlopCounterMode(display=False) as counter:
         action()
     total: int = counter.get_total_flops()

@@ -30,7 +30,7 @@ Products = Mapping[str, Mapping[str, ProductAt] | None]
 
 @dataclass(frozen=True)
 class PeerEvaluation:
-    """An evaluation whose operators are those of another package."""
+    """An evaluation with the operators of another package."""
 
     at: Callable[[Callable[..., Any]], Callable[[Tensor], Tensor]]
     ours: Callable[[], Evaluation]
@@ -59,7 +59,7 @@ class PeerEvaluation:
 
 @dataclass(frozen=True)
 class PeerObjective:
-    """The objective of a batch, whose curvature products are those of another package."""
+    """The objective of a batch, with the curvature products of another package."""
 
     inner: ModelObjective
     product: ProductAt

@@ -12,14 +12,14 @@ from benchmarks import problems
 from benchmarks.timing import Bench, Spread, interleave, spread
 
 ITERATIONS = 15
-"""CG iterations that share what is set up once a step."""
+"""CG iterations that share one set-up."""
 PLAIN = "plain PyTorch gradient"
 FIRST_GGN = "forward pass, set-up and first GGN product"
 Samples = dict[str, NDArray[np.float64]]
 
 
 def measure(bench: Bench) -> list[dict[str, Any]]:
-    """Time loss, gradient and both products of LeNet in turn, and what each product needs once a step."""
+    """Time loss, gradient, both products of LeNet and their set-up, in turn."""
     h = problems.objective(bench.device)
     samples = _samples(bench, h)
     derived = _derived(samples)
@@ -56,7 +56,7 @@ def _samples(bench: Bench, h: ModelObjective) -> Samples:
 
 
 def _derived(t: Samples) -> Samples:
-    """Return what is only known as a difference, taken within each round."""
+    """Return the set-up times, each a difference within a round."""
     return {
         "set-up of Hessian products": t["gradient and set-up of Hessian products"] - t["gradient"],
         "set-up of GGN products": t[FIRST_GGN] - t["GGN product"] - t["forward pass with graph"],

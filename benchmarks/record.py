@@ -1,4 +1,4 @@
-"""The kept numbers: one JSON file a device, with what they depend on."""
+"""The kept numbers: one JSON file a device, with versions and machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 
 
 def stamp(quick: bool, load: float) -> Record:
-    """Return when and from what code numbers come."""
+    """Return date, commit and versions of the numbers."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **commit(("ahf_cli",)),  # what is measured
@@ -33,7 +33,7 @@ def stamp(quick: bool, load: float) -> Record:
 
 
 def machine(gpu: str | None) -> Record:
-    """Return what the numbers were measured on."""
+    """Return the machine of the numbers."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": processor(),
@@ -101,7 +101,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError where a folder cannot be written, before minutes are spent on what goes there."""
+    """Raise InputError if a folder cannot be written, before minutes are spent on its content."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -50,7 +50,7 @@ class HostMoment:
 
 
 class DeviceMoment:
-    """A mark in the queue of a GPU: it does not make the host wait, which would change what is measured."""
+    """A mark in the queue of a GPU; the host does not wait for it, since that would change the measurement."""
 
     def __init__(self) -> None:
         self.event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -98,7 +98,7 @@ class BookedEvaluation:
         return self.inner.gradient_count
 
     def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
-        """v ↦ B v; what it needs once a step is booked here."""
+        """v ↦ B v; its set-up is booked here."""
         product = self.ledger.call(self.part, lambda: self.inner.operator(curvature))
         return lambda v: self.ledger.call("product", lambda: product(v))
 

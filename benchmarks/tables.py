@@ -35,7 +35,7 @@ def render(record: Row) -> str:
 
 
 def _provenance(table: Row) -> str:
-    """Say when and from what the numbers come."""
+    """Say date, commit and versions of the numbers."""
     commit = (table["commit"] or "unknown")[:7] + (" with changes" if table["dirty"] else "")
     quick = " A quick run: few repeats." if table["quick"] else ""
     torch = f"torch {table['versions']['torch']}"
@@ -109,7 +109,7 @@ def _memory(mb: Row) -> str:
 
 
 def others(rows: Rows) -> list[str]:
-    """Draw our time beside that of other packages."""
+    """Draw our time beside the times of other packages."""
     cells: list[tuple[object, ...]] = []
     for r in rows:
         if "absent" in r:

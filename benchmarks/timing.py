@@ -39,7 +39,7 @@ class Bench:
         return Budget(5, 0.03 * seconds) if self.quick else Budget(rounds, seconds)
 
     def synchronize(self) -> None:
-        """Wait for the device to finish what it was given."""
+        """Wait until the device has finished its queue."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -70,10 +70,10 @@ def quiet() -> Iterator[None]:
 
 
 def interleave(cases: Mapping[str, Callable[[], T]], budget: Budget) -> dict[str, list[T]]:
-    """Run every case once a round and return what each of them returned, round by round.
+    """Run every case once a round, and return their results by round.
 
-    One round warms up and is dropped.  Each round has an order of its own, drawn from a fixed seed: in a
-    fixed cycle the same case would always find the caches and the heap as the same large one left them.
+    One round warms up and is dropped.  Each round has an order of its own, drawn from a fixed seed.  In a
+    fixed cycle a case would always follow the same other case, with its caches and its heap.
     """
     names, order = list(cases), random.Random(0)
     samples: dict[str, list[T]] = {name: [] for name in names}

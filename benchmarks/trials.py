@@ -42,7 +42,7 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
 
 
 def _prepare(bench: Bench, count: int) -> tuple[costs.Actions, float]:
-    """Return what to time with K trials, and the peak memory of a step in MB."""
+    """Return the actions to time with K trials, and the peak memory of a step in MB."""
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     h, other = problems.objective(bench.device), problems.objective(bench.device, seed=1)

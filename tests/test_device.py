@@ -73,7 +73,7 @@ def short(structure: AnyStructure) -> AnyStructure:
 
 
 def step(recipe: str, trials: int, answer: bool = True) -> Watch:
-    """Take a step of a recipe on LeNet and return what was counted."""
+    """Take a step of a recipe on LeNet and return the counts."""
     found = RECIPES[recipe]
     optimizer = compose(short(found.structure))
     h, other = objective(LeNet()), objective(LeNet())

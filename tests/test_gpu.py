@@ -1,4 +1,4 @@
-"""The script for a machine with a GPU: size of what travels, limits of time, resumption, messages."""
+"""The script for a machine with a GPU: size of the pack, limits of time, resumption, messages."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_travels_has_a_limit(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kib = 1 / 1024
-    with pytest.raises(InputError, match=r"^--limit: what travels must be at most 0.003\d* MiB, got 0.0 \("):
+    with pytest.raises(
+        InputError, match=r"^--limit: checkout, wheels and data must be at most 0.003\d* MiB, got 0.0 \("
+    ):
         packing.pack(packed, 3.9 * kib, "3.12")
     assert packing.manifest(packed) is None
     (packed / "wheels" / "file").unlink()

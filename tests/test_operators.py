@@ -12,7 +12,7 @@ from ahf_cli.optim.losses import MeanLoss, SoftmaxCrossEntropy, SquaredError, au
 from tests.problems import MODELS, dense_loss, dense_outputs, problem, rows
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def assert_equal(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)  # a few hundred float64 roundings
 
 
@@ -31,16 +31,16 @@ def test_loss_gradient_and_products_equal_dense_ones(name: str, explicit: bool, 
     theta, v = rows(objective, 3), rows(objective, 3, seed=2)
     here = objective.evaluate(theta)
     exact, outer = here.operator(hessian)(v), here.operator(gauss_newton)(v)
-    close(objective.value(theta), here.loss)
+    assert_equal(objective.value(theta), here.loss)
     for k in range(3):
         loss = dense_loss(objective)
-        close(here.loss[k], loss(theta[k]))
-        close(here.gradient[k], torch.func.grad(loss)(theta[k]))
+        assert_equal(here.loss[k], loss(theta[k]))
+        assert_equal(here.gradient[k], torch.func.grad(loss)(theta[k]))
         dense = torch.func.hessian(loss)(theta[k])
-        close(exact[k], dense @ v[k])
+        assert_equal(exact[k], dense @ v[k])
         jacobian = torch.func.jacrev(dense_outputs(objective))(theta[k]).flatten(0, 1)
         ggn = jacobian.T @ output_hessian(dense_outputs(objective)(theta[k])) @ jacobian
-        close(outer[k], ggn @ v[k])
+        assert_equal(outer[k], ggn @ v[k])
 
 
 @pytest.mark.parametrize("explicit", [True, False])
@@ -53,8 +53,8 @@ def test_products_of_one_evaluation_do_not_disturb_each_other(name: str, explici
     shared = objective.evaluate(theta)
     product = shared.operator(gauss_newton)
     ggn = product(v)
-    close(shared.operator(hessian)(v), exact)
-    close(product(v), ggn)
+    assert_equal(shared.operator(hessian)(v), exact)
+    assert_equal(product(v), ggn)
 
 
 def test_softmax_regression_has_its_closed_form() -> None:
@@ -72,7 +72,7 @@ def test_softmax_regression_has_its_closed_form() -> None:
     expected_row = objective.layout.join([expected[:, :-1], expected[:, -1]])
     here = objective.evaluate(theta)
     for curvature in (hessian, gauss_newton):
-        close(here.operator(curvature)(v), expected_row)
+        assert_equal(here.operator(curvature)(v), expected_row)
 
 
 def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
@@ -82,8 +82,8 @@ def test_output_hessian_by_autograd_equals_the_closed_form() -> None:
     w = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64)
     loss = SoftmaxCrossEntropy()
     by_graph = autograd_hessian(loss.value(z, y).sum(), z)(w)
-    close(by_graph, loss.hessian(z, y)(w))
-    close(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten())
+    assert_equal(by_graph, loss.hessian(z, y)(w))
+    assert_equal(by_graph.flatten(), output_hessian(z[0].detach()) @ w.flatten())
 
 
 def test_a_mean_loss_of_a_users_function_has_pytorchs_derivatives() -> None:

@@ -111,7 +111,7 @@ def test_fetch_replaces_no_damaged_file_in_a_folder_that_was_named(
 # Damage
 
 
-def damaged(folder: Path, name: str, content: bytes) -> str:
+def assert_refused(folder: Path, name: str, content: bytes) -> str:
     (folder / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
         locate()
@@ -128,7 +128,7 @@ def test_a_flipped_byte_is_refused_by_name(bare: Path, contents: dict[str, bytes
     for position in (0, 1, 10, len(whole) // 2, len(whole) - 9, len(whole) - 8, len(whole) - 1):
         changed = bytearray(whole)
         changed[position] ^= 1
-        damaged(folder, name, bytes(changed))
+        assert_refused(folder, name, bytes(changed))
     (folder / name).write_bytes(whole)
     assert locate() == folder
 
@@ -138,7 +138,7 @@ def test_a_truncated_file_is_refused_by_name(bare: Path, contents: dict[str, byt
     name = "train-labels-idx1-ubyte.gz"
     whole = (folder / name).read_bytes()
     for length in (0, 1, 9, len(whole) // 2, len(whole) - 8, len(whole) - 1):
-        damaged(folder, name, whole[:length])
+        assert_refused(folder, name, whole[:length])
 
 
 def test_sound_archives_of_something_else_are_all_named(bare: Path, contents: dict[str, bytes]) -> None:

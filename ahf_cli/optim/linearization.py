@@ -47,10 +47,10 @@ class Evaluation(Protocol):
 
 
 class Linearization(Evaluation, Protocol):
-    """An evaluation with the pieces of which curvatures are made."""
+    """An evaluation with the pieces of curvatures."""
 
     def prepare_hvp(self) -> None:
-        """Compute what every product ∇²h v needs, once and before the gradient is read."""
+        """Prepare the products ∇²h v, once and before the gradient is read."""
         ...
 
     def hvp(self, vectors: Tensor) -> Tensor:

@@ -130,8 +130,8 @@ def page() -> str:
         "# Recipes",
         "",
         "Written by `make docs` from the declarations in `ahf_cli/recipes`. g is the gradient of",
-        "the mini-batch's mean loss h, u the update θ ← θ + u, δ the direction, λ the damping; hats are bias",
-        "corrections.",
+        "the mini-batch's mean loss h, u the update θ ← θ + u, δ the direction and λ the damping.",
+        "Hats are bias corrections.",
         "The exact rules are in [algorithms.md](algorithms.md).",
     ]
     for recipe in RECIPES.values():

@@ -17,7 +17,7 @@ from benchmarks.gpu.pack import ROOT
 from benchmarks.gpu.parts import Step
 
 GRACE = 30.0
-"""Seconds from the signal that stops a command to the one that kills it; a part's limit includes them."""
+"""Seconds between the signals that stop and that kill a command; a part's limit includes them."""
 SAID = 3
 """Last lines of a command's output in the state, beside the lines of failed tests."""
 
@@ -68,7 +68,7 @@ def execute(step: Step, log: Path, environment: dict[str, str], goes_on: Callabl
                     process.wait(GRACE)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and what it may have left running
+                os.killpg(process.pid, signal.SIGKILL)  # and its children that may still run
             process.wait()
     with log.open("rb") as stream:
         stream.seek(start)

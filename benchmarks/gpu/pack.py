@@ -33,7 +33,7 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x8
 
 
 def pack(folder: Path, limit: float, python: str) -> None:
-    """Download wheels and data into a folder, unless they are complete, and count what travels.
+    """Download wheels and data into a folder, unless they are complete, and count their bytes.
 
     Args:
         folder: the folder that gets `wheels/`, `data/` and a manifest.
@@ -81,12 +81,14 @@ def refuse_large(found: dict[str, Any], limit: float) -> float:
     total: float = sum(sizes.values()) / MIB
     if total > limit:
         each = ", ".join(f"{what} {size / MIB:.1f}" for what, size in sizes.items())
-        raise InputError(f"--limit: what travels must be at most {limit:g} MiB, got {total:.1f} ({each})")
+        raise InputError(
+            f"--limit: checkout, wheels and data must be at most {limit:g} MiB, got {total:.1f} ({each})"
+        )
     return total
 
 
 def checkout_bytes(root: Path) -> int:
-    """Return the bytes of a checkout's files without `results/` and without what Git ignores."""
+    """Return the bytes of a checkout's files, without `results/` and files that Git ignores."""
     words = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".", ":!results"]
     done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""The parts: lists of commands, each of which resumes or is repeated at little cost."""
+"""The parts: lists of commands. Each command resumes, or is repeated at little cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAY = frozenset({
     "test_summary",
     "test_layers", "test_page", "test_postgres",
 })  # fmt: skip
-"""Test modules that need what does not travel: committed studies, compiled maps, a browser, a database."""
+"""Test modules that need committed studies, compiled maps, a browser or a database, which do not travel."""
 FEW_TESTS = ("test_cg", "test_device")
 FEW_SECTIONS = ("products", "evaluation")
 SHORT = ("task.subset=2000", "train.steps=4", "train.eval_every=2", "search.reruns=1")

@@ -26,7 +26,7 @@ OUT = ROOT / "results" / "gpu"
 MINUTES = 9.0
 FILES = 8
 ARCHIVE = 12.0
-"""MiB of an archive, of which five are as much as may travel"""
+"""MiB of an archive; five archives fit the limit"""
 STATE = "state.json"
 Record = dict[str, Any]
 

@@ -30,7 +30,7 @@ class Chain:
 
     @classmethod
     def of(cls, model: nn.Module, inputs: Tensor) -> Chain | None:
-        """Return the chain of a model on inputs (N, …); None if it is none that these layers serve."""
+        """Return the chain of a model on inputs (N, …); None for any other model."""
         recording = record(model, inputs)
         chain = None if recording is None else _fused(recording)
         return chain if chain is None or chain.served(inputs) else None
@@ -176,7 +176,7 @@ class ExplicitLinearization:
         return self._transposed(cotangent)[1]
 
     def prepare_hvp(self) -> None:
-        """Compute what every product ∇²h v needs: the cotangents of the gradient."""
+        """Compute the cotangents of the gradient, which every product ∇²h v needs."""
         _ = self._back
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True)
 class Linear:
-    """x ↦ x Wᵀ + b along the last axis; the numbers are those of the parameters in the model's order."""
+    """x ↦ x Wᵀ + b along the last axis; the fields number the parameters in the model's order."""
 
     weight: int
     bias: int | None
@@ -23,7 +23,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A two-dimensional convolution with stride 1; the numbers are those of the parameters."""
+    """A two-dimensional convolution with stride 1; the fields number the parameters."""
 
     weight: int
     bias: int | None
@@ -71,7 +71,7 @@ class _Unknown(Exception):  # noqa: N818  # it never leaves this file
 
 
 def record(model: nn.Module, inputs: Tensor) -> Recording | None:
-    """Return the forward pass of a module on inputs (N, …) as a chain; None if it is none.
+    """Return the forward pass of a module on inputs (N, …) as a chain; None for any other forward pass.
 
     The module runs once on placeholders of the right shapes.  A known operation on them is written down; any
     other one ends the attempt, and so does a weight that is not a parameter itself.
@@ -103,7 +103,7 @@ class _Recorder(TorchFunctionMode):
         self.numbers = {id(p): number for number, (_, p) in enumerate(self.model.named_parameters())}
         # One number, repeated by strides of 0: a placeholder costs no memory and no time.
         self.one = self.inputs.new_zeros(())
-        self.kept: list[Tensor] = []  # else a new tensor could get the identity of one that is gone
+        self.kept: list[Tensor] = []  # else a new tensor could get the identity of a deleted tensor
         self.shapes: list[torch.Size] = []
         self.last = self.place(self.inputs.shape)
 

@@ -1,8 +1,8 @@
 """Convolution at selected positions: at fixed θ, ReLU and max-pooling let few of its outputs through.
 
 Convolution – ReLU – pooling is then equal to the convolution at the positions of the maxima.  It is bilinear
-in images and weights, so that three maps serve all derivatives: y = x ∗ w + u ∗ v + b, and the transposes of
-its terms.  The maps run in compiled code on a CPU and as dense operations on a GPU.
+in images and weights, so that three maps serve all derivatives.  They are y = x ∗ w + u ∗ v + b and the
+transposes of its terms.  The maps run in compiled code on a CPU and as dense operations on a GPU.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Selection(ABC):
     def to_weight(
         self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and that of b to y.
+        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and sum y for b.
 
         Returns:
             (K, channels, depth, *kernel) and (K, channels).
@@ -127,7 +127,7 @@ class CompiledSelection(Selection):
     def to_weight(
         self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and that of b to y."""
+        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and sum y for b."""
         s, trials = self.shape, len(self.at)
         w = torch.empty(trials, s.channels, s.depth, *s.kernel, dtype=y.dtype)
         b = torch.empty(trials, s.channels, dtype=y.dtype)
@@ -204,7 +204,7 @@ class DenseSelection(Selection):
     def to_weight(
         self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and that of b to y."""
+        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and sum y for b."""
         s, spread = self.shape, self._spread(y)
         w = torch.bmm(spread.mT, self._windows(x).expand(len(spread), -1, -1))
         if z is not None and u is not None:
