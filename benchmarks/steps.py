@@ -50,7 +50,7 @@ class HostMoment:
 
 
 class DeviceMoment:
-    """A mark in the queue of a GPU; the host does not wait for it, since that would change the measurement."""
+    """A mark in the queue of a GPU; the host does not wait for it: a wait would change the time."""
 
     def __init__(self) -> None:
         self.event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
