@@ -56,6 +56,9 @@ class PeerEvaluation:
         """The diagonal of the empirical Fisher matrix."""
         return self.ours().squared_gradients()
 
+    def select(self, trials: Tensor) -> None:
+        """Return None: the packages have one trial."""
+
 
 @dataclass(frozen=True)
 class PeerObjective:

@@ -18,6 +18,7 @@ Section = Literal[
     "evaluation",
     "workers",
     "machine",
+    "kernels",
 ]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 

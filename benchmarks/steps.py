@@ -106,6 +106,11 @@ class BookedEvaluation:
         """The diagonal of the empirical Fisher matrix."""
         return self.ledger.call(self.part, self.inner.squared_gradients)
 
+    def select(self, trials: Tensor) -> BookedEvaluation | None:
+        """Return the evaluation of some rows, or None."""
+        inner = self.ledger.call(self.part, lambda: self.inner.select(trials))
+        return None if inner is None else BookedEvaluation(inner, self.ledger, self.part)
+
 
 @dataclass(frozen=True)
 class BookedObjective:

@@ -151,6 +151,16 @@ def trials(rows: Rows) -> list[str]:
 PARTS = ("gradient", "hessian", "ggn", "cg_iteration")
 
 
+def kernels(rows: Rows) -> list[str]:
+    """Draw the number of operations, by path and K."""
+    cells = [(r["path"], r["trials"], *(r["operations"][k] for k in PARTS)) for r in rows]
+    header = ("path", "K", "gradient", "Hessian product", "GGN product", "CG iteration")
+    return [
+        "Operations that start a kernel on a GPU, counted on PyTorch's meta device; LeNet, batch 128:",
+        markdown(header, cells),
+    ]
+
+
 def growth(rows: Rows) -> list[str]:
     """Draw the growth of the costs."""
     cells = []
@@ -269,6 +279,7 @@ DRAWN: dict[Section, tuple[str, Callable[[Rows], list[str]]]] = {
     "workers": ("Workers, and the paper's search", workers),
     "growth": ("Growth with batch size and parameters", growth),
     "machine": ("Dense arithmetic", machine),
+    "kernels": ("Operations on a GPU", kernels),
 }
 
 

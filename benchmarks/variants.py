@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ahf_cli.optim import Linearization, ModelObjective
 from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.linearization import GraphLinearization
+from ahf_cli.optim.replay import Replayed, cuda_graph
 from benchmarks import problems
 from benchmarks.products import ITERATIONS, PLAIN, ratios
 from benchmarks.timing import Bench, interleave, spread
@@ -43,7 +44,10 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     """Time set-up and product of every variant in turn, beside the gradients of one trial."""
     h = problems.objective(bench.device)
     theta = problems.weights(h)
-    variants = [*_of_one_trial(h, theta), *_of_many_trials(h, 2 if bench.quick else 4)]
+    many = 70 if h.inputs.is_cuda else 2 if bench.quick else 4
+    variants = [*_of_one_trial(h, theta), *_of_many_trials(h, many)]
+    if h.inputs.is_cuda:
+        variants += [v for trials in (1, many) for v in _of_kernels(h, trials)]
     watches = {
         PLAIN: bench.stopwatch(problems.plain_gradient(h, theta)),
         "gradient": bench.stopwatch(lambda: h.evaluate(theta).gradient),
@@ -101,7 +105,7 @@ def _of_one_trial(h: ModelObjective, theta: Tensor) -> list[Variant]:
     if COMPILED is None or h.inputs.is_cuda:
         evaluations = {"default": h.evaluate}
     else:
-        evaluations["explicit layers, PyTorch's operations"] = partial(_uncompiled, h)
+        evaluations["explicit layers, PyTorch's operations"] = partial(_by, "pytorch", h)
     evaluations["automatic differentiation, convolution as three operations"] = automatic.evaluate
     evaluations["automatic differentiation, PyTorch's convolution"] = partial(_graph, h)
     variants = [
@@ -115,9 +119,9 @@ def _of_one_trial(h: ModelObjective, theta: Tensor) -> list[Variant]:
     ]
 
 
-def _uncompiled(h: ModelObjective, theta: Tensor) -> Linearization:
-    """Evaluate as a machine without the compiled code would with explicit layers."""
-    with patch("ahf_cli.optim.layers.selected.COMPILED", None):
+def _by(numerics: str, h: ModelObjective, theta: Tensor) -> Linearization:
+    """Evaluate by explicit layers on a numerical path that is not the default here."""
+    with patch("ahf_cli.optim.layers.selected.numerics", lambda device: numerics):
         return h.evaluate(theta)
 
 
@@ -138,6 +142,28 @@ def _forward(h: ModelObjective, theta: Tensor) -> Product:
         return F.cross_entropy(functional_call(h.model, values, (h.inputs,)), h.targets)
 
     return lambda v: jvp(grad(loss), (theta[0],), (v[0],))[1][None]
+
+
+def _of_kernels(h: ModelObjective, trials: int) -> list[Variant]:
+    """Return the variants that only a GPU has: Triton kernels, and products as CUDA graphs."""
+    theta = problems.weights(h, trials)
+    evaluations: dict[str, Evaluate] = {
+        "PyTorch's operations": h.evaluate,
+        "Triton kernels": partial(_by, "triton", h),
+    }
+
+    def graph(evaluate: Evaluate, curvature: str) -> Product:
+        return Replayed(_set_up(evaluate, theta, curvature), cuda_graph)
+
+    return [
+        Variant(curvature, f"explicit layers, {name}{more}", trials, set_up)
+        for curvature in problems.CURVATURES
+        for name, evaluate in evaluations.items()
+        for more, set_up in {
+            "": partial(_set_up, evaluate, theta, curvature),
+            ", a CUDA graph": partial(graph, evaluate, curvature),
+        }.items()
+    ]
 
 
 def _of_many_trials(h: ModelObjective, trials: int) -> list[Variant]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
-from ahf_cli.optim import MartensRules, Stop, conjugate_gradient
-from ahf_cli.optim.cg import Rules
+from ahf_cli.optim import CGResult, MartensRules, Operator, Stop, conjugate_gradient
+from ahf_cli.optim.cg import Rules, Select, no_selection
 from ahf_cli.optim.published import IndefiniteMartensRules, PublishedRules, TruncatedPublishedRules
 from tests.problems import ResidualRules, right_hand_sides, spd
 
@@ -159,3 +161,36 @@ def test_inactive_rows_are_left_alone() -> None:
     )  # fmt: skip
     assert (result.solution[1] == 0).all() and result.products[1] == 0
     assert Stop(int(result.stop[1])) is Stop.INACTIVE and result.iterations[0] > 0
+
+
+@pytest.mark.parametrize("keep", [(), (4, 9)])
+def test_rows_that_go_on_alone_change_nothing(keep: tuple[int, ...]) -> None:
+    size = 30
+    generator = torch.Generator().manual_seed(5)
+    factors = torch.randn(6, size, size, generator=generator, dtype=torch.float64)
+    matrices = factors @ factors.mT / size
+    b = right_hand_sides(6, size)
+    b[2] = torch.nan
+    lam = torch.tensor([1e-3, 10.0, 1.0, 0.1, 1e-2, 1.0], dtype=torch.float64)
+    diagonal = torch.rand(6, size, generator=generator, dtype=torch.float64) + 0.5
+    asked: list[list[int]] = []
+
+    def operator(trials: Tensor) -> Operator:
+        asked.append(trials.tolist())
+        return lambda v: torch.einsum("kij,kj->ki", matrices[trials], v)
+
+    def run(select: Select) -> CGResult:
+        return conjugate_gradient(
+            lambda v: torch.einsum("kij,kj->ki", matrices, v), lam, -b, torch.full_like(b, 0.1),
+            MartensRules(), active=torch.tensor([True] * 5 + [False]), preconditioner=diagonal, keep=keep,
+            select=select,
+        )  # fmt: skip
+
+    crowd, alone = run(no_selection), run(operator)
+    assert len(asked) > 1 and all(len(a) > len(b) for a, b in pairwise(asked)), asked
+    assert 2 not in asked[-1] and 5 not in asked[0]  # lost, and inactive
+    for name in ("solution", "residual", "iterations", "products", "stop"):
+        torch.testing.assert_close(getattr(crowd, name), getattr(alone, name), equal_nan=True)
+    assert len(crowd.kept) == len(alone.kept) == len(keep)
+    for one, other in zip(crowd.kept, alone.kept, strict=True):
+        torch.testing.assert_close(one, other, equal_nan=True)

@@ -7,19 +7,33 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import ahf_cli.optim.layers.compiled as compiled
 import ahf_cli.optim.layers.selected as selected
-from ahf_cli.optim import ModelObjective, gauss_newton, hessian
-from ahf_cli.optim.layers.chain import Chain
+from ahf_cli.optim import (
+    CGResult,
+    ModelObjective,
+    Operator,
+    conjugate_gradient,
+    gauss_newton,
+    hessian,
+)
+from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
+from ahf_cli.optim.layers.convolution import BlockAt
 from ahf_cli.optim.layers.record import record
 from ahf_cli.optim.losses import SquaredError
+from ahf_cli.optim.objective import Regularized
+from ahf_cli.optim.operators import Curvature
+from ahf_cli.optim.published import PublishedRules
+from ahf_cli.optim.replay import Replayed, replayed
 from tests.problems import dense_loss, dense_outputs, rows
 
 Conv = nn.Conv2d
@@ -73,16 +87,151 @@ def objective_of(name: str, examples: int = 4, trials: int = 0) -> ModelObjectiv
     return ModelObjective(make().double(), x, y, own_batches=bool(trials))
 
 
-@pytest.fixture(params=["compiled", "dense"])
+@pytest.fixture(params=["compiled", "pytorch"])
 def maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both implementations of the maps at selected positions."""
-    if request.param == "dense":
-        monkeypatch.setattr(selected, "COMPILED", None)
+    """Both implementations of the maps at selected positions on a CPU."""
+    monkeypatch.setattr(selected, "numerics", lambda device: request.param)
     return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("lenet", torch.float32),
+        ("padding, overlap, ceil", torch.float64),
+        ("no ReLU, no bias", torch.float64),
+        ("dilated pooling", torch.float64),
+    ],
+)
+def test_triton_kernels_equal_dense_maps(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read at the import below
+    monkeypatch.delitem(sys.modules, "ahf_cli.optim.layers.triton_maps", raising=False)
+    triton_maps = importlib.import_module("ahf_cli.optim.layers.triton_maps")
+    monkeypatch.setattr(triton_maps, "CHUNK", 1)  # several programs for each sum, and for each image
+    monkeypatch.setattr(triton_maps, "BLOCK", 64)
+    monkeypatch.setattr(selected, "numerics", lambda device: "pytorch")
+    objective = objective_of(name, examples=2 if name == "lenet" else 1)
+    here = objective.evaluate(rows(objective, 2))
+    assert isinstance(here, ExplicitLinearization)
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn(*like: Tensor) -> list[Tensor]:
+        return [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(dtype) for t in like]
+
+    for layer in here.layers:
+        if not isinstance(layer, BlockAt):
+            continue
+        dense = layer.selection
+        kernels = triton_maps.TritonSelection(dense.shape, dense.at, dense.last)
+        w, v, x, u = drawn(layer.w, layer.w, layer.x, layer.x)
+        y, z = drawn(dense.at, dense.at)
+        (b,) = drawn(layer.w[:, :, 0, 0, 0])
+        w = w.mT.contiguous().mT  # a view whose rows are not contiguous
+        close = partial(torch.testing.assert_close, rtol=1e-12 if dtype == torch.float64 else 1e-4, atol=1e-5)
+        for more in ((), (None, u, v), (b, u, v)):
+            close(kernels.forward(x, w, *(more or (None,))), dense.forward(x, w, *(more or (None,))))
+        for pair in ((), (z, v)):
+            close(kernels.to_input(y, w, *pair), dense.to_input(y, w, *pair))
+        for pair in ((), (z, u)):
+            close(kernels.to_weight(y, x, *pair), dense.to_weight(y, x, *pair))
 
 
 def test_this_installation_has_the_compiled_maps() -> None:
     assert compiled.REASON == "" and compiled.numerics("cpu") == "compiled"
+
+
+@pytest.mark.long
+def test_triton_kernels_compile_for_a_gpu() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["_forward", "_to_input", "_to_weight"]
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+import ahf_cli.optim.layers.triton_maps as maps
+sizes = {
+    "image": 880, "width": 12, "depth": 6, "channels": 16, "places": 16, "rows": 5, "columns": 5,
+    "output": 272, "channel_step": 16, "place_step": 1, "block": maps.BLOCK,
+}
+reach = {
+    "numbers": 864, "pooled_rows": 4, "pooled_columns": 4, "stride_down": 2, "stride_right": 2,
+    "pad_down": 0, "pad_right": 0, "reach_down": 3, "reach_right": 3,
+}
+for kernel, own in (
+    (maps._forward, {"biased": True}), (maps._to_input, reach),
+    (maps._to_weight, {"chunk": maps.CHUNK, "lanes": 64}),
+):
+    fixed = {**sizes, **own, "two": True}
+    for number in ("*fp32", "*fp64"):
+        kinds = {n: "i32" if n in ("images", "trials") or "row" in n else number for n in kernel.arg_names}
+        kinds |= {"at": "*i32"} | dict.fromkeys(fixed, "constexpr")
+        values = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
+        source = ASTSource(kernel, kinds, values)
+        assert compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+    print(kernel.__name__)
+"""
+
+
+@pytest.mark.parametrize("own_batches", [False, True])
+@pytest.mark.parametrize("name", CHAINS)
+def test_rows_of_a_linearization_are_a_linearization(name: str, own_batches: bool, maps: str) -> None:
+    objective = objective_of(name, trials=4 if own_batches else 0)
+    decayed = Regularized(objective, torch.linspace(0, 1, 4, dtype=torch.float64))
+    theta, v, some = rows(objective, 4), rows(objective, 4, seed=2), torch.tensor([3, 1])
+    for curvature in (hessian, gauss_newton):
+        here = decayed.evaluate(theta)
+        whole = here.operator(curvature)(v)
+        part = here.select(some)
+        assert part is not None
+        torch.testing.assert_close(part.operator(curvature)(v[some]), whole[some])
+        torch.testing.assert_close(part.gradient, here.gradient[some])
+        torch.testing.assert_close(part.loss, here.loss[some])
+        torch.testing.assert_close(part.squared_gradients(), here.squared_gradients()[some])
+
+
+@pytest.mark.parametrize("curvature", [hessian, gauss_newton])
+def test_captured_products_repeat_without_the_host(
+    curvature: Curvature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selected, "numerics", lambda device: "cuda")
+    objective = objective_of("lenet")
+    here = objective.evaluate(rows(objective, 3))
+    operator = here.operator(curvature)
+    captures: list[int] = []
+
+    def traced(product: Operator, vectors: Tensor) -> Callable[[], Tensor]:
+        """Record the operations of a product once; as on a GPU, the host takes no part in later ones."""
+        captures.append(1)
+        graph = make_fx(lambda v: product(v))(vectors)
+        return lambda: graph(vectors)
+
+    def solve(product: Operator) -> CGResult:
+        return conjugate_gradient(
+            product, torch.ones(3, dtype=torch.float64), here.gradient, torch.zeros_like(here.gradient),
+            PublishedRules(), 8,
+        )  # fmt: skip
+
+    plain, captured = solve(operator), solve(Replayed(operator, traced))
+    assert captures == [1] and plain.products.min() == 8
+    for name, value in vars(plain).items():
+        assert name == "kept" or torch.equal(value, getattr(captured, name)), name
+
+
+def test_graphs_are_taken_only_on_a_gpu_and_if_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AHF_CUDA_GRAPHS", raising=False)
+    assert replayed(torch.neg, torch.device("cuda")) is torch.neg
+    monkeypatch.setenv("AHF_CUDA_GRAPHS", "yes")
+    assert replayed(torch.neg, torch.device("cpu")) is torch.neg
+    assert isinstance(replayed(torch.neg, torch.device("cuda")), Replayed)
 
 
 @pytest.mark.parametrize("name", CHAINS)

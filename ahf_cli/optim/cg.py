@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
@@ -15,6 +15,14 @@ from ahf_cli.optim.operators import Operator, shifted
 
 Dot = Callable[[Tensor, Tensor], Tensor]
 """⟨a_k, b_k⟩ of each row; (K, …), (K, …) → (K,)."""
+Select = Callable[[Tensor], Operator | None]
+"""Numbers of rows, (k,) int64 ↦ the operator v ↦ B v of these rows alone, or None."""
+CROWDED = 0.75
+"""Share of active rows at or below which CG goes on with these rows alone."""
+
+
+def no_selection(trials: Tensor) -> None:
+    """Return None: the operator has no part for some rows."""
 
 
 class Stop(IntEnum):
@@ -83,8 +91,11 @@ class CGResult:
 
 @dataclass
 class _Iterate:
-    """The running state of CG.  Stopped rows are frozen; x, r and d are private copies, changed in place."""
+    """The running state of CG in some rows.  Stopped rows are frozen; x, r and d may change in place."""
 
+    system: Operator  # v ↦ (B + λI) v
+    damping: Tensor  # λ
+    diagonal: Tensor | None  # of the preconditioner
     x: Tensor
     r: Tensor
     d: Tensor
@@ -97,6 +108,7 @@ class _Iterate:
     stop: Tensor
     iterations: Tensor
     products: Tensor
+    trials: Tensor  # numbers of these rows among all
 
     def finish(self, mask: Tensor, reason: Stop) -> None:
         """Stop the active rows of the mask for a reason."""
@@ -106,6 +118,24 @@ class _Iterate:
         self.stop = torch.where(mask, int(reason), self.stop)
         self.active = self.active & ~mask
         self.whole = False
+
+    def alone(self, count: int, select: Select) -> _Iterate:
+        """Return the state of the `count` active rows, or this one if they have no operator of their own."""
+        going = self.active.long().argsort(descending=True, stable=True)[:count]
+        operator = select(self.trials[going])
+        if operator is None:
+            return self
+        own = {name: value[going] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        phi = list(torch.stack(self.phi)[:, going].unbind())
+        whole, system = rows.on_host(going), shifted(operator, own["damping"])
+        return replace(self, **own, system=system, phi=phi, whole=whole)
+
+    def put(self, part: _Iterate) -> None:
+        """Write the results of some rows into those of all."""
+        if part is self:
+            return
+        for name in ("x", "r", "stop", "iterations", "products"):
+            setattr(self, name, getattr(self, name).index_copy(0, part.trials, getattr(part, name)))
 
 
 def conjugate_gradient(
@@ -120,13 +150,14 @@ def conjugate_gradient(
     dot: Dot = rows.dot,
     preconditioner: Tensor | None = None,
     keep: Collection[int] = (),
+    select: Select = no_selection,
 ) -> CGResult:
     """Solve (B + λI) x = −g approximately for each row by conjugate gradient from x₀.
 
     An iteration takes one product; a start x₀ ≠ 0 takes one more.  φ(x) = ½ xᵀ(B+λI)x + gᵀx = ½ (gᵀx − xᵀr)
     is updated from scalars alone: φ(x + αd) = φ(x) − α dᵀr + ½ α² dᵀ(B+λI)d.  A row that stops is frozen.
-    The host reads once in `check_every` iterations whether all rows have stopped; the result is the same for
-    every value.
+    The host reads once in `check_every` iterations how many rows are active.  If they are three quarters of
+    the rows at most, the active rows go on alone.  Neither changes the result but for rounding.
 
     Args:
         operator: v ↦ B v, (K, P) → (K, P), symmetric in each row.
@@ -141,60 +172,60 @@ def conjugate_gradient(
         preconditioner: the diagonal of M > 0, (K, P), for CG in the inner product of M⁻¹ (Hestenes and
             Stiefel 1952; Shewchuk 1994, B3).  Residuals and their stopping rule do not change.
         keep: numbers of iterations after which x and r are returned as well.
+        select: gives the operator of some rows alone.
     """
-    system = shifted(operator, damping)
-    it = _begin(system, gradient, start, active, dot, preconditioner)
+    it = every = _begin(shifted(operator, damping), damping, gradient, start, active, dot, preconditioner)
     kept = []
     tolerance = rules.residual_tolerance(gradient.dtype)
     for n in range(max_iterations):
         it.finish(it.rr <= tolerance, Stop.RESIDUAL)
-        if not it.whole and n % check_every == 0 and not bool(it.active.any()):
-            break
-        _iterate(it, system, damping, rules, dot, preconditioner, first=n == 0)
+        if not it.whole and n % check_every == 0:
+            count = int(it.active.sum())
+            if not count:
+                break
+            if count <= CROWDED * len(it.active):
+                every.put(it)
+                it = it.alone(count, select)
+        _iterate(it, rules, dot, first=n == 0)
         if n + 1 in keep:
+            every.put(it)
             # Clones: the next iteration may write into x and r.
-            kept.append((it.x.clone(), it.r.clone()))
+            kept.append((every.x.clone(), every.r.clone()))
     it.finish(it.active, Stop.MAX_ITERATIONS)
-    return CGResult(it.x, it.r, it.iterations, it.products, it.stop, tuple(kept))
+    every.put(it)
+    return CGResult(every.x, every.r, every.iterations, every.products, every.stop, tuple(kept))
 
 
 def _begin(
     system: Operator,
+    damping: Tensor,
     gradient: Tensor,
     start: Tensor,
     active: Tensor | None,
     dot: Dot,
     diagonal: Tensor | None,
 ) -> _Iterate:
-    rows_count = gradient.shape[0]
+    trials = torch.arange(gradient.shape[0], device=gradient.device)
     warm = start.ne(0).any(dim=-1)
     r = -gradient
     if bool(warm.any()):  # else (B + λI) x₀ = 0 without a product
         r = torch.where(rows.expand(warm), r - system(start), r)
-    zeros = torch.zeros(rows_count, dtype=torch.int64, device=gradient.device)
     active = torch.ones_like(warm) if active is None else active
     phi = 0.5 * (dot(gradient, start) - dot(start, r))
     rr = dot(r, r)
     d = r.clone() if diagonal is None else r / diagonal
     rz = rr if diagonal is None else dot(r, d)
+    zeros = torch.zeros_like(trials)
     return _Iterate(
-        x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz, phi=[phi], active=active,
-        whole=rows.on_host(active) and bool(active.all()),
-        stop=zeros, iterations=zeros, products=(warm & active).long(),
+        system=system, damping=damping, diagonal=diagonal, x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz,
+        phi=[phi], active=active, whole=rows.on_host(active) and bool(active.all()),
+        stop=zeros, iterations=zeros, products=(warm & active).long(), trials=trials,
     )  # fmt: skip
 
 
-def _iterate(
-    it: _Iterate,
-    system: Operator,
-    damping: Tensor,
-    rules: Rules,
-    dot: Dot,
-    diagonal: Tensor | None,
-    first: bool,
-) -> None:
+def _iterate(it: _Iterate, rules: Rules, dot: Dot, first: bool) -> None:
     """Update x once in every active row, and stop the rows that are done."""
-    image = system(it.d)
+    image = it.system(it.d)
     curvature = dot(it.d, image)
     it.products = it.products + it.active
     length = it.rz / curvature
@@ -202,7 +233,7 @@ def _iterate(
     broken = rules.breaks_down(curvature)
     if first:
         # Without one update CG has no new iterate: take the damped steepest-descent step d₀/λ.
-        length = torch.where(broken, 1 / damping, length)
+        length = torch.where(broken, 1 / it.damping, length)
     it.finish(broken, Stop.NEGATIVE_CURVATURE)
     going = it.active
     if not first:
@@ -211,8 +242,8 @@ def _iterate(
     it.x = _add(it.x, it.d, step, 1, moves, it.whole)
     it.r = _add(it.r, image, step, -1, moves, it.whole)
     rr = dot(it.r, it.r)
-    z = it.r if diagonal is None else it.r / diagonal
-    rz = rr if diagonal is None else dot(it.r, z)
+    z = it.r if it.diagonal is None else it.r / it.diagonal
+    rz = rr if it.diagonal is None else dot(it.r, z)
     conjugation = rz / it.rz
     it.d = _combine(z, rows.expand(conjugation), it.d, going, it.whole)
     # φ follows from scalars: gᵀx and xᵀr would cost two more passes over the vectors.

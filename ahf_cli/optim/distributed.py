@@ -73,6 +73,11 @@ class DistributedEvaluation:
         """The diagonal of the empirical Fisher matrix, (K, P)."""
         return average(self.inner.squared_gradients())
 
+    def select(self, trials: Tensor) -> DistributedEvaluation | None:
+        """Return the evaluation of some rows, or None; the rows are the same on all ranks."""
+        inner = self.inner.select(trials)
+        return None if inner is None else DistributedEvaluation(inner)
+
 
 @dataclass(frozen=True)
 class DistributedObjective:

@@ -45,6 +45,10 @@ class Evaluation(Protocol):
         """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P)."""
         ...
 
+    def select(self, trials: Tensor) -> Evaluation | None:
+        """Return the evaluation of some rows, (k,) int64, without a new pass; None if that is impossible."""
+        ...
+
 
 class Linearization(Evaluation, Protocol):
     """An evaluation with the pieces of curvatures."""
@@ -190,6 +194,9 @@ class GraphLinearization:
                 "preconditioner: martens needs the gradients of single examples; a closure gives none"
             )
         return self._make_squared_gradients()
+
+    def select(self, trials: Tensor) -> None:
+        """Return None: a graph of all rows has no part for some of them."""
 
     def check_outputs(self) -> Tensor:
         """Return z; raises ValueError if the outputs are not given."""

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
-from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient
+from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient, no_selection
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator
+from ahf_cli.optim.replay import replayed
 
 LossAt = Callable[[Tensor], Tensor]
 """s ↦ h(θ + s) for each row; (K, P) → (K,)."""
@@ -32,6 +33,7 @@ class LinearSystem:
     previous: Tensor  # the last direction, (K, P)
     active: Tensor  # rows that take part, (K,) bool
     preconditioner: Tensor | None = None  # the diagonal of M, (K, P)
+    select: Callable[[Tensor], Operator | None] = no_selection  # rows ↦ the operator of these rows, or None
 
 
 class LinearSolver(Protocol):
@@ -60,9 +62,15 @@ class TruncatedNewton:
         # A diverged row starts at 0: its last direction may hold numbers that are not finite.
         start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
         every = self.check_every or rows.read_every(gradient)
+
+        def select(trials: Tensor) -> Operator | None:
+            operator = system.select(trials)
+            return None if operator is None else replayed(operator, gradient.device)
+
         return conjugate_gradient(
-            system.operator, system.damping, gradient, start, self.rules, self.max_iterations, active, every,
-            preconditioner=system.preconditioner, keep=self.keep,
+            replayed(system.operator, gradient.device), system.damping, gradient, start, self.rules,
+            self.max_iterations, active, every, preconditioner=system.preconditioner, keep=self.keep,
+            select=select,
         )  # fmt: skip
 
 

@@ -115,8 +115,10 @@ class ModelObjective:
             return torch.stack([self._squared_gradients(*row) for row in each])
 
         if self.chain is not None:
+            with torch.no_grad():
+                outputs, layers = self.chain.at(self.layout.split(parameters.detach()), self._rows)
             return ExplicitLinearization(
-                self.layout, self.chain, parameters, self._rows, self.targets, self.loss, squared_gradients
+                self.layout, layers, outputs, self.targets, self.own_batches, self.loss, squared_gradients
             )
         # A leaf for each tensor: the backward pass of slices of one row would add up padded rows.
         leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
@@ -195,6 +197,15 @@ class RegularizedEvaluation:
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix, plus the penalty's curvature w; (K, P)."""
         return self.inner.squared_gradients() + rows.expand(self.decay)
+
+    def select(self, trials: Tensor) -> RegularizedEvaluation | None:
+        """Return the evaluation of some rows, or None."""
+        inner = self.inner.select(trials)
+        return (
+            None
+            if inner is None
+            else RegularizedEvaluation(inner, self.parameters[trials], self.decay[trials])
+        )
 
 
 @dataclass(frozen=True)

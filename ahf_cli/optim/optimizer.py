@@ -13,7 +13,7 @@ from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem, Preconditioner
 from ahf_cli.optim.objective import Objective, Regularization
-from ahf_cli.optim.operators import Curvature, QuadraticModel
+from ahf_cli.optim.operators import Curvature, Operator, QuadraticModel
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
@@ -125,7 +125,14 @@ class Optimizer:
         operator = there.operator(self.curvature)
         gradient = here.gradient
         scaling = self.preconditioner(here, damping)
-        found = self.solver(LinearSystem(operator, gradient, damping, state.direction, state.active, scaling))
+
+        def select(trials: Tensor) -> Operator | None:
+            part = there.select(trials)
+            return None if part is None else part.operator(self.curvature)
+
+        found = self.solver(
+            LinearSystem(operator, gradient, damping, state.direction, state.active, scaling, select)
+        )
         chosen = self.iterate(found, lambda s: h.value(theta + s))
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual, damping)
         gradients = here.gradient_count + (0 if there is here else there.gradient_count)

@@ -116,10 +116,10 @@ class ExplicitLinearization:
 
     Args:
         layout: where the parameters lie in a row.
-        chain: the model.
-        parameters: θ, (K, P).
-        inputs: x, (K or 1, N, …).
+        layers: the layers at θ and at their inputs.
+        outputs: z, (K, N, …).
         targets: y, (N, …), or one batch a trial.
+        own_batches: whether each trial has its own targets.
         loss: L.
         squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
     """
@@ -127,20 +127,23 @@ class ExplicitLinearization:
     def __init__(
         self,
         layout: Layout,
-        chain: Chain,
-        parameters: Tensor,
-        inputs: Tensor,
+        layers: tuple[Layer, ...],
+        outputs: Tensor,
         targets: Tensor,
+        own_batches: bool,
         loss: OutputLoss,
         squared_gradients: Callable[[], Tensor],
     ):
-        self.layout, self.targets, self.output_loss = layout, targets, loss
+        self.layout, self.layers, self.targets = layout, layers, targets
+        self.own_batches, self.output_loss = own_batches, loss
         self._squared_gradients = squared_gradients
-        with torch.no_grad():
-            outputs, self.layers = chain.at(layout.split(parameters.detach()), inputs)
         self.outputs = outputs.requires_grad_()
-        with torch.enable_grad():  # the graph of the loss alone, from the outputs on
-            self.losses = loss.value(self.outputs, targets)
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """h as a graph of the outputs alone, (K,)."""
+        with torch.enable_grad():
+            return self.output_loss.value(self.outputs, self.targets)
 
     @property
     def loss(self) -> Tensor:
@@ -224,6 +227,18 @@ class ExplicitLinearization:
                 gathered.add(layer.parameters, layer.squares(y))
         # h is a mean: example n alone has N times the gradient that it adds to h.
         return self.outputs.shape[1] * gathered.joined()
+
+    def select(self, trials: Tensor) -> ExplicitLinearization:
+        """Return the linearization of some rows: copies of their numbers, without a new pass."""
+        part = ExplicitLinearization(
+            self.layout, tuple(layer.select(trials) for layer in self.layers), self.outputs.detach()[trials],
+            self.targets[trials] if self.own_batches else self.targets, self.own_batches, self.output_loss,
+            lambda: self._squared_gradients()[trials],
+        )  # fmt: skip
+        if "_back" in self.__dict__:
+            cotangents, gradient = self._back
+            part._back = [y[trials] for y in cotangents], gradient[trials]
+        return part
 
     def check_outputs(self) -> Tensor:
         """Return z."""

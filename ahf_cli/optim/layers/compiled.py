@@ -1,4 +1,4 @@
-"""The compiled maps, if this installation has them, and the name of the numerical path."""
+"""The compiled maps, if this installation has them, and the name of the numerical path on each device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 from types import ModuleType
 from typing import Literal
 
-Numerics = Literal["compiled", "pytorch", "cuda"]
+Numerics = Literal["compiled", "pytorch", "cuda", "triton"]
 """Ways of computing losses and products that round differently."""
 SWITCH = "AHF_COMPILED"
 """Environment variable; `no` leaves the compiled maps unused."""
+TRITON = "AHF_TRITON"
+"""Environment variable; `yes` lets a GPU take the Triton kernels.  It is no default: no GPU has run them."""
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -31,8 +33,10 @@ COMPILED, REASON = _load()
 
 
 def numerics(device: str) -> Numerics:
-    """Return the numerical path on a device, `cpu` or `cuda`."""
-    return "cuda" if device != "cpu" else "pytorch" if COMPILED is None else "compiled"
+    """Return the numerical path on a device, such as `cpu` or `cuda`."""
+    if device == "cpu":
+        return "pytorch" if COMPILED is None else "compiled"
+    return "triton" if device == "cuda" and os.environ.get(TRITON, "").lower() in ("yes", "1") else "cuda"
 
 
 def described() -> str:

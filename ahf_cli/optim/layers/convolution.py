@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from ahf_cli.optim.layers.dense import Cotangents
+from ahf_cli.optim.layers.dense import Cotangents, own
 from ahf_cli.optim.layers.record import Convolution, MaxPooling
-from ahf_cli.optim.layers.selected import SLACK, Selection, Shape, run_block, split_last
+from ahf_cli.optim.layers.selected import run_block, split_last
+from ahf_cli.optim.layers.selection import SLACK, Selection, Shape
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class BlockAt:
         kernels, biases = self.selection.alone().to_weight(y.reshape(trials * examples, 1, -1), x)
         each = (kernels, biases) if self.block.convolution.bias is not None else (kernels,)
         return tuple(w.square().view(trials, examples, *w.shape[1:]).sum(dim=1) for w in each)
+
+    def select(self, trials: Tensor) -> BlockAt:
+        """Return the layer for some rows."""
+        return BlockAt(self.block, own(self.x, trials), self.w[trials], self.selection.select(trials))
 
     def _weights(self, kernels: Tensor, biases: Tensor) -> tuple[Tensor, ...]:
         return (kernels,) if self.block.convolution.bias is None else (kernels, biases)

@@ -41,6 +41,10 @@ class Layer(Protocol):
         """Σ_n of the squared cotangents of w that example n alone gives, for ȳ."""
         ...
 
+    def select(self, trials: Tensor) -> Layer:
+        """Return the layer for some rows, (k,) int64."""
+        ...
+
 
 def times(a: Tensor, b: Tensor, more: Tensor | None = None) -> Tensor:
     """Return a b + more, row by row; (K or 1, N, m), (K or 1, m, n) → (K, N, n)."""
@@ -107,8 +111,17 @@ class LinearAt:
         each = torch.matmul(y.mT, self.x.flatten(2, -2)).square().sum(dim=1)
         return (each,) if self.operation.bias is None else (each, y.sum(dim=2).square().sum(dim=1))
 
+    def select(self, trials: Tensor) -> LinearAt:
+        """Return the layer for some rows."""
+        return LinearAt(self.operation, own(self.x, trials), self.w[trials])
+
     def _weights(self, weight: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return (weight,) if self.operation.bias is None else (weight, y.sum(dim=1))
+
+
+def own(x: Tensor, trials: Tensor) -> Tensor:
+    """Return the inputs of some rows; (K or 1, …) → (k or 1, …)."""
+    return x[trials] if len(x) > 1 else x
 
 
 def _joined(x: Tensor) -> Tensor:
@@ -158,6 +171,10 @@ class PointwiseAt:
         """Return nothing: there are no parameters."""
         return ()
 
+    def select(self, trials: Tensor) -> PointwiseAt:
+        """Return the layer for some rows."""
+        return PointwiseAt(self.name, own(self.y, trials))
+
 
 @dataclass(frozen=True)
 class FlattenAt:
@@ -184,6 +201,10 @@ class FlattenAt:
     def squares(self, y: Tensor) -> tuple[Tensor, ...]:
         """Return nothing: there are no parameters."""
         return ()
+
+    def select(self, trials: Tensor) -> FlattenAt:
+        """Return the layer itself."""
+        return self
 
 
 def pointwise(name: str, x: Tensor) -> Tensor:

@@ -1,101 +1,17 @@
-"""Convolution at selected positions: at fixed θ, ReLU and max-pooling let few of its outputs through.
-
-Convolution – ReLU – pooling is then equal to the convolution at the positions of the maxima.  It is bilinear
-in images and weights, so that three maps serve all derivatives.  They are y = x ∗ w + u ∗ v + b and the
-transposes of its terms.  The maps run in compiled code on a CPU and as dense operations on a GPU.
-"""
+"""Selections in compiled code for a CPU, and as dense operations of PyTorch on any device."""
 
 from __future__ import annotations
 
 import struct
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ahf_cli.optim.layers.compiled import COMPILED
-from ahf_cli.optim.layers.record import MaxPooling
-
-SLACK = 16
-"""Number of zeros after each image: the compiled maps read whole vectors, of 16 numbers at most."""
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of one layer: images, a kernel, and max-pooling with or without ReLU."""
-
-    images: int  # N
-    height: int  # of an image, padding included
-    width: int
-    depth: int  # input channels
-    channels: int  # output channels
-    kernel: Pair
-    pooled: Pair  # rows and columns of pooled outputs
-    pooling: MaxPooling
-    relu: bool
-
-    @property
-    def image(self) -> int:
-        """Numbers of one image, with its slack."""
-        return self.height * self.width * self.depth + SLACK
-
-    @property
-    def places(self) -> int:
-        """Pooled outputs of one channel."""
-        return self.pooled[0] * self.pooled[1]
-
-    def output(self, last: bool) -> int:
-        """Numbers of one example's outputs: as images with channels last and slack, or in PyTorch's order."""
-        return self.channels * self.places + (SLACK if last else 0)
-
-
-@dataclass(frozen=True)
-class Selection(ABC):
-    """The selected windows of N images for K trials, and the three maps."""
-
-    shape: Shape
-    at: Tensor  # offset of each output's window in its image, −1 for an output 0; int32, like y
-    last: bool  # whether y has channels last and slack
-
-    def alone(self) -> Self:
-        """Return the selection with each example as a trial of its own."""
-        return replace(
-            self, shape=replace(self.shape, images=1), at=self.at.reshape(-1, 1, self.at.shape[-1])
-        )
-
-    @abstractmethod
-    def forward(
-        self, x: Tensor, w: Tensor, b: Tensor | None, u: Tensor | None = None, v: Tensor | None = None
-    ) -> Tensor:
-        """y = x ∗ w + u ∗ v + b at the selected positions, 0 elsewhere.
-
-        Args:
-            x: images with channels last, (K or 1, N, image).
-            w: kernels, (K, channels, depth, *kernel).
-            b: biases, (K, channels).
-            u: other images like x.
-            v: other kernels like w.
-        """
-
-    @abstractmethod
-    def to_input(self, y: Tensor, w: Tensor, z: Tensor | None = None, v: Tensor | None = None) -> Tensor:
-        """Apply the transposes of x ↦ x ∗ w and u ↦ u ∗ v to y and z, and add; → (K, N, image)."""
-
-    @abstractmethod
-    def to_weight(
-        self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Apply the transposes of w ↦ x ∗ w and v ↦ u ∗ v to y and z, and add; and sum y for b.
-
-        Returns:
-            (K, channels, depth, *kernel) and (K, channels).
-        """
+from ahf_cli.optim.layers.compiled import COMPILED, numerics
+from ahf_cli.optim.layers.selection import SLACK, Selection, Shape
 
 
 class CompiledSelection(Selection):
@@ -192,14 +108,10 @@ class DenseSelection(Selection):
         windows = torch.bmm(self._spread(y), _matrix(w).mT)
         if z is not None and v is not None:
             windows = torch.baddbmm(windows, self._spread(z), _matrix(v).mT)
-        (rows, columns), trials = self._plane, len(windows)
-        windows = windows.view(trials, s.images, rows, columns, s.depth, *s.kernel)
-        x = windows.new_zeros(trials, s.images, s.image)
-        images = x[..., :-SLACK].view(trials, s.images, s.height, s.width, s.depth)
-        for down in range(s.kernel[0]):
-            for right in range(s.kernel[1]):
-                images[:, :, down : down + rows, right : right + columns] += windows[..., down, right]
-        return x
+        # (K, N · positions, depth · kernel) → the sum of the windows of each image
+        each = windows.view(len(windows) * s.images, -1, windows.shape[-1])
+        images = F.fold(each.mT, (s.height, s.width), s.kernel)
+        return laid_out(images.view(len(windows), s.images, *images.shape[1:]), last=True)
 
     def to_weight(
         self, y: Tensor, x: Tensor, z: Tensor | None = None, u: Tensor | None = None
@@ -316,11 +228,16 @@ def run_block(
     Returns:
         The outputs, (K, N, output), and the selection if derivatives follow.
     """
-    compiled = w.device.type == "cpu" and COMPILED is not None
-    y, at = (compiled_block if compiled else dense_block)(shape, x, w, b, last, places)
+    path = numerics(w.device.type)
+    y, at = (compiled_block if path == "compiled" else dense_block)(shape, x, w, b, last, places)
     if at is None:
         return y, None
-    return y, CompiledSelection(shape, at, last) if compiled else DenseSelection(shape, at, last)
+    if path == "triton":
+        # Imported here: most machines have no GPU, and the import of Triton takes a second.
+        from ahf_cli.optim.layers.triton_maps import TritonSelection
+
+        return y, TritonSelection(shape, at, last)
+    return y, CompiledSelection(shape, at, last) if path == "compiled" else DenseSelection(shape, at, last)
 
 
 def maps() -> ModuleType:
