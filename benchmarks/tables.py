@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ def render(record: Row) -> str:
     """Return all tables of a record under headings."""
     machine = record["machine"]
     name = machine["gpu"] or machine["processor"]
-    usual = _provenance(record)
+    tables = [table for table in record["sections"].values() if table["rows"]]
+    # The commonest, so that a later measurement of one table does not repeat this line at all others.
+    ((usual, _),) = Counter(_provenance(table) for table in tables or [record]).most_common(1)
     parts = [f"{name}, {machine['cores']} cores, {machine['memory_gb']:g} GB, {machine['system']}. {usual}"]
     for section in SECTIONS:
         table = record["sections"].get(section)
