@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.errors import AhfError, InputError
-from benchmarks import document, record
+from benchmarks import document, drawing, record
 from benchmarks.sections import SECTIONS, section
 from benchmarks.tables import render
 
@@ -114,6 +114,8 @@ def _draw(folder: Path) -> None:
     for file in files:
         content = record.read(file)
         text = document.replace(text, file.stem, render(content))
+        if own := content["sections"].get("classes"):
+            drawing.classes(own["rows"], DOCUMENT.with_name("classes.svg"))
     record.write_text(DOCUMENT, text)
     print(f"drawn: {DOCUMENT}", file=sys.stderr)
 

@@ -97,9 +97,9 @@ def plain_gradient(h: ModelObjective, parameters: Tensor) -> Callable[[], Tensor
 class EndlessRules(MartensRules):
     """Martens' rules with their full cost, whose verdict is always to go on."""
 
-    def residual_tolerance(self, dtype: torch.dtype) -> float:
+    def residual_tolerance(self, squared: Tensor) -> Tensor:
         """Below every residual."""
-        return -1.0
+        return torch.full_like(squared, -1.0)
 
     def breaks_down(self, curvature: Tensor) -> Tensor:
         """Look, and say no."""

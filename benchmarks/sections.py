@@ -19,6 +19,8 @@ Section = Literal[
     "workers",
     "machine",
     "kernels",
+    "classes",
+    "large",
 ]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 

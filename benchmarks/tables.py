@@ -164,6 +164,41 @@ def kernels(rows: Rows) -> list[str]:
     ]
 
 
+def classes(rows: Rows) -> list[str]:
+    """Draw the last losses of each optimizer on each problem."""
+    names = list(dict.fromkeys(r["optimizer"] for r in rows))
+    cells = []
+    for problem in dict.fromkeys(r["problem"] for r in rows):
+        own = {r["optimizer"]: r for r in rows if r["problem"] == problem}
+        first = next(iter(own.values()))["first"]
+        ends = [f"{own[n]['last']:.3g}" if len(own[n]["curve"]) > 1 else "not installed" for n in names]
+        cells.append((problem, f"{first:.3g}", *ends, max(own[n]["rises"] for n in names[:2])))
+    header = ("problem", "loss at first", *names, "rises of ours")
+    passes = rows[0]["passes"]
+    return [
+        f"Loss after {passes} forward passes, on full batches, from one draw of each problem in float32:",
+        markdown(header, cells),
+        "![loss against forward passes](classes.svg)",
+    ]
+
+
+def large(rows: Rows) -> list[str]:
+    """Draw time and memory of a step on a large network."""
+    ours = rows[0]["seconds"]["median"]
+    cells = [
+        (
+            r["optimizer"], r["parameters"], _spread(r["seconds"]), f"{ours / r['seconds']['median']:.2f}",
+            _spread(r["vectors"]), f"{r['loss']:.3g}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    header = ("optimizer", "parameters", "CPU seconds a step", "ours / it", "peak in vectors", "loss after")
+    return [
+        "Steps of at most 20 CG iterations at batch 128; a vector is one number a parameter:",
+        markdown(header, cells),
+    ]
+
+
 def growth(rows: Rows) -> list[str]:
     """Draw the growth of the costs."""
     cells = []
@@ -283,6 +318,8 @@ DRAWN: dict[Section, tuple[str, Callable[[Rows], list[str]]]] = {
     "growth": ("Growth with batch size and parameters", growth),
     "machine": ("Dense arithmetic", machine),
     "kernels": ("Operations on a GPU", kernels),
+    "classes": ("The torch optimizers at their defaults", classes),
+    "large": ("A step on four million parameters", large),
 }
 
 

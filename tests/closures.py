@@ -44,3 +44,10 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, outputs: bool = False)
 def needs_outputs(name: str) -> bool:
     """Tell whether an optimizer's curvature is the Gauss-Newton matrix."""
     return "ggn" in name
+
+
+def assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare two `state_dict()` bit by bit."""
+    assert found["structure"] == expected["structure"]
+    for key in ("state", "param_groups"):
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0)

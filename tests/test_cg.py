@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import CGResult, MartensRules, Operator, Stop, conjugate_gradient
-from ahf_cli.optim.cg import Rules, Select, no_selection
+from ahf_cli.optim.cg import RelativeMartensRules, Rules, Select, no_selection
 from ahf_cli.optim.published import IndefiniteMartensRules, PublishedRules, TruncatedPublishedRules
 from tests.problems import ResidualRules, right_hand_sides, spd
 
@@ -50,8 +50,22 @@ def test_residual_tolerance_is_that_of_the_dtype(dtype: torch.dtype, small: floa
         b = torch.tensor([[size, 0.0]], dtype=dtype)
         _, stops, _ = solve(torch.diag(torch.tensor([1.0, 2.0], dtype=dtype)), b, max_iterations=1)
         assert stops == [stop]
-    assert PublishedRules().residual_tolerance(torch.float64) == 1e-80
-    assert PublishedRules().residual_tolerance(torch.float32) == 1e-20
+    assert PublishedRules().residual_tolerance(torch.ones(1, dtype=torch.float64)) == 1e-80
+    assert PublishedRules().residual_tolerance(torch.ones(1)) == torch.tensor(1e-20)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+def test_a_relative_limit_of_the_residual_knows_no_unit(unit: float) -> None:
+    b = right_hand_sides(2, 12)
+    lam = torch.full((2,), 0.1, dtype=torch.float64)
+    found = conjugate_gradient(
+        lambda v: unit * (v @ spd(12)), unit * lam, -unit * b, torch.zeros_like(b), RelativeMartensRules(), 60
+    )
+    plain = conjugate_gradient(
+        lambda v: v @ spd(12), lam, -b, torch.zeros_like(b), RelativeMartensRules(), 60
+    )
+    torch.testing.assert_close(found.solution, plain.solution)
+    assert torch.equal(found.iterations, plain.iterations) and torch.equal(found.stop, plain.stop)
 
 
 def test_negative_curvature_at_once_gives_damped_steepest_descent() -> None:
@@ -101,7 +115,8 @@ def test_rules_that_are_half_published_stop_by_both_halves(
         phi = [seed % 2 - value[None] for value in steps.cumsum(0)]  # a bad warm start in every other
         for n in range(1, 31):
             assert str(rules.progress_stop(phi[:n])) == str(progress.progress_stop(phi[:n]))
-    assert rules.residual_tolerance(torch.float64) == progress.residual_tolerance(torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    assert rules.residual_tolerance(one) == progress.residual_tolerance(one)
 
 
 def test_progress_rules_stop_where_their_formulas_say() -> None:

@@ -15,7 +15,7 @@ from ahf_cli.optim import AdaptiveHessianFree, HessianFree, Layout
 from ahf_cli.optim.closure import ClosureObjective
 from ahf_cli.optim.operators import gauss_newton
 from ahf_cli.optim.operators import hessian as exact_hessian
-from tests.closures import cross_entropy
+from tests.closures import assert_same_state, cross_entropy
 from tests.networks import BATCH, CLASSES, MODELS, batch, convolutional
 
 Loss = Callable[[], Any]
@@ -108,7 +108,7 @@ def test_two_closures_draw_one_after_the_other() -> None:
     after = torch.rand(())
     torch.manual_seed(1)
     first, second = torch.rand(()), torch.rand(())
-    assert drawn == {"gradient": [float(first)] * 3, "curvature": [float(second)]}
+    assert set(drawn["gradient"]) == {float(first)} and set(drawn["curvature"]) == {float(second)}
     assert torch.equal(after, torch.rand(()))
 
 
@@ -221,11 +221,6 @@ def test_no_grad_around_a_step_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def backward(loss: Tensor) -> Tensor:
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss
-
-
 def freed(loss: Tensor) -> Tensor:
     torch.autograd.backward(loss)
     return loss
@@ -238,13 +233,11 @@ BAD: dict[str, tuple[str, Callable[[Tensor, Tensor], Any], str]] = {
     "three": ("ggn", lambda loss, z: (loss, z, z), "got 3 items"),
     "integer": ("hessian", lambda loss, z: loss.long(), "got a loss of torch.int64"),
     "detached": ("hessian", lambda loss, z: loss.detach(), "depends on no optimized"),
-    "backward": ("hessian", lambda loss, z: backward(loss), r"must not call backward\(\)"),
-    "autograd": ("hessian", lambda loss, z: freed(loss), r"must not call backward\(\)"),
-    "autograd ggn": ("ggn", lambda loss, z: (freed(loss), z), r"must not call backward\(\)"),
-    "backward ggn": ("ggn", lambda loss, z: (backward(loss), z), r"must not call backward\(\)"),
+    "autograd": ("hessian", lambda loss, z: freed(loss), "the closure freed the graph"),
+    "autograd ggn": ("ggn", lambda loss, z: (freed(loss), z), "the closure freed the graph"),
     "loss only": ("ggn", lambda loss, z: loss, r"ggn needs the outputs: return \(loss, outputs\)"),
     "detached outputs": ("ggn", lambda loss, z: (loss, z.detach()), "the outputs have no graph"),
-    "dictionary": ("ggn", lambda loss, z: (loss, {"z": z}), "must be one tensor, got dict"),
+    "text": ("ggn", lambda loss, z: (loss, {"z": "z"}), "the outputs must be tensors, got str"),
     "other outputs": ("ggn", lambda loss, z: (loss, z * 1), "not computed from the outputs"),
 }
 
@@ -263,8 +256,7 @@ def test_bad_closures_are_named_at_every_step(name: str, steps_before: int) -> N
     for call in (optimizer.step, optimizer.direction):
         with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
             call(lambda: spoilt(*good()))
-    assert name.startswith("autograd") or all(p.grad is None for p in model.parameters())
-    torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
+    assert_same_state(optimizer.state_dict(), before)
 
 
 def test_a_sparse_gradient_is_named() -> None:
@@ -278,5 +270,5 @@ def test_a_sparse_gradient_is_named() -> None:
 def test_something_else_than_a_closure_is_named(given: Any) -> None:
     optimizer = HessianFree([nn.Parameter(torch.ones(2))])
     for call in (optimizer.step, optimizer.direction):
-        with pytest.raises(TypeError, match="needs a closure that returns the loss, got (NoneType|Tensor)"):
+        with pytest.raises(TypeError, match="needs a closure that returns the loss, or a list"):
             call(*given)

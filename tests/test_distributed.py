@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from ahf_cli.errors import AhfError
-from ahf_cli.optim import ModelObjective, compose
+from ahf_cli.optim import AdaptiveHessianFree, HessianFree, ModelObjective, compose
 from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import Recipe
@@ -140,3 +141,49 @@ def test_torchrun_trains_as_one_process_does_and_resumes(tmp_path: Path) -> None
     odd = ahf(*TINY, "c", *results, "-o", "task.batch_size=63", ranks=2)
     assert odd.returncode != 0
     assert "task.batch_size: must be a multiple of the number of ranks (2), got 63" in odd.stderr
+
+
+def class_trained(form: str, rank: int, world: int) -> torch.Tensor:
+    """Train the classes of `ahf_cli.optim` on a rank's part of a batch, in a form of data parallelism."""
+    torch.manual_seed(0)
+    x = torch.randn(32, 6, dtype=torch.float64)
+    y = (x @ torch.randn(6, 3, dtype=torch.float64)).argmax(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    module: nn.Module = model
+    if form == "module" and world > 1:
+        module = nn.parallel.DistributedDataParallel(model)
+    group = {"group": True, "alone": False}.get(form) if world > 1 else None
+    own = slice(rank, None, world)
+    optimizers = [
+        HessianFree(model.parameters(), process_group=group),
+        AdaptiveHessianFree(model.parameters(), process_group=group),
+    ]
+
+    def closure() -> tuple[torch.Tensor, torch.Tensor]:
+        z = module(x[own])
+        return nn.functional.cross_entropy(z, y[own]), z
+
+    for step in range(6):
+        optimizers[step % 2].step(closure)
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def class_rank(rank: int, world: int, port: int, folder: Path) -> None:
+    with group(rank, world, port):
+        for form in ("module", "group", "alone"):
+            torch.save(class_trained(form, rank, world), folder / f"{form} {rank}.pt")
+        with pytest.raises(
+            ValueError, match="process_group: this is one of 2 ranks, and the closure runs no"
+        ):
+            class_trained("nothing", rank, world)
+
+
+def test_the_classes_average_over_ranks_or_ask(tmp_path: Path) -> None:
+    spawn(class_rank, (2, free_port(), tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    whole = class_trained("one process", 0, 1)
+    for form in ("module", "group"):
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{form} {rank}.pt")
+            torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+    alone = [torch.load(tmp_path / f"alone {rank}.pt") for rank in range(2)]
+    assert not torch.allclose(alone[0], alone[1])

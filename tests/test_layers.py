@@ -185,7 +185,7 @@ for kernel, own in (
 @pytest.mark.parametrize("name", CHAINS)
 def test_rows_of_a_linearization_are_a_linearization(name: str, own_batches: bool, maps: str) -> None:
     objective = objective_of(name, trials=4 if own_batches else 0)
-    decayed = Regularized(objective, torch.linspace(0, 1, 4, dtype=torch.float64))
+    decayed = Regularized(objective, torch.linspace(0, 1, 4, dtype=torch.float64)[:, None])
     theta, v, some = rows(objective, 4), rows(objective, 4, seed=2), torch.tensor([3, 1])
     for curvature in (hessian, gauss_newton):
         here = decayed.evaluate(theta)

@@ -77,7 +77,8 @@ def test_preconditioned_cg_solves_the_system_and_is_cg_in_scaled_variables(warm:
             found.residual[k], b[k] - system @ found.solution[k], rtol=1e-9, atol=1e-11
         )
         (kept,) = solve(9).kept
-        assert torch.equal(kept[0][k], found.solution[k]) and torch.equal(kept[1][k], found.residual[k])
+        assert torch.equal(kept[0][k], found.solution[k]) and kept[1][k] == found.residual_along[k]
+        torch.testing.assert_close(kept[1][k], found.residual[k] @ found.solution[k])
 
 
 def test_a_good_preconditioner_saves_iterations() -> None:
@@ -133,13 +134,14 @@ def test_weight_decay_is_in_the_loss_its_gradient_its_curvature_and_the_precondi
 
 
 def result_of(kept: list[list[float]], last: list[float]) -> CGResult:
-    """Return a result of CG with two rows, whose iterates are numbers and their own residuals."""
+    """Return a result of CG with two rows, whose iterates are numbers x with rᵀx = x."""
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64)[:, None]
 
     count = torch.zeros(2, dtype=torch.int64)
-    return CGResult(column(last), column(last), count, count, count, tuple((column(k),) * 2 for k in kept))
+    iterates = tuple((column(k), column(k)[:, 0]) for k in kept)
+    return CGResult(column(last), column(last), count, count, count, column(last)[:, 0], iterates)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,8 @@ def test_backtracking_goes_back_while_the_loss_falls(losses: dict[int, float], c
         return torch.tensor([losses[int(s[0, 0])], -float(s[1, 0])], dtype=torch.float64)
 
     found = Backtracking()(result_of([[1.0, 1.0], [2.0, 2.0]], [3.0, 3.0]), loss_at)
-    assert found.solution.tolist() == [[chosen], [3.0]] and found.residual.tolist() == [[chosen], [3.0]]
+    assert found.solution.tolist() == [[chosen], [3.0]]
+    assert found.residual_along.tolist() == [chosen, 3.0]
 
 
 def test_the_line_search_takes_the_longest_of_its_steps_that_falls_enough() -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from ahf_cli.optim import QuadraticModel
-from ahf_cli.optim.damping import Change, ConstantDamping, LevenbergMarquardt, RatioAtUpdate
+from ahf_cli.optim.damping import (
+    Change,
+    ConstantDamping,
+    DampingRule,
+    LevenbergMarquardt,
+    Reduction,
+    ScaledLevenbergMarquardt,
+    guarded,
+    rounding_of,
+    towards,
+)
 from ahf_cli.optim.moments import ScaleByAdam
 from ahf_cli.optim.published import PublishedDamping, PublishedMoments
 from ahf_cli.optim.step_size import (
@@ -24,27 +33,65 @@ from tests.problems import problem, quadratic, rows, spd
 
 
 @pytest.mark.parametrize(
-    ("dtype", "actual", "predicted", "refused", "ratio"),
+    ("dtype", "actual", "predicted", "whole", "refused", "ratio"),
     [
-        (torch.float32, 0.0, 0.0, False, 1.0),
-        (torch.float32, 0.0, -5e-7, False, 1.0),
-        (torch.float32, -(2.0**-20), -5e-7, False, 1.0),
-        (torch.float32, 0.0, 0.0, True, math.nan),
-        (torch.float32, 0.0, -1e-3, False, 0.0),
-        (torch.float32, 0.5, -5e-7, False, -1e6),
-        (torch.float64, -(2.0**-20), -(2.0**-19), False, 0.5),
-        (torch.float64, 0.0, -1e-15, False, 1.0),
+        # A step too short to be judged, of a direction that promises a fall.
+        (torch.float32, 0.0, 0.0, -1e-3, False, 1.0),
+        (torch.float32, -(2.0**-20), -5e-7, -1e-3, False, 1.0),
+        (torch.float64, 0.0, -1e-15, -1e-3, False, 1.0),
+        # Nothing to gain: unknown.
+        (torch.float32, 0.0, -5e-7, -5e-7, False, math.nan),
+        (torch.float32, 2.0**-20, 0.0, 0.0, True, math.nan),
+        # A refused step, and changes that rounding does not explain.
+        (torch.float32, 0.0, 0.0, -1e-3, True, math.nan),
+        (torch.float32, 0.0, -1e-3, -1e-3, False, 0.0),
+        (torch.float32, 0.5, -5e-7, -1e-3, False, -1e6),
+        (torch.float64, -(2.0**-20), -(2.0**-19), -1e-3, False, 0.5),
     ],
 )
-def test_the_ratio_of_a_step_that_rounding_hides_is_its_limit(
-    dtype: torch.dtype, actual: float, predicted: float, refused: bool, ratio: float
+@pytest.mark.parametrize("unit", [1e-8, 1.0, 1e8])
+def test_the_ratio_of_two_rounding_errors_is_its_limit_or_unknown(
+    dtype: torch.dtype,
+    actual: float,
+    predicted: float,
+    whole: float,
+    refused: bool,
+    ratio: float,
+    unit: float,
 ) -> None:
-    h, refusal = torch.ones(1, dtype=dtype), torch.tensor([refused])
+    h, refusal = torch.full((1,), unit, dtype=dtype), torch.tensor([refused])
     u = torch.ones(1, 1, dtype=dtype)
-    model = QuadraticModel(torch.zeros_like, gradient=predicted * u, direction=u, residual=u, damping=h)
-    change = Change(h, h + actual, lambda s: h, model, u, None, refusal)
-    found, products = RatioAtUpdate()(change)
-    assert products == 1 and found.item() == pytest.approx(ratio, rel=1e-6, nan_ok=True)
+    model = QuadraticModel(
+        torch.zeros_like, gradient=whole * unit * u, direction=u, residual_along=-whole * h, damping=0 * h
+    )
+    change = Change(h, h + actual * unit, lambda s: h, model, u, u, None, refusal)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(rounding_of(change), eps * h)
+    found, unknown = guarded(Reduction(h + actual * unit - h, predicted * h), change)
+    assert found.item() == pytest.approx(ratio, rel=1e-6, nan_ok=True)
+    assert bool(unknown) == (abs(whole) < 1e-5)
+
+
+def test_rounding_is_measured_where_the_loss_cancels() -> None:
+    weights = torch.full((1, 2), 1.0)
+
+    def loss_at(s: Tensor) -> Tensor:  # a difference of large numbers: its error is far above ε |h|
+        return (1e4 * (weights + s)[:, 0] - 1e4 * (weights + s)[:, 1]).abs() + 1e-3
+
+    u = torch.zeros(1, 2)
+    model = QuadraticModel(
+        torch.zeros_like, gradient=u, direction=u, residual_along=torch.zeros(1), damping=torch.ones(1)
+    )
+    change = Change(loss_at(u), loss_at(u), loss_at, model, weights, u, torch.ones(1), torch.tensor([False]))
+    assert 1e-5 < float(rounding_of(change)) < 1e-2
+
+
+def test_unknown_ratios_bring_the_damping_back_to_its_start() -> None:
+    damping, initial = torch.tensor([9.0, 0.1, 1.1, 0.9, 1.0]), torch.ones(5)
+    for _ in range(8):
+        damping = towards(damping, initial)
+    assert torch.equal(damping, initial)
+    torch.testing.assert_close(towards(torch.tensor([9.0, 0.1]), initial[:2]), torch.tensor([6.0, 0.15]))
 
 
 def test_adam_moments_equal_torch_adam() -> None:
@@ -119,12 +166,19 @@ def test_conjugate_smoothness_of_a_quadratic_is_its_curvature() -> None:
         (PublishedDamping(), 4.0, torch.nan, 4.0),
         (PublishedDamping(), 9e9, -1.0, 13.5e9),
         (ConstantDamping(), 4.0, 0.2, 4.0),
+        (ScaledLevenbergMarquardt(), 9e-8, -1.0, 9e-8 * 1.5),
+        (ScaledLevenbergMarquardt(), 1e-10, 2.0, 2e-10 / 3),
+        (ScaledLevenbergMarquardt(), 5.1e-11, 2.0, 5e-11),
+        (ScaledLevenbergMarquardt(), 4.9e9, -1.0, 5e9),
     ],
 )
 def test_a_damping_rule_gives_its_value_by_hand(
-    rule: Callable[[Tensor, Tensor], Tensor], damping: float, ratio: float, after: float
+    rule: DampingRule, damping: float, ratio: float, after: float
 ) -> None:
-    found = rule(torch.tensor([damping], dtype=torch.float64), torch.tensor([ratio], dtype=torch.float64))
+    initial = torch.tensor([0.5], dtype=torch.float64)
+    found = rule(
+        torch.tensor([damping], dtype=torch.float64), torch.tensor([ratio], dtype=torch.float64), initial
+    )
     assert found.item() == pytest.approx(after, rel=1e-14)
 
 

@@ -7,6 +7,7 @@ loop.  To run K trials at once, `compose` a recipe's structure and step a `State
 from ahf_cli.optim.cg import CGResult, MartensRules, Stop, conjugate_gradient
 from ahf_cli.optim.linearization import Evaluation, Linearization
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
+from ahf_cli.optim.matrices import EmpiricalFisher, GaussNewton, Hessian, Solution
 from ahf_cli.optim.objective import ModelObjective, Objective
 from ahf_cli.optim.operators import Operator, QuadraticModel, gauss_newton, hessian, shifted
 from ahf_cli.optim.optimizer import AnyOptimizer, Optimizer, compose
@@ -18,7 +19,10 @@ __all__ = [
     "AdaptiveHessianFree",
     "AnyOptimizer",
     "CGResult",
+    "EmpiricalFisher",
     "Evaluation",
+    "GaussNewton",
+    "Hessian",
     "HessianFree",
     "Layout",
     "Linearization",
@@ -30,6 +34,7 @@ __all__ = [
     "OutputLoss",
     "QuadraticModel",
     "SoftmaxCrossEntropy",
+    "Solution",
     "State",
     "StepInfo",
     "Stop",

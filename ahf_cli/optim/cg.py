@@ -40,8 +40,8 @@ class Stop(IntEnum):
 class Rules(Protocol):
     """Rules by which CG stops, and treats negative curvature."""
 
-    def residual_tolerance(self, dtype: torch.dtype) -> float:
-        """Return the limit of ‖r‖²: an iteration begins only above it."""
+    def residual_tolerance(self, squared: Tensor) -> Tensor:
+        """Return the limit of ‖r‖² for ‖g‖²: an iteration begins only above it; (K,) → (K,)."""
         ...
 
     def breaks_down(self, curvature: Tensor) -> Tensor:
@@ -59,9 +59,9 @@ class Rules(Protocol):
 class MartensRules:
     """Stop at negative curvature, and at slow relative progress (Martens 2010, §4.4)."""
 
-    def residual_tolerance(self, dtype: torch.dtype) -> float:
+    def residual_tolerance(self, squared: Tensor) -> Tensor:
         """Return 1e-30 in float64 and 1e-20 in other dtypes."""
-        return 1e-30 if dtype == torch.float64 else 1e-20
+        return torch.full_like(squared, 1e-30 if squared.dtype == torch.float64 else 1e-20)
 
     def breaks_down(self, curvature: Tensor) -> Tensor:
         """Return the rows with dᵀ(B+λI)d ≤ 0."""
@@ -77,6 +77,15 @@ class MartensRules:
         return (phi[n] < 0) & ((phi[n] - phi[n - k]) / phi[n] < k * 5e-4)
 
 
+class RelativeMartensRules(MartensRules):
+    """Martens' rules with ‖r‖ ≤ ε ‖g‖ as the limit of the residual, so that the unit of h does not matter."""
+
+    def residual_tolerance(self, squared: Tensor) -> Tensor:
+        """Return ε² ‖g‖²."""
+        eps: float = torch.finfo(squared.dtype).eps
+        return eps * eps * squared
+
+
 @dataclass(frozen=True)
 class CGResult:
     """The result of CG, row by row."""
@@ -86,7 +95,8 @@ class CGResult:
     iterations: Tensor  # updates of x, (K,) int64
     products: Tensor  # curvature products, (K,) int64
     stop: Tensor  # `Stop` codes, (K,) int64
-    kept: tuple[tuple[Tensor, Tensor], ...] = ()  # x and r of the iterates in `keep`
+    residual_along: Tensor  # rᵀx, (K,)
+    kept: tuple[tuple[Tensor, Tensor], ...] = ()  # x, (K, P), and rᵀx, (K,), of the iterates in `keep`
 
 
 @dataclass
@@ -106,6 +116,7 @@ class _Iterate:
     active: Tensor
     whole: bool  # every row is active, as the host knows; False on a GPU, to save a host read
     stop: Tensor
+    tolerance: Tensor  # limit of rᵀr
     iterations: Tensor
     products: Tensor
     trials: Tensor  # numbers of these rows among all
@@ -171,14 +182,15 @@ def conjugate_gradient(
         dot: inner product of each row; another one serves vectors that are given by coordinates.
         preconditioner: the diagonal of M > 0, (K, P), for CG in the inner product of M⁻¹ (Hestenes and
             Stiefel 1952; Shewchuk 1994, B3).  Residuals and their stopping rule do not change.
-        keep: numbers of iterations after which x and r are returned as well.
+        keep: numbers of iterations after which x and rᵀx are returned as well.
         select: gives the operator of some rows alone.
     """
-    it = every = _begin(shifted(operator, damping), damping, gradient, start, active, dot, preconditioner)
+    it = every = _begin(
+        shifted(operator, damping), damping, gradient, start, rules, active, dot, preconditioner
+    )
     kept = []
-    tolerance = rules.residual_tolerance(gradient.dtype)
     for n in range(max_iterations):
-        it.finish(it.rr <= tolerance, Stop.RESIDUAL)
+        it.finish(it.rr <= it.tolerance, Stop.RESIDUAL)
         if not it.whole and n % check_every == 0:
             count = int(it.active.sum())
             if not count:
@@ -189,11 +201,13 @@ def conjugate_gradient(
         _iterate(it, rules, dot, first=n == 0)
         if n + 1 in keep:
             every.put(it)
-            # Clones: the next iteration may write into x and r.
-            kept.append((every.x.clone(), every.r.clone()))
+            # A clone: the next iteration may write into x.
+            kept.append((every.x.clone(), dot(every.r, every.x)))
     it.finish(it.active, Stop.MAX_ITERATIONS)
     every.put(it)
-    return CGResult(every.x, every.r, every.iterations, every.products, every.stop, tuple(kept))
+    return CGResult(
+        every.x, every.r, every.iterations, every.products, every.stop, dot(every.r, every.x), tuple(kept)
+    )
 
 
 def _begin(
@@ -201,6 +215,7 @@ def _begin(
     damping: Tensor,
     gradient: Tensor,
     start: Tensor,
+    rules: Rules,
     active: Tensor | None,
     dot: Dot,
     diagonal: Tensor | None,
@@ -219,7 +234,8 @@ def _begin(
     return _Iterate(
         system=system, damping=damping, diagonal=diagonal, x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz,
         phi=[phi], active=active, whole=rows.on_host(active) and bool(active.all()),
-        stop=zeros, iterations=zeros, products=(warm & active).long(), trials=trials,
+        stop=zeros, tolerance=rules.residual_tolerance(dot(gradient, gradient)),
+        iterations=zeros, products=(warm & active).long(), trials=trials,
     )  # fmt: skip
 
 

@@ -2,128 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from ahf_cli.optim.fast_operations import faster_operations
+from ahf_cli.optim.calls import Ambient, Replay, backward_surroundings, surroundings
 from ahf_cli.optim.linearization import GraphLinearization
 from ahf_cli.optim.losses import autograd_hessian
+from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
+from ahf_cli.optim.unsupported import cut_graph, explained
 
-Buffers = dict[str, Tensor]
-
-
-class Replay:
-    """Repeated calls of one random function: each draws the noise and reads the buffers of the first call.
-
-    The first call runs freely: generators and buffers (running statistics of BatchNorm, vectors of spectral
-    normalization) move once.  Each further call starts from the same states of the generators and from copies
-    of the same buffers.  It leaves both unchanged.  So dropout masks are equal in all calls, and h(θ) is one
-    function of θ.  The buffers of every `nn.Module` that a call runs by `module(…)` are included.
-
-    Args:
-        device: device of the parameters; on CUDA the generators of the GPU and of the CPU are replayed.
-            Other sources of noise (numpy, `random`, a private `torch.Generator`) are not replayed.
-    """
-
-    def __init__(self, device: torch.device):
-        self._cuda = [device] if device.type == "cuda" else []
-        self._noise: list[Tensor] = []
-        self._seen: dict[nn.Module, Buffers] = {}
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Run the body as the first call, or as a repetition of the first."""
-        if not self._noise:
-            self._noise = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in self._cuda)]
-            with _before_each_module(self._note):
-                yield
-            return
-        with torch.random.fork_rng(self._cuda, device_type="cuda"), self._copied_buffers():
-            torch.set_rng_state(self._noise[0])
-            for device, state in zip(self._cuda, self._noise[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            yield
-
-    def _note(self, module: nn.Module) -> None:
-        if module._buffers and module not in self._seen:
-            self._seen[module] = _copies(module._buffers)
-
-    @contextmanager
-    def _copied_buffers(self) -> Iterator[None]:
-        # Copies replace the buffers: a write into the buffers would invalidate graphs that hold them.
-        placed: dict[nn.Module, tuple[dict[str, Tensor | None], Buffers]] = {}
-
-        def place(module: nn.Module) -> None:
-            if module._buffers and module not in placed:
-                copies = _copies(self._seen.get(module, module._buffers))
-                placed[module] = dict(module._buffers), copies
-                module._buffers.update(copies)
-
-        try:
-            with _before_each_module(place):
-                yield
-        finally:
-            for module, (originals, copies) in placed.items():
-                for name, copy in copies.items():
-                    # A call may have replaced the buffer: then the new one stays.
-                    if module._buffers.get(name) is copy:
-                        module._buffers[name] = originals[name]
-
-
-def _copies(buffers: Any) -> Buffers:
-    return {name: buffer.detach().clone() for name, buffer in buffers.items() if buffer is not None}
-
-
-@contextmanager
-def _before_each_module(note: Any) -> Iterator[None]:
-    handle = register_module_forward_pre_hook(lambda module, _: note(module))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-Closure = Callable[[], Tensor | tuple[Tensor, Tensor] | list[Tensor]]
-"""() ↦ the loss, or (loss, outputs), at the present values of the parameters; calls no `backward`."""
+Closure = Callable[[], Any]
+"""() ↦ the loss, or (loss, outputs), at the present values of the parameters."""
 
 FORM = "the closure must return the scalar loss, or (loss, outputs)"
-NO_BACKWARD = "the closure must not call backward(): return the loss with its graph"
+FREED = (
+    "the closure freed the graph of its loss: call loss.backward(), which is intercepted, or no backward at "
+    "all; torch.autograd.backward is not supported"
+)
+
+
+class Call(NamedTuple):
+    """The result of a closure."""
+
+    loss: Tensor
+    outputs: tuple[Tensor, ...]
 
 
 class ClosureObjective:
     """h(θ), an `Objective` of K = 1 rows: it writes θ into the parameters and calls the closure.
 
     All calls of one step are one function of θ: by `Replay` they draw the same noise and read the same
-    buffers.  Attention runs as plain matrix products: PyTorch's fused kernels have no second derivative.
+    buffers.  All build graphs, because a closure may differentiate within (Sobolev losses, equations).
 
     Args:
-        closure: returns the loss, or (loss, outputs).
+        closure: returns the loss, or (loss, outputs); outputs are a tensor, or tensors in lists,
+            dictionaries or tuples.  `backward()` and `zero_grad()` within do nothing but name the loss.
         parameters: the leaves, in the order of the layout.
         layout: where each parameter lies in θ.
         needs_outputs: whether Gauss-Newton products follow.
-        check: whether to search for parameters without effect on the loss, which costs one gradient.
+        check: whether to search for faults of the closure, which costs a gradient and two losses.
+        ambient: autocast of the caller; default: the present setting.
 
     Raises:
         TypeError: by `value` and `evaluate`, if the closure returns something else.
         ValueError: by `evaluate`, if outputs are needed and absent or without their graph.
-        RuntimeError: by `evaluate`, if the loss has no graph, does not depend on a parameter, has a sparse
-            gradient, or if the closure calls `backward`.
+        RuntimeError: by `evaluate`, if the loss has no graph, has a sparse gradient, is computed outside the
+            closure, ignores the parameters, or is not the same in two calls.
     """
 
     def __init__(
-        self, closure: Closure, parameters: list[Tensor], layout: Layout, needs_outputs: bool, check: bool
+        self,
+        closure: Closure,
+        parameters: list[Tensor],
+        layout: Layout,
+        needs_outputs: bool,
+        check: bool,
+        ambient: Ambient | None = None,
     ):
         self.closure, self.parameters, self.layout = closure, parameters, layout
         self.needs_outputs, self.check = needs_outputs, check
-        self._replay = Replay(parameters[0].device)
+        device = parameters[0].device
+        self.replay = Replay(device)
+        self._ambient = ambient or Ambient.of(device)
+        self._recomputes = False  # whether a backward pass may run parts again, as a checkpoint does
 
     def value(self, parameters: Tensor) -> Tensor:
         """h(θ) without a graph; (1, P) → (1,).  The parameters keep their values."""
@@ -132,8 +79,7 @@ class ClosureObjective:
             # Exchanging the storage, unlike writing into it, leaves graphs at the present values usable.
             for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
                 p.data = value[0]
-            with torch.no_grad():
-                return self._call()[0].reshape(1)
+            return self._call().loss.detach().reshape(1).to(parameters)
         finally:
             for p, data in zip(self.parameters, before, strict=True):
                 p.data = data
@@ -143,14 +89,21 @@ class ClosureObjective:
         with torch.enable_grad():
             loss, outputs = self._call()
             self._check_loss(loss)
-            if self.needs_outputs:
-                _check_outputs(outputs)
+            around = self._around if self._recomputes else nullcontext
+            if outputs or self.needs_outputs:
+                outputs = _with_graph(outputs, self.needs_outputs)
+            if self.check:
+                with around():
+                    self._check_repetition(loss, parameters)
+            losses = loss.reshape(1).to(parameters)
             return GraphLinearization(
                 self.layout,
                 self.parameters,
-                loss.reshape(1),
+                losses,
                 outputs,
-                lambda: autograd_hessian(loss, outputs),  # type: ignore[arg-type]  # called with outputs only
+                lambda: autograd_hessian(losses, outputs),
+                beside=lambda: self._beside(losses, outputs),
+                around=around,
             )
 
     @torch.no_grad()
@@ -159,15 +112,17 @@ class ClosureObjective:
         for p, value in zip(self.parameters, self.layout.split(parameters), strict=True):
             p.copy_(value[0])
 
-    def _call(self) -> tuple[Tensor, Tensor | None]:
-        torch.clear_autocast_cache()  # it holds casts of the parameters at their earlier values
+    def _call(self) -> Call:
         with (
-            self._replay.call(),
-            sdpa_kernel(SDPBackend.MATH),
-            faster_operations(self.parameters[0].device),
-            _NoBackward(),
+            torch.enable_grad(),
+            surroundings(self.replay, self._ambient, self.parameters[0].device) as noted,
         ):
-            return _loss_and_outputs(self.closure())
+            result = self.closure()
+        self._recomputes = noted.operations is not None and noted.operations.hooked
+        return _split(result, noted.loss)
+
+    def _around(self) -> AbstractContextManager[None]:
+        return backward_surroundings(self.replay, self.parameters[0].device)
 
     def _check_loss(self, loss: Tensor) -> None:
         if not loss.requires_grad:
@@ -175,69 +130,151 @@ class ClosureObjective:
                 "the loss depends on no optimized parameter: return it with its graph, "
                 "not detached or from no_grad"
             )
-        if not self.check:
-            return
-        # At the first step only.  Without it an unused parameter would have a zero gradient, unnoticed.
+        if self.check and (line := cut_graph(loss)) is not None:
+            raise RuntimeError(line)
+
+    def _check_repetition(self, loss: Tensor, parameters: Tensor) -> None:
+        """Search for a loss without parameters, and for calls that differ."""
         gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
         named = list(zip(self.layout.names, gradients, strict=True))
-        if unused := [name for name, g in named if g is None]:
-            raise RuntimeError(
-                f"the loss does not depend on {', '.join(unused)}: "
-                "leave unused parameters out of the optimizer"
-            )
+        if all(g is None for _, g in named):
+            raise RuntimeError("the loss depends on no optimized parameter")
         if sparse := [name for name, g in named if g is not None and g.layout != torch.strided]:
             raise RuntimeError(
                 f"the gradient of {', '.join(sparse)} is sparse and has no second derivative: "
                 "make the embedding with sparse=False"
             )
+        again = self._call().loss
+        if again is loss:
+            raise RuntimeError(
+                "the closure returned the same tensor twice: compute the loss within the closure"
+            )
+        if not bool(torch.isfinite(loss)):
+            return
+        digits = 1e-3 if loss.dtype != torch.float64 else 1e-9
+        first, second = float(loss.detach()), float(again.detach())
+        if abs(first - second) > digits * abs(first):
+            raise RuntimeError(
+                f"the closure gave the losses {first:.6g} and {second:.6g} at the same parameters: "
+                "all calls of a step need the same batch and noise"
+            )
+        g = self.layout.join(
+            [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradients, strict=True)]
+        ).to(parameters)
+        length = float(g.norm())
+        if 0 < length < float("inf"):
+            far = max(0.1 * abs(first) / length, 0.1 * float(parameters.norm()))
+            if float(self.value(parameters - far / length * g)) == first:
+                raise RuntimeError(
+                    "the loss did not change with the parameters: compute the model within the closure"
+                )
+
+    def _beside(self, losses: Tensor, outputs: Sequence[Tensor]) -> Operator | None:
+        """Return v ↦ ∇²R v for the part R of h that does not pass through the outputs; None without one."""
+        reached = leaves_beside(losses, outputs, self.parameters)
+        if not reached:
+            return None
+        leaves = [self.parameters[n] for n in reached]
+        with no_gradient_through(outputs):
+            slopes = torch.autograd.grad(
+                losses.sum(), leaves, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+        curved = [(n, leaf, s) for n, leaf, s in zip(reached, leaves, slopes, strict=True) if s.requires_grad]
+        if not curved:
+            return None
+
+        def product(vectors: Tensor) -> Tensor:
+            pieces = self.layout.split(vectors)
+            images = torch.autograd.grad(
+                [s for *_, s in curved], [leaf for _, leaf, _ in curved],
+                [pieces[n].reshape(leaf.shape) for n, leaf, _ in curved],
+                retain_graph=True, materialize_grads=True,
+            )  # fmt: skip
+            full = [torch.zeros_like(piece) for piece in pieces]
+            for (n, *_), image in zip(curved, images, strict=True):
+                full[n] = image
+            return self.layout.join(full)
+
+        return product
 
 
-class _NoBackward(TorchFunctionMode):
-    """Within this context `tensor.backward()` is an error: it would free the graph that products need."""
+def leaves_beside(losses: Tensor, outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[int]:
+    """Return the numbers of the parameters that the loss reaches without passing through an output."""
+    known = {id(p): n for n, p in enumerate(parameters)}
+    stop = {(z.grad_fn, z.output_nr) for z in outputs}
+    left, seen, found = [(losses.grad_fn, 0)], set(), set()
+    while left:
+        edge = left.pop()
+        node = edge[0]
+        if node is None or edge in stop or node in seen:
+            continue
+        # A node with several outputs counts as seen by all, except by an edge of an output.
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) in known:
+            found.add(known[id(variable)])
+        left += node.next_functions
+    return sorted(found)
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Refuse `backward`; leave everything else as it is."""
-        if func is Tensor.backward:
-            raise RuntimeError(NO_BACKWARD)
-        return func(*args, **(kwargs or {}))
+
+@contextmanager
+def no_gradient_through(outputs: Sequence[Tensor]) -> Iterator[None]:
+    """Cut the backward pass at these tensors."""
+
+    def cut(number: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor | None, ...]]:
+        return lambda gradients: tuple(None if n == number else g for n, g in enumerate(gradients))
+
+    handles = [z.grad_fn.register_prehook(cut(z.output_nr)) for z in outputs if z.grad_fn is not None]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def graphs_in_use() -> Iterator[None]:
-    """Build and use graphs in any mode of the caller; a graph that a closure freed is a clear error."""
+    """Turn PyTorch's message on a freed graph into a clear one."""
     try:
-        with torch.enable_grad():
-            yield
+        yield
     except RuntimeError as error:
-        if "backward through the graph a second time" not in str(error):
+        freed = "backward through the graph a second time" in str(error)
+        line = FREED if freed else explained(error)
+        if line is None:
             raise
-        raise RuntimeError(NO_BACKWARD) from error  # `torch.autograd.backward` passes by `_NoBackward`
+        raise RuntimeError(line) from error
 
 
-def _loss_and_outputs(result: Any) -> tuple[Tensor, Any]:
+def _split(result: Any, differentiated: Tensor | None) -> Call:
     """Split the result of a closure into loss and outputs; raises TypeError for another form."""
     loss, outputs = result, None
     if isinstance(result, tuple | list):
         if len(result) != 2:
             raise TypeError(f"{FORM}, got {len(result)} items")
         loss, outputs = result
+    if differentiated is not None:
+        loss = differentiated  # the closure called backward(), and may return a number or a detached tensor
     if not isinstance(loss, Tensor):
         raise TypeError(f"{FORM}, got {type(loss).__name__} for the loss")
     if loss.numel() != 1:
         raise TypeError(f"{FORM}, got a loss of shape {tuple(loss.shape)}")
     if not loss.is_floating_point():
         raise TypeError(f"{FORM}, got a loss of {loss.dtype}")
-    return loss, outputs
-
-
-def _check_outputs(outputs: Any) -> None:
     if outputs is None:
+        return Call(loss, ())
+    found = tree_leaves(outputs)
+    if wrong := [type(z).__name__ for z in found if not isinstance(z, Tensor | None)]:
+        raise TypeError(f"the outputs must be tensors, got {wrong[0]}")
+    return Call(loss, tuple(z for z in found if z is not None))
+
+
+def _with_graph(outputs: tuple[Tensor, ...], needed: bool) -> tuple[Tensor, ...]:
+    """Return the outputs that depend on parameters; raises ValueError if none is there and one is needed."""
+    if needed and not outputs:
         raise ValueError("curvature: ggn needs the outputs: return (loss, outputs) from the closure")
-    if not isinstance(outputs, Tensor):
-        raise TypeError(f"the outputs must be one tensor, got {type(outputs).__name__}")
-    if not outputs.requires_grad:
+    curved = tuple(z for z in outputs if z.requires_grad)
+    if not curved:
         raise ValueError(
             "the outputs have no graph: return them as the model made them, not detached or from no_grad"
         )
+    return curved

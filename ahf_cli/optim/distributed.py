@@ -21,18 +21,18 @@ from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
 
 
-def average(values: Tensor) -> Tensor:
-    """Return the mean over all ranks, bitwise equal in each; one all-reduce of the size of the tensor.
+def average(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the mean over the ranks of a group, bitwise equal in each; one all-reduce of the tensor's size.
 
     Raises:
         AhfError: the connection to another rank is lost.
     """
     total = values.detach().clone()  # all_reduce writes into its argument, which belongs to the caller
     try:
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
     except RuntimeError as error:
         raise lost(error) from None
-    return total / dist.get_world_size()
+    return total / dist.get_world_size(group)
 
 
 def lost(error: Exception) -> AhfError:
@@ -46,18 +46,18 @@ def lost(error: Exception) -> AhfError:
 class DistributedEvaluation:
     """An evaluation on the part of one rank; its numbers are means over ranks."""
 
-    def __init__(self, inner: Evaluation):
-        self.inner, self.layout = inner, inner.layout
+    def __init__(self, inner: Evaluation, group: dist.ProcessGroup | None = None):
+        self.inner, self.layout, self.group = inner, inner.layout, group
 
     @cached_property
     def loss(self) -> Tensor:
         """h, (K,)."""
-        return average(self.inner.loss)
+        return average(self.inner.loss, self.group)
 
     @cached_property
     def gradient(self) -> Tensor:
         """∇h, (K, P)."""
-        return average(self.inner.gradient)
+        return average(self.inner.gradient, self.group)
 
     @property
     def gradient_count(self) -> int:
@@ -67,16 +67,16 @@ class DistributedEvaluation:
     def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
         """v ↦ B v for any B, the mean over ranks; one all-reduce of K · P numbers a product."""
         own = self.inner.operator(curvature)
-        return lambda v: average(own(v))
+        return lambda v: average(own(v), self.group)
 
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix, (K, P)."""
-        return average(self.inner.squared_gradients())
+        return average(self.inner.squared_gradients(), self.group)
 
     def select(self, trials: Tensor) -> DistributedEvaluation | None:
         """Return the evaluation of some rows, or None; the rows are the same on all ranks."""
         inner = self.inner.select(trials)
-        return None if inner is None else DistributedEvaluation(inner)
+        return None if inner is None else DistributedEvaluation(inner, self.group)
 
 
 @dataclass(frozen=True)

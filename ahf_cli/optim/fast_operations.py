@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from ahf_cli.optim.corrected import CORRECTED, transformed, uncompiled
 
 MAX_PATCHES = 2**24
 """Largest number of entries of an unfolded input that is kept; 64 MiB in float32."""
@@ -275,16 +278,44 @@ FASTER: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+def others_transform() -> bool:
+    """Tell whether `torch.func`, forward mode, tracing or hooks on saved tensors see each operation here.
+
+    They know PyTorch's operations.  A checkpoint is one of them: it compares what both its passes save.
+    """
+    return transformed() or forward_ad._current_level >= 0 or torch._C._is_tracing() or saves_by_hooks()
+
+
+def saves_by_hooks() -> bool:
+    """Tell whether hooks take the tensors that graphs save, as in a checkpoint."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 class FasterOperations(TorchFunctionMode):
-    """A context in which any module convolves and pools by the operations of this file."""
+    """A context in which any module convolves and pools by the operations of this file.
+
+    On each device, operations with a wrong or missing second derivative have one (`corrected`).
+    """
+
+    def __init__(self, faster: bool = True):
+        super().__init__()
+        self._faster = FASTER if faster else {}
+        self.hooked = False
+        """whether a call saved its tensors by hooks, so that a backward pass may run a part again"""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the faster operation where there is one, else the given one."""
-        return FASTER.get(func, func)(*args, **(kwargs or {}))
+        """Call the faster or the corrected operation where there is one, else the given one."""
+        self.hooked = self.hooked or saves_by_hooks()
+        own = CORRECTED.get(func, func)
+        if func in self._faster and not others_transform():
+            own = self._faster[func]
+        return own(*args, **(kwargs or {}))
 
 
-def faster_operations(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context on a CPU, where these operations are faster; an empty one elsewhere."""
-    return FasterOperations() if device.type == "cpu" else nullcontext()
+@contextmanager
+def faster_operations(device: torch.device) -> Iterator[FasterOperations]:
+    """Return the context for a device; only on a CPU convolution and pooling are faster than PyTorch's."""
+    with uncompiled(), FasterOperations(faster=device.type == "cpu") as operations:
+        yield operations

@@ -14,6 +14,8 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, nearest
 
 Group = dict[str, Any]
 
+DECAY = "weight_decay"
+"""The hyperparameter that each group has for itself."""
 PLAIN = ("params", "param_names", "name", "initial_lr", "max_lr", "min_lr")
 """Keys of a group other than hyperparameters: keys of PyTorch and its schedulers, and a free `name`."""
 
@@ -36,10 +38,10 @@ def completed(group: Mapping[str, Any], hyperparameters: Collection[str], others
     Raises ValueError for an unknown key, a bad value or a repeated parameter.
     """
     for key in group:
-        if key not in PLAIN and key not in hyperparameters:
-            known = (*hyperparameters, "params", "name")
+        if key not in PLAIN and key != DECAY and key not in hyperparameters:
+            known = (*hyperparameters, DECAY, "params", "name")
             raise ValueError(f"unknown key {key!r} in a parameter group{nearest(str(key), known)}")
-    values = {name: number(name, group[name]) for name in hyperparameters if name in group}
+    values = {name: number(name, group[name]) for name in (*hyperparameters, DECAY) if name in group}
     shared = {name: others[0][name] for name in hyperparameters if others}
     result = {**shared, **group, **values}
     if not isinstance(result.get("params"), Tensor | set | None):  # PyTorch accepts or refuses these itself
@@ -107,21 +109,33 @@ def shared_values(groups: Sequence[Group], hyperparameters: Collection[str]) -> 
 
 
 def check_saved(
-    saved: Mapping[str, Any], hyperparameters: Collection[str], vectors: Collection[str], own: Sequence[Group]
+    saved: Mapping[str, Any],
+    structure: Mapping[str, Any],
+    hyperparameters: Collection[str],
+    vectors: Collection[str],
+    own: Sequence[Group],
 ) -> None:
     """Raise ValueError unless a saved `state_dict` fits an optimizer with these groups.
 
     Args:
         saved: the result of `state_dict()`.
+        structure: choices of the optimizer that loads.
         hyperparameters: names in the recipe of the optimizer that loads.
         vectors: names of the vectors that the recipe keeps for each parameter, in its shape.
         own: groups of the optimizer that loads.
     """
     if not {"state", "param_groups"} <= saved.keys():
         raise ValueError("no state of an optimizer: it has no 'state' and 'param_groups'")
+    before = saved.get("structure", structure)
+    for key in structure | before:
+        if structure.get(key) != before.get(key):
+            raise ValueError(
+                f"the saved state is of another structure: {key} was {before.get(key)!r} there, and is "
+                f"{structure.get(key)!r} here"
+            )
     for group in saved["param_groups"]:
-        found = [name for name in HYPERPARAMETERS if name in group]
-        if set(found) != set(hyperparameters):
+        found = [name for name in HYPERPARAMETERS if name in group and name not in ("lr", DECAY)]
+        if set(found) != set(hyperparameters) - {"lr"}:
             raise ValueError(
                 "the saved state is of another recipe: "
                 f"it has {', '.join(found) or 'no hyperparameter'}, this one {', '.join(hyperparameters)}"

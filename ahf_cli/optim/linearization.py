@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.fast_operations import linear_in_cotangent
-from ahf_cli.optim.losses import OutputOperator
+from ahf_cli.optim.losses import OutputOperator, joined, parted
 from ahf_cli.optim.rows import Layout
 
 
@@ -77,6 +78,15 @@ class Linearization(Evaluation, Protocol):
         """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
         ...
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether z is known."""
+        ...
+
+    def beside_outputs(self) -> Callable[[Tensor], Tensor] | None:
+        """Return v ↦ ∇²R v for the part R of h that does not pass through z; None for R = 0."""
+        ...
+
     def check_outputs(self) -> Tensor:
         """Return z; raises ValueError if the outputs are not given."""
         ...
@@ -92,9 +102,11 @@ class GraphLinearization:
         layout: where the leaves lie in a row.
         leaves: tensors that require grad, of shape (K, *shape) or, for K = 1, `shape`.
         losses: h, (K,), a graph of the leaves.
-        outputs: z, of any shape, a graph of the leaves; only `jvp` and `vjp` need it.
+        outputs: z, one tensor of any shape or several, graphs of the leaves; only `jvp` and `vjp` need them.
         loss_hessian: () ↦ the operator w ↦ H_L w at these outputs.
         squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
+        beside: () ↦ v ↦ ∇²R v for the part R of h that does not pass through the outputs; None for R = 0.
+        around: () ↦ the context of each backward pass.
     """
 
     def __init__(
@@ -102,14 +114,17 @@ class GraphLinearization:
         layout: Layout,
         leaves: Sequence[Tensor],
         losses: Tensor,
-        outputs: Tensor | None = None,
+        outputs: Tensor | Sequence[Tensor] | None = None,
         loss_hessian: Callable[[], OutputOperator] | None = None,
         squared_gradients: Callable[[], Tensor] | None = None,
+        beside: Callable[[], Callable[[Tensor], Tensor] | None] | None = None,
+        around: Callable[[], AbstractContextManager[object]] = nullcontext,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
         self.losses = losses
-        self.outputs = outputs
+        self.outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs or ())
+        self._beside, self._around = beside, around
         self._make_loss_hessian = loss_hessian
         self._make_squared_gradients = squared_gradients
 
@@ -122,7 +137,7 @@ class GraphLinearization:
     def gradients(self) -> tuple[Tensor, ...]:
         """∇h as tensors in the shapes of the leaves, with their graph."""
         # The rows are independent, so the gradient of the sum holds each row's own gradient.
-        return torch.autograd.grad(self.losses.sum(), self.leaves, create_graph=True, materialize_grads=True)
+        return self._grad(self.losses.sum(), self.leaves, create_graph=True, materialize_grads=True)
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -131,7 +146,7 @@ class GraphLinearization:
         if "gradients" in self.__dict__:
             return self._join([g.detach() for g in self.gradients])
         return self._join(
-            torch.autograd.grad(self.losses.sum(), self.leaves, retain_graph=True, materialize_grads=True)
+            self._grad(self.losses.sum(), self.leaves, retain_graph=True, materialize_grads=True)
         )
 
     @property
@@ -158,31 +173,30 @@ class GraphLinearization:
             return torch.zeros_like(vectors)
         gradients, pieces = zip(*curved, strict=True)
         return self._join(
-            torch.autograd.grad(gradients, self.leaves, pieces, retain_graph=True, materialize_grads=True)
+            self._grad(gradients, self.leaves, pieces, retain_graph=True, materialize_grads=True)
         )
 
     def jvp(self, vectors: Tensor) -> Tensor:
         """J v for each row, J = ∂z/∂θ; (K, P) → the shape of the outputs."""
         seed, pullback = self._pullback
-        (tangent,) = torch.autograd.grad(pullback, seed, self._split(vectors), retain_graph=True)
-        return tangent
+        return joined(self._grad(pullback, seed, self._split(vectors), retain_graph=True))
 
     def vjp(self, cotangent: Tensor) -> Tensor:
         """Jᵀ w for each row; the shape of the outputs → (K, P)."""
-        outputs = self.check_outputs()
-        return self._join(
-            torch.autograd.grad(outputs, self.leaves, cotangent, retain_graph=True, materialize_grads=True)
-        )
+        self.check_outputs()
+        w = parted(cotangent, self.outputs)
+        return self._join(self._grad(self.outputs, self.leaves, w, retain_graph=True, materialize_grads=True))
 
     def output_gradient(self) -> Tensor:
         """∂L/∂z at these outputs, in their shape."""
-        (slope,) = torch.autograd.grad(self.losses.sum(), self.check_outputs(), retain_graph=True)
-        return slope
+        self.check_outputs()
+        return joined(self._grad(self.losses.sum(), self.outputs, retain_graph=True))
 
     def loss_hessian(self) -> OutputOperator:
         """w ↦ H_L w = ∂²L/∂z² w at these outputs, block-diagonal over trials."""
         assert self._make_loss_hessian is not None
-        return self._make_loss_hessian()
+        operator: OutputOperator = self._surrounded(self._make_loss_hessian)
+        return operator
 
     def squared_gradients(self) -> Tensor:
         """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P).
@@ -200,21 +214,45 @@ class GraphLinearization:
 
     def check_outputs(self) -> Tensor:
         """Return z; raises ValueError if the outputs are not given."""
-        if self.outputs is None:
+        if not self.outputs:
             raise ValueError("Gauss-Newton products need the outputs: return (loss, outputs)")
-        return self.outputs
+        return joined(self.outputs)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether z is known."""
+        return bool(self.outputs)
+
+    def beside_outputs(self) -> Callable[[Tensor], Tensor] | None:
+        """Return v ↦ ∇²R v for the part R of h that does not pass through z; None for R = 0."""
+        return self._surrounded(self._beside) if self._beside is not None else None
+
+    def _surrounded(self, make: Callable[[], Any]) -> Any:
+        """Return the operator that `make` makes, with both in the context of backward passes."""
+        with self._around():
+            operator = make()
+
+        def within(vectors: Tensor) -> Tensor:
+            with self._around():
+                product: Tensor = operator(vectors)
+                return product
+
+        return None if operator is None else within
 
     @cached_property
-    def _pullback(self) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _pullback(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """c and Jᵀc as a graph of c.  Jᵀc is linear in c, so that its transpose gives J v for any v."""
-        outputs = self.check_outputs()
+        self.check_outputs()
         # The value of c does not matter for a linear map; zeros cost least.
-        seed = torch.zeros_like(outputs, requires_grad=True)
+        seed = tuple(torch.zeros_like(z, requires_grad=True) for z in self.outputs)
         with linear_in_cotangent():
-            pullback = torch.autograd.grad(
-                outputs, self.leaves, seed, create_graph=True, materialize_grads=True
-            )
+            pullback = self._grad(self.outputs, self.leaves, seed, create_graph=True, materialize_grads=True)
         return seed, pullback
+
+    def _grad(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        with self._around():
+            gradients: tuple[Tensor, ...] = torch.autograd.grad(*args, **kwargs)
+            return gradients
 
     def _split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         pieces = self.layout.split(vectors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -81,21 +81,43 @@ class MeanLoss:
             return autograd_hessian(self.value(z, targets).sum(), z)
 
 
-def autograd_hessian(loss: Tensor, outputs: Tensor) -> OutputOperator:
+def autograd_hessian(loss: Tensor, outputs: Tensor | Sequence[Tensor]) -> OutputOperator:
     """Return H_L of any loss that is a graph of its outputs, by double backward.
 
-    Raises ValueError if the loss is not a function of these outputs.
+    Several outputs are one vector, in their order; see `joined`.  Raises ValueError if the loss is not a
+    function of these outputs.
     """
-    (slope,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
-    if slope is None:
+    z = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+    found = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
+    if all(slope is None for slope in found):
         raise ValueError(
             "the loss was not computed from the outputs of the closure: return the tensor that the loss uses"
         )
-    if not slope.requires_grad:  # a loss that is linear in its outputs
-        return torch.zeros_like
+    # A loss that is linear in an output, or does not use it, has no curvature there.
+    curved = [(n, slope) for n, slope in enumerate(found) if slope is not None and slope.requires_grad]
 
     def product(w: Tensor) -> Tensor:
-        (result,) = torch.autograd.grad(slope, outputs, w, retain_graph=True, materialize_grads=True)
-        return result
+        if not curved:
+            return torch.zeros_like(w)
+        pieces = parted(w, z)
+        return joined(
+            torch.autograd.grad(
+                [slope for _, slope in curved], z, [pieces[n] for n, _ in curved],
+                retain_graph=True, materialize_grads=True,
+            )
+        )  # fmt: skip
 
     return product
+
+
+def joined(outputs: Sequence[Tensor]) -> Tensor:
+    """Return one output as it is, and several as one vector."""
+    return outputs[0] if len(outputs) == 1 else torch.cat([z.reshape(-1) for z in outputs])
+
+
+def parted(vector: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the inverse of `joined`: the parts of a vector in the shapes of these outputs."""
+    if len(outputs) == 1:
+        return (vector,)
+    pieces = torch.split(vector, [z.numel() for z in outputs])
+    return tuple(piece.view(z.shape) for piece, z in zip(pieces, outputs, strict=True))

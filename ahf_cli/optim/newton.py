@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Protocol
@@ -86,6 +86,32 @@ def martens_preconditioner(evaluation: Evaluation, damping: Tensor) -> Tensor:
     return (evaluation.squared_gradients() + rows.expand(damping)) ** 0.75
 
 
+def gradient_preconditioner(evaluation: Evaluation, damping: Tensor) -> Tensor:
+    """M = (g ∘ g + λ)^¾ with the gradient g of the batch: a diagonal without gradients of single examples."""
+    return (evaluation.gradient.square() + rows.expand(damping)) ** 0.75
+
+
+@dataclass(frozen=True)
+class Given:
+    """M from a function of the caller."""
+
+    diagonal: Callable[[], Sequence[Tensor]]
+    """() ↦ the diagonal of M > 0, one tensor for each parameter in its shape"""
+
+    def __call__(self, evaluation: Evaluation, damping: Tensor) -> Tensor:
+        """Return M, (1, P); raises ValueError for other shapes, and for entries that are not positive."""
+        tensors, layout = list(self.diagonal()), evaluation.layout
+        if [t.shape for t in tensors] != list(layout.shapes):
+            raise ValueError(
+                "preconditioner: must return one tensor for each parameter in its shape, got shapes "
+                f"{[tuple(t.shape) for t in tensors]}"
+            )
+        found = layout.join(tensors).to(damping)
+        if not bool((found > 0).all()):
+            raise ValueError("preconditioner: every entry of the diagonal must be positive")
+        return found
+
+
 class IterateChoice(Protocol):
     """A choice of the iterate of CG that becomes the direction."""
 
@@ -121,15 +147,15 @@ class Backtracking:
 
     def __call__(self, result: CGResult, loss_at: LossAt) -> CGResult:
         """Go back from the last iterate over the kept ones while h falls, row by row."""
-        solution, residual = result.solution, result.residual
+        solution, along = result.solution, result.residual_along
         best, going = loss_at(solution), torch.ones_like(result.stop, dtype=torch.bool)
         every = rows.read_every(best)
-        for n, (x, r) in enumerate(reversed(result.kept), start=1):
+        for n, (x, own) in enumerate(reversed(result.kept), start=1):
             loss = loss_at(x)
             # A comparison with NaN is false: where h is not finite the way back must continue.
             going = going & ((loss <= best) | ~torch.isfinite(best))
             if n % every == 0 and not bool(going.any()):
                 break
-            solution, residual = rows.where(going, x, solution), rows.where(going, r, residual)
+            solution, along = rows.where(going, x, solution), torch.where(going, own, along)
             best = torch.where(going, loss, best)
-        return replace(result, solution=solution, residual=residual)
+        return replace(result, solution=solution, residual_along=along)

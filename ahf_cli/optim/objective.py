@@ -17,7 +17,7 @@ from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
 from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.optim.moments import Values
-from ahf_cli.optim.operators import Operator, shifted
+from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
 
 EXAMPLES = 128
@@ -132,12 +132,12 @@ class ModelObjective:
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
         trials = len(tensors[0])
-        if self.vectorized and trials > 1:
-            return vmap(self._forward, in_dims=(0 if self.own_batches else None, *[0] * len(tensors)))(
-                self.inputs, *tensors
-            )
-        inputs = self._rows.expand(trials, *self._rows.shape[1:])
         with faster_operations(self.inputs.device):
+            if self.vectorized and trials > 1:
+                return vmap(self._forward, in_dims=(0 if self.own_batches else None, *[0] * len(tensors)))(
+                    self.inputs, *tensors
+                )
+            inputs = self._rows.expand(trials, *self._rows.shape[1:])
             return torch.stack([self._forward(*row) for row in zip(inputs, *tensors, strict=True)])
 
     def _forward(self, inputs: Tensor, *values: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class RegularizedEvaluation:
 
     inner: Evaluation
     parameters: Tensor  # θ, (K, P)
-    decay: Tensor  # w, (K,)
+    decay: Tensor  # w, (K, 1) or (K, P)
 
     @property
     def layout(self) -> Layout:
@@ -183,7 +183,7 @@ class RegularizedEvaluation:
     @property
     def gradient(self) -> Tensor:
         """∇h + w θ, (K, P)."""
-        return self.inner.gradient.addcmul(rows.expand(self.decay), self.parameters)
+        return self.inner.gradient.addcmul(self.decay, self.parameters)
 
     @property
     def gradient_count(self) -> int:
@@ -191,12 +191,13 @@ class RegularizedEvaluation:
         return self.inner.gradient_count
 
     def operator(self, curvature: Callable[[Linearization], Operator]) -> Operator:
-        """v ↦ (B + w I) v, for any B."""
-        return shifted(self.inner.operator(curvature), self.decay)
+        """v ↦ (B + diag w) v, for any B."""
+        inner = self.inner.operator(curvature)
+        return lambda v: inner(v).addcmul(self.decay, v)
 
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix, plus the penalty's curvature w; (K, P)."""
-        return self.inner.squared_gradients() + rows.expand(self.decay)
+        return self.inner.squared_gradients() + self.decay
 
     def select(self, trials: Tensor) -> RegularizedEvaluation | None:
         """Return the evaluation of some rows, or None."""
@@ -210,10 +211,10 @@ class RegularizedEvaluation:
 
 @dataclass(frozen=True)
 class Regularized:
-    """An objective with weight decay, h(θ) + ½ w ‖θ‖²."""
+    """An objective with weight decay, h(θ) + ½ θᵀ diag(w) θ."""
 
     inner: Objective
-    decay: Tensor  # w, (K,)
+    decay: Tensor  # w, (K, 1) or (K, P)
 
     @property
     def layout(self) -> Layout:
@@ -230,8 +231,8 @@ class Regularized:
 
 
 def penalty(parameters: Tensor, decay: Tensor) -> Tensor:
-    """Return ½ w ‖θ‖² of each row; (K, P), (K,) → (K,)."""
-    return 0.5 * decay * rows.dot(parameters, parameters)
+    """Return ½ θᵀ diag(w) θ of each row; (K, P), (K, 1) or (K, P) → (K,)."""
+    return 0.5 * rows.dot(decay * parameters, parameters)
 
 
 def unregularized(objective: Objective, values: Values) -> Objective:
@@ -241,4 +242,4 @@ def unregularized(objective: Objective, values: Values) -> Objective:
 
 def l2_regularized(objective: Objective, values: Values) -> Objective:
     """Return h + ½ w ‖θ‖²; w is the hyperparameter `weight_decay`."""
-    return Regularized(objective, values["weight_decay"])
+    return Regularized(objective, rows.expand(values["weight_decay"]))

@@ -30,7 +30,17 @@ def gauss_newton(at: Linearization) -> Operator:
     """
     at.check_outputs()
     loss_hessian = at.loss_hessian()  # once a step: H_L depends on the outputs alone, not on v
-    return lambda v: at.vjp(loss_hessian(at.jvp(v)))
+
+    def product(v: Tensor) -> Tensor:
+        return at.vjp(loss_hessian(at.jvp(v)))
+
+    beside = at.beside_outputs()  # a penalty on the weights within the loss has its own curvature
+    return product if beside is None else lambda v: product(v) + beside(v)
+
+
+def automatic(at: Linearization) -> Operator:
+    """B = Jᵀ H_L J if the outputs are known, else ∇²h."""
+    return gauss_newton(at) if at.has_outputs else hessian(at)
 
 
 def shifted(operator: Operator, amount: Tensor) -> Operator:
@@ -45,7 +55,7 @@ class QuadraticModel:
     operator: Operator
     gradient: Tensor  # g, (K, P)
     direction: Tensor  # δ, (K, P)
-    residual: Tensor  # r = −g − (B + λI)δ, (K, P)
+    residual_along: Tensor  # rᵀδ with r = −g − (B + λI)δ, (K,)
     damping: Tensor  # λ, (K,)
 
     def along(self, scale: Tensor | float) -> Tensor:
@@ -53,7 +63,7 @@ class QuadraticModel:
         slope = rows.dot(self.gradient, self.direction)
         squared = rows.dot(self.direction, self.direction)
         # r and λ come from CG; they replace the product B δ.
-        bend = -slope - rows.dot(self.residual, self.direction) - self.damping * squared
+        bend = -slope - self.residual_along - self.damping * squared
         return scale * slope + 0.5 * scale * scale * bend
 
     def at(self, step: Tensor) -> Tensor:

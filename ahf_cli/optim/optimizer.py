@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast, overload
 
+import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
-from ahf_cli.optim.damping import Change, DampingRule, ReductionRatio
+from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem, Preconditioner
 from ahf_cli.optim.objective import Objective, Regularization
@@ -60,6 +61,7 @@ class Optimizer:
     norm: Norm
     step_size: StepSize
     reduction_ratio: ReductionRatio
+    ratio_rounding: RatioRounding
     damping_rule: DampingRule
     preconditioner: Preconditioner
     iterate: IterateChoice
@@ -101,10 +103,14 @@ class Optimizer:
         multiple = alpha if self.transform.is_identity else None
         # The line search set α to 0; a step size of 0 by its own rule is no refusal.
         refused = (alpha == 0) & (wanted != 0)
-        change = Change(ray.loss, loss_after, ray.loss_at, model, update, multiple, refused)
-        ratio, products = self.reduction_ratio(change)
-        damping = self.damping_rule(state.damping, ratio)
-        taken = Taken(alpha, norm, update, loss_after, ratio, damping, products)
+        change = Change(ray.loss, loss_after, ray.loss_at, model, theta, update, multiple, refused)
+        reduction = self.reduction_ratio(change)
+        ratio, unknown = self.ratio_rounding(reduction, change)
+        initial = values.get("damping", state.damping)
+        damping = self.damping_rule(state.damping, ratio, initial)
+        if unknown is not None:
+            damping = torch.where(unknown, towards(state.damping, initial), damping)
+        taken = Taken(alpha, norm, update, loss_after, ratio, damping, reduction.products)
         info = newton_step(state, solved, taken)
         return state.moved(theta + update, solved.warm_start, damping, moments, info.finite), info
 
@@ -134,7 +140,7 @@ class Optimizer:
             LinearSystem(operator, gradient, damping, state.direction, state.active, scaling, select)
         )
         chosen = self.iterate(found, lambda s: h.value(theta + s))
-        model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual, damping)
+        model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual_along, damping)
         gradients = here.gradient_count + (0 if there is here else there.gradient_count)
         # The next solve starts from CG's last iterate (`found`), even if backtracking chose an earlier δ.
         return Solved(here, gradient, chosen, found.solution, model, gradients)
@@ -173,6 +179,7 @@ def compose_newton(structure: Structure) -> Optimizer:
         norm=part("norm"),
         step_size=part("step_size"),
         reduction_ratio=part("reduction_ratio"),
+        ratio_rounding=part("ratio_rounding"),
         damping_rule=part("damping_rule"),
         preconditioner=part("preconditioner"),
         iterate=iterate,

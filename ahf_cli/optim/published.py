@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.cg import MartensRules
-from ahf_cli.optim.damping import Change
+from ahf_cli.optim.damping import Change, Reduction
 from ahf_cli.optim.moments import Moments, Values, beta1
 
 
@@ -20,9 +20,9 @@ class PublishedRules:
     A bad warm start has φ > 0, and stops CG at the first test, after 12 iterations.
     """
 
-    def residual_tolerance(self, dtype: torch.dtype) -> float:
+    def residual_tolerance(self, squared: Tensor) -> Tensor:
         """Return 1e-80 in float64 and 1e-20 in other dtypes."""
-        return 1e-80 if dtype == torch.float64 else 1e-20
+        return torch.full_like(squared, 1e-80 if squared.dtype == torch.float64 else 1e-20)
 
     def breaks_down(self, curvature: Tensor) -> Tensor:
         """Return no row."""
@@ -54,15 +54,15 @@ class PublishedRatio:
     always below ¼, and λ grows at every step.
     """
 
-    def __call__(self, change: Change) -> tuple[Tensor, int]:
+    def __call__(self, change: Change) -> Reduction:
         """Divide the change at u by the model at δ."""
-        return (change.loss_after - change.loss) / change.model.along(1.0), 0
+        return Reduction(change.loss_after - change.loss, change.model.along(1.0))
 
 
 class PublishedDamping:
     """The Levenberg-Marquardt rule while λ > 0.1, without bounds, and only where ρ is finite."""
 
-    def __call__(self, damping: Tensor, ratio: Tensor) -> Tensor:
+    def __call__(self, damping: Tensor, ratio: Tensor, initial: Tensor) -> Tensor:
         """Return the next λ."""
         usable = (damping > 0.1) & torch.isfinite(ratio)
         grow, shrink = usable & (ratio < 0.25), usable & (ratio > 0.75)

@@ -83,11 +83,11 @@ class Layout:
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Cut (K, P) into views (K, *shape), one for each tensor."""
         pieces = torch.split(vectors, self.sizes, dim=-1)
-        return tuple(p.reshape(-1, *shape) for p, shape in zip(pieces, self.shapes, strict=True))
+        return tuple(p.reshape(len(vectors), *shape) for p, shape in zip(pieces, self.shapes, strict=True))
 
     def join(self, tensors: Sequence[Tensor], rows: int = 1) -> Tensor:
         """Flatten tensors of shape (K, *shape), or of `shape` if K = 1, into (K, P)."""
-        return torch.cat([t.reshape(rows, -1) for t in tensors], dim=-1)
+        return torch.cat([t.reshape(rows, size) for t, size in zip(tensors, self.sizes, strict=True)], dim=-1)
 
     def l2(self, vectors: Tensor) -> Tensor:
         """‖a‖₂ of each row; (K, P) → (K,)."""

@@ -100,6 +100,7 @@ class StepInfo:
     smoothness_direction: Tensor  # L̂ with g = −δ
     products: Tensor  # curvature products of the step, int64
     gradients: int  # gradient evaluations of the step, equal in all rows
+    gradient: Tensor  # g, (K, P)
     active: Tensor  # rows that were active before the step, bool
     finite: Tensor  # rows whose δ, u and new loss are finite, bool
 
@@ -173,6 +174,7 @@ def _record(
     return StepInfo(
         loss=here.loss,
         loss_after=loss_after,
+        gradient=gradient,
         direction=direction,
         update=update,
         direction_l2=layout.l2(direction),

@@ -37,6 +37,18 @@ class HyperbolicStep:
         return values["lr"] / (1 + (step - 1) / values["halving"])
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Another rule's α times a number."""
+
+    rule: StepSize
+    factor: float
+
+    def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
+        """Return the product."""
+        return self.factor * self.rule(norm, values, step)
+
+
 def eq3(norm: Tensor, values: Values, step: Tensor, slack: float = 1.0) -> Tensor:
     """Return α_t = 4 [G²(1−β₁) − s G(β₁−β₁ᵗ)σ] / (3 L (1−β₁ᵗ)² σ), which may be negative; (K,).
 
@@ -138,11 +150,12 @@ def full_step(alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, 
 
 
 def armijo(alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale α and u by the largest s of 1, 0.8, 0.8², … with h(θ + su) ≤ h(θ) + c s gᵀu.
+    """Scale α and u by the largest s of 1, 0.8, 0.8², … with h(θ + su) ≤ h(θ) + c s min(gᵀu, 0).
 
     s = 0 after 60 tries.
     """
-    share, loss_after = armijo_share(ray, update, rows.dot(ray.gradient, update))
+    # If u ascends by the gradient, gᵀu > 0, the plain rule would accept a rise of h.
+    share, loss_after = armijo_share(ray, update, rows.dot(ray.gradient, update).clamp_max(0))
     return share * alpha, rows.expand(share) * update, loss_after
 
 
@@ -152,7 +165,7 @@ def armijo_share(ray: Ray, update: Tensor, slope: Tensor) -> tuple[Tensor, Tenso
     Args:
         ray: h around θ.
         update: u, (K, P).
-        slope: gᵀu, (K,).
+        slope: gᵀu or a smaller fall, (K,).
     """
     loss, active = ray.loss, ray.active
     scale, accepted = torch.ones_like(loss), ~active

@@ -102,6 +102,10 @@ SLOTS: dict[str, dict[str, Part]] = {
     "curvature": {
         "hessian": Part("operators:hessian", "B = ∇²h", "exact Hessian"),
         "ggn": Part("operators:gauss_newton", "B = Jᵀ H_L J", "generalized Gauss-Newton matrix"),
+        "automatic": Part(
+            "operators:automatic", "B = Jᵀ H_L J if the outputs are known, else ∇²h",
+            "generalized Gauss-Newton matrix if the outputs are known, else the exact Hessian",
+        ),
         # For a negative log-likelihood with natural parameters as outputs F = Jᵀ H_L J (Martens 2020, §9.2).
         "fisher": Part(
             "operators:gauss_newton", "B = F", "Fisher matrix of the model's distribution", likelihood=True
@@ -121,6 +125,13 @@ SLOTS: dict[str, dict[str, Part]] = {
             "the reduction ratio is taken at the step made",
         ),
         "published": Part("published:PublishedRatio", "ρ = (h(θ+u) − h(θ)) / q(δ)", _released_ratio),
+    },
+    "ratio_rounding": {
+        "printed": Part("damping:printed"),
+        "guarded": Part(
+            "damping:guarded", "ρ = 1 or unknown where rounding hides the change",
+            "a reduction ratio of two rounding errors is not used",
+        ),
     },
     "step_size": {
         "constant": Part("step_size:ConstantStep", "", _constant_step, ("lr",)),
@@ -149,6 +160,9 @@ SLOTS: dict[str, dict[str, Part]] = {
         "martens": Part(
             "cg:MartensRules", "CG stops at dᵀ(B+λI)d ≤ 0, and at slow progress once φ < 0"
         ),
+        "martens_relative": Part(
+            "cg:RelativeMartensRules", "as martens, with ‖r‖ ≤ ε ‖g‖ as the limit of the residual"
+        ),
         "published": Part("published:PublishedRules", sentence="CG ignores negative curvature"),
         "martens_indefinite": Part(
             "published:IndefiniteMartensRules", sentence="CG ignores negative curvature"
@@ -160,6 +174,9 @@ SLOTS: dict[str, dict[str, Part]] = {
     "damping_rule": {
         "levenberg_marquardt": Part(
             "damping:LevenbergMarquardt", "λ ← 3/2 λ where ρ < ¼, 2/3 λ where ρ > ¾", uses=("damping",)),
+        "levenberg_marquardt_scaled": Part(
+            "damping:ScaledLevenbergMarquardt",
+            "as levenberg_marquardt, within [1e-10 λ₀, 1e10 λ₀]", uses=("damping",)),
         "published": Part(
             "published:PublishedDamping", "as levenberg_marquardt, only while λ > 0.1", uses=("damping",)),
         "constant": Part("damping:ConstantDamping", sentence="the damping is constant", uses=("damping",)),
@@ -178,6 +195,10 @@ SLOTS: dict[str, dict[str, Part]] = {
     },
     "preconditioner": {
         "none": Part("newton:no_preconditioner"),
+        "gradient": Part(
+            "newton:gradient_preconditioner", "preconditioned",
+            "CG preconditioned by the squares of the gradient",
+        ),
         "martens": Part(
             "newton:martens_preconditioner", "preconditioned",
             "CG preconditioned by the empirical Fisher's diagonal",

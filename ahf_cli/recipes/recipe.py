@@ -46,6 +46,8 @@ class Structure(AnyStructure):
     """batch of B: the gradient's, or a second one of the same size"""
     reduction_ratio: str = "direction"
     """point of the ratio ρ of actual to predicted reduction"""
+    ratio_rounding: str = "printed"
+    """treatment of a ratio ρ of two rounding errors"""
     step_size: str = "constant"
     """rule for α"""
     norm: str = "l2"
@@ -125,8 +127,8 @@ WHOLE = ("method", "diagonal", "optimizer")
 CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
 """Names of the choices of Hessian-free optimization."""
 _LATER = (
-    "preconditioner", "backtracking", "line_search", "regularization", "clipping", "curvature_batches",
-    "parts",
+    "ratio_rounding", "preconditioner", "backtracking", "line_search", "regularization", "clipping",
+    "curvature_batches", "parts",
 )  # fmt: skip
 """Choices that are younger than the first committed studies; their defaults are not written."""
 

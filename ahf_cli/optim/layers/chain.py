@@ -240,6 +240,14 @@ class ExplicitLinearization:
             part._back = [y[trials] for y in cotangents], gradient[trials]
         return part
 
+    @property
+    def has_outputs(self) -> bool:
+        """True: a chain knows its outputs."""
+        return True
+
+    def beside_outputs(self) -> None:
+        """Return None: h is a function of the outputs alone."""
+
     def check_outputs(self) -> Tensor:
         """Return z."""
         return self.outputs
