@@ -39,7 +39,11 @@ types: $(VENV)/installed-dev
 pytest: $(VENV)/installed-dev data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-long: $(VENV)/installed-dev data
+$(VENV)/installed-examples: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	touch $@
+
+test-long: $(VENV)/installed-dev $(VENV)/installed-examples data
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 $(VENV)/installed-bench: $(VENV)/installed

@@ -205,7 +205,7 @@ class Raised(QuadraticLoss):
     """A quadratic loss that is 100 higher at all outputs but z = (1, …, 1)."""
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return super().value(outputs, targets) + 100 * (outputs != 1).any(dim=-1)
+        return super().value(outputs, targets) + 100 * ((outputs - 1).abs() > 1e-9).any(dim=-1)
 
 
 def test_a_rejected_step_leaves_the_weights_and_raises_the_damping() -> None:

@@ -125,6 +125,48 @@ def test_several_outputs_are_one_vector(form: Any) -> None:
     torch.testing.assert_close(found, trained(twin, one, curvature="ggn"))
 
 
+def test_an_output_may_be_made_from_another_one() -> None:
+    body, head = mlp(0, 6, 4), mlp(1, 4, 1)
+    model, (x, _) = nn.ModuleList([body, head]), classes(12)
+    layout = Layout.of(model.named_parameters())
+
+    def closure() -> Any:
+        inner = body(x)
+        z = head(inner)
+        loss = z.square().mean() + 0.1 * inner.square().mean()
+        return loss, (z, inner, loss)
+
+    def outputs(theta: Tensor) -> Tensor:
+        named = {n: piece[0] for n, piece in zip(layout.names, layout.split(theta[None]), strict=True)}
+        part = [{k[2:]: v for k, v in named.items() if k[0] == str(n)} for n in range(2)]
+        inner = torch.func.functional_call(body, part[0], (x,))
+        return torch.cat([torch.func.functional_call(head, part[1], (inner,)).flatten(), inner.flatten()])
+
+    objective = ClosureObjective(closure, list(model.parameters()), layout, True, True)
+    v = torch.randn(1, layout.size, dtype=torch.float64)
+    found = objective.evaluate(vector(model)[None]).operator(gauss_newton)(v)[0]
+    jacobian = torch.func.jacrev(outputs)(vector(model))
+    weights = torch.cat([torch.full((12,), 2 / 12), torch.full((48,), 0.2 / 48)]).double()
+    torch.testing.assert_close(found, jacobian.T @ (weights * (jacobian @ v[0])))
+
+
+def test_gradients_accumulated_outside_are_not_lost_in_silence() -> None:
+    model, (x, y) = mlp(), classes()
+    optimizer = HessianFree(model.parameters())
+
+    def closure() -> Tensor:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    for _ in range(3):  # the gradient that a step leaves behind is no accumulation
+        optimizer.step(closure)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="accumulate by a list of closures"):
+        optimizer.step(closure)
+
+
 @pytest.mark.parametrize("outputs", [False, True])
 def test_parts_of_a_batch_are_the_batch(outputs: bool) -> None:
     model, (x, y) = mlp(), classes()
@@ -280,7 +322,7 @@ def test_the_unit_of_the_loss_does_not_matter(unit: float, ratio: str) -> None:
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.long)])
 @pytest.mark.parametrize("ratio", ["direction", "update"])
 def test_damping_returns_to_its_start_at_a_minimum(ratio: str, dtype: torch.dtype) -> None:
     p, target = nn.Parameter(torch.full((3,), 5.0, dtype=dtype)), torch.zeros(3, dtype=dtype)

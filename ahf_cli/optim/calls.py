@@ -20,6 +20,7 @@ from ahf_cli.optim.fast_operations import FasterOperations, faster_operations
 from ahf_cli.optim.recomputation import same_operations
 
 Buffers = dict[str, Tensor]
+SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 _ONE_AT_A_TIME = threading.RLock()
 """Held during a call: generators, hooks and kernels belong to the process, not to a thread."""
 
@@ -121,7 +122,7 @@ class Replay:
     def _note(self, module: nn.Module) -> None:
         if isinstance(module, DistributedDataParallel):
             self.data_parallel = module
-        elif type(module).__name__ in ("FullyShardedDataParallel", "FSDPModule"):
+        elif any(kind.__name__ in SHARDED for kind in type(module).__mro__):
             raise ValueError(f"{type(module).__name__} divides the parameters among ranks: not supported")
         if module._buffers and module not in self._seen:
             self._seen[module] = _copies(module._buffers)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from ahf_cli.optim.calls import Ambient, Replay, backward_surroundings, surroundings
 from ahf_cli.optim.linearization import GraphLinearization
-from ahf_cli.optim.losses import autograd_hessian
+from ahf_cli.optim.losses import autograd_hessian, no_gradient_through
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.unsupported import cut_graph, explained
@@ -118,6 +118,11 @@ class ClosureObjective:
             surroundings(self.replay, self._ambient, self.parameters[0].device) as noted,
         ):
             result = self.closure()
+        if noted.losses and any(_accumulated(p) for p in self.parameters):
+            raise RuntimeError(
+                "p.grad holds the gradient of an earlier backward(), which a step does not add: "
+                "accumulate by a list of closures, or call zero_grad() in the closure"
+            )
         self._recomputes = noted.operations is not None and noted.operations.hooked
         return _split(result, noted.loss)
 
@@ -198,6 +203,17 @@ class ClosureObjective:
         return product
 
 
+def own_gradient(gradient: Tensor) -> Tensor:
+    """Mark a gradient that a step left behind, and return it."""
+    gradient.of_a_step = True  # type: ignore[attr-defined]
+    return gradient
+
+
+def _accumulated(p: Tensor) -> bool:
+    """Tell whether a parameter holds a gradient of the caller."""
+    return p.grad is not None and not hasattr(p.grad, "of_a_step") and bool(p.grad.any())
+
+
 def leaves_beside(losses: Tensor, outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[int]:
     """Return the numbers of the parameters that the loss reaches without passing through an output."""
     known = {id(p): n for n, p in enumerate(parameters)}
@@ -215,21 +231,6 @@ def leaves_beside(losses: Tensor, outputs: Sequence[Tensor], parameters: Sequenc
             found.add(known[id(variable)])
         left += node.next_functions
     return sorted(found)
-
-
-@contextmanager
-def no_gradient_through(outputs: Sequence[Tensor]) -> Iterator[None]:
-    """Cut the backward pass at these tensors."""
-
-    def cut(number: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor | None, ...]]:
-        return lambda gradients: tuple(None if n == number else g for n, g in enumerate(gradients))
-
-    handles = [z.grad_fn.register_prehook(cut(z.output_nr)) for z in outputs if z.grad_fn is not None]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -265,7 +266,12 @@ def _split(result: Any, differentiated: Tensor | None) -> Call:
     found = tree_leaves(outputs)
     if wrong := [type(z).__name__ for z in found if not isinstance(z, Tensor | None)]:
         raise TypeError(f"the outputs must be tensors, got {wrong[0]}")
-    return Call(loss, tuple(z for z in found if z is not None))
+    # The loss among the outputs, as in `return out.loss, out`, is no output.
+    return Call(loss, tuple(z for z in found if z is not None and not _same(z, loss)))
+
+
+def _same(z: Tensor, loss: Tensor) -> bool:
+    return z is loss or (z.grad_fn is not None and z.grad_fn is loss.grad_fn)
 
 
 def _with_graph(outputs: tuple[Tensor, ...], needed: bool) -> tuple[Tensor, ...]:

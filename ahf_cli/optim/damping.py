@@ -37,6 +37,7 @@ class Reduction:
     actual: Tensor  # (K,)
     predicted: Tensor  # (K,)
     products: int = 0  # curvature products used
+    ours: bool = False  # whether the ratio is not the paper's, so that `usual` guards it
 
 
 class ReductionRatio(Protocol):
@@ -64,9 +65,9 @@ class RatioAtUpdate:
         """Compare h and its model at u; one product unless u is a multiple of δ."""
         actual = change.loss_after - change.loss
         if change.scale is not None:
-            return Reduction(actual, change.model.along(change.scale))
+            return Reduction(actual, change.model.along(change.scale), ours=True)
         # u is no multiple of δ: no short cut
-        return Reduction(actual, change.model.at(change.update), products=1)
+        return Reduction(actual, change.model.at(change.update), products=1, ours=True)
 
 
 RatioRounding = Callable[[Reduction, Change], tuple[Tensor, Tensor | None]]
@@ -112,6 +113,11 @@ def rounding_of(change: Change) -> Tensor:
     signs = torch.randint(0, 2, change.parameters.shape[-1:], generator=source) * 2 - 1
     moved = change.loss_at(eps * signs.to(change.parameters) * change.parameters) - change.loss
     return torch.maximum(moved.abs(), eps * change.loss.abs())
+
+
+def usual(reduction: Reduction, change: Change) -> tuple[Tensor, Tensor | None]:
+    """Return `printed` for the paper's ratios, and `guarded` for the ratio at the step made."""
+    return (guarded if reduction.ours else printed)(reduction, change)
 
 
 class DampingRule(Protocol):

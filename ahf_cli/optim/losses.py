@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -88,7 +89,10 @@ def autograd_hessian(loss: Tensor, outputs: Tensor | Sequence[Tensor]) -> Output
     function of these outputs.
     """
     z = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-    found = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
+    # Each output is a variable of its own, also if another one was made from it.
+    apart = no_gradient_through if len(z) > 1 else nullcontext
+    with apart(z):
+        found = torch.autograd.grad(loss, z, create_graph=True, allow_unused=True)
     if all(slope is None for slope in found):
         raise ValueError(
             "the loss was not computed from the outputs of the closure: return the tensor that the loss uses"
@@ -100,14 +104,29 @@ def autograd_hessian(loss: Tensor, outputs: Tensor | Sequence[Tensor]) -> Output
         if not curved:
             return torch.zeros_like(w)
         pieces = parted(w, z)
-        return joined(
-            torch.autograd.grad(
+        with apart(z):
+            found = torch.autograd.grad(
                 [slope for _, slope in curved], z, [pieces[n] for n, _ in curved],
                 retain_graph=True, materialize_grads=True,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+        return joined(found)
 
     return product
+
+
+@contextmanager
+def no_gradient_through(outputs: Sequence[Tensor]) -> Iterator[None]:
+    """Cut the backward pass at these tensors."""
+
+    def cut(number: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor | None, ...]]:
+        return lambda gradients: tuple(None if n == number else g for n, g in enumerate(gradients))
+
+    handles = [z.grad_fn.register_prehook(cut(z.output_nr)) for z in outputs if z.grad_fn is not None]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def joined(outputs: Sequence[Tensor]) -> Tensor:

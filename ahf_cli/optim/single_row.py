@@ -12,7 +12,7 @@ from torch import Tensor
 
 import ahf_cli.optim.groups as groups
 from ahf_cli.optim.calls import Ambient
-from ahf_cli.optim.closure import Closure, graphs_in_use
+from ahf_cli.optim.closure import Closure, graphs_in_use, own_gradient
 from ahf_cli.optim.closures import ClosureBatch, ParallelClosures
 from ahf_cli.optim.damping import UP
 from ahf_cli.optim.objective import Regularized
@@ -290,7 +290,7 @@ class RecipeOptimizer(torch.optim.Optimizer):
         self.state[parameters[0]]["initial_damping"] = initial
         if gradient is not None:
             for p, piece in zip(parameters, layout.split(gradient), strict=True):
-                p.grad = piece[0]  # a view: one vector serves the record and all gradients
+                p.grad = own_gradient(piece[0])  # a view: one vector serves the record and all gradients
 
 
 def _closures(name: str, given: Any) -> Sequence[Closure]:

@@ -13,12 +13,7 @@ _PUBLISHED = Structure(
 )
 
 _STABLE = Structure(
-    curvature="ggn",
-    reduction_ratio="update",
-    ratio_rounding="guarded",
-    step_size="hyperbolic",
-    max_iterations=10,
-    clipping="radius",
+    curvature="ggn", reduction_ratio="update", step_size="hyperbolic", max_iterations=10, clipping="radius"
 )
 """Choices that train for almost all hyperparameters; reasons and measurements: docs/robust-hf.md."""
 
@@ -49,9 +44,8 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "hf_martens",
             Structure(
-                curvature="ggn", curvature_batch="same", reduction_ratio="update", ratio_rounding="guarded",
-                max_iterations=250, preconditioner="martens", backtracking="martens",
-                line_search="armijo", regularization="l2",
+                curvature="ggn", curvature_batch="same", reduction_ratio="update", max_iterations=250,
+                preconditioner="martens", backtracking="martens", line_search="armijo", regularization="l2",
             ),
             {"lr": 1.0, "weight_decay": 2e-5},
             ranges={"damping": Range(1e-2, 100, log=True)},

@@ -127,7 +127,8 @@ SLOTS: dict[str, dict[str, Part]] = {
         "published": Part("published:PublishedRatio", "ρ = (h(θ+u) − h(θ)) / q(δ)", _released_ratio),
     },
     "ratio_rounding": {
-        "printed": Part("damping:printed"),
+        "usual": Part("damping:usual", "guarded for `reduction_ratio: update`, else printed"),
+        "printed": Part("damping:printed", "the plain quotient"),
         "guarded": Part(
             "damping:guarded", "ρ = 1 or unknown where rounding hides the change",
             "a reduction ratio of two rounding errors is not used",

@@ -46,7 +46,7 @@ class Structure(AnyStructure):
     """batch of B: the gradient's, or a second one of the same size"""
     reduction_ratio: str = "direction"
     """point of the ratio ρ of actual to predicted reduction"""
-    ratio_rounding: str = "printed"
+    ratio_rounding: str = "usual"
     """treatment of a ratio ρ of two rounding errors"""
     step_size: str = "constant"
     """rule for α"""
