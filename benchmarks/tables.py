@@ -171,7 +171,7 @@ def classes(rows: Rows) -> list[str]:
     for problem in dict.fromkeys(r["problem"] for r in rows):
         own = {r["optimizer"]: r for r in rows if r["problem"] == problem}
         first = next(iter(own.values()))["first"]
-        ends = [f"{own[n]['last']:.3g}" if len(own[n]["curve"]) > 1 else "not installed" for n in names]
+        ends = [f"{own[n]['last']:.4g}" if len(own[n]["curve"]) > 1 else "not installed" for n in names]
         cells.append((problem, f"{first:.3g}", *ends, max(own[n]["rises"] for n in names[:2])))
     header = ("problem", "loss at first", *names, "rises of ours")
     passes = rows[0]["passes"]

@@ -42,6 +42,23 @@ def test_an_optimizer_takes_the_steps_of_one_row_of_the_core(name: str) -> None:
     torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
 
 
+def test_the_papers_choices_are_its_recipes() -> None:
+    model, x, y = conv_problem()
+    for name, optimizer in {
+        "hf": HessianFree.paper(model.parameters()),
+        "adaptive_hf": AdaptiveHessianFree.paper(model.parameters()),
+    }.items():
+        core = compose(RECIPES[name].derive("x", {"curvature_batch": "same"}).structure)
+        objective = ModelObjective(copy.deepcopy(model), x, y)
+        values = {k: v for k, v in optimizer.param_groups[0].items() if k in RECIPES[name].hyperparameters}
+        state = core.init(objective.layout.join([p.detach() for p in model.parameters()]), values)
+        for _ in range(3):
+            optimizer.step(cross_entropy(model, x, y))
+            state, _ = core.step(state, objective)
+        found = torch.cat([p.detach().ravel() for p in model.parameters()])
+        torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
+
+
 def test_a_second_batch_carries_the_curvature() -> None:
     model, x, y = conv_problem()
     optimizer = HessianFree(model.parameters())

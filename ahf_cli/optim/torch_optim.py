@@ -137,7 +137,10 @@ class AdaptiveHessianFree(RecipeOptimizer):
     bias towards 0, and α_t follows from ‖δ‖, σ and L.
 
     The defaults are the regime of the theorem, μ = 2σ, in which u ≈ α_t δ/(2σ), with the safeguards of
-    `HessianFree`.  `AdaptiveHessianFree.paper` gives Algorithm 1 as printed, with values of the paper's
+    `HessianFree`.  On the seven problems of docs/performance.md no step raises the loss.  After 300 forward
+    passes the loss is below that of L-BFGS on the adding problem and the deep autoencoder.  It is
+    above it on Rosenbrock's function and an equation by factors of 1e4 or more: take `HessianFree` there.
+    `AdaptiveHessianFree.paper` gives Algorithm 1 as printed, with values of the paper's
     ranges: there u ≈ α_t sign(δ) with α_t ∝ ‖δ‖², so that training crawls or explodes.
 
     Args:
