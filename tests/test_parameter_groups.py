@@ -171,6 +171,20 @@ def test_copies_continue_bitwise(name: str, way: str) -> None:
     assert twin.damping == optimizer.damping
 
 
+def test_a_loaded_state_keeps_its_damping() -> None:
+    model, x, y = conv_problem()
+    model.float()
+    optimizer = HessianFree(model.parameters(), damping=0.1)  # no number of float32
+    closure = cross_entropy(model, x.float(), y)
+    for _ in range(3):
+        optimizer.step(closure)
+    twin = HessianFree(model.parameters(), damping=0.1)
+    twin.load_state_dict(optimizer.state_dict())
+    assert twin.damping == optimizer.damping != 0.1
+    twin.damping = 0.1
+    assert twin.damping == pytest.approx(0.1)
+
+
 def emptied(state: dict[str, Any]) -> dict[str, Any]:
     for memory in state["state"].values():
         del memory["first"]

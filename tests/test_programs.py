@@ -167,6 +167,135 @@ def test_gradients_accumulated_outside_are_not_lost_in_silence() -> None:
         optimizer.step(closure)
 
 
+def test_backward_serves_other_tensors_and_obeys_zero_grad() -> None:
+    """An attack on the inputs, a discarded term, and an inner loop, as `torch.optim.LBFGS` takes them."""
+    model, (x, y) = mlp(), classes()
+    twin, other = copy.deepcopy(model), nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = HessianFree(model.parameters())
+
+    def attacked() -> Tensor:
+        at = x.clone().requires_grad_()
+        F.cross_entropy(model(at), y).backward()  # type: ignore[no-untyped-call]
+        assert at.grad is not None
+        away = x + 0.01 * at.grad.sign()
+        optimizer.zero_grad()
+        inner = torch.optim.SGD([other], lr=0.1)
+        for _ in range(2):
+            inner.zero_grad()
+            other.square().sum().backward()  # type: ignore[no-untyped-call]
+            inner.step()
+        loss = F.cross_entropy(model(away), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def plain() -> Tensor:
+        at = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(twin(at), y), at)
+        return F.cross_entropy(twin(x + 0.01 * slope.sign()), y)
+
+    for _ in range(4):
+        optimizer.step(attacked)
+    torch.testing.assert_close(vector(model), trained(twin, plain, 4))
+    assert float(other.detach().abs().max()) < 1
+
+
+def test_gradients_that_the_closure_changes_are_refused() -> None:
+    model, (x, y) = mlp(), classes()
+
+    def masked() -> Tensor:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for p in model.parameters():
+            assert p.grad is not None
+            p.grad.mul_(0.5)
+        return loss
+
+    def half() -> Tensor:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward(inputs=list(model.parameters())[:2])  # type: ignore[no-untyped-call]
+        return loss
+
+    refused(masked, model, "the closure changes p.grad")
+    refused(half, model, "for a part of its parameters")
+    refused(lambda: model(x).backward(), model, "needs a scalar")
+
+
+@pytest.mark.parametrize("form", [lambda z: (z, z), lambda z: {"a": z, "b": (z, z)}])
+def test_an_output_with_two_names_counts_once(form: Any) -> None:
+    model, (x, y) = mlp(), classes()
+    twin = copy.deepcopy(model)
+
+    def closure() -> Any:
+        z = model(x)
+        return F.cross_entropy(z, y), form(z)
+
+    torch.testing.assert_close(trained(model, closure), trained(twin, cross_entropy(twin, x, y, True)))
+
+
+def test_loss_and_outputs_may_be_results_of_one_operation() -> None:
+    model, (x, y) = mlp(), classes()
+
+    def closure() -> Any:
+        z = model(x)
+        both = torch.cat([F.cross_entropy(z, y).reshape(1), z.flatten()])
+        loss, outputs = torch.split(both, [1, z.numel()])
+        return loss, outputs
+
+    layout = Layout.of(model.named_parameters())
+    objective = ClosureObjective(closure, list(model.parameters()), layout, False, False)
+    assert objective.evaluate(vector(model)[None]).has_outputs
+
+
+def test_curvature_of_a_product_with_a_penalty_is_symmetric() -> None:
+    model, (x, y) = mlp(inputs=6, outputs=3), classes(20)
+    layout = Layout.of(model.named_parameters())
+
+    def closure() -> Any:
+        z = model(x)
+        return F.cross_entropy(z, y) * (1 + sum(p.square().sum() for p in model.parameters())), z
+
+    objective = ClosureObjective(closure, list(model.parameters()), layout, True, False)
+    operator = objective.evaluate(vector(model)[None]).operator(gauss_newton)
+    matrix = torch.cat([operator(row[None]) for row in torch.eye(layout.size, dtype=torch.float64)])
+    torch.testing.assert_close(matrix, matrix.T)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e20, 1e25])
+def test_losses_beyond_the_squares_of_float32_train(unit: float) -> None:
+    model, (x, y) = mlp().float(), classes()
+    optimizer = HessianFree(model.parameters(), damping=unit)
+    plain = cross_entropy(model, x.float(), y, outputs=True)
+
+    def closure() -> Any:
+        loss, z = plain()
+        return unit * loss, z
+
+    losses = [float(optimizer.step(closure)) / unit for _ in range(10)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.2 * losses[0]
+
+
+def test_a_corner_of_a_norm_is_left_by_the_gradient() -> None:
+    model, (x, y) = mlp(), classes()
+    nn.init.zeros_(list(model.parameters())[2])
+
+    def closure() -> Tensor:
+        norms = torch.stack([p.norm() for p in model.parameters()])
+        return F.cross_entropy(model(x), y) + 0.01 * norms.sum()
+
+    optimizer = HessianFree(model.parameters())
+    losses = [float(optimizer.step(closure)) for _ in range(12)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.5 * losses[0]
+
+
+def test_a_problem_may_begin_at_zero_with_the_loss_zero() -> None:
+    w = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    optimizer = HessianFree([w])
+    for _ in range(20):
+        optimizer.step(lambda: 0.5 * w @ matrix @ w - w.sum())
+    torch.testing.assert_close(w.detach(), 1 / matrix.diagonal(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("outputs", [False, True])
 def test_parts_of_a_batch_are_the_batch(outputs: bool) -> None:
     model, (x, y) = mlp(), classes()
@@ -245,7 +374,7 @@ def test_a_closure_that_is_no_function_of_the_parameters_is_refused() -> None:
         return F.cross_entropy(model(x[chosen]), y[chosen])
 
     refused(lambda: stale, model, "returned the same tensor twice")
-    refused(lambda: F.cross_entropy(outputs, y), model, "did not change with the parameters")
+    refused(lambda: F.cross_entropy(outputs, y), model, "did not change along its gradient")
     refused(other_batch, model, r"gave the losses \S+ and \S+ at the same parameters")
     refused(lambda: nn.Parameter(torch.ones(())) * 2.0, model, "depends on no optimized parameter")
 

@@ -62,7 +62,10 @@ def init(**changes: Any) -> Trace:
         (with_setup(recipe="hff"), "setup: unknown recipe 'hff'; did you mean 'hf'?"),
         (with_setup(recipe=["hf"]), "setup: recipe must be the name of one, got ['hf']"),
         (with_setup(kind="cnn"), "setup: kind must be one of mlp, lenet, got 'cnn'"),
-        (with_setup(curvature="gnn"), "setup: curvature must be one of hessian, ggn, fisher, got 'gnn'"),
+        (
+            with_setup(curvature="gnn"),
+            "setup: curvature must be one of hessian, ggn, automatic, fisher, got 'gnn'",
+        ),
         (with_setup(lr=-1.0), "setup: lr must be in (0, inf), got -1.0"),
         (with_setup(lr="x"), "setup: lr must be a number, got 'x'"),
         (with_setup(damping=None), "setup: damping must be a number, got nothing"),

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
 
+from ahf_cli.optim.backward import Differentiated
 from ahf_cli.optim.fast_operations import FasterOperations, faster_operations
 from ahf_cli.optim.recomputation import same_operations
 
@@ -166,46 +166,23 @@ def _before_each_module(note: Callable[[nn.Module], None]) -> Iterator[None]:
         handle.remove()
 
 
-class Differentiated(TorchFunctionMode):
-    """Within this context `tensor.backward()` only notes its tensor: products need the graph afterwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.losses: list[Tensor] = []
-        self.operations: FasterOperations | None = None
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Note the tensor of `backward`; leave everything else as it is."""
-        kwargs = kwargs or {}
-        if func is not Tensor.backward:
-            return func(*args, **kwargs)
-        loss, weight = args[0], args[1] if len(args) > 1 else kwargs.get("gradient")
-        self.losses.append(loss.sum() if weight is None else (loss * weight).sum())
-        return None
-
-    @property
-    def loss(self) -> Tensor | None:
-        """The sum of the tensors, whose gradient all calls together would give; None without a call."""
-        return torch.stack(self.losses).sum() if self.losses else None
-
-
 @contextmanager
-def surroundings(replay: Replay, ambient: Ambient, device: torch.device) -> Iterator[Differentiated]:
+def surroundings(
+    replay: Replay, ambient: Ambient, device: torch.device, noted: Differentiated
+) -> Iterator[FasterOperations]:
     """Run a call in the modes that products need.
 
     Attention runs as plain matrix products, and compiled modules run eagerly: PyTorch's fused and compiled
     kernels have no second derivative.  On a GPU recurrent layers leave cuDNN for the same reason.
     """
-    noted = Differentiated()
     with _ONE_AT_A_TIME, ExitStack() as stack:
         stack.enter_context(replay.call())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        noted.operations = stack.enter_context(faster_operations(device))
+        operations = stack.enter_context(faster_operations(device))
         stack.enter_context(ambient.restored())
         stack.enter_context(noted)
-        yield noted
+        stack.enter_context(noted.gradients())
+        yield operations
 
 
 @contextmanager

@@ -80,6 +80,10 @@ class MartensRules:
 class RelativeMartensRules(MartensRules):
     """Martens' rules with ‖r‖ ≤ ε ‖g‖ as the limit of the residual, so that the unit of h does not matter."""
 
+    def breaks_down(self, curvature: Tensor) -> Tensor:
+        """Return the rows with dᵀ(B+λI)d ≤ 0 or not finite, as at the corner of a norm."""
+        return ~(curvature > 0) | ~torch.isfinite(curvature)
+
     def residual_tolerance(self, squared: Tensor) -> Tensor:
         """Return ε² ‖g‖²."""
         eps: float = torch.finfo(squared.dtype).eps
@@ -97,6 +101,16 @@ class CGResult:
     stop: Tensor  # `Stop` codes, (K,) int64
     residual_along: Tensor  # rᵀx, (K,)
     kept: tuple[tuple[Tensor, Tensor], ...] = ()  # x, (K, P), and rᵀx, (K,), of the iterates in `keep`
+    loss: Tensor | None = None  # h(θ + x), (K,), if a choice of the iterate evaluated it
+
+    def times(self, unit: float) -> CGResult:
+        """Return the result for a gradient that is `unit` times as long."""
+        # One factor after the other: its square may leave the dtype.
+        return replace(
+            self, solution=self.solution * unit, residual=self.residual * unit,
+            residual_along=self.residual_along * unit * unit,
+            kept=tuple((x * unit, along * unit * unit) for x, along in self.kept),
+        )  # fmt: skip
 
 
 @dataclass

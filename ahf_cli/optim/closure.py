@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ahf_cli.optim.backward import Differentiated
 from ahf_cli.optim.calls import Ambient, Replay, backward_surroundings, surroundings
 from ahf_cli.optim.linearization import GraphLinearization
 from ahf_cli.optim.losses import autograd_hessian, no_gradient_through
@@ -24,6 +25,11 @@ FORM = "the closure must return the scalar loss, or (loss, outputs)"
 FREED = (
     "the closure freed the graph of its loss: call loss.backward(), which is intercepted, or no backward at "
     "all; torch.autograd.backward is not supported"
+)
+
+OUTSIDE = (
+    "a tensor of the graph changed after its use: compute the loss within the closure, from the present "
+    "parameters"
 )
 
 
@@ -113,18 +119,15 @@ class ClosureObjective:
             p.copy_(value[0])
 
     def _call(self) -> Call:
-        with (
-            torch.enable_grad(),
-            surroundings(self.replay, self._ambient, self.parameters[0].device) as noted,
-        ):
+        noted = Differentiated(self.parameters, exact=self.check)
+        device = self.parameters[0].device
+        with torch.enable_grad(), surroundings(self.replay, self._ambient, device, noted) as operations:
             result = self.closure()
-        if noted.losses and any(_accumulated(p) for p in self.parameters):
-            raise RuntimeError(
-                "p.grad holds the gradient of an earlier backward(), which a step does not add: "
-                "accumulate by a list of closures, or call zero_grad() in the closure"
-            )
-        self._recomputes = noted.operations is not None and noted.operations.hooked
-        return _split(result, noted.loss)
+        self._recomputes = operations.hooked
+        call = _split(result, noted.loss)
+        if self.check:
+            noted.check(call.loss)
+        return call
 
     def _around(self) -> AbstractContextManager[None]:
         return backward_surroundings(self.replay, self.parameters[0].device)
@@ -168,10 +171,12 @@ class ClosureObjective:
         ).to(parameters)
         length = float(g.norm())
         if 0 < length < float("inf"):
-            far = max(0.1 * abs(first) / length, 0.1 * float(parameters.norm()))
-            if float(self.value(parameters - far / length * g)) == first:
+            far = max(0.1 * abs(first) / length, 0.1 * float(parameters.norm())) or 1.0
+            # Three lengths: a loss with flat parts may be equal at one of them.
+            moved = (float(self.value(parameters - n * far / length * g)) for n in (1, 10, 100))
+            if all(second == first for second in moved):
                 raise RuntimeError(
-                    "the loss did not change with the parameters: compute the model within the closure"
+                    "the loss did not change along its gradient: compute the model within the closure"
                 )
 
     def _beside(self, losses: Tensor, outputs: Sequence[Tensor]) -> Operator | None:
@@ -190,28 +195,18 @@ class ClosureObjective:
 
         def product(vectors: Tensor) -> Tensor:
             pieces = self.layout.split(vectors)
-            images = torch.autograd.grad(
-                [s for *_, s in curved], [leaf for _, leaf, _ in curved],
-                [pieces[n].reshape(leaf.shape) for n, leaf, _ in curved],
-                retain_graph=True, materialize_grads=True,
-            )  # fmt: skip
+            with no_gradient_through(outputs):  # else a product of both parts has no symmetric B
+                images = torch.autograd.grad(
+                    [s for *_, s in curved], [leaf for _, leaf, _ in curved],
+                    [pieces[n].reshape(leaf.shape) for n, leaf, _ in curved],
+                    retain_graph=True, materialize_grads=True,
+                )  # fmt: skip
             full = [torch.zeros_like(piece) for piece in pieces]
             for (n, *_), image in zip(curved, images, strict=True):
                 full[n] = image
             return self.layout.join(full)
 
         return product
-
-
-def own_gradient(gradient: Tensor) -> Tensor:
-    """Mark a gradient that a step left behind, and return it."""
-    gradient.of_a_step = True  # type: ignore[attr-defined]
-    return gradient
-
-
-def _accumulated(p: Tensor) -> bool:
-    """Tell whether a parameter holds a gradient of the caller."""
-    return p.grad is not None and not hasattr(p.grad, "of_a_step") and bool(p.grad.any())
 
 
 def leaves_beside(losses: Tensor, outputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[int]:
@@ -239,8 +234,9 @@ def graphs_in_use() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        freed = "backward through the graph a second time" in str(error)
-        line = FREED if freed else explained(error)
+        text = str(error)
+        freed = "backward through the graph a second time" in text
+        line = FREED if freed else OUTSIDE if "modified by an inplace operation" in text else explained(error)
         if line is None:
             raise
         raise RuntimeError(line) from error
@@ -266,12 +262,18 @@ def _split(result: Any, differentiated: Tensor | None) -> Call:
     found = tree_leaves(outputs)
     if wrong := [type(z).__name__ for z in found if not isinstance(z, Tensor | None)]:
         raise TypeError(f"the outputs must be tensors, got {wrong[0]}")
-    # The loss among the outputs, as in `return out.loss, out`, is no output.
-    return Call(loss, tuple(z for z in found if z is not None and not _same(z, loss)))
+    # Each tensor once, and without the loss, as in `return out.loss, out`.
+    seen, own = {_identity(loss)}, []
+    for z in found:
+        if z is not None and _identity(z) not in seen:
+            seen.add(_identity(z))
+            own.append(z)
+    return Call(loss, tuple(own))
 
 
-def _same(z: Tensor, loss: Tensor) -> bool:
-    return z is loss or (z.grad_fn is not None and z.grad_fn is loss.grad_fn)
+def _identity(z: Tensor) -> tuple[object, int]:
+    """Return a key that two names of one tensor share."""
+    return (id(z), 0) if z.grad_fn is None else (z.grad_fn, z.output_nr)
 
 
 def _with_graph(outputs: tuple[Tensor, ...], needed: bool) -> tuple[Tensor, ...]:

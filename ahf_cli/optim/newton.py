@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
-from ahf_cli.optim.cg import CGResult, Rules, conjugate_gradient, no_selection
+from ahf_cli.optim.cg import CGResult, RelativeMartensRules, Rules, conjugate_gradient, no_selection
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.replay import replayed
@@ -59,6 +59,10 @@ class TruncatedNewton:
     def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous."""
         active, gradient = system.active, system.gradient
+        unit = self._unit(gradient)
+        if unit != 1:
+            scaled = replace(system, gradient=gradient / unit, previous=system.previous / unit)
+            return self(scaled).times(unit)
         # A diverged row starts at 0: its last direction may hold numbers that are not finite.
         start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
         every = self.check_every or rows.read_every(gradient)
@@ -72,6 +76,15 @@ class TruncatedNewton:
             self.max_iterations, active, every, preconditioner=system.preconditioner, keep=self.keep,
             select=select,
         )  # fmt: skip
+
+    def _unit(self, gradient: Tensor) -> float:
+        """Return the power of 2 that divides g for CG: squares of large or small g leave the dtype."""
+        if not isinstance(self.rules, RelativeMartensRules):
+            return 1.0
+        largest = float(gradient.abs().max()) if gradient.numel() else 0.0
+        if largest == 0 or not math.isfinite(largest) or 1e-12 < largest < 1e12:
+            return 1.0
+        return float(2.0 ** math.floor(math.log2(largest)))
 
 
 def no_preconditioner(evaluation: Evaluation, damping: Tensor) -> None:
@@ -158,4 +171,4 @@ class Backtracking:
                 break
             solution, along = rows.where(going, x, solution), torch.where(going, own, along)
             best = torch.where(going, loss, best)
-        return replace(result, solution=solution, residual_along=along)
+        return replace(result, solution=solution, residual_along=along, kept=(), loss=best)

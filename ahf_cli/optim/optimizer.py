@@ -96,7 +96,10 @@ class Optimizer:
         alpha = self.step_size(norm, values, t)
         vector, moments = self.transform(direction, state.moments, values, t)
         wanted, update = self.clipping(alpha, rows.expand(alpha) * vector, direction, values)
-        ray = Ray(lambda s: h.value(theta + s), solved.here.loss, solved.gradient, state.active)
+        # u = δ, whose loss the choice of CG's iterate has found.
+        same = self.transform.is_identity and rows.on_host(wanted) and bool((wanted == 1).all())
+        known = solved.cg.loss if same else None
+        ray = Ray(lambda s: h.value(theta + s), solved.here.loss, solved.gradient, state.active, known)
         alpha, update, loss_after = self.line_search(wanted, update, ray)
         # λ from the reduction ratio ρ.
         # With u = αδ the model q(u) follows from scalars; any other u takes one more product.

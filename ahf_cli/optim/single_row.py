@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import ahf_cli.optim.groups as groups
+from ahf_cli.optim.backward import own_gradient
 from ahf_cli.optim.calls import Ambient
-from ahf_cli.optim.closure import Closure, graphs_in_use, own_gradient
+from ahf_cli.optim.closure import Closure, graphs_in_use
 from ahf_cli.optim.closures import ClosureBatch, ParallelClosures
-from ahf_cli.optim.damping import UP
 from ahf_cli.optim.objective import Regularized
 from ahf_cli.optim.optimizer import Optimizer, compose
 from ahf_cli.optim.rows import Layout
@@ -71,6 +71,8 @@ class RecipeOptimizer(torch.optim.Optimizer):
     def damping(self, value: float) -> None:
         for group in self.param_groups:
             group["damping"] = groups.number("damping", value)
+        if memory := self._memory():  # also if λ₀ has this value already
+            memory["damping"] = torch.full_like(memory["damping"], value)
 
     @property
     def diverged(self) -> bool:
@@ -160,8 +162,9 @@ class RecipeOptimizer(torch.optim.Optimizer):
     def direction(self, closure: Closures, curvature_closure: Closures | None = None) -> list[Tensor]:
         """Solve (B + λI) δ = −∇h and return δ, one tensor for each parameter, without taking a step.
 
-        Give it to another optimizer by `p.grad = -d`.  Parameters, damping and moments do not change; δ is
-        kept as the start of the next solve.  Arguments and errors are as in `step`.
+        To step with another optimizer, set `p.grad = -d` for each parameter p and its d, then call its
+        `step()`.  Parameters, damping and moments do not change; δ is kept as the start of the next solve.
+        Arguments and errors are as in `step`.
         """
         batch, curvature = self._objectives(closure, curvature_closure)
         state = self._state()
@@ -227,11 +230,15 @@ class RecipeOptimizer(torch.optim.Optimizer):
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__}: a step was not finite and is skipped, the damping grows; "
-                "later ones are skipped without a word",
+                f"{type(self).__name__}: a step was not finite and is skipped: the parameters stay, the "
+                "damping grows.  This warning comes once; afterwards read optimizer.diverged",
                 RuntimeWarning, stacklevel=3,
             )  # fmt: skip
-        return replace(before, damping=UP * before.damping, direction=torch.zeros_like(before.direction))
+        # The rule takes NaN for a step too long, and keeps λ within its bounds.
+        nan = torch.full_like(before.damping, torch.nan)
+        initial = before.hyperparameters["damping"]
+        grown = torch.maximum(self._core.damping_rule(before.damping, nan, initial), before.damping)
+        return replace(before, damping=grown, direction=torch.zeros_like(before.direction))
 
     def _parameters(self) -> list[Tensor]:
         return groups.parameters(self.param_groups)
@@ -253,8 +260,11 @@ class RecipeOptimizer(torch.optim.Optimizer):
     def _damping(self, initial: float) -> float | Tensor:
         """Return λ: that of the last step, unless λ₀ in the groups has changed since."""
         memory = self._memory()
-        known = memory and float(memory.get("initial_damping", initial)) == float(initial)
-        return memory["damping"] if known else initial
+        if not memory:
+            return initial
+        # PyTorch loads a state in the dtype of the parameters.
+        before = memory.get("initial_damping", torch.tensor(initial, dtype=torch.float64))
+        return memory["damping"] if before == torch.tensor(initial, dtype=before.dtype) else initial
 
     def _state(self) -> State:
         """Read the core's state from parameters, `state` and `param_groups`."""

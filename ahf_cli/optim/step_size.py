@@ -134,6 +134,11 @@ class Ray:
     loss: Tensor  # h(θ), (K,)
     gradient: Tensor  # g, (K, P)
     active: Tensor  # rows that still take steps, (K,) bool
+    loss_after: Tensor | None = None  # h(θ + u), (K,), if it is known already
+
+    def full(self, update: Tensor) -> Tensor:
+        """Return h(θ + u)."""
+        return self.loss_at(update) if self.loss_after is None else self.loss_after
 
 
 class LineSearch(Protocol):
@@ -146,7 +151,7 @@ class LineSearch(Protocol):
 
 def full_step(alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, Tensor]:
     """Return α and u unchanged, and h(θ + u)."""
-    return alpha, update, ray.loss_at(update)
+    return alpha, update, ray.full(update)
 
 
 def armijo(alpha: Tensor, update: Tensor, ray: Ray) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +177,7 @@ def armijo_share(ray: Ray, update: Tensor, slope: Tensor) -> tuple[Tensor, Tenso
     after = loss
     every = rows.read_every(loss)
     for n in range(1, TRIES + 1):  # all rows together: a row that has found its share repeats it unread
-        tried = ray.loss_at(rows.expand(scale) * update)
+        tried = ray.full(update) if n == 1 else ray.loss_at(rows.expand(scale) * update)
         after = torch.where(accepted, after, tried)
         accepted = accepted | (tried <= loss + ARMIJO * scale * slope)
         if n % every == 0 and bool(accepted.all()):

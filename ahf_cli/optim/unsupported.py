@@ -62,7 +62,7 @@ def explained(error: BaseException) -> str | None:
 
 def cut_graph(loss: Tensor) -> str | None:
     """Return the line for an operation that cuts graphs in silence, as if it did not depend on parameters."""
-    for node in _nodes(loss):
+    for node in nodes(loss):
         if node.name() == "CheckpointFunctionBackward":
             return REENTRANT
         own = getattr(getattr(node, "_forward_cls", None), "backward", None)
@@ -74,7 +74,7 @@ def cut_graph(loss: Tensor) -> str | None:
 _MARKED = once_differentiable(lambda _: None).__code__  # each marked function runs this code
 
 
-def _nodes(loss: Tensor) -> Iterator[Node]:
+def nodes(loss: Tensor) -> Iterator[Node]:
     """Return each node of a graph once."""
     ahead: list[Node | None] = [loss.grad_fn]
     seen: set[Node] = set()
