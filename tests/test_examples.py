@@ -59,7 +59,7 @@ def test_every_block_of_the_page_runs_and_descends(
     torch.manual_seed(0)
     names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
-    assert len(blocks) == 5 and len(PAGE.read_text().splitlines()) <= 120
+    assert len(blocks) == 5 and len(PAGE.read_text().splitlines()) <= 140
     for block in blocks:
         exec(compile(block, "docs/own_model.md", "exec"), names)
     assert names["losses"][-1] < 0.2 * names["losses"][0]
@@ -89,6 +89,23 @@ def freed() -> Tensor:
     return loss
 
 
+def clipped() -> Tensor:
+    loss = loss_of(MODEL, X, Y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(MODEL.parameters(), 1e-3)
+    return loss
+
+
+def accumulated() -> Tensor:
+    loss = loss_of(ADDED, X, Y)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss
+
+
+ADDED, *_ = loop()
+accumulated()
+
+
 REFUSED: dict[str, tuple[nn.Module, Callable[[], Any] | None]] = {
     "needs a closure that returns the loss": (MODEL, None),
     "got float for the loss": (MODEL, lambda: loss_of(MODEL, X, Y).item()),
@@ -100,6 +117,8 @@ REFUSED: dict[str, tuple[nn.Module, Callable[[], Any] | None]] = {
     "compute the model within the closure": (MODEL, lambda: F.mse_loss(OLD, Y)),
     "the loss was not computed from the outputs": (MODEL, lambda: (loss_of(MODEL, X, Y), MODEL(X))),
     "the closure freed the graph": (MODEL, freed),
+    "the closure changes p.grad": (MODEL, clipped),
+    "accumulate by a list of closures": (ADDED, accumulated),
     "make the embedding with sparse=False": (TABLE, lambda: TABLE(torch.tensor([1, 2])).square().sum()),
 }  # fmt: skip
 """Message of the page → a module, and a closure that is refused with it."""

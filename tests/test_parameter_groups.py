@@ -81,7 +81,11 @@ BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "in two groups": (lambda: [{"params": TWICE}, {"params": TWICE}], {}, "more than one parameter group"),
     "half": (lambda: [parameter(torch.float16)], {}, "float32 or float64, got torch.float16.*autocast"),
     "bfloat16": (lambda: [("w", parameter(torch.bfloat16))], {}, "got torch.bfloat16 for w"),
-    "complex": (lambda: [parameter(torch.complex64)], {}, "got torch.complex64 for parameter 0$"),
+    "complex": (
+        lambda: [parameter(torch.complex64)],
+        {},
+        "got torch.complex64 for parameter 0: keep.*view_as_real",
+    ),
     "sparse": (lambda: [nn.Parameter(torch.eye(2).to_sparse())], {}, "must be dense, got torch.sparse_coo"),
     "frozen": (lambda: [parameter().requires_grad_(False)], {}, "leave frozen parameters out"),
     "mixed": (lambda: [parameter(), parameter(torch.float64)], {}, "one dtype and device"),

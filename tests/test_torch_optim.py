@@ -251,6 +251,7 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
             {"preconditioner": lambda: [torch.zeros(s) for s in conv_shapes()]},
             "every entry of the diagonal must be positive",
         ),
+        (lambda m: m.parameters(), {"history_size": 5}, "history_size is an option of torch.optim.LBFGS"),
         (lambda m: m.parameters(), {"norm": "l1"}, "norm has no effect with step_size constant"),
         (lambda m: m.parameters(), {"curvature_batches": 2}, "the closures are the batches"),
         (lambda m: m.parameters(), {"regularization": "none"}, "must be l2, with weight_decay for each"),

@@ -77,10 +77,9 @@ def parameters(groups: Sequence[Group]) -> list[Tensor]:
     for name, p in named:
         if p.dtype not in (torch.float32, torch.float64):
             advice = ": for lower precision run the forward pass under torch.autocast"
-            raise ValueError(
-                f"parameters must be float32 or float64, got {p.dtype} for {name}"
-                f"{advice if p.is_floating_point() else ''}"
-            )
+            if p.is_complex():
+                advice = ": keep torch.view_as_real(p), and use torch.view_as_complex in the closure"
+            raise ValueError(f"parameters must be float32 or float64, got {p.dtype} for {name}{advice}")
         if p.layout != torch.strided:
             raise ValueError(f"parameters must be dense, got {p.layout} for {name}")
     kinds = {f"{p.dtype} on {p.device}" for p in found}

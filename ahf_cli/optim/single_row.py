@@ -41,7 +41,8 @@ class RecipeOptimizer(torch.optim.Optimizer):
         self._core = self._compose(recipe)
         self._first, self._warned = True, False
         self.last_step: StepInfo | None = None
-        """record of the last step (loss, damping, reduction ratio, CG iterations, …), tensors of one row"""
+        """record of the last step (loss, damping, reduction ratio, CG iterations, …), tensors of one row; its
+        gradient shares memory with `p.grad`"""
         lr = values.get("lr", 1.0)
         used = {name: groups.number(name, value) for name, value in values.items() if name != "lr"}
         if "lr" in recipe.hyperparameters:

@@ -28,10 +28,15 @@ PAPER: Mapping[str, Any] = {
     "backtracking": "none", "line_search": "none", "max_iterations": 50,
 }  # fmt: skip
 """Choices of the paper's Algorithm 1, with B and the gradient on one batch."""
+LBFGS = ("max_iter", "max_eval", "tolerance_grad", "tolerance_change", "history_size", "line_search_fn")
 
 
 def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a class; raises ValueError for choices and values without effect."""
+    if foreign := [key for key in choices if key in LBFGS]:
+        raise ValueError(
+            f"{foreign[0]} is an option of torch.optim.LBFGS; here max_iterations limits the iterations of CG"
+        )
     if choices.get("curvature_batches", 1) != 1:
         raise ValueError(f"curvature_batches has no effect in {name}: the closures are the batches")
     # The classes' weight decay is a value of each group, and needs no choice.
