@@ -92,6 +92,7 @@ def maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+@pytest.mark.long
 def test_triton_kernels_equal_dense_maps() -> None:
     """In a process of its own: Triton decides at its import whether its interpreter runs."""
     run = subprocess.run(
@@ -190,7 +191,7 @@ def test_captured_products_repeat_without_the_host(
     plain, captured = solve(operator), solve(Replayed(operator, traced))
     assert captures == [1] and plain.products.min() == 8
     for name, value in vars(plain).items():
-        assert name == "kept" or torch.equal(value, getattr(captured, name)), name
+        assert not isinstance(value, Tensor) or torch.equal(value, getattr(captured, name)), name
 
 
 def test_graphs_are_taken_only_on_a_gpu_and_if_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
