@@ -322,7 +322,7 @@ def test_a_part_of_a_plugin_is_a_choice_as_a_built_in_one(
     [
         (
             '"steps", "x"',
-            "part 'x': slot must be one of curvature, reduction_ratio, ratio_rounding, step_size, norm",
+            "part 'x': slot must be one of curvature, reduction_ratio, ratio_rounding",
         ),
         ('"norm", "l2"', "there is a norm 'l2' already: choose another name"),
         ('"norm", "l/2"', "the name of a part must match"),

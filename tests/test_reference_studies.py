@@ -22,7 +22,7 @@ STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
 
 
 def test_there_are_studies() -> None:
-    assert len(STUDIES) == 12
+    assert len(STUDIES) == 13
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.optim import AdaptiveHessianFree, HessianFree, ModelObjective, compose
+from ahf_cli.optim import AdaptiveHessianFree, GaussNewton, HessianFree, ModelObjective, Stop, compose
 from ahf_cli.optim.torch_optim import ROBUST
 from ahf_cli.recipes.builtin import RECIPES
 from tests.closures import OPTIMIZERS, conv_problem, cross_entropy, needs_outputs
@@ -204,6 +204,30 @@ def test_a_preconditioner_changes_the_path_and_not_the_solution(outputs: bool) -
         found = HessianFree(model.parameters(), preconditioner=preconditioner, **options).direction(closure)
         for a, b in zip(found, plain, strict=True):
             torch.testing.assert_close(a, b, rtol=0.05, atol=1e-3)
+
+
+def test_a_forcing_sequence_stops_cg_by_its_residual() -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree(model.parameters(), cg_rules="forcing", backtracking="none", curvature="ggn")
+    closure, first = cross_entropy(model, x, y, True), None
+    for step in range(8):
+        if step == 4:  # the first gradient survives a copy
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        gradient = [g.flatten() for g in torch.autograd.grad(closure()[0], list(model.parameters()))]
+        norm, damping = torch.cat(gradient).norm(), optimizer.damping
+        first = norm if first is None else first
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.step(closure)
+        after = [p.detach().clone() for p in model.parameters()]
+        nn.utils.vector_to_parameters(torch.cat([p.flatten() for p in before]), model.parameters())
+        b = GaussNewton(closure, list(model.parameters()))
+        info = optimizer.last_step
+        assert info is not None and Stop(int(info.stop)) is Stop.RESIDUAL
+        away = b @ info.direction[0] + damping * info.direction[0] + torch.cat(gradient)
+        limit = min(0.5, float((norm / first).sqrt())) * norm
+        assert away.norm() <= limit * (1 + 1e-9)
+        nn.utils.vector_to_parameters(torch.cat([p.flatten() for p in after]), model.parameters())
+    assert first is not None and float(norm) < 0.5 * float(first)
 
 
 def unused(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -90,6 +90,26 @@ class RelativeMartensRules(MartensRules):
         return eps * eps * squared
 
 
+class ForcingRules(RelativeMartensRules):
+    """Stop at ‖r‖ ≤ min(½, √(‖g‖/‖g₀‖)) ‖g‖ alone, after Dembo, Eisenstat and Steihaug (1982).
+
+    Args:
+        first: ‖g₀‖² of the first gradient, (K,); 0 or None for the present one.
+    """
+
+    def __init__(self, first: Tensor | None = None):
+        self.first = first
+
+    def residual_tolerance(self, squared: Tensor) -> Tensor:
+        """Return the square of the limit."""
+        first = squared if self.first is None else torch.where(self.first > 0, self.first, squared)
+        share = (squared / first) ** 0.25
+        return share.clamp_max(0.5).square() * squared
+
+    def progress_stop(self, phi: list[Tensor]) -> None:
+        """Return None: only the residual counts."""
+
+
 @dataclass(frozen=True)
 class CGResult:
     """The result of CG, row by row."""

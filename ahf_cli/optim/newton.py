@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
-from ahf_cli.optim.cg import CGResult, RelativeMartensRules, Rules, conjugate_gradient, no_selection
+from ahf_cli.optim.cg import (
+    CGResult,
+    ForcingRules,
+    RelativeMartensRules,
+    Rules,
+    conjugate_gradient,
+    no_selection,
+)
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.replay import replayed
@@ -33,6 +40,7 @@ class LinearSystem:
     previous: Tensor  # the last direction, (K, P)
     active: Tensor  # rows that take part, (K,) bool
     preconditioner: Tensor | None = None  # the diagonal of M, (K, P)
+    first: Tensor | None = None  # ‖g₀‖² of the first gradient, (K,); 0 at the first step
     select: Callable[[Tensor], Operator | None] = no_selection  # rows ↦ the operator of these rows, or None
 
 
@@ -61,8 +69,10 @@ class TruncatedNewton:
         active, gradient = system.active, system.gradient
         unit = self._unit(gradient)
         if unit != 1:
-            scaled = replace(system, gradient=gradient / unit, previous=system.previous / unit)
+            first = None if system.first is None else system.first / unit / unit
+            scaled = replace(system, gradient=gradient / unit, previous=system.previous / unit, first=first)
             return self(scaled).times(unit)
+        rules = ForcingRules(system.first) if isinstance(self.rules, ForcingRules) else self.rules
         # A diverged row starts at 0: its last direction may hold numbers that are not finite.
         start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
         every = self.check_every or rows.read_every(gradient)
@@ -72,7 +82,7 @@ class TruncatedNewton:
             return None if operator is None else replayed(operator, gradient.device)
 
         return conjugate_gradient(
-            replayed(system.operator, gradient.device), system.damping, gradient, start, self.rules,
+            replayed(system.operator, gradient.device), system.damping, gradient, start, rules,
             self.max_iterations, active, every, preconditioner=system.preconditioner, keep=self.keep,
             select=select,
         )  # fmt: skip

@@ -115,7 +115,8 @@ class Optimizer:
             damping = torch.where(unknown, towards(state.damping, initial), damping)
         taken = Taken(alpha, norm, update, loss_after, ratio, damping, reduction.products)
         info = newton_step(state, solved, taken)
-        return state.moved(theta + update, solved.warm_start, damping, moments, info.finite), info
+        after = state.moved(theta + update, solved.warm_start, damping, moments, info.finite)
+        return after.began(rows.dot(solved.gradient, solved.gradient)), info
 
     @in_full_precision
     def solve(
@@ -140,7 +141,16 @@ class Optimizer:
             return None if part is None else part.operator(self.curvature)
 
         found = self.solver(
-            LinearSystem(operator, gradient, damping, state.direction, state.active, scaling, select)
+            LinearSystem(
+                operator,
+                gradient,
+                damping,
+                state.direction,
+                state.active,
+                scaling,
+                state.first_gradient,
+                select,
+            )
         )
         chosen = self.iterate(found, lambda s: h.value(theta + s))
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual_along, damping)

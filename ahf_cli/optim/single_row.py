@@ -284,6 +284,7 @@ class RecipeOptimizer(torch.optim.Optimizer):
             direction=vector("direction"),
             damping=torch.as_tensor(self._damping(values["damping"])).reshape(1).to(theta),
             step=memory["step"].reshape(1).to(fresh.step),
+            first_gradient=memory.get("first_gradient", theta.new_zeros(1)).reshape(1).to(theta),
             moments={name: vector(name) for name in fresh.moments},
         )
 
@@ -294,8 +295,9 @@ class RecipeOptimizer(torch.optim.Optimizer):
         for name, vector in vectors.items():
             for p, piece in zip(parameters, layout.split(vector), strict=True):
                 self.state[p][name] = piece[0]
-        for name in ("damping", "step"):
-            self.state[parameters[0]][name] = getattr(state, name).clone()
+        scalars = {"damping": state.damping, "step": state.step, "first_gradient": state.first_gradient}
+        for name, value in scalars.items():
+            self.state[parameters[0]][name] = value.clone()
         # In float64, the precision of the groups: a rounded λ₀ would look like a changed one.
         initial = torch.tensor(self._values()["damping"], dtype=torch.float64)
         self.state[parameters[0]]["initial_damping"] = initial

@@ -29,6 +29,11 @@ class State:
     diverged_at: Tensor  # number of the step that was not finite, (K,) int64; 0 before
     moments: Moments  # by name, (K, P)
     hyperparameters: Values  # by name, (K,)
+    first_gradient: Tensor = None  # type: ignore[assignment]  # ‖g‖² of the first step, (K,); 0 before
+
+    def __post_init__(self) -> None:
+        if self.first_gradient is None:  # an older checkpoint
+            object.__setattr__(self, "first_gradient", torch.zeros_like(self.damping))
 
     @property
     def active(self) -> Tensor:
@@ -38,6 +43,12 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""
         return dict(vars(self))
+
+    def began(self, squared: Tensor) -> State:
+        """Return the state with ‖g‖² of its first step, (K,), unless it is known."""
+        return replace(
+            self, first_gradient=torch.where(self.first_gradient > 0, self.first_gradient, squared)
+        )
 
     def moved(
         self, parameters: Tensor, direction: Tensor, damping: Tensor, moments: Moments, finite: Tensor
@@ -73,7 +84,10 @@ def begin(parameters: Tensor, hyperparameters: Mapping[str, Tensor | float], mom
     }
     zeros = torch.zeros(count, dtype=torch.int64, device=parameters.device)
     damping = values["damping"].clone() if "damping" in values else parameters.new_zeros(count)
-    return State(parameters, torch.zeros_like(parameters), damping, zeros, zeros.clone(), moments, values)
+    return State(
+        parameters, torch.zeros_like(parameters), damping, zeros, zeros.clone(), moments, values,
+        parameters.new_zeros(count),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

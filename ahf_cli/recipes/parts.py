@@ -164,6 +164,10 @@ SLOTS: dict[str, dict[str, Part]] = {
         "martens_relative": Part(
             "cg:RelativeMartensRules", "as martens, with ‖r‖ ≤ ε ‖g‖ as the limit of the residual"
         ),
+        "forcing": Part(
+            "cg:ForcingRules", "CG stops at ‖r‖ ≤ min(½, √(‖g‖/‖g₀‖)) ‖g‖, g₀ the first gradient",
+            "CG stops by a forcing sequence",
+        ),
         "published": Part("published:PublishedRules", sentence="CG ignores negative curvature"),
         "martens_indefinite": Part(
             "published:IndefiniteMartensRules", sentence="CG ignores negative curvature"
