@@ -206,6 +206,14 @@ def test_a_preconditioner_changes_the_path_and_not_the_solution(outputs: bool) -
             torch.testing.assert_close(a, b, rtol=0.05, atol=1e-3)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_the_step_at_negative_curvature_does_not_depend_on_the_unit_of_a_preconditioner(unit: float) -> None:
+    p = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = HessianFree([p], damping=0.5, preconditioner=lambda: [torch.full((2,), unit)])
+    (found,) = optimizer.direction(lambda: -0.5 * (p @ p))
+    torch.testing.assert_close(found, torch.full((2,), 2.0, dtype=torch.float64))
+
+
 def test_a_forcing_sequence_stops_cg_by_its_residual() -> None:
     model, x, y = conv_problem()
     optimizer = HessianFree(model.parameters(), cg_rules="forcing", backtracking="none", curvature="ggn")

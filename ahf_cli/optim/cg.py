@@ -282,8 +282,11 @@ def _iterate(it: _Iterate, rules: Rules, dot: Dot, first: bool) -> None:
     moves = it.active  # before the stop below: in the first iteration broken rows move as well
     broken = rules.breaks_down(curvature)
     if first:
-        # Without one update CG has no new iterate: take the damped steepest-descent step d₀/λ.
-        length = torch.where(broken, 1 / it.damping, length)
+        # Without one update CG has no new iterate: minimize along d₀ with B = 0.  Without a preconditioner this
+        # is the damped steepest-descent step d₀/λ; with one it does not depend on the unit of M.
+        squared = dot(it.d, it.d)
+        ratio = torch.where(squared > 0, it.rz / squared, torch.ones_like(squared))
+        length = torch.where(broken, ratio / it.damping, length)
     it.finish(broken, Stop.NEGATIVE_CURVATURE)
     going = it.active
     if not first:
