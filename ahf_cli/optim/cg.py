@@ -282,7 +282,7 @@ def _iterate(it: _Iterate, rules: Rules, dot: Dot, first: bool) -> None:
     moves = it.active  # before the stop below: in the first iteration broken rows move as well
     broken = rules.breaks_down(curvature)
     if first:
-        # Without one update CG has no new iterate: minimize along d₀ with B = 0.  For M = I this is the damped
+        # Without one update CG has no new iterate: minimize along d₀ with B = 0.  For M = I it is the damped
         # steepest-descent step d₀/λ; in general it does not depend on the unit of M.
         squared = dot(it.d, it.d)
         ratio = torch.where(squared > 0, it.rz / squared, torch.ones_like(squared))
