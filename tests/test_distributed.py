@@ -178,6 +178,7 @@ def class_rank(rank: int, world: int, port: int, folder: Path) -> None:
             class_trained("nothing", rank, world)
 
 
+@pytest.mark.long
 def test_the_classes_average_over_ranks_or_ask(tmp_path: Path) -> None:
     spawn(class_rank, (2, free_port(), tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
     whole = class_trained("one process", 0, 1)

@@ -477,6 +477,7 @@ def test_compiled_maps_that_cannot_be_loaded_are_named(
     assert found is None and why.endswith(reason)
 
 
+@pytest.mark.long
 def test_training_without_compiled_maps_agrees_and_says_so(tmp_path: Path) -> None:
     code = (
         "import torch; from ahf_cli.optim.layers.compiled import described, numerics;"
