@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
+from benchmarks.cells import Row, at_least, at_most, markdown, number, percent, spread
 from benchmarks.sections import SECTIONS, Section
 
-Row = dict[str, Any]
 Rows = list[Row]
 PRODUCT_TARGETS = {"hessian": 0.45, "ggn": 0.4}
 """A product with its share of the set-up, in plain PyTorch gradients."""
@@ -48,12 +47,12 @@ def _provenance(table: Row) -> str:
 
 def products(rows: Rows) -> list[str]:
     """Draw the cost of each evaluation, and products with their set-up against the targets."""
-    plain = [(r["threads"], r["quantity"], _spread(r["ms"]), *_ratios(r)) for r in rows if "quantity" in r]
+    plain = [(r["threads"], r["quantity"], spread(r["ms"]), *_ratios(r)) for r in rows if "quantity" in r]
     shared = [r for r in rows if "curvature" in r]
     cells = [
         (
             r["threads"], CURVATURE_NAMES[r["curvature"]], r["curvature_batch"], *_ratios(r),
-            _at_most(r["plain_ratio"]["median"], PRODUCT_TARGETS[r["curvature"]]),
+            at_most(r["plain_ratio"]["median"], PRODUCT_TARGETS[r["curvature"]]),
         )
         for r in shared
     ]  # fmt: skip
@@ -68,7 +67,7 @@ RATIOS = ("ratio to a plain gradient", "to our gradient")
 
 
 def _ratios(r: Row) -> tuple[str, str]:
-    return _spread(r["plain_ratio"], 2), _spread(r["ratio"], 2)
+    return spread(r["plain_ratio"], 2), spread(r["ratio"], 2)
 
 
 def steps(rows: Rows) -> list[str]:
@@ -76,12 +75,12 @@ def steps(rows: Rows) -> list[str]:
     cells = []
     for r in rows:
         ms = r["ms"]
-        medians = {part: _number(value["median"]) for part, value in ms.items()}
+        medians = {part: number(value["median"]) for part, value in ms.items()}
         cells.append(
             (
                 r["threads"], r["recipe"], CURVATURE_NAMES[r["curvature"]], r["iterations"],
-                _spread(ms["step"]), f"{medians['product']} ({r['products']})", medians["gradient"],
-                medians["set-up"], medians["loss"], medians["rest"], _percent(r["share"]),
+                spread(ms["step"]), f"{medians['product']} ({r['products']})", medians["gradient"],
+                medians["set-up"], medians["loss"], medians["rest"], percent(r["share"]),
             )
         )  # fmt: skip
     header = (
@@ -95,8 +94,8 @@ def recipes(rows: Rows) -> list[str]:
     """Draw steps with explicit layers and by automatic differentiation, and their memory."""
     cells = [
         (
-            r["threads"], r["recipe"], r["iterations"], _spread(r["explicit"]), _spread(r["automatic"]),
-            _spread(r["ratio"], 2), *(_memory(r[key]) for key in ("explicit_mb", "automatic_mb")),
+            r["threads"], r["recipe"], r["iterations"], spread(r["explicit"]), spread(r["automatic"]),
+            spread(r["ratio"], 2), *(_memory(r[key]) for key in ("explicit_mb", "automatic_mb")),
         )
         for r in rows
     ]  # fmt: skip
@@ -123,9 +122,9 @@ def others(rows: Rows) -> list[str]:
         if r["kind"] == "step":
             what = f"HF step of {r['iterations']} CG iterations, {what}s"
             if r["by"] != "ahf":
-                aim = _at_least(r["ratio"]["median"], STEP_AIMS[r["curvature"]])
-        ratios = _spread(r["ratio"], 2), _spread(r["plain_ratio"], 2)
-        cells.append((r["threads"], what, r["by"], _spread(r["ms"]), *ratios, aim))
+                aim = at_least(r["ratio"]["median"], STEP_AIMS[r["curvature"]])
+        ratios = spread(r["ratio"], 2), spread(r["plain_ratio"], 2)
+        cells.append((r["threads"], what, r["by"], spread(r["ms"]), *ratios, aim))
     header = ("threads", "LeNet, batch 128", "by", "ms", "ratio to ours", "to a plain gradient", "aim")
     return [markdown(header, cells)]
 
@@ -139,8 +138,8 @@ def trials(rows: Rows) -> list[str]:
         base = alone.setdefault(r["threads"], rate)
         cells.append(
             (
-                r["threads"], r["trials"], *(_spread(ms[k]) for k in (*PARTS, "step")),
-                _number(rate), f"{rate / base:.2f}", f"{r['peak_mb']:.0f} ({r['start_mb']:.0f})",
+                r["threads"], r["trials"], *(spread(ms[k]) for k in (*PARTS, "step")),
+                number(rate), f"{rate / base:.2f}", f"{r['peak_mb']:.0f} ({r['start_mb']:.0f})",
             )
         )  # fmt: skip
     iterations = rows[0]["iterations"]
@@ -187,8 +186,8 @@ def large(rows: Rows) -> list[str]:
     ours = rows[0]["seconds"]["median"]
     cells = [
         (
-            r["optimizer"], r["parameters"], _spread(r["seconds"]), f"{ours / r['seconds']['median']:.2f}",
-            _spread(r["vectors"]), f"{r['loss']:.3g}",
+            r["optimizer"], r["parameters"], spread(r["seconds"]), f"{ours / r['seconds']['median']:.2f}",
+            spread(r["vectors"]), f"{r['loss']:.3g}",
         )
         for r in rows
     ]  # fmt: skip
@@ -211,7 +210,7 @@ def growth(rows: Rows) -> list[str]:
         cells.append(
             (
                 r["threads"], r["model"], f"{r['parameters']:,}", r["batch"],
-                *(_spread(r["ms"][part]) for part in ("plain", *PARTS)), *ratios,
+                *(spread(r["ms"][part]) for part in ("plain", *PARTS)), *ratios,
             )
         )  # fmt: skip
     header = (
@@ -227,12 +226,12 @@ def machine(rows: Rows) -> list[str]:
     rates, limits = [], []
     for r in rows:
         rate = r["gflops"]["median"]
-        rates.append((r["threads"], _spread(r["gflops"])))
+        rates.append((r["threads"], spread(r["gflops"])))
         for a in r["arithmetic"]:
             least, ms = a["mflop"] / rate, a["ms"]["median"]
             limits.append(
                 (
-                    r["threads"], a["quantity"], f"{a['mflop']:.1f}", _number(least), _spread(a["ms"]),
+                    r["threads"], a["quantity"], f"{a['mflop']:.1f}", number(least), spread(a["ms"]),
                     f"{ms / least:.1f}",
                 )
             )  # fmt: skip
@@ -247,8 +246,8 @@ def variants(rows: Rows) -> list[str]:
     """Draw every implementation of a product."""
     cells = [
         (
-            r["threads"], CURVATURE_NAMES[r["curvature"]], r["trials"], r["variant"], _spread(r["set_up"]),
-            _spread(r["product"]), *_ratios(r),
+            r["threads"], CURVATURE_NAMES[r["curvature"]], r["trials"], r["variant"], spread(r["set_up"]),
+            spread(r["product"]), *_ratios(r),
         )
         for r in rows
     ]  # fmt: skip
@@ -261,7 +260,7 @@ def variants(rows: Rows) -> list[str]:
 
 def evaluation(rows: Rows) -> list[str]:
     """Draw whole-set evaluation by chunk size."""
-    cells = [(r["threads"], r["chunk"], _spread(r["ms"])) for r in rows]
+    cells = [(r["threads"], r["chunk"], spread(r["ms"])) for r in rows]
     return [markdown(("threads", "images at once", f"ms for {rows[0]['images']:,} images"), cells)]
 
 
@@ -270,8 +269,8 @@ def workers(rows: Rows) -> list[str]:
     timed = [r for r in rows if "workers" in r]
     cells = [
         (
-            r["workers"], _spread(r["seconds"]), _spread(r["trials_per_hour"]), _spread(r["ratio"], 2),
-            _at_least(r["ratio"]["median"], WORKERS_AIM) if r["workers"] == 2 else "",
+            r["workers"], spread(r["seconds"]), spread(r["trials_per_hour"]), spread(r["ratio"], 2),
+            at_least(r["ratio"]["median"], WORKERS_AIM) if r["workers"] == 2 else "",
         )
         for r in timed
     ]  # fmt: skip
@@ -293,7 +292,7 @@ def _estimate(found: Row) -> list[str]:
         (
             name, r["trials"], f"{r['seconds_per_step']:.3f}", f"{r['cg_iterations']:.1f}",
             f"{r['seconds_per_trial'] / 60:.1f}",
-            f"{r['evaluation_share']:.0%}", _at_most(r["evaluation_share"], EVALUATION_TARGET, percent=True),
+            f"{r['evaluation_share']:.0%}", at_most(r["evaluation_share"], EVALUATION_TARGET, share=True),
         )
         for name, r in found["recipes"].items()
     ]  # fmt: skip
@@ -301,7 +300,7 @@ def _estimate(found: Row) -> list[str]:
     return [
         f"`ahf search --dry-run`: {found['steps']} steps a trial, {found['evaluations']} evaluations, "
         f"{found['workers']} workers, together {found['hours']:.1f} hours "
-        f"({_at_most(found['hours'], HOURS_AIM)}):",
+        f"({at_most(found['hours'], HOURS_AIM)}):",
         markdown(header, cells),
     ]
 
@@ -321,43 +320,3 @@ DRAWN: dict[Section, tuple[str, Callable[[Rows], list[str]]]] = {
     "classes": ("The torch optimizers at their defaults", classes),
     "large": ("A step on four million parameters", large),
 }
-
-
-def markdown(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """Draw a Markdown table with aligned columns; the first line is the header."""
-    cells = [[str(cell) for cell in line] for line in (header, *rows)]
-    widths = [max(3, *(len(line[n]) for line in cells)) for n in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
-        for line in cells
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def _number(value: float, digits: int | None = None) -> str:
-    if digits is None:
-        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:.{digits}f}"
-
-
-def _spread(s: Row, digits: int | None = None) -> str:
-    """Write median (low quartile – high quartile)."""
-    if digits is None:
-        digits = 0 if s["median"] >= 100 else 1 if s["median"] >= 10 else 2
-    return f"{_number(s['median'], digits)} ({_number(s['low'], digits)} – {_number(s['high'], digits)})"
-
-
-def _percent(s: Row) -> str:
-    return _spread({key: 100 * s[key] for key in ("median", "low", "high")}, 1) + " %"
-
-
-def _at_most(value: float, target: float, percent: bool = False) -> str:
-    over = value - target
-    limit, missed = (
-        (f"{100 * target:g} %", f"{100 * over:.1f} points") if percent else (f"{target:g}", f"{over:.2f}")
-    )
-    return f"≤ {limit}: " + ("met" if over <= 0 else f"missed by {missed}")
-
-
-def _at_least(value: float, target: float) -> str:
-    return f"≥ {target:g}: " + ("met" if value >= target else f"missed by {target - value:.2f}")

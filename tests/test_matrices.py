@@ -21,7 +21,7 @@ SIZE = 127  # parameters of the network "conv"
 PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
 
 
-def close(found: Any, expected: Any, rtol: float = 1e-9, atol: float = 1e-12) -> None:
+def assert_near(found: Any, expected: Any, rtol: float = 1e-9, atol: float = 1e-12) -> None:
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
@@ -69,11 +69,11 @@ def test_all_columns_equal_the_dense_matrix(kind: type[CurvatureMatrix], name: s
         size = len(gradient)
         assert (b.shape, b.dtype, b.device) == ((size, size), torch.float64, torch.device("cpu"))
         found = b @ torch.eye(size, dtype=torch.float64)
-        close(found, expected)
-        close(found, found.T)
-        close(b.gradient, gradient)
+        assert_near(found, expected)
+        assert_near(found, found.T)
+        assert_near(b.gradient, gradient)
         assert b.loss.shape == () and not b.loss.requires_grad
-        close(b.loss, made[0].loss)
+        assert_near(b.loss, made[0].loss)
 
 
 @pytest.mark.parametrize("kind", [Hessian, GaussNewton])
@@ -109,9 +109,9 @@ def test_any_mean_loss_and_any_network_serve() -> None:
     difference = (slope(at + 1e-5 * v) - slope(at - 1e-5 * v)) / 2e-5
     by_closure = Hessian(lambda: F.mse_loss(model(x), y), model.parameters())
     by_model = Hessian.of(model, x, y, F.mse_loss)
-    close(by_closure @ v, difference, rtol=1e-5, atol=1e-7)
-    close(by_model @ v, by_closure @ v)
-    close(GaussNewton.of(model, x, y, F.mse_loss) @ v,
+    assert_near(by_closure @ v, difference, rtol=1e-5, atol=1e-7)
+    assert_near(by_model @ v, by_closure @ v)
+    assert_near(GaussNewton.of(model, x, y, F.mse_loss) @ v,
           GaussNewton(lambda: (F.mse_loss(z := model(x), y), z), model.parameters()) @ v)  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_the_fisher_matrix_takes_any_shape_of_outputs() -> None:
         each = [torch.autograd.grad(F.mse_loss(model(x)[n], y[n]), parameters) for n in range(5)]
         rows = torch.stack([torch.cat([g.flatten() for g in one]) for one in each])
         v = numbers(rows.shape[1])
-        close(EmpiricalFisher.of(model, x, y, F.mse_loss) @ v, rows.T @ (rows @ v) / 5)
+        assert_near(EmpiricalFisher.of(model, x, y, F.mse_loss) @ v, rows.T @ (rows @ v) / 5)
 
 
 def test_random_networks_keep_the_noise_of_one_call() -> None:
@@ -152,7 +152,7 @@ def test_a_solution_is_that_of_the_dense_system(
     found = b.solve(right, damping, tolerance=1e-10, max_iterations=300)
     assert found.iterations.shape == found.residual.shape == columns
     expected = torch.linalg.solve(system, right / lengths)
-    close(found.x / lengths, expected, rtol=1e-7, atol=1e-8)
+    assert_near(found.x / lengths, expected, rtol=1e-7, atol=1e-8)
     assert bool((found.residual / lengths <= 1.1e-10 * (right / lengths).norm(dim=0)).all())
     assert bool((found.iterations > 3).all()) and bool((found.iterations < SIZE).all())
 
@@ -164,10 +164,10 @@ def test_a_solution_has_the_form_of_its_right_hand_side_and_counts_honestly() ->
     flat = b.solve(b.gradient, 0.01, max_iterations=3)
     found = b.solve(gradient, 0.01, max_iterations=3)
     assert isinstance(found.x, tuple) and [p.shape for p in found.x] == [p.shape for p in gradient]
-    close(torch.cat([p.flatten() for p in found.x]), flat.x)
+    assert_near(torch.cat([p.flatten() for p in found.x]), flat.x)
     assert int(flat.iterations) == 3 and flat.iterations.shape == ()
     residual = (b.gradient - b @ flat.x - 0.01 * flat.x).norm()
-    close(flat.residual, residual)
+    assert_near(flat.residual, residual)
     assert residual > 1e-5 * b.gradient.norm()
     zero = b.solve(torch.zeros(b.shape[0], dtype=torch.float64), 0.0)
     assert int(zero.iterations) == 0 and not zero.x.any() and float(zero.residual) == 0
@@ -180,7 +180,7 @@ def test_solve_refuses_a_system_that_is_not_positive_definite() -> None:
     line = "damping: B + λI is not positive definite; give a larger one, got 1.0"
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
         b.solve(right, 1.0)
-    close(b.solve(right, 3.0).x, torch.tensor([1 / 5, 1.0], dtype=torch.float64))
+    assert_near(b.solve(right, 3.0).x, torch.tensor([1 / 5, 1.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", [Hessian, GaussNewton])
@@ -191,13 +191,13 @@ def test_scipy_takes_the_matrix(kind: type[CurvatureMatrix]) -> None:
         operator = b.to_scipy()
         assert operator.shape == (SIZE, SIZE) and operator.dtype == "float64"
         found = eigsh(operator, k=3, which="LA", return_eigenvectors=False)
-        close(torch.from_numpy(found).sort()[0], torch.linalg.eigvalsh(matrix)[-3:], rtol=1e-8)
+        assert_near(torch.from_numpy(found).sort()[0], torch.linalg.eigvalsh(matrix)[-3:], rtol=1e-8)
         block = numbers(SIZE, 2)
         for product in (operator @ block.numpy(), operator.H @ block.numpy(), operator.T @ block.numpy()):
-            close(torch.from_numpy(product), matrix @ block)
+            assert_near(torch.from_numpy(product), matrix @ block)
         backwards = right.flip(0).numpy()[::-1]
-        close(torch.from_numpy(operator @ backwards), matrix @ right)
-        close(torch.from_numpy(operator @ backwards.reshape(-1, 1)), (matrix @ right)[:, None])
+        assert_near(torch.from_numpy(operator @ backwards), matrix @ right)
+        assert_near(torch.from_numpy(operator @ backwards.reshape(-1, 1)), (matrix @ right)[:, None])
         with pytest.raises(TypeError, match="^v: must be torch.float64 on cpu, got torch.complex128"):
             operator @ right.to(torch.complex128).numpy()
     b = GaussNewton.of(*case("conv"))
@@ -205,16 +205,16 @@ def test_scipy_takes_the_matrix(kind: type[CurvatureMatrix]) -> None:
     x, info = cg(shifted, right.numpy(), rtol=1e-12)
     assert info == 0
     own = b.solve(right, 0.1, tolerance=1e-12, max_iterations=200).x
-    close(torch.from_numpy(x), own, rtol=1e-8, atol=1e-10)
+    assert_near(torch.from_numpy(x), own, rtol=1e-8, atol=1e-10)
 
 
 def test_float32_is_served() -> None:
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
     b = Hessian(lambda: (p**3).sum(), [("weight", p)])
-    close(b @ torch.tensor([1.0, 1.0]), torch.tensor([6.0, 12.0]))
+    assert_near(b @ torch.tensor([1.0, 1.0]), torch.tensor([6.0, 12.0]))
     assert b.dtype == torch.float32 and b.to_scipy().dtype == "float32"
     tiny = torch.tensor([6e-30, 0.0])  # its square is 0 in float32
-    close(b.solve(tiny, 0.0).x, torch.tensor([1e-30, 0.0]), rtol=1e-6, atol=0)
+    assert_near(b.solve(tiny, 0.0).x, torch.tensor([1e-30, 0.0]), rtol=1e-6, atol=0)
 
 
 def in_place(p: Tensor) -> None:
@@ -265,7 +265,7 @@ def test_a_batch_that_changed_is_an_error() -> None:
         by_model @ v
     with pytest.raises(RuntimeError, match="^a tensor of the graph changed after"):
         by_closure @ v
-    close(Hessian.of(model, kept, y) @ v, before)
+    assert_near(Hessian.of(model, kept, y) @ v, before)
 
 
 PLAIN = nn.Linear(2, 1).double()

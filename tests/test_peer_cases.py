@@ -21,7 +21,7 @@ from ahf_cli.optim.newton import gradient_preconditioner, martens_preconditioner
 ROWS, LAMBDA = 3, 1e-4
 
 
-def close(found: Any, expected: Any, rtol: float = 1e-9, atol: float = 1e-11) -> None:
+def assert_near(found: Any, expected: Any, rtol: float = 1e-9, atol: float = 1e-11) -> None:
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
@@ -69,7 +69,7 @@ def test_cg_stops_at_the_first_good_iterate(size: int, share: float, scaled: boo
         for k, n in enumerate(found.iterations.tolist()):
             path = [start[k], *(x[k] for x, _ in found.kept[:n])]
             phi = [float(0.5 * x @ a[k] @ x - b[k] @ x) for x in path]
-            close([float(p[k]) for p in rules.phi[: n + 1]], phi, atol=1e-10)
+            assert_near([float(p[k]) for p in rules.phi[: n + 1]], phi, atol=1e-10)
             left = [float((b[k] - a[k] @ x).norm() / b[k].norm()) for x in path]
             solved = [m for m, r in enumerate(left) if r <= share]
             back = {m: max(10, -(-m // 10)) for m in range(11, n + 1) if rules.progress}
@@ -86,7 +86,7 @@ def test_the_unit_of_a_preconditioner_does_not_matter(scale: float) -> None:
     for start in (0 * b, numbers(ROWS, 50, seed=2)):
         exact = run(torch.diag_embed(diagonal), b, Watched(1e-13), 9, start, scale * diagonal)
         assert exact.iterations.tolist() == [1] * ROWS
-        close(exact.solution, b / diagonal)
+        assert_near(exact.solution, b / diagonal)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -104,11 +104,11 @@ def test_cg_minimizes_on_krylov_spaces_until_curvature_is_negative(shift: float,
             if torch.linalg.eigvalsh(inner)[0] <= 0:
                 break
             definite, x = n, q @ torch.linalg.solve(inner, q.T @ b[k])
-            close(found.kept[n - 1][0][k], x, rtol=1e-6, atol=1e-8)
+            assert_near(found.kept[n - 1][0][k], x, rtol=1e-6, atol=1e-8)
             space = torch.cat([q, (a[k] @ q[:, -1] / m[k])[:, None]], 1)
         assert found.iterations[k] == definite
         assert found.stop[k] == (Stop.NEGATIVE_CURVATURE if definite < 6 else Stop.MAX_ITERATIONS)
-        close(found.solution[k], x, rtol=1e-6, atol=1e-8)
+        assert_near(found.solution[k], x, rtol=1e-6, atol=1e-8)
 
 
 class Problem:
@@ -173,21 +173,21 @@ def test_steps_agree_with_dense_algebra_for_all_options(
     )  # fmt: skip
     for step in range(2):
         before, (h, g, b) = own.theta, own.dense(*batch(16, step))
-        close(optimizer.step(partial(own.loss, *batch(16, step))), h(before))
+        assert_near(optimizer.step(partial(own.loss, *batch(16, step))), h(before))
         u, info = own.theta - before, optimizer.last_step
         assert info is not None and info.damping.item() == pytest.approx(lam, rel=1e-12)
         delta, slope = info.direction[0], float((g @ info.direction[0]).clamp(max=0))
         last = torch.cat([optimizer.state[p]["direction"].flatten() for p in own.parameters])
         assert h(before + delta) <= h(before + last) + 1e-14 and (backtracking != "none" or delta.equal(last))
         falls = (a for a in tries if h(before + a * delta) <= h(before) + 0.01 * a * slope)
-        close(info.step_size[0].item(), 2.0 if search == "none" else next(falls, 0.0))
+        assert_near(info.step_size[0].item(), 2.0 if search == "none" else next(falls, 0.0))
         ratio = (h(before + u) - h(before)) / (g @ u + 0.5 * u @ b @ u)
         found = (info.update[0], info.gradient[0], info.step_size * delta, info.loss_after[0])
-        close(found, (u, g, u, h(before + u)))
-        close(info.reduction_ratio[0], ratio, 1e-7)
+        assert_near(found, (u, g, u, h(before + u)))
+        assert_near(info.reduction_ratio[0], ratio, 1e-7)
         lam *= 1 if rule == "constant" else 1.5 if ratio < 0.25 else 2 / 3 if ratio > 0.75 else 1
-        close(optimizer.damping, lam)
-    close(list(own.model[0].parameters()), frozen, 0, 0)
+        assert_near(optimizer.damping, lam)
+    assert_near(list(own.model[0].parameters()), frozen, 0, 0)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -203,9 +203,9 @@ def test_an_iteration_has_its_closed_form(curvature: str, preconditioner: str, r
     optimizer = HessianFree(own.parameters, damping=lam, preconditioner=chosen, max_iterations=1)
     d = g / m
     expected = -(g @ d) / (d @ b @ d + lam * (d @ d)) * d
-    close(optimizer.direction(partial(own.loss, x, y)), own.split(expected))
+    assert_near(optimizer.direction(partial(own.loss, x, y)), own.split(expected))
     kind: Any = GaussNewton if curvature == "ggn" else Hessian
-    close(kind(partial(own.loss, x, y), own.parameters) @ torch.eye(len(g)).double(), b)
+    assert_near(kind(partial(own.loss, x, y), own.parameters) @ torch.eye(len(g)).double(), b)
 
 
 @pytest.mark.parametrize(("n", "chain"), [(1, Chain.of), (16, Chain.of), (16, None), (130, None)])
@@ -215,7 +215,7 @@ def test_the_fisher_diagonal_of_squared_errors_is_a_loop_over_examples(n: int, c
     each = [nn.utils.parameters_to_vector(torch.autograd.grad(h, own.parameters)) for h in losses]
     expected, last, inner = torch.stack(each).square().mean(dim=0), own.model[1:], own.model[0](x)
     here = ModelObjective(last, inner, y, MeanLoss(F.mse_loss), chain=chain).evaluate(own.theta[None])
-    close(martens_preconditioner(here, lam)[0], (expected + lam) ** 0.75)
+    assert_near(martens_preconditioner(here, lam)[0], (expected + lam) ** 0.75)
     assert n > 1 or gradient_preconditioner(here, lam).allclose((expected + lam) ** 0.75, 1e-9)
 
 
@@ -245,5 +245,5 @@ def test_weighted_parts_are_the_batch(curvature: str, sizes: list[int], reductio
         batches = [batch(n, seed) for seed in (step, step + 50)[: 1 + apart]]  # the second for the curvature
         parts = [zip(torch.split(x, sizes), torch.split(y, sizes), shares, strict=True) for x, y in batches]
         loss = made[0].step(*[[partial(inner.loss, *part) for part in parts_of] for parts_of in parts])
-        close(loss, made[1].step(*[partial(twin.loss, *both) for both in batches]))
-        close(inner.theta, twin.theta)
+        assert_near(loss, made[1].step(*[partial(twin.loss, *both) for both in batches]))
+        assert_near(inner.theta, twin.theta)

@@ -215,9 +215,9 @@ def test_gradients_that_the_closure_changes_are_refused() -> None:
         loss.backward(inputs=list(model.parameters())[:2])  # type: ignore[no-untyped-call]
         return loss
 
-    refused(masked, model, "the closure changes p.grad")
-    refused(half, model, "for a part of its parameters")
-    refused(lambda: model(x).backward(), model, "needs a scalar")
+    assert_refused(masked, model, "the closure changes p.grad")
+    assert_refused(half, model, "for a part of its parameters")
+    assert_refused(lambda: model(x).backward(), model, "needs a scalar")
 
 
 @pytest.mark.parametrize("form", [lambda z: (z, z), lambda z: {"a": z, "b": (z, z)}])
@@ -354,7 +354,7 @@ def test_curvature_beside_the_outputs_is_exact() -> None:
     torch.testing.assert_close(found, jacobian.T @ curved @ jacobian @ v + rest @ v)
 
 
-def refused(closure: Closure, model: nn.Module, message: str) -> None:
+def assert_refused(closure: Closure, model: nn.Module, message: str) -> None:
     before = vector(model)
     optimizer = HessianFree(model.parameters())
     for call in (optimizer.step, optimizer.direction):
@@ -373,10 +373,10 @@ def test_a_closure_that_is_no_function_of_the_parameters_is_refused() -> None:
         chosen = torch.randint(64, (8,), generator=source)
         return F.cross_entropy(model(x[chosen]), y[chosen])
 
-    refused(lambda: stale, model, "returned the same tensor twice")
-    refused(lambda: F.cross_entropy(outputs, y), model, "did not change along its gradient")
-    refused(other_batch, model, r"gave the losses \S+ and \S+ at the same parameters")
-    refused(lambda: nn.Parameter(torch.ones(())) * 2.0, model, "depends on no optimized parameter")
+    assert_refused(lambda: stale, model, "returned the same tensor twice")
+    assert_refused(lambda: F.cross_entropy(outputs, y), model, "did not change along its gradient")
+    assert_refused(other_batch, model, r"gave the losses \S+ and \S+ at the same parameters")
+    assert_refused(lambda: nn.Parameter(torch.ones(())) * 2.0, model, "depends on no optimized parameter")
 
 
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])

@@ -62,7 +62,7 @@ def geometry(shape: Shape, trials: int, last: bool, **tensors: Tensor | None) ->
     """Return the sizes and strides of a call, as the compiled code reads them."""
     s, size, pool = shape, shape.output(last), shape.pooling
     step = {name: 0 if t is None or len(t) == 1 else t.stride(0) for name, t in tensors.items()}
-    channel, place = (1, s.channels) if last else (s.places, 1)
+    channel, place = s.strides(last)
     x_row, u_row, w_row, v_row, b_row = (step.get(name, 0) for name in "xuwvb")
     return struct.pack(
         "30q", trials, s.images, s.channels, s.places, *s.kernel, s.depth, s.width * s.depth, s.image,

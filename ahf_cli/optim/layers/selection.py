@@ -44,6 +44,10 @@ class Shape:
         """Pooled outputs of one channel."""
         return self.pooled[0] * self.pooled[1]
 
+    def strides(self, last: bool) -> Pair:
+        """Distances between two channels, and between two places, in an example's outputs."""
+        return (1, self.channels) if last else (self.places, 1)
+
     def output(self, last: bool) -> int:
         """Numbers of one example's outputs: as images with channels last and slack, or in PyTorch's order."""
         return self.channels * self.places + (SLACK if last else 0)

@@ -77,7 +77,7 @@ class TritonSelection(Selection):
 
     def _sizes(self) -> dict[str, int]:
         s = self.shape
-        channel, place = (1, s.channels) if self.last else (s.places, 1)
+        channel, place = s.strides(self.last)
         return {
             "image": s.image, "width": s.width, "depth": s.depth, "channels": s.channels,
             "places": s.places, "rows": s.kernel[0], "columns": s.kernel[1], "output": s.output(self.last),
