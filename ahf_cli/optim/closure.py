@@ -58,8 +58,8 @@ class ClosureObjective:
     Raises:
         TypeError: by `value` and `evaluate`, if the closure returns something else.
         ValueError: by `evaluate`, if outputs are needed and absent or without their graph.
-        RuntimeError: by `evaluate`, if the loss has no graph, has a sparse gradient, is computed outside the
-            closure, ignores the parameters, or is not the same in two calls.
+        RuntimeError: by `evaluate`, if the loss has no graph or a sparse gradient.  If it is computed outside
+            the closure, ignores the parameters, or is not the same in two calls.
     """
 
     def __init__(

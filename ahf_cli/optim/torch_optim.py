@@ -97,8 +97,8 @@ class HessianFree(RecipeOptimizer):
             are given the same way.
 
     Raises:
-        ValueError: a value outside its interval, an unknown choice or key, a setting without effect,
-            parameters that are frozen, sparse, repeated or of another dtype, groups that differ.
+        ValueError: a value outside its interval, an unknown choice or key, a setting without effect.
+            Parameters that are frozen, sparse, repeated or of another dtype.  Groups that differ.
     """
 
     def __init__(
