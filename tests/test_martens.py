@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.func import grad, hessian
 from torch.nn import functional as F
 
+import ahf_cli.optim.preconditioners as preconditioners
 from ahf_cli.optim import CGResult, State, StepInfo, Stop, compose, conjugate_gradient, gauss_newton
 from ahf_cli.optim import hessian as exact_hessian
-from ahf_cli.optim.newton import Backtracking, martens_preconditioner
+from ahf_cli.optim.newton import Backtracking
 from ahf_cli.optim.objective import l2_regularized
 from ahf_cli.optim.step_size import Ray, armijo
 from ahf_cli.recipes.builtin import RECIPES
@@ -99,7 +100,8 @@ def test_the_preconditioner_is_made_of_the_gradients_of_single_examples(name: st
     objective = problem(name, examples=6)
     theta = rows(objective, 2)
     damping = torch.tensor([0.5, 20.0], dtype=torch.float64)
-    found = martens_preconditioner(objective.evaluate(theta), damping)
+    here, steps = objective.evaluate(theta), torch.ones(2).long()
+    found = preconditioners.martens(preconditioners.Surroundings(here, lambda v: v, damping, steps)).values
     for k in range(2):
         squares = torch.zeros_like(theta[k])
         for n in range(6):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev
 from torch.nn import functional as F
 
+import ahf_cli.optim.preconditioners as preconditioners
 from ahf_cli.optim import CGResult, HessianFree, ModelObjective, Stop, conjugate_gradient
 from ahf_cli.optim.cg import MartensRules, Rules
 from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.losses import MeanLoss
 from ahf_cli.optim.matrices import GaussNewton, Hessian
-from ahf_cli.optim.newton import gradient_preconditioner, martens_preconditioner
 
 ROWS, LAMBDA = 3, 1e-4
 
@@ -215,11 +215,12 @@ def test_the_fisher_diagonal_of_squared_errors_is_a_loop_over_examples(n: int, c
     each = [nn.utils.parameters_to_vector(torch.autograd.grad(h, own.parameters)) for h in losses]
     expected, last, inner = torch.stack(each).square().mean(dim=0), own.model[1:], own.model[0](x)
     here = ModelObjective(last, inner, y, MeanLoss(F.mse_loss), chain=chain).evaluate(own.theta[None])
-    assert_near(martens_preconditioner(here, lam)[0], (expected + lam) ** 0.75)
-    assert n > 1 or gradient_preconditioner(here, lam).allclose((expected + lam) ** 0.75, 1e-9)
+    at = preconditioners.Surroundings(here, lambda v: v, lam, torch.ones(1).long())
+    assert_near(preconditioners.martens(at).values[0], (expected + lam) ** 0.75)
+    assert n > 1 or preconditioners.gradient(at).values.allclose((expected + lam) ** 0.75, 1e-9)
 
 
-@pytest.mark.parametrize("preconditioner", ["none", "gradient"])
+@pytest.mark.parametrize("preconditioner", ["none", "gradient", "hutchinson"])
 @pytest.mark.parametrize("outputs", [False, True])
 def test_rosenbrock_is_solved_without_a_rise(outputs: bool, preconditioner: str) -> None:
     p = nn.Parameter(torch.tensor([-1.0, 3.0], dtype=torch.float64))

@@ -35,6 +35,8 @@ class Stop(IntEnum):
     NEGATIVE_CURVATURE = 3
     PROGRESS = 4
     NOT_FINITE = 5
+    BOUNDARY = 6
+    """the next iterate is outside the trust region"""
 
 
 class Rules(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Protocol
@@ -20,14 +20,12 @@ from ahf_cli.optim.cg import (
     conjugate_gradient,
     no_selection,
 )
-from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.replay import replayed
+from ahf_cli.optim.trust_region import steihaug
 
 LossAt = Callable[[Tensor], Tensor]
 """s ↦ h(θ + s) for each row; (K, P) → (K,)."""
-Preconditioner = Callable[[Evaluation, Tensor], Tensor | None]
-"""(h on the gradient batch, λ (K,)) ↦ the diagonal of M > 0, (K, P); None for the identity."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +64,28 @@ class TruncatedNewton:
 
     def __call__(self, system: LinearSystem) -> CGResult:
         """Solve (B + λI) δ = −g from x₀ = decay · δ_previous."""
-        active, gradient = system.active, system.gradient
+        gradient = system.gradient
         unit = self._unit(gradient)
         if unit != 1:
             first = None if system.first is None else system.first / unit / unit
             scaled = replace(system, gradient=gradient / unit, previous=system.previous / unit, first=first)
             return self(scaled).times(unit)
         rules = ForcingRules(system.first) if isinstance(self.rules, ForcingRules) else self.rules
+        every = self.check_every or rows.read_every(gradient)
+        return self._solve(system, replayed(system.operator, gradient.device), rules, every)
+
+    def _solve(self, system: LinearSystem, operator: Operator, rules: Rules, every: int) -> CGResult:
+        active, gradient = system.active, system.gradient
         # A diverged row starts at 0: its last direction may hold numbers that are not finite.
         start = rows.where(active, self.warm_start_decay * system.previous, gradient.new_zeros(()))
-        every = self.check_every or rows.read_every(gradient)
 
         def select(trials: Tensor) -> Operator | None:
-            operator = system.select(trials)
-            return None if operator is None else replayed(operator, gradient.device)
+            own = system.select(trials)
+            return None if own is None else replayed(own, gradient.device)
 
         return conjugate_gradient(
-            replayed(system.operator, gradient.device), system.damping, gradient, start, rules,
-            self.max_iterations, active, every, preconditioner=system.preconditioner, keep=self.keep,
-            select=select,
+            operator, system.damping, gradient, start, rules, self.max_iterations, active, every,
+            preconditioner=system.preconditioner, keep=self.keep, select=select,
         )  # fmt: skip
 
     def _unit(self, gradient: Tensor) -> float:
@@ -97,42 +98,14 @@ class TruncatedNewton:
         return float(2.0 ** math.floor(math.log2(largest)))
 
 
-def no_preconditioner(evaluation: Evaluation, damping: Tensor) -> None:
-    """M = I."""
+class TrustRegion(TruncatedNewton):
+    """δ minimizes the undamped model within ‖δ‖ ≤ ‖g‖/λ approximately, by Steihaug's CG from 0."""
 
-
-def martens_preconditioner(evaluation: Evaluation, damping: Tensor) -> Tensor:
-    """M = (diag F̂ + λ)^¾ with F̂ = (1/N) Σ_n ∇h_n ∇h_nᵀ, the empirical Fisher matrix (Martens 2010, §4.7).
-
-    Weight decay is a part of h, and so of the diagonal.
-    """
-    return (evaluation.squared_gradients() + rows.expand(damping)) ** 0.75
-
-
-def gradient_preconditioner(evaluation: Evaluation, damping: Tensor) -> Tensor:
-    """M = (g ∘ g + λ)^¾ with the gradient g of the batch: a diagonal without gradients of single examples."""
-    return (evaluation.gradient.square() + rows.expand(damping)) ** 0.75
-
-
-@dataclass(frozen=True)
-class Given:
-    """M from a function of the caller."""
-
-    diagonal: Callable[[], Sequence[Tensor]]
-    """() ↦ the diagonal of M > 0, one tensor for each parameter in its shape"""
-
-    def __call__(self, evaluation: Evaluation, damping: Tensor) -> Tensor:
-        """Return M, (1, P); raises ValueError for other shapes, and for entries that are not positive."""
-        tensors, layout = list(self.diagonal()), evaluation.layout
-        if [t.shape for t in tensors] != list(layout.shapes):
-            raise ValueError(
-                "preconditioner: must return one tensor for each parameter in its shape, got shapes "
-                f"{[tuple(t.shape) for t in tensors]}"
-            )
-        found = layout.join(tensors).to(damping)
-        if not bool((found > 0).all()):
-            raise ValueError("preconditioner: every entry of the diagonal must be positive")
-        return found
+    def _solve(self, system: LinearSystem, operator: Operator, rules: Rules, every: int) -> CGResult:
+        return steihaug(
+            operator, system.damping, system.gradient, rules, self.max_iterations, system.active, every,
+            self.keep,
+        )  # fmt: skip
 
 
 class IterateChoice(Protocol):

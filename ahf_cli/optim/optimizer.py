@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast, overload
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
 from ahf_cli.optim.moments import Transform
-from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem, Preconditioner
+from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem
 from ahf_cli.optim.objective import Objective, Regularization
 from ahf_cli.optim.operators import Curvature, Operator, QuadraticModel
 from ahf_cli.optim.precision import in_full_precision
+from ahf_cli.optim.preconditioners import Preconditioner, Surroundings
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
 from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize
@@ -134,24 +135,21 @@ class Optimizer:
         # B before g: the exact Hessian builds the gradient with its graph, and g is read from it.
         operator = there.operator(self.curvature)
         gradient = here.gradient
-        scaling = self.preconditioner(here, damping)
+        scaling = self.preconditioner(Surroundings(here, operator, damping, state.step))
 
         def select(trials: Tensor) -> Operator | None:
             part = there.select(trials)
             return None if part is None else part.operator(self.curvature)
 
+        diagonal = None if scaling is None else scaling.values
         found = self.solver(
             LinearSystem(
-                operator,
-                gradient,
-                damping,
-                state.direction,
-                state.active,
-                scaling,
-                state.first_gradient,
+                operator, gradient, damping, state.direction, state.active, diagonal, state.first_gradient,
                 select,
             )
-        )
+        )  # fmt: skip
+        if scaling is not None:
+            found = replace(found, products=found.products + scaling.products * state.active)
         chosen = self.iterate(found, lambda s: h.value(theta + s))
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual_along, damping)
         gradients = here.gradient_count + (0 if there is here else there.gradient_count)

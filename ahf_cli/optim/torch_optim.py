@@ -10,7 +10,7 @@ from torch import Tensor
 
 import ahf_cli.optim.groups as groups
 from ahf_cli.optim.damping import DOWN, UP, LevenbergMarquardt, ScaledLevenbergMarquardt
-from ahf_cli.optim.newton import Given
+from ahf_cli.optim.preconditioners import Given
 from ahf_cli.optim.single_row import RecipeOptimizer
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.recipe import Recipe
@@ -47,7 +47,7 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
     if structure.preconditioner == "martens":
         raise ValueError(
             "preconditioner: martens needs the gradients of single examples, and a closure gives none; "
-            "take gradient"
+            "take gradient or hutchinson"
         )
     if "norm" in choices and not structure.step_size.startswith("eq3"):
         raise ValueError(f"norm has no effect with step_size {structure.step_size}")
@@ -88,11 +88,12 @@ class HessianFree(RecipeOptimizer):
         weight_decay: w ≥ 0 in h + ½ w ‖θ‖², for each group.
         damping_factors: factors of λ where ρ < ¼, above 1, and where ρ > ¾, below 1.
         damping_bounds: least and greatest λ in units of λ₀.
-        preconditioner: `"none"`, `"gradient"` for M = (g² + λ)^¾, or a function without arguments.  It
+        preconditioner: `"none"`, `"gradient"` for M = (g² + λ)^¾, `"hutchinson"` for M = |D| + λ, or a
+            function without arguments.  D estimates the diagonal of B by ten products a step.  The function
             returns the diagonal of M > 0 as tensors in the parameters' shapes, once a step.
         process_group: ranks over which loss, gradient and products are averaged.  Default: the ranks of a
             `DistributedDataParallel` module that the closure runs.  False: this rank trains alone.
-        choices: structural choices by name, such as `curvature="ggn"`, `line_search="none"` or
+        choices: structural choices by name, such as `curvature="ggn"`, `solver="trust_region"` or
             `max_iterations=20`; see `ahf_cli.recipes.recipe.Structure`.  Further hyperparameters of a choice
             are given the same way.
 

@@ -156,7 +156,13 @@ SLOTS: dict[str, dict[str, Part]] = {
         "l1": Part("rows:Layout.l1", "‖δ‖₁"),
         "sum_l2": Part("rows:Layout.sum_l2", "Σ ‖δ‖₂ over the tensors"),
     },
-    "solver": {"cg": Part("newton:TruncatedNewton", "(B + λI) δ = −g by CG")},
+    "solver": {
+        "cg": Part("newton:TruncatedNewton", "(B + λI) δ = −g by CG"),
+        "trust_region": Part(
+            "newton:TrustRegion", "min q(δ) over ‖δ‖ ≤ ‖g‖/λ by CG",
+            "CG on the undamped model within a trust region", needs={"preconditioner": ("none",)},
+        ),
+    },
     "cg_rules": {
         "martens": Part(
             "cg:MartensRules", "CG stops at dᵀ(B+λI)d ≤ 0, and at slow progress once φ < 0"
@@ -199,14 +205,18 @@ SLOTS: dict[str, dict[str, Part]] = {
         ),
     },
     "preconditioner": {
-        "none": Part("newton:no_preconditioner"),
+        "none": Part("preconditioners:none"),
         "gradient": Part(
-            "newton:gradient_preconditioner", "preconditioned",
+            "preconditioners:gradient", "preconditioned",
             "CG preconditioned by the squares of the gradient",
         ),
         "martens": Part(
-            "newton:martens_preconditioner", "preconditioned",
+            "preconditioners:martens", "preconditioned",
             "CG preconditioned by the empirical Fisher's diagonal",
+        ),
+        "hutchinson": Part(
+            "preconditioners:hutchinson", "preconditioned",
+            "CG preconditioned by a randomly probed diagonal of the curvature",
         ),
     },
     "backtracking": {

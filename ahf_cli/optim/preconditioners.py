@@ -1,0 +1,101 @@
+"""Diagonal preconditioners M of CG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import ahf_cli.optim.rows as rows
+from ahf_cli.optim.linearization import Evaluation
+from ahf_cli.optim.operators import Operator
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """All that a preconditioner may use at one step."""
+
+    evaluation: Evaluation  # h at θ on the gradient batch
+    operator: Operator  # v ↦ B v
+    damping: Tensor  # λ, (K,)
+    step: Tensor  # t, (K,) int64
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The diagonal of M > 0, and its cost."""
+
+    values: Tensor  # (K, P) or (1, P)
+    products: int = 0  # curvature products in each row
+
+
+Preconditioner = Callable[[Surroundings], Diagonal | None]
+"""surroundings ↦ the diagonal of M; None for the identity."""
+
+
+def none(at: Surroundings) -> None:
+    """M = I."""
+
+
+def martens(at: Surroundings) -> Diagonal:
+    """M = (diag F̂ + λ)^¾ with F̂ = (1/N) Σ_n ∇h_n ∇h_nᵀ, the empirical Fisher matrix (Martens 2010, §4.7).
+
+    Weight decay is a part of h, and so of the diagonal.
+    """
+    return Diagonal((at.evaluation.squared_gradients() + rows.expand(at.damping)) ** 0.75)
+
+
+def gradient(at: Surroundings) -> Diagonal:
+    """M = (g ∘ g + λ)^¾ with the gradient g of the batch: a diagonal without gradients of single examples."""
+    return Diagonal((at.evaluation.gradient.square() + rows.expand(at.damping)) ** 0.75)
+
+
+PROBES = 10
+"""Products a step of `hutchinson`."""
+
+
+def hutchinson(at: Surroundings) -> Diagonal:
+    """M = |D| + λ with D the mean of ξ ∘ Bξ over ten random sign vectors ξ (Bekas, Kokiopoulou, Saad 2007).
+
+    D estimates the diagonal of B without bias; its variance is Σ_{j≠i} B_ij²/10, and 0 for a diagonal B.  The
+    signs are a function of the row's step and of the number of the weight alone.
+    """
+    g = at.evaluation.gradient
+    total = torch.zeros_like(g)
+    for probe in range(PROBES):
+        signs = _signs(at.step * PROBES + probe, g)
+        total += signs * at.operator(signs)
+    return Diagonal((total / PROBES).abs() + rows.expand(at.damping), PROBES)
+
+
+def _signs(seed: Tensor, like: Tensor) -> Tensor:
+    """Return signs ±1, (K, P), from the seeds (K,) by a hash: a generator would need a seed on the host."""
+    state = torch.arange(like.shape[-1], device=like.device) * 2 + 1
+    state = state + rows.expand(seed) * 0x9E3779B97F4A7C1
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        # Arithmetic shifts fill with the sign bit: the mask makes them the shifts of an unsigned number.
+        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return ((state & 1) * 2 - 1).to(like)
+
+
+@dataclass(frozen=True)
+class Given:
+    """M from a function of the caller."""
+
+    diagonal: Callable[[], Sequence[Tensor]]
+    """() ↦ the diagonal of M > 0, one tensor for each parameter in its shape"""
+
+    def __call__(self, at: Surroundings) -> Diagonal:
+        """Return M, (1, P); raises ValueError for other shapes, and for entries that are not positive."""
+        tensors, layout = list(self.diagonal()), at.evaluation.layout
+        if [t.shape for t in tensors] != list(layout.shapes):
+            raise ValueError(
+                "preconditioner: must return one tensor for each parameter in its shape, got shapes "
+                f"{[tuple(t.shape) for t in tensors]}"
+            )
+        found = layout.join(tensors).to(at.damping)
+        if not bool((found > 0).all()):
+            raise ValueError("preconditioner: every entry of the diagonal must be positive")
+        return Diagonal(found)
