@@ -75,7 +75,7 @@ def errors(text: str) -> list[str]:
         ("search: {trials: many}", "F: search.trials: must be an integer in [1, 10^5], got 'many'"),
         (
             "search: {design: far}",
-            "F: search.design: must be one of paper, fair, got 'far'; did you mean 'fair'?",
+            "F: search.design: must be one of paper, fair, crossed, got 'far'; did you mean 'fair'?",
         ),
         ("search: {recipes: []}", "F: search.recipes: must be a non-empty list of recipe names, got []"),
         ("search: {recipes: [hf, hf]}", "F: search.recipes: names must not repeat, got 'hf' twice"),

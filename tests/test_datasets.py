@@ -79,7 +79,7 @@ def test_cifar_is_read_from_its_archive(name: str, tmp_path: Path, monkeypatch: 
     assert torch.equal(split.train.labels, first % 10)
     assert split.test.images[:, 2, 31, 31].tolist() == [30, 31, 32, 33, 34, 35]
     task = Task.on(split, "mlp", 5)
-    assert task.objective(0, 1, 0).evaluate(task.initial(0)[None]).gradient.isfinite().all()
+    assert task.objective([0], 1, 0).evaluate(task.initial(0)[None]).gradient.isfinite().all()
 
 
 class Run:
@@ -210,7 +210,7 @@ def test_numbers_are_taken_as_they_are_and_bytes_are_divided_by_255() -> None:
     numbers = arrays(x=np.full((8, 2), 255.0), xt=np.full((2, 2), 3.0))
     split = load(None, "full", data=DataSet("own", "own", 3, (2,), 8, lambda folder: numbers))
     task = Task.on(split, "mlp", 4)
-    assert (task.batch(0, 1, 0).inputs == 255).all() and (task.pixels(split.test.images) == 3).all()
+    assert (task.batch([0], 1, 0).inputs == 255).all() and (task.pixels(split.test.images) == 3).all()
     assert task.pixels(torch.tensor([51], dtype=torch.uint8)).item() == pytest.approx(0.2)
     with pytest.raises(InputError, match=r"task\.model: lenet cannot be made for inputs of shape \(2,\)"):
         Task.on(split, "lenet", 4)

@@ -12,13 +12,15 @@ import pytest
 from scipy.stats import qmc
 
 from ahf_cli.cli import main
+from ahf_cli.config.load import load, stored
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.report.study_data import load_study
-from ahf_cli.search.plan import Best, repeats, rerun_plan, seed_of
+from ahf_cli.search.plan import NEW_SEEDS, Best, repeats, rerun_plan
 from ahf_cli.search.sampler import sobol
 from ahf_cli.search.search import Search
 from ahf_cli.search.storage import open_storage, sqlite_url
 from ahf_cli.study.store import Study
+from ahf_cli.training.records import Start
 from tests.searches import SPACES, FakePool, plan, result_of, run
 
 TINY = [
@@ -74,22 +76,69 @@ def test_the_best_trial_is_repeated_with_seeds_of_its_own(tmp_path: Path) -> Non
     pool = FakePool(study.reruns, lambda job: None, 1)
     repeated = Search(again, study.reruns.trials, storage)
     assert repeated.run(lambda: pool)
-    assert [job.seed for job in jobs] == [0] * len(jobs)
-    assert sorted((job.recipe.name, *job.params) for job in pool.jobs) == [
+    assert {start for job in jobs for start in job.starts.values()} == {Start(0)}
+    assert sorted((job.recipe.name, slot) for job in pool.jobs for slot in job.params) == [
         (name, slot) for name in ("adaptive_hf", "hf") for slot in range(3)
     ]
     for job in pool.jobs:
-        (slot,) = job.params
-        assert (job.seed, job.params[slot]) == (1 + slot, best[job.recipe.name].params)
-        assert job.extra == {"search_slot": best[job.recipe.name].slot}
+        for slot, params in job.params.items():
+            assert (job.starts[slot], params) == (Start(1 + slot), best[job.recipe.name].params)
+            assert job.extra[slot] == {"search_slot": best[job.recipe.name].slot}
     assert not Search(again, study.reruns.trials, storage).unfinished
     storage.close()
 
 
 def test_no_seed_of_a_rerun_is_that_of_the_search_or_too_large() -> None:
     for study in (0, 5, 2**63 - 1):
-        seeds = [seed_of(study, k) for k in range(10)]
-        assert len({study, *seeds}) == 11 and all(0 <= seed < 2**63 for seed in seeds)
+        for seeds in ("one", "draw"):
+            own = replace(plan(20), seed=study, seeds=seeds)
+            again = rerun_plan(own, {"hf": Best(0, {})}, 10, "")
+            first = {own.start_of(k).seed for k in range(20)}
+            new = {again.start_of(k).seed for k in range(10)}
+            assert len(first) == (20 if seeds == "draw" else 1) and len(new) == 10
+            assert not first & new and all(0 <= seed < 2**63 for seed in first | new)
+
+
+def test_each_draw_has_a_seed_of_its_own_and_recipes_share_the_pairs(tmp_path: Path) -> None:
+    own = replace(plan(6, batch=4), sampler="random", seeds="draw", seed=5)
+    jobs = run(study := Study(tmp_path, "s"), own)
+    assert all(job.starts == {slot: Start(5 + slot) for slot in job.params} for job in jobs)
+    run(grown := Study(tmp_path, "s"), replace(own, trials=9))
+    assert [r.slot for r in grown.finished("hf")] == list(range(9)) and study.finished("adaptive_hf")
+
+
+def test_crossed_draws_train_with_each_seed_and_grow_by_draws(tmp_path: Path) -> None:
+    own = replace(plan(12, names=("hf",)), sampler="random", seeds=3, repeats=2)
+    jobs = run(study := Study(tmp_path, "s"), own)
+    cells: dict[tuple[float, ...], int] = {}
+    for job in jobs:
+        for slot, params in job.params.items():
+            draw, start = job.extra[slot]["draw"], job.starts[slot]
+            assert job.extra[slot]["repeat"] == start.repeat
+            cells[draw, start.seed, start.repeat, params["lr"]] = slot
+    draws = {draw: lr for draw, _, _, lr in cells}
+    assert len(draws) == 2 and len(set(draws.values())) == 2
+    assert set(cells) == {(d, s, r, lr) for d, lr in draws.items() for s in range(3) for r in range(2)}
+    # A draw is the same one as in a search of other designs.
+    run(fair := Study(tmp_path, "fair"), replace(plan(2, names=("hf",)), sampler="random"))
+    assert [r.params["lr"] for r in fair.finished("hf")] == [draws[0], draws[1]]
+    before = [r.params for r in study.finished("hf")]
+    run(study, replace(own, trials=18))
+    assert [r.params for r in study.finished("hf")][:12] == before and len(study.finished("hf")) == 18
+
+
+def test_a_design_implies_its_keys_and_an_older_study_keeps_one_seed() -> None:
+    fair, crossed = load("fair").search, load("fair", overrides=["search.design=crossed"]).search
+    assert (fair.seeds, fair.repeats, fair.reruns) == ("draw", 1, 20)
+    assert (crossed.seeds, crossed.repeats, crossed.sampler) == (5, 2, "random")
+    assert crossed.trials == 20
+    assert load("fair").identity()["search"]["seeds"] == "draw"
+    old = load("fair", overrides=["search.seeds=one"])
+    assert "seeds" not in old.identity()["search"]  # the identity of studies without this key
+    text = "".join(line for line in old.to_yaml().splitlines(True) if "seeds:" not in line)
+    assert stored(text, "config.yaml", "fair").identity() == old.identity()
+    assert stored(load("fair").to_yaml(), "config.yaml", "fair").search.seeds == "draw"
+    assert load("fair").for_prerun().search.seeds == "one"
 
 
 def test_a_recipe_that_always_diverges_has_no_best(tmp_path: Path) -> None:
@@ -128,11 +177,13 @@ def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.Cap
     data = load_study(tmp_path / "f")
     assert data.design == "fair" and data.missing == []
     best = data.trials.sort_values("value").iloc[0]
-    assert sorted(data.reruns["seed"]) == [1, 2] and set(data.reruns["extra.search_slot"]) == {best["trial"]}
+    assert sorted(data.reruns["seed"]) == [NEW_SEEDS, NEW_SEEDS + 1]
+    assert sorted(data.trials["seed"]) == [0, 1] and set(data.reruns["extra.search_slot"]) == {best["trial"]}
     assert (data.reruns["params.lr"] == best["params.lr"]).all()
     # Another seed: other weights, so another loss before the first step.
     first = data.rerun_curves[data.rerun_curves["step"] == 0]["train_loss"]
-    assert first.nunique() == 2 and data.curves["train_loss"][0] not in set(first)
+    started = data.curves[data.curves["step"] == 0]["train_loss"]
+    assert first.nunique() == 2 and started.nunique() == 2 and not set(first) & set(started)
 
     assert main(["status", "--results", str(tmp_path), "--study", "f", "--json"]) == 0
     stages = json.loads(capsys.readouterr().out)
@@ -167,6 +218,23 @@ def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.Cap
             ["-o", "search.objective=train_loss"],
             "--override: search.objective: must be validation_loss where search.design is fair, "
             "got 'train_loss'",
+        ),
+        (
+            ["-o", "search.seeds=3"],
+            "--override: search.seeds: must be draw or one where search.design is fair, got 3",
+        ),
+        (
+            ["-o", "search.seeds=two"],
+            "--override: search.seeds: must be one, draw, or an integer in [2, 10^5], got 'two'",
+        ),
+        (
+            ["--design", "crossed", "--trials", "25"],
+            "--trials: search.trials: must be draws × seeds × repeats, a multiple of 10 from 20 on, where "
+            "search.design is crossed, got 25",
+        ),
+        (
+            ["--design", "paper", "-o", "search.seeds=draw"],
+            "--override: search.seeds: must be one where search.design is paper, got 'draw'",
         ),
         (["-o", "search.reruns=0"], "--override: search.reruns: must be an integer in [1, 10^5], got 0"),
     ],

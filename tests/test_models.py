@@ -51,7 +51,7 @@ def test_every_model_is_trained_by_the_core(name: str) -> None:
     """The loss begins near chance, products are symmetric, and a short step lowers the loss."""
     count = 2 if name == "resnet34" else 8
     task = Task.on(images((3, 32, 32), 10, count), name, count)
-    theta, objective = task.initial(0)[None], task.batch(0, 1, 0)
+    theta, objective = task.initial(0)[None], task.batch([0], 1, 0)
     evaluation = objective.evaluate(theta)
     assert torch.isfinite(evaluation.loss).all() and evaluation.loss.item() < 12
     generator = torch.Generator().manual_seed(0)
@@ -70,8 +70,8 @@ def test_normalisation_begins_as_the_identity_and_an_example_does_not_see_the_ot
     pieces = dict(zip(task.layout.names, task.layout.split(task.initial(0)[None]), strict=True))
     assert (pieces["layer1.0.bn1.weight"] == 1).all() and (pieces["layer1.0.bn1.bias"] == 0).all()
     assert (pieces["fc.bias"] == 0).all() and pieces["fc.weight"].std() > 0
-    batch = task.batch(0, 1, 0)
-    alone = Task.on(images((3, 32, 32), 10, 4), "resnet34", 1).batch(0, 1, 0)
+    batch = task.batch([0], 1, 0)
+    alone = Task.on(images((3, 32, 32), 10, 4), "resnet34", 1).batch([0], 1, 0)
     both = batch.outputs(task.initial(0)[None])
     torch.testing.assert_close(alone.outputs(task.initial(0)[None])[0, 0], both[0, 0], rtol=1e-4, atol=1e-4)
 

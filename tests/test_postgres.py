@@ -287,7 +287,8 @@ def test_re_runs_are_shared_like_a_search_and_begin_anew_for_another_best_trial(
     again = rerun_plan(guest.plan, best, 4, "toy/rerun/")
     helper = Search(again, apart.reruns.trials, guest.storage)
     pool = FakePool(apart.reruns, lambda job: None, 1)
-    assert helper.run(lambda: pool, Hooks()) and sorted(job.seed or 0 for job in pool.jobs) == [1, 2, 3, 4]
+    assert helper.run(lambda: pool, Hooks())
+    assert sorted(start.seed for job in pool.jobs for start in job.starts.values()) == [1, 2, 3, 4]
     leader = Search(replace(again, guest=False), home.reruns.trials, search.storage)
     assert leader.unfinished == [] and len(home.reruns.finished("hf")) == 4
     slot = best["hf"].slot

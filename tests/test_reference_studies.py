@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ahf_cli.config.load import load
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import pool, read_study
@@ -28,7 +27,7 @@ def test_there_are_studies() -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_has_the_identity_of_its_manifest(name: str) -> None:
     manifest = json.loads((REFERENCE / name / "manifest.json").read_text())
-    config = load(file=REFERENCE / name / "config.yaml")
+    config = find_study(REFERENCE, str(REFERENCE / name)).config()
     assert json.loads(json.dumps(config.identity())) == manifest["identity"]
 
 

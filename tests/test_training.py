@@ -15,8 +15,17 @@ from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.models import LeNet, glorot_uniform
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, batch_indices
 from ahf_cli.training.evaluate import evaluate
-from ahf_cli.training.records import Progress
-from ahf_cli.training.train import Plan, StoppedError, begin, dump, restore, side_by_side, train
+from ahf_cli.training.records import Progress, Start
+from ahf_cli.training.train import (
+    Plan,
+    StoppedError,
+    begin,
+    dump,
+    initial,
+    restore,
+    side_by_side,
+    train,
+)
 
 LN_10 = math.log(10)
 PLAN = Plan(steps=6, eval_every=2, seed=3, cap=LN_10)
@@ -168,6 +177,45 @@ def test_trials_in_a_batch_equal_trials_alone_and_one_that_diverges_stops_alone(
         assert results[k].measured["train_loss"] == pytest.approx(result.measured["train_loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["hf", "hf_martens", "adam"])
+@pytest.mark.parametrize("model", ["small", "lenet"])
+def test_rows_with_seeds_of_their_own_train_as_alone_and_resume(name: str, model: str) -> None:
+    own = replace(task(), model=LeNet()) if model == "lenet" else task()
+    recipe, plan = RECIPES[name], replace(PLAN, steps=3)
+    starts = {0: Start(7), 1: Start(9), 2: Start(9, repeat=1)}
+    together = begin(own, recipe, plan, dict.fromkeys(starts, {}), starts)
+    results = train(own, together)
+    assert [r.seed for r in results] == [7, 9, 9]
+    for k, slot in enumerate(starts):
+        alone = begin(own, recipe, plan, {slot: {}}, starts)
+        train(own, alone)
+        for row, single in zip(together.trials[k].steps, alone.trials[0].steps, strict=True):
+            assert row.loss == pytest.approx(single.loss, rel=1e-4)
+    half = begin(own, recipe, plan, dict.fromkeys(starts, {}), starts)
+    saved: dict[int, bytes] = {}
+    with pytest.raises(StoppedError):
+        train(
+            own, half, on_checkpoint=lambda slot, data, step: saved.update({slot: data}),
+            should_stop=lambda: half.step == 2,
+        )  # fmt: skip
+    restored = (restore(own, recipe, plan, data, starts[slot].seed) for slot, data in saved.items())
+    (resumed,) = side_by_side(restored)
+    for one, other in zip(train(own, resumed), results, strict=True):
+        assert one.measured == other.measured
+
+
+def test_a_repeat_changes_the_last_digits_of_the_initial_weights() -> None:
+    own = task()
+    theta = own.initial(4)
+    assert torch.equal(initial(own, Start(4)), theta)
+    repeats = [initial(own, Start(4, n)) for n in (1, 2)]
+    for moved in repeats:
+        # Two units of the last place at most: 1 + ε rounds to a neighbour or to the one after.
+        assert bool(((moved - theta).abs() <= 2 * torch.finfo(theta.dtype).eps * theta.abs()).all())
+        assert float((moved != theta)[theta != 0].double().mean()) > 0.3
+    assert not torch.equal(*repeats)
+
+
 def test_all_diverged_ends_the_run() -> None:
     heard: list[Progress] = []
     train(task(), begin(task(), RECIPES["hf"], PLAN, {0: {"lr": 1e30}}), on_progress=heard.append)
@@ -233,8 +281,8 @@ def test_lenet_begins_with_glorot_uniform_weights() -> None:
 
 def test_more_batches_of_curvature_are_consecutive_ones() -> None:
     own = task()
-    two = own.batch(3, CURVATURE_STREAM, 1, 2)
-    parts = [own.batch(3, CURVATURE_STREAM, n) for n in (2, 3)]
+    two = own.batch([3], CURVATURE_STREAM, 1, 2)
+    parts = [own.batch([3], CURVATURE_STREAM, n) for n in (2, 3)]
     assert torch.equal(two.inputs, torch.cat([part.inputs for part in parts]))
     assert torch.equal(two.targets, torch.cat([part.targets for part in parts]))
 

@@ -73,11 +73,12 @@ Trials = Annotated[
     typer.Option("--trials", metavar="N", help="Number of trials a recipe.", rich_help_panel=_CONFIGURATION),
 ]
 Design = Annotated[
-    Literal["paper", "fair"] | None,
+    Literal["paper", "fair", "crossed"] | None,
     typer.Option(
         "--design",
         help="paper: one Bayesian search a recipe on training loss. fair: random trials on validation loss, "
-        "then re-runs of the best trial of each recipe with 10 new seeds.",
+        "each with a seed of its own, then re-runs of the best with 20 new seeds. crossed: each draw with "
+        "each seed, for the variance between draws and between seeds.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -116,7 +117,7 @@ def resolve(
 ) -> Config:
     """Return the configuration that the options select; the named options win over `--override`.
 
-    `--design` also sets sampler and objective, unless an override does.
+    `--design` also sets the keys that it implies, unless an override does.
 
     `trials_key` is the key that `--trials` sets.  Raises InputError with one line for each error.
     """
@@ -141,9 +142,9 @@ def resolve(
 def _implied(design: str | None) -> list[Setting]:
     """Return the settings that `--design` implies."""
     from ahf_cli.config.load import Setting
-    from ahf_cli.config.schema import IMPLIED_BY_FAIR
+    from ahf_cli.config.schema import IMPLIED
 
-    found = IMPLIED_BY_FAIR if design == "fair" else {}
+    found = IMPLIED.get(design, {}) if design else {}
     return [Setting("--design", ("search", key), value) for key, value in found.items()]
 
 

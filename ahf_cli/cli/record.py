@@ -112,7 +112,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
     numbers = math.prod(DATA_SETS[config.task.data].shape)
     _warn_of_size(len(streams) * steps * config.task.batch_size, numbers, steps)
     task = Task.on(spec.read(), "lenet", spec.batch_size, "cpu", torch.float64)
-    batches = [task.batch(config.seed, stream, step) for stream in streams for step in range(steps)]
+    batches = [task.batch([config.seed], stream, step) for stream in streams for step in range(steps)]
     x = np.concatenate([b.inputs.numpy() for b in batches])
     y = np.concatenate([b.targets.numpy() for b in batches])
     del batches

@@ -36,7 +36,7 @@ def worker(
     storage; the next `ahf search` or `ahf repair` on the search's machine fetches them.
     """
     from ahf_cli.cli.progress import Terminal
-    from ahf_cli.config.load import parse
+    from ahf_cli.config.load import parse, with_seeds
     from ahf_cli.config.strict_yaml import parse_yaml
     from ahf_cli.search.run import join
     from ahf_cli.search.storage import open_storage
@@ -54,7 +54,7 @@ def worker(
         raise InputError("ahf worker needs a PostgreSQL storage: a SQLite file belongs to one process")
     said = about(opened, study)
     source = f"study {study} in {opened.where}"
-    data: dict[str, Any] = parse_yaml(str(said["config"]), source)
+    data: dict[str, Any] = with_seeds(parse_yaml(str(said["config"]), source))
     run = {key: value for key, value in (("device", device), ("workers", workers)) if value is not None}
     data["run"] = {**data.get("run", {}), **run}
     data["search"] = {**data.get("search", {}), "trials": said["trials"]}

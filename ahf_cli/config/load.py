@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
@@ -86,7 +86,8 @@ class Config(Settings):
             "seed": self.seed,
             "task": self.task.model_dump(exclude={"loss"} if self.task.loss == TaskSection().loss else None),
             "train": self._train_identity(),
-            "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")},
+            "search": {key: getattr(self.search, key) for key in ("design", "sampler", "objective")}
+            | self.search.model_dump(include={"seeds", "repeats"}, exclude_defaults=True),
             "recipes": {
                 name: {"structure": choices_of(r.recipe.structure), "fixed": dict(r.recipe.fixed)}
                 for name, r in resolved.items()
@@ -142,7 +143,7 @@ class Config(Settings):
         """Return the configuration of the pre-run: a Bayesian search of its one recipe on training loss."""
         return self._searching(
             recipes=[self.prerun.recipe], trials=self.prerun.trials, objective="train_loss", design="paper",
-            sampler="tpe" if self.search.design == "fair" else self.search.sampler,
+            sampler=self.search.sampler if self.search.design == "paper" else "tpe", seeds="one", repeats=1,
         )  # fmt: skip
 
     def searching(self, names: Sequence[str]) -> Config:
@@ -158,56 +159,6 @@ class Config(Settings):
         if set(ranges) == {"spaces"} and isinstance(ranges["spaces"], Mapping):
             ranges = ranges["spaces"]
         return parse({**self.plain(), "spaces": _merged(self.plain()["spaces"], ranges)}, source)
-
-
-def whole(config: Config, known: Collection[str], own: Callable[[], Config]) -> Config:
-    """Return the configuration of a resumed study: the requested one, and the other recipes of the study.
-
-    Each recipe has a separate search, so that a study grows in recipes as it does in trials.
-
-    Args:
-        config: the requested configuration.
-        known: names of the recipes in the study.
-        own: reads the configuration of the study; called only if `config` lacks one of its recipes.
-
-    Raises:
-        InputError: the configuration of the study is needed and cannot be read.
-    """
-    if set(known) <= set(config.searched):
-        return config
-    return including(config, own())
-
-
-def including(config: Config, other: Config) -> Config:
-    """Return a configuration that also searches the recipes of another one; those come first.
-
-    Its own recipes do not change: if definitions or ranges of the other would change them, the configuration
-    is returned as it is.
-    """
-    mine, theirs, own = config.plain(), other.plain(), config.searched
-
-    def joined(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-        return {**{name: value for name, value in theirs.items() if name not in own}, **mine}
-
-    both = parse(
-        {
-            **mine,
-            "train": {**mine["train"], "longer": joined(mine["train"]["longer"], theirs["train"]["longer"])},
-            "search": {**mine["search"], "recipes": list(dict.fromkeys([*other.searched, *own]))},
-            "recipes": joined(mine["recipes"], theirs["recipes"]),
-            "spaces": joined(mine["spaces"], theirs["spaces"]),
-        },
-        config.study,
-    )
-    return both if both.searching(own).identity() == config.identity() else config
-
-
-def at_least(config: Config, trials: int) -> Config:
-    """Return the configuration with at least as many trials of a recipe as a study has planned."""
-    if trials <= config.search.trials:
-        return config
-    plain = config.plain()
-    return parse({**plain, "search": {**plain["search"], "trials": trials}}, config.study)
 
 
 @dataclass(frozen=True)
@@ -257,7 +208,26 @@ def from_text(
 
     Raises InputError with one line for each error.
     """
-    data, settings = parse_yaml(content, source), _read_overrides(overrides)
+    return _parsed(parse_yaml(content, source), source, stem, overrides)
+
+
+def stored(content: str | bytes, source: str, stem: str, overrides: Sequence[str | Setting] = ()) -> Config:
+    """Check the configuration that a study has stored; arguments and errors as in `from_text`.
+
+    A fair study without the key `search.seeds` is older than it, and has one training seed for all draws.
+    """
+    return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
+
+
+def with_seeds(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of a stored configuration with `search.seeds`, which older ones lack."""
+    search = data.get("search")
+    old = isinstance(search, Mapping) and search.get("design") == "fair"
+    return {**data, "search": {"seeds": "one", **search}} if old and search else dict(data)
+
+
+def _parsed(data: Mapping[str, Any], source: str, stem: str, overrides: Sequence[str | Setting]) -> Config:
+    settings = _read_overrides(overrides)
     for setting in settings:
         data = _with_value(data, setting.path, setting.value)
     if data.get("study") is None:

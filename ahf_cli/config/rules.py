@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ahf_cli.config.schema import NAME, Bounds, KeyPath, Problem, Settings, show
+from ahf_cli.config.schema import NAME, Bounds, KeyPath, Problem, SearchSection, Settings, show
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
 from ahf_cli.recipes.recipe import Recipe, search_range
@@ -241,24 +241,47 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return hint if "did you mean" in hint else "; one of a plug-in needs --plugin FILE.py"
 
 
+_ALLOWED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "paper": {"seeds": ("one",), "repeats": (1,)},
+    "fair": {
+        "sampler": ("random", "qmc"), "objective": ("validation_loss",), "seeds": ("draw", "one"),
+        "repeats": (1,),
+    },
+    "crossed": {"sampler": ("random", "qmc"), "objective": ("validation_loss",)},
+}  # fmt: skip
+"""The values of the keys that a design allows."""
+
+
 def _search_problems(config: Settings) -> list[Problem]:
     """List the problems between the keys of the search and the split."""
     search, full = config.search, config.task.split == "full"
-    if search.design == "fair":
-        if full:
-            rule = "must be paper where task.split is full, which has no validation set"
-            return [(("search", "design"), f"{rule}, got 'fair'")]
-        allowed = {"sampler": ("random", "qmc"), "objective": ("validation_loss",)}
-        given = {key: getattr(search, key) for key in allowed}
-        return [
-            (
-                ("search", key),
-                f"must be {' or '.join(allowed[key])} where search.design is fair, got {show(value)}",
-            )
-            for key, value in given.items()
-            if value not in allowed[key]
-        ]
+    if search.design != "paper" and full:
+        rule = "must be paper where task.split is full, which has no validation set"
+        return [(("search", "design"), f"{rule}, got {search.design!r}")]
+    given = {key: getattr(search, key) for key in _ALLOWED[search.design]}
+    problems: list[Problem] = [
+        (
+            ("search", key),
+            f"must be {' or '.join(map(str, allowed))} where search.design is {search.design}, "
+            f"got {show(given[key])}",
+        )
+        for key, allowed in _ALLOWED[search.design].items()
+        if given[key] not in allowed
+    ]
+    if search.design == "crossed":
+        problems += _crossed_problems(search)
     if search.objective == "validation_loss" and full:
         rule = "must be train_loss where task.split is full, which has no validation set"
-        return [(("search", "objective"), f"{rule}, got 'validation_loss'")]
+        problems.append((("search", "objective"), f"{rule}, got 'validation_loss'"))
+    return problems
+
+
+def _crossed_problems(search: SearchSection) -> list[Problem]:
+    if isinstance(search.seeds, str):
+        rule = "must be the number of seeds of each draw, an integer ≥ 2, where search.design is crossed"
+        return [(("search", "seeds"), f"{rule}, got {search.seeds!r}")]
+    runs = search.seeds * search.repeats
+    if search.trials % runs or search.trials < 2 * runs:
+        rule = f"must be draws × seeds × repeats, a multiple of {runs} from {2 * runs} on"
+        return [(("search", "trials"), f"{rule}, where search.design is crossed, got {search.trials}")]
     return []

@@ -49,6 +49,10 @@ def _number(value: object) -> object:
     return number
 
 
+def _seeds(value: object) -> object:
+    return value if value in ("one", "draw") else _number(value)
+
+
 def _choice(value: object) -> object:
     """Return a value of a recipe; a text that is a number becomes one."""
     number = read_number(value) if isinstance(value, str) else None
@@ -73,6 +77,11 @@ OptionalCount = Annotated[
     Field(description="an integer in [1, 10^9], or null"),
 ]
 Trials = Annotated[int, _NUMBER, Field(ge=1, le=10**5, description="an integer in [1, 10^5]")]
+Seeds = Annotated[
+    Literal["one", "draw"] | Annotated[int, Field(ge=2, le=10**5)],
+    BeforeValidator(_seeds),
+    Field(description="one, draw, or an integer in [2, 10^5]"),
+]
 Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
 Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
 Bound = Annotated[
@@ -89,8 +98,13 @@ Storage = Annotated[
 ]
 
 
-IMPLIED_BY_FAIR = {"sampler": "random", "objective": "validation_loss"}
-"""Defaults of the fair design."""
+_INDEPENDENT = {"sampler": "random", "objective": "validation_loss"}
+IMPLIED: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "fair": {**_INDEPENDENT, "seeds": "draw", "reruns": 20},
+    "crossed": {**_INDEPENDENT, "seeds": 5, "repeats": 2},
+}
+"""Defaults by design."""
 
 
 class _Section(BaseModel):
@@ -124,15 +138,22 @@ class TrainSection(_Section):
 class SearchSection(_Section):
     """The section `search`: choice of the hyperparameters of the searched recipes."""
 
-    design: Literal["paper", "fair"] = "paper"
-    """fair: independent trials judged by validation loss; the best configuration runs again with new seeds"""
+    design: Literal["paper", "fair", "crossed"] = "paper"
+    """paper: one search by training loss, with one training seed.  fair: independent draws by validation
+    loss, each with a seed of its own; the best configuration runs again with new seeds.  crossed: each draw
+    trains with each seed, twice, for the variance between draws, between seeds and of retraining"""
     trials: Trials = 70
+    """trials of each recipe; in the design crossed draws × seeds × repeats"""
     sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
-    """default of the fair design: random"""
+    """default of fair and crossed: random"""
     objective: Literal["train_loss", "validation_loss"] = "train_loss"
-    """default of the fair design: validation_loss"""
+    """default of fair and crossed: validation_loss"""
+    seeds: Seeds = "one"
+    """training seeds: one for all draws, `draw` for one per draw (fair), or their number (crossed)"""
+    repeats: Trials = 1
+    """runs of each draw and seed; later ones start from weights changed in their last digits (crossed)"""
     reruns: Trials = 10
-    """number of new seeds for the best configuration of each recipe, in the fair design"""
+    """number of new seeds for the best configuration of each recipe (fair); default there: 20"""
     recipes: Annotated[
         tuple[str, ...], Field(min_length=1, description="a non-empty list of recipe names")
     ] = ("hf", "adaptive_hf")
@@ -141,8 +162,8 @@ class SearchSection(_Section):
     @classmethod
     def _of_design(cls, data: Any) -> Any:
         """Add the absent keys that the design implies."""
-        fair = isinstance(data, Mapping) and data.get("design") == "fair"
-        return {**IMPLIED_BY_FAIR, **data} if fair else data
+        design = data.get("design") if isinstance(data, Mapping) else None
+        return {**IMPLIED.get(str(design), {}), **data} if design is not None else data
 
 
 class Bounds(_Section):

@@ -158,6 +158,28 @@ class ModelObjective:
         return self.layout.join([g.square().mean(dim=0) for g in each])[0]
 
 
+@dataclass
+class Counted:
+    """An objective that counts the evaluations of its loss alone."""
+
+    inner: Objective
+    losses: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter tensor lies."""
+        return self.inner.layout
+
+    def value(self, parameters: Tensor) -> Tensor:
+        """h(θ) for each row; (K, P) → (K,)."""
+        self.losses += 1
+        return self.inner.value(parameters)
+
+    def evaluate(self, parameters: Tensor) -> Evaluation:
+        """Prepare h and its derivatives at θ; (K, P)."""
+        return self.inner.evaluate(parameters)
+
+
 Regularization = Callable[[Objective, Values], Objective]
 """(h, hyperparameters) ↦ h with an added term."""
 

@@ -13,7 +13,7 @@ import ahf_cli.optim.rows as rows
 from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem
-from ahf_cli.optim.objective import Objective, Regularization
+from ahf_cli.optim.objective import Counted, Objective, Regularization
 from ahf_cli.optim.operators import Curvature, Operator, QuadraticModel
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.preconditioners import Preconditioner, Surroundings
@@ -88,6 +88,7 @@ class Optimizer:
             curvature_objective: h on the curvature batch S″; needed if and only if `independent_batch`.
         """
         theta, values, t = state.parameters, state.hyperparameters, state.step + 1
+        objective = Counted(objective)
         h = self.regularization(objective, values)
         # δ from (B + λI) δ = −g, and the undamped model q.
         solved = self.solve(state, objective, curvature_objective)
@@ -114,7 +115,7 @@ class Optimizer:
         damping = self.damping_rule(state.damping, ratio, initial)
         if unknown is not None:
             damping = torch.where(unknown, towards(state.damping, initial), damping)
-        taken = Taken(alpha, norm, update, loss_after, ratio, damping, reduction.products)
+        taken = Taken(alpha, norm, update, loss_after, ratio, damping, reduction.products, objective.losses)
         info = newton_step(state, solved, taken)
         after = state.moved(theta + update, solved.warm_start, damping, moments, info.finite)
         return after.began(rows.dot(solved.gradient, solved.gradient)), info

@@ -114,6 +114,7 @@ class StepInfo:
     smoothness_direction: Tensor  # L̂ with g = −δ
     products: Tensor  # curvature products of the step, int64
     gradients: int  # gradient evaluations of the step, equal in all rows
+    losses: int  # loss evaluations of the step without a gradient, equal in all rows
     gradient: Tensor  # g, (K, P)
     active: Tensor  # rows that were active before the step, bool
     finite: Tensor  # rows whose δ, u and new loss are finite, bool
@@ -147,6 +148,7 @@ class Taken:
     ratio: Tensor  # ρ, (K,)
     damping: Tensor  # λ of the next step, (K,)
     products: int  # curvature products of ρ
+    losses: int  # loss evaluations, equal in all rows
 
 
 def newton_step(before: State, solved: Solved, taken: Taken) -> StepInfo:
@@ -161,21 +163,24 @@ def newton_step(before: State, solved: Solved, taken: Taken) -> StepInfo:
         eq3_step_size=eq3(taken.norm, values, before.step + 1) if known else none,
         damping=before.damping, damping_next=taken.damping, reduction_ratio=taken.ratio,
         model_value=solved.model.along(1.0), cg_iterations=solved.cg.iterations, stop=solved.cg.stop,
-        products=solved.cg.products + taken.products, gradients=solved.gradients,
+        products=solved.cg.products + taken.products, gradients=solved.gradients, losses=taken.losses,
     )  # fmt: skip
 
 
 def explicit_step(
     before: State, here: Evaluation, update: Tensor, loss_after: Tensor, products: int
 ) -> StepInfo:
-    """Return the record of a step without a linear system: δ = −g, and NaN or 0 for all of CG."""
+    """Return the record of a step without a linear system: δ = −g, and NaN or 0 for all of CG.
+
+    Its one loss evaluation is for the record alone, and does not count.
+    """
     gradient = here.gradient
     nan, none = torch.full_like(loss_after, torch.nan), torch.zeros_like(before.step)
     return _record(
         before, here, gradient, -gradient, update, loss_after,
         step_size=before.hyperparameters["lr"], eq3_step_size=nan, damping=nan, damping_next=nan,
         reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
-        products=none + products, gradients=1,
+        products=none + products, gradients=1, losses=0,
     )  # fmt: skip
 
 

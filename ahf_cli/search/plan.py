@@ -9,10 +9,14 @@ from typing import Any, Protocol
 
 from ahf_cli.recipes.hyperparameters import Range
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.training.records import Progress, TrialResult
+from ahf_cli.training.records import Progress, Start, TrialResult
 
 OWN_VALUE = "own_value"
 """Attribute of a trial in the index: its own value, if that exceeds the capped value given to the sampler."""
+NEW_SEEDS = 10**6
+"""First seed of the re-runs, counted from the study's: no draw of the search has it."""
+DRAW, REPEAT = "draw", "repeat"
+"""Draw and repeat of a crossed trial, among the extra numbers of its result; its column is its seed."""
 SEARCH_SLOT = "search_slot"
 """Where a re-run says, among the extra numbers of its result, which trial of the search it repeats."""
 
@@ -59,9 +63,30 @@ class SearchPlan:
         repeated = f"@{self.again[recipe].slot:03d}" if self.again else ""
         return self.prefix + recipe + repeated
 
-    def seed_of(self, slot: int) -> int:
-        """Return the training seed of a slot."""
-        return seed_of(self.seed, slot) if self.again else self.seed
+    seeds: str | int = "one"
+    """training seeds: `one`, one per `draw`, or the number of seeds of each draw"""
+    repeats: int = 1
+    """runs of each draw and seed"""
+
+    def draw_of(self, slot: int) -> int:
+        """Return the number of a slot's draw of hyperparameters."""
+        return slot // (self.seeds * self.repeats) if isinstance(self.seeds, int) else slot
+
+    def start_of(self, slot: int) -> Start:
+        """Return the seed of a slot, the same for all recipes."""
+        if self.again:
+            first = 1 if self.seeds == "one" else NEW_SEEDS
+            return Start((self.seed + first + slot) % 2**63)
+        if isinstance(self.seeds, int):
+            column, repeat = divmod(slot, self.repeats)
+            return Start((self.seed + column % self.seeds) % 2**63, repeat)
+        return Start((self.seed + slot) % 2**63 if self.seeds == "draw" else self.seed)
+
+    def extra_of(self, slot: int) -> dict[str, float]:
+        """Return the numbers that a slot's result has besides, for crossed draws: draw and repeat."""
+        if self.again or not isinstance(self.seeds, int):
+            return {}
+        return {DRAW: float(self.draw_of(slot)), REPEAT: float(self.start_of(slot).repeat)}
 
 
 @dataclass(frozen=True)
@@ -78,11 +103,6 @@ class Hooks:
 HOOKS = Hooks()
 
 
-def seed_of(study_seed: int, replicate: int) -> int:
-    """Return the training seed of a re-run: equal for all recipes, and different from the search's seed."""
-    return (study_seed + 1 + replicate) % 2**63
-
-
 def repeats(result: TrialResult, best: Best) -> bool:
     """Tell whether a re-run is one of this trial."""
     same = all(result.params.get(name) == value for name, value in best.params.items())
@@ -96,7 +116,6 @@ def rerun_plan(plan: SearchPlan, best: Mapping[str, Best], count: int, prefix: s
         recipes={name: plan.recipes[name] for name in best},
         trials=count,
         known=count,
-        batch=1,  # rows of one batch share weights and batch order, and here these differ
         prefix=prefix,
         about={name: {**said, "trials": count} for name, said in plan.about.items()},
         again=best,

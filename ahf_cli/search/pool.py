@@ -18,7 +18,7 @@ from typing import Protocol
 
 from ahf_cli.interruption import SIGNALS
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.training.records import Progress, TrialResult
+from ahf_cli.training.records import Progress, Start, TrialResult
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Job:
     """free hyperparameters by slot"""
     attempts: Mapping[int, int] = field(default_factory=dict)
     """which attempt this is, by slot; the first where it is not said"""
-    seed: int | None = None
-    """training seed; None: that of the plan"""
-    extra: Mapping[str, float] = field(default_factory=dict)
-    """further numbers of the results"""
+    starts: Mapping[int, Start] = field(default_factory=dict)
+    """seeds by slot; where it is not said, the seed of the plan"""
+    extra: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """further numbers of the results by slot"""
 
 
 @dataclass(frozen=True)

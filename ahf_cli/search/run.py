@@ -148,7 +148,7 @@ def search_plan(
         {name: config.space(name) for name in config.searched},
         config.search.trials, config.seed, config.search.sampler, workers, batch, stream,
         prefix(config.study, "prerun" if stream else "search") if created else "", about, guest,
-        cap=config.metrics.loss.baseline,
+        cap=config.metrics.loss.baseline, seeds=config.search.seeds, repeats=config.search.repeats,
     )  # fmt: skip
 
 

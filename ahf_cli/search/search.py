@@ -200,8 +200,10 @@ class Search:
     def _job(self, name: str, params: dict[int, dict[str, float]]) -> Job:
         attempts = {slot: self.slots[name].failures(slot) + 1 for slot in params}
         best = self.plan.again.get(name)
-        extra = {SEARCH_SLOT: float(best.slot)} if best else {}
-        return Job(self.plan.recipes[name], params, attempts, self.plan.seed_of(min(params)), extra)
+        of_best = {SEARCH_SLOT: float(best.slot)} if best else {}
+        starts = {slot: self.plan.start_of(slot) for slot in params}
+        extra = {slot: {**of_best, **self.plan.extra_of(slot)} for slot in params}
+        return Job(self.plan.recipes[name], params, attempts, starts, extra)
 
     def _free(self, name: str) -> list[int]:
         return [slot for slot in self.slots[name].free(self.plan.trials) if not self._given_up(name, slot)]
@@ -237,10 +239,11 @@ class Search:
         return self.slots[name].params(slot) or self._propose(name, slot)
 
     def _propose(self, name: str, slot: int) -> dict[str, float]:
+        draw = self.plan.draw_of(slot)
         if self.plan.sampler == "qmc":
-            return sobol(self.plan.spaces[name], self.plan.seed, self.plan.stream, slot)
+            return sobol(self.plan.spaces[name], self.plan.seed, self.plan.stream, draw)
         parallel = self.storage.shared or self.plan.workers * self.plan.batch > 1
-        own = sampler(self.plan.sampler, self.plan.seed, self.plan.stream, slot, parallel)
+        own = sampler(self.plan.sampler, self.plan.seed, self.plan.stream, draw, parallel)
         return propose(self.plan.spaces[name], own, self.slots[name].known())
 
     def _settle(self, job: Job, outcome: Outcome, hooks: Hooks) -> None:
@@ -290,7 +293,7 @@ class Search:
         nan = dict.fromkeys(("train_loss", "test_loss", "validation_loss"), math.nan)
         cap = math.nan if self.plan.cap is None else self.plan.cap
         return TrialResult(
-            recipe.name, slot, "failed", 0, 0, cap, "", params, self.plan.seed_of(slot), nan, 0.0,
+            recipe.name, slot, "failed", 0, 0, cap, "", params, self.plan.start_of(slot).seed, nan, 0.0,
             attempts=self.slots[recipe.name].failures(slot), error=error,
         )  # fmt: skip
 

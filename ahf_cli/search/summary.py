@@ -55,7 +55,7 @@ def _of(study: Study, config: Config, name: str) -> Remaining:
 
 def grown_from(study: Study, config: Config, stream: int = 0) -> Config:
     """Return the configuration with the recipes and trials that the study has besides."""
-    from ahf_cli.config.load import at_least, whole
+    from ahf_cli.config.growth import at_least, whole
 
     if not study.exists():
         return config

@@ -28,7 +28,7 @@ from ahf_cli.study.trial_folder import TrialFolders
 from ahf_cli.tasks.data import Split, SplitName, load
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.task import Task
-from ahf_cli.training.records import CurveRow, Progress, TrialResult
+from ahf_cli.training.records import CurveRow, Progress, Start, TrialResult
 from ahf_cli.training.train import Batch, Plan, StoppedError, begin, restore, side_by_side, train
 
 
@@ -86,8 +86,8 @@ class Worker:
     ):
         self.task, self.plan, self.records = task, plan, records
         self.on_progress, self.should_stop = on_progress, should_stop
-        self._first: dict[tuple[int, int], CurveRow] = {}
-        """the evaluation at step 0, by seed and number of trials side by side: that may move its last bits"""
+        self._first: dict[tuple[int, ...], list[CurveRow]] = {}
+        """the evaluations at step 0 of the last batch, by the seeds of its rows"""
 
     def run(self, job: Job) -> Outcome:
         """Train a job's trials and commit each; trials with a checkpoint go on from it."""
@@ -108,7 +108,6 @@ class Worker:
     def _batches(self, job: Job) -> list[Batch]:
         """Continue trials that have a checkpoint, begin the others; those at one step run side by side."""
         plan = self.plan.of(job.recipe.name)
-        plan = plan if job.seed is None else replace(plan, seed=job.seed)
         continued, fresh = [], {}
         for slot, params in job.params.items():
             batch = self._restored(job, plan, slot, params)
@@ -116,13 +115,14 @@ class Worker:
                 fresh[slot] = params
             else:
                 continued.append(batch)
-        begun = [begin(self.task, job.recipe, plan, fresh)] if fresh else []
+        begun = [begin(self.task, job.recipe, plan, fresh, job.starts)] if fresh else []
         return side_by_side(continued) + begun
 
     def _restored(self, job: Job, plan: Plan, slot: int, params: dict[str, float]) -> Batch | None:
         for checkpoint in self.records.trial(job.recipe.name, slot).load_checkpoints():
             try:
-                batch = restore(self.task, job.recipe, plan, checkpoint)
+                start = job.starts.get(slot)
+                batch = restore(self.task, job.recipe, plan, checkpoint, start.seed if start else None)
             except Exception:  # of another version: the older one, or from the start
                 continue
             if batch.trials[0].params == job.recipe.complete(params):
@@ -132,10 +132,11 @@ class Worker:
     def _train(self, job: Job, batch: Batch) -> list[TrialResult]:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         name = job.recipe.name
-        begins = (batch.plan.seed, len(batch.trials))
-        if batch.step == 0 and begins in self._first:  # trials of one seed begin at the same parameters
-            for trial in batch.trials:
-                trial.curve.append(self._first[begins])
+        plain = all(job.starts.get(t.slot, Start(t.seed)).repeat == 0 for t in batch.trials)
+        begins = tuple(trial.seed for trial in batch.trials)
+        if batch.step == 0 and plain and begins in self._first:  # equal seeds have equal initial weights
+            for trial, row in zip(batch.trials, self._first[begins], strict=True):
+                trial.curve.append(row)
         for trial in batch.trials:
             self.records.trial(name, trial.slot).begin_curve(trial.curve)
 
@@ -151,12 +152,13 @@ class Worker:
             on_checkpoint=lambda slot, data, step: self.records.trial(name, slot).save_checkpoint(data, step),
             should_stop=self.should_stop,
         )
-        self._first.setdefault(begins, batch.trials[0].curve[0])
+        if plain:
+            self._first = {begins: [trial.curve[0] for trial in batch.trials]}
         host = socket.gethostname()
         results = [
             replace(
                 result, started=started, host=host, attempts=job.attempts.get(result.slot, 1),
-                extra={**result.extra, **job.extra},
+                extra={**result.extra, **job.extra.get(result.slot, {})},
             )
             for result in done
         ]  # fmt: skip

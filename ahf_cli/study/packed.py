@@ -34,7 +34,7 @@ RESULT = {
     for f in fields(TrialResult) if f.name not in ("recipe", "slot", "params", "measured", "extra")
 }  # fmt: skip
 """Columns of the table of trials, beside metrics, `params.*` and `extra.*`; empty for an unfinished trial."""
-ADDED = {"numerics"}
+ADDED = {"numerics", "losses"}
 """Columns that packs of older versions lack."""
 LOSSES = {f"{where}_loss": float for where in ("train", "validation", "test")}
 """The metrics that every task has."""
@@ -126,7 +126,10 @@ class Pack:
                 bounds[key] = 100_000  # it ran when it was packed
             elif isinstance(content["steps"], int) and 0 <= content["steps"] <= MAX_STEPS:
                 bounds[key] = most(content["steps"])
-        table = self._table(name, {**KEYS, **columns(row, self._measured(row))}, sum(bounds.values()))
+        wanted = columns(row, self._measured(row))
+        table = self._table(name, {**KEYS, **wanted}, sum(bounds.values()))
+        for added in [c for c in wanted if c in ADDED and c not in table.column_names]:
+            table = table.append_column(added, pa.nulls(len(table), pa.float64()))
         file = self.folder / f"{name}.parquet"
         counts = table.group_by(list(KEYS)).aggregate([([], "count_all")]).to_pylist()
         for found in counts:

@@ -129,12 +129,12 @@ class Study(AbstractContextManager["Study"]):
 
         Raises InputError where the file is missing, no regular file, or not valid in this version.
         """
-        from ahf_cli.config.load import from_text
+        from ahf_cli.config.load import stored
 
         file = self.folder / "config.yaml"
         if (text := self.text(file.name)) is None:
             raise InputError(f"{file}: cannot be read: there is no such file")
-        return from_text(text, str(file), file.stem, overrides)
+        return stored(text, str(file), file.stem, overrides)
 
     def refuse_packed(self) -> None:
         """Raise InputError where the study is packed, and say how to go on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -104,24 +105,29 @@ class Task:
         modules = ((name, m) for name, m in self.model.named_modules() if isinstance(m, kinds))
         return frozenset(f"{name}.weight" for name, m in modules if m.weight is not None)
 
-    def objective(self, seed: int, stream: int, step: int, batches: int = 1) -> Objective:
-        """Return h on the whole batch of a step, or on `batches` of them, over all ranks."""
-        own = self.batch(seed, stream, step, batches)
+    def objective(self, seeds: Sequence[int], stream: int, step: int, batches: int = 1) -> Objective:
+        """Return h on the whole batch of a step, or on `batches` of them, over all ranks; see `batch`."""
+        own = self.batch(seeds, stream, step, batches)
         return own if self.part[1] == 1 else DistributedObjective(own)
 
-    def batch(self, seed: int, stream: int, step: int, batches: int = 1) -> ModelObjective:
+    def batch(self, seeds: Sequence[int], stream: int, step: int, batches: int = 1) -> ModelObjective:
         """Return h on this process's part of a stream's batch at a step, counted from 0.
 
-        A step takes `batches` consecutive batches.
+        Each row has the batch of its own seed; rows with one seed share one batch.  A step takes `batches`
+        consecutive batches.
         """
+        own = len(set(seeds)) > 1
         count, (rank, world) = len(self.split.train), self.part
         steps = range(step * batches, (step + 1) * batches)
-        whole = np.concatenate([batch_indices(seed, stream, n, count, self.batch_size) for n in steps])
-        indices = torch.from_numpy(whole[rank::world])
-        chosen = indices.to(self.device)
+        whole = [
+            np.concatenate([batch_indices(seed, stream, n, count, self.batch_size) for n in steps])
+            for seed in (seeds if own else seeds[:1])
+        ]
+        indices = torch.from_numpy(np.stack(whole)[:, rank::world])
+        chosen = (indices if own else indices[0]).to(self.device)
         images = self.pixels(self.split.train.images[chosen])
         targets = self.targets(self.split.train.labels[chosen])
-        return ModelObjective(self.model, images, targets, self.loss, chain=self._chain)
+        return ModelObjective(self.model, images, targets, self.loss, own_batches=own, chain=self._chain)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return classes unchanged, and numbers in the task's dtype."""

@@ -6,6 +6,7 @@ The fields of `StepRow` are the columns of `steps.csv.gz`; the keys of `CurveRow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,16 @@ from typing import Any, Literal
 from ahf_cli.tasks.metrics import MEASURED
 
 Status = Literal["ok", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The random numbers of a trial."""
+
+    seed: int
+    """training seed: initial weights and batch order"""
+    repeat: int = 0
+    """if > 0, the initial weights differ in their last digits from those of other repeats"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,8 @@ class CurveRow:
     """gradient evaluations so far"""
     seconds: float
     """training time so far, evaluation excluded"""
+    losses: float = math.nan
+    """loss evaluations without a gradient so far; NaN in records of older versions"""
 
     def plain(self) -> dict[str, Any]:
         """Return the values by column, in the order of `curve.csv`."""

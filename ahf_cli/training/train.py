@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.metrics import SETS
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 from ahf_cli.training.evaluate import evaluate
-from ahf_cli.training.records import CurveRow, Progress, Status, StepRow, TrialResult
+from ahf_cli.training.records import CurveRow, Progress, Start, Status, StepRow, TrialResult
 
 _INTEGERS = ("cg_iterations",)
 _FROM_INFO = (
@@ -27,6 +28,8 @@ _FROM_INFO = (
     "smoothness_direction", "stop", "products", "active", "finite",
 )  # fmt: skip
 NAN = math.nan
+REPEAT_STREAM = 3
+"""Number of the stream of signs from the training seed, after those of weights and batches."""
 WORST = 1e30
 """The sampler's value of a trial whose first value is not finite."""
 
@@ -62,10 +65,12 @@ class Trial:
 
     slot: int
     params: dict[str, float]
+    seed: int
     curve: list[CurveRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     products: int = 0
     gradients: int = 0
+    losses: float = 0.0
     seconds: float = 0.0
     diverged_at: int = 0
 
@@ -97,17 +102,35 @@ def _copied(rows: Tensor, k: int) -> Tensor:
     return rows[k : k + 1].detach().to("cpu", copy=True)
 
 
-def begin(task: Task, recipe: Recipe, plan: Plan, trials: Mapping[int, Mapping[str, float]]) -> Batch:
-    """Start trials from hyperparameters by slot; all begin with the weights of the plan's seed."""
+def begin(
+    task: Task,
+    recipe: Recipe,
+    plan: Plan,
+    trials: Mapping[int, Mapping[str, float]],
+    starts: Mapping[int, Start] | None = None,
+) -> Batch:
+    """Start trials from hyperparameters by slot; those without a start of their own have the plan's seed."""
     complete = {slot: recipe.complete(params) for slot, params in trials.items()}
-    theta = task.initial(plan.seed).expand(len(complete), -1).clone()
+    own = {slot: (starts or {}).get(slot, Start(plan.seed)) for slot in complete}
+    theta = torch.stack([initial(task, start) for start in own.values()])
     names = recipe.hyperparameters
     values = {
         name: torch.tensor([p[name] for p in complete.values()], dtype=torch.float64).to(theta)
         for name in names
     }
     state = compose(recipe.structure).init(theta, values)
-    return Batch(recipe, plan, state, [Trial(slot, params) for slot, params in complete.items()])
+    rows = [Trial(slot, params, own[slot].seed) for slot, params in complete.items()]
+    return Batch(recipe, plan, state, rows)
+
+
+def initial(task: Task, start: Start) -> Tensor:
+    """Return the initial weights θ of a start, (P,); those of repeat r > 0 are θ∘(1 + εξ_r) with ξ_r = ±1."""
+    theta = task.initial(start.seed)
+    if not start.repeat:
+        return theta
+    signs = np.random.default_rng([start.seed, REPEAT_STREAM, start.repeat]).integers(0, 2, len(theta))
+    eps = torch.finfo(theta.dtype).eps
+    return theta + eps * theta * torch.from_numpy(2 * signs - 1).to(theta)
 
 
 def dump(batch: Batch, k: int) -> bytes:
@@ -117,13 +140,15 @@ def dump(batch: Batch, k: int) -> bytes:
     return buffer.getvalue()
 
 
-def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes) -> Batch:
-    """Continue one trial from its checkpoint, bitwise."""
+def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes, seed: int | None = None) -> Batch:
+    """Continue one trial from its checkpoint, bitwise; `seed` is its training seed, by default the plan's."""
     content = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location=task.device)
     saved = content["trial"]
     trial = Trial(
         **{
+            "losses": NAN,  # of an older version, which did not count them
             **saved,
+            "seed": plan.seed if seed is None else seed,
             "curve": [CurveRow.of(row) for row in saved["curve"]],
             "steps": [StepRow(**row) for row in saved["steps"]],
         }
@@ -193,9 +218,9 @@ def train(
 
 
 def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
-    seed, before = batch.plan.seed, time.perf_counter()
-    objective = task.objective(seed, GRADIENT_STREAM, batch.step)
-    wanted = (seed, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
+    seeds, before = [trial.seed for trial in batch.trials], time.perf_counter()
+    objective = task.objective(seeds, GRADIENT_STREAM, batch.step)
+    wanted = (seeds, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
@@ -217,6 +242,7 @@ def _record(batch: Batch, info: StepInfo, batches: int) -> None:
             continue
         trial.products += batches * int(row.pop("products"))
         trial.gradients += info.gradients
+        trial.losses += info.losses
         trial.diverged_at = 0 if row.pop("finite") else batch.step
         stop = Stop(int(row.pop("stop"))).name.lower()
         integers = {name: int(row.pop(name)) for name in _INTEGERS}
@@ -245,6 +271,7 @@ def _evaluate(task: Task, batch: Batch) -> None:
                 products=trial.products,
                 gradients=trial.gradients,
                 seconds=trial.seconds,
+                losses=trial.losses,
             )
         )
 
@@ -273,7 +300,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         value=cap if diverged else min(objective, cap),
         objective=plan.objective,
         params=trial.params,
-        seed=plan.seed,
+        seed=trial.seed,
         measured={name: NAN if diverged else final[name] for name in _result_columns(final)},
         seconds=trial.seconds,
         stalled=not diverged and not fell(first["train_loss"], final["train_loss"]),
