@@ -91,7 +91,7 @@ def trial(
         recipe, slot, "diverged" if diverges else "ok", last, steps,
         LN_10 if diverges else final["validation_loss"], "validation_loss", dict(params), seed,
         {name: lost * final[name] for name in TEN_CLASSES.result_columns}, curve[-1].seconds,
-        stalled=not diverges and final["train_loss"] > 0.95 * 2.3,
+        stalled=not diverges and final["train_loss"] > 0.95 * 2.3, still_from=0,
     )  # fmt: skip
     return result, curve, rows
 

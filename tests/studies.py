@@ -60,7 +60,7 @@ def write_study(results: Path, name: str, plan: dict[str, int], ends: dict[str, 
                     recipe, slot, status, 7 if diverged else 10, 10, min(final, 2.3) if not diverged else 2.3,
                     "train_loss", {"lr": 0.1}, 0,
                     finals(final, final, NAN if diverged else rows[-1].measured["test_accuracy"], NAN, NAN),
-                    1.0, stalled=final > 0.95 * 2.3,
+                    1.0, stalled=final > 0.95 * 2.3, still_from=0,
                 )  # fmt: skip
                 study.trial(recipe, slot).finish(result, rows, steps(1 if slot % 2 else -1))
     return study

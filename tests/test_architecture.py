@@ -32,7 +32,7 @@ BELOW: dict[str, set[str]] = {
 }
 # Of the training, rooms that only read need these modules; nothing that runs.
 ONLY_READ = {"study", "report"}
-READABLE = {"records", "trace", "environment"}
+READABLE = {"records", "outcome", "trace", "environment"}
 ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},

@@ -21,6 +21,7 @@ from ahf_cli.report.exhibits.robustness import robustness_table
 from ahf_cli.report.exhibits.sensitivity import sensitivity_table
 from ahf_cli.report.exhibits.steps import WINDOWS, step_lines, window
 from ahf_cli.report.exhibits.time_to_target import crossing_table, target_table
+from ahf_cli.report.statistics.pairs import holm
 from ahf_cli.report.study_data import load_study
 from ahf_cli.report.text import as_latex, number, within
 from ahf_cli.tasks.metrics import TEN_CLASSES
@@ -43,7 +44,9 @@ def trials(**columns: list[Any]) -> pd.DataFrame:
         "test_accuracy": [0.8] * n,
         "value": [0.5] * n,
     }
-    return pd.DataFrame(given | columns)  # fmt: skip
+    frame = pd.DataFrame(given | columns)
+    outcome = frame["status"].where(frame["status"] != "ok", "trained")
+    return frame if "outcome" in frame else frame.assign(outcome=outcome)
 
 
 def curves(rows: list[tuple[str, int, str, int, float]]) -> pd.DataFrame:
@@ -114,6 +117,22 @@ def test_re_runs_are_paired_by_seed_not_by_order() -> None:
     row = numbers.loc["test_accuracy"]
     assert row["pairs"] == 4 and row["difference"] == pytest.approx(0.1)
     assert row["p"] == pytest.approx(2 / 2**4) and row["p_holm"] == pytest.approx(4 / 2**4)
+    assert numbers.loc["train_loss", "p_holm"] == 1
+    c = a.assign(recipe="c", test_accuracy=0.95)
+    three = pd.concat([both, c], ignore_index=True)
+    whole = pairs_table(three, [*NAMES, "c"], TEN_CLASSES).numbers
+    assert whole["p"].notna().sum() == 6 and whole["p_holm"].tolist() == holm(list(whole["p"]))
+    named = pairs_table(three, [*NAMES, "c"], TEN_CLASSES, [["b", "a"]]).numbers
+    assert named["p"].notna().tolist() == [True, True, False, False, False, False]
+    assert named["p_holm"].iloc[1] == pytest.approx(4 / 2**4)
+
+
+def test_a_difference_of_two_clusters_has_no_interval() -> None:
+    a = trials(seed=[1, 2, 3, 4], outcome=["trained", "trained", "did not train", "trained"])
+    b = a.assign(recipe="b", outcome="trained", test_accuracy=[0.5, 0.6, 0.7, 0.9])
+    row = pairs_table(pd.concat([a, b]), NAMES, TEN_CLASSES).numbers.set_index("metric").loc["test_accuracy"]
+    assert (row["trained_a"], row["trained_b"]) == (3, 4)
+    assert pd.isna(row["difference_low"]) and row["difference"] == pytest.approx(0.8 - 0.675)
     assert not len(pairs_table(a, NAMES, TEN_CLASSES).numbers)
 
 
@@ -123,7 +142,7 @@ def test_robustness_shows_that_the_winner_depends_on_the_mean() -> None:
     both = pd.concat([a, b], ignore_index=True)
     ways = robustness_table(both, CURVES, NAMES, TEN_CLASSES).numbers
     loss = ways[ways["metric"] == "training loss"].set_index("way")["winner"]
-    assert loss["mean"] == "b" and loss["median"] == "a" and loss["mean, diverged left out"] == "a"
+    assert loss["mean"] == "b" and loss["median"] == "a" and loss["mean, capped at twice chance"] == "b"
     assert loss["mean of the best step"] == "a"
 
 
@@ -166,7 +185,7 @@ def test_attribution_pairs_equal_settings_and_seeds_and_caps_losses_at_chance() 
     )
     b = a.assign(recipe="b", test_accuracy=[0.9, 0.9, 0.9, 0.5], train_loss=0.5)
     b.loc[2, "params.lr"] = 7.0  # another setting: no pair
-    b.loc[3, "status"] = "diverged"
+    b.loc[3, ["status", "outcome"]] = "diverged"
     b.loc[3, "train_loss"] = b.loc[3, "test_accuracy"] = NAN
     both, known = pd.concat([a, b], ignore_index=True), described(a={}, b={"norm": "l1"})
     table = attribution_table(both, known, NAMES, TEN_CLASSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from ahf_cli.report.exhibits.curves import curve_table, figure_2
 from ahf_cli.report.exhibits.prerun import prerun_figures
 from ahf_cli.report.exhibits.steps import damping
 from ahf_cli.report.page import interactive
-from ahf_cli.report.study_data import load_study
-from ahf_cli.study.frames import curves_frame, steps_frame, trials_frame
+from ahf_cli.report.study_data import StudyData, load_study, read_study
+from ahf_cli.study.frames import curves_frame, steps_frame
 from ahf_cli.study.store import Study
-from ahf_cli.tasks.metrics import TEN_CLASSES
+from ahf_cli.tasks.metrics import TEN_CLASSES, Metrics
 from tests import processes
 from tests.studies import NAN, write_study
 
@@ -29,7 +30,8 @@ FINALS = {"hf": [0.5, 0.7, NAN], "adaptive_hf": [2.25, 1.9]}
 
 
 def draw(study: Study, out: Path) -> list[Path]:
-    return figure_2(trials_frame(study), curves_frame(study), PLAN, "se", TEN_CLASSES, out)
+    data = read_study(study)
+    return figure_2(data.trials, data.curves, PLAN, "se", TEN_CLASSES, out)
 
 
 def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_path: Path) -> None:
@@ -47,21 +49,31 @@ def test_figure_2_is_saved_with_its_table_and_with_the_same_bytes_each_time(tmp_
     pd.testing.assert_frame_equal(drawn, expected, rtol=1e-12)
 
 
-def test_a_mean_beyond_the_panel_has_the_median_beside_it(tmp_path: Path) -> None:
+UNBOUNDED = Metrics(tuple(replace(m, baseline=None) for m in TEN_CLASSES.all))
+"""Metrics of a task for which guessing has no value, so that nothing is capped."""
+
+
+@pytest.fixture
+def wild(tmp_path: Path) -> StudyData:
     """One trial with a loss of 10,000 hides the others in a mean."""
-    plan = {"hf": 3, "adaptive_hf": 2}
-    study = write_study(tmp_path, "s", plan, {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]})
-    drawn = pd.read_csv(draw(study, tmp_path / "a")[0]).set_index(["metric", "recipe", "step"])
+    ends = {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]}
+    study = write_study(tmp_path, "s", PLAN, ends)
+    file = study.folder / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"metrics": UNBOUNDED.as_data()}))
+    return load_study(study.folder)
+
+
+def test_a_mean_beyond_the_panel_has_the_median_beside_it(wild: StudyData, tmp_path: Path) -> None:
+    paths = figure_2(wild.trials, wild.curves, PLAN, "se", wild.metrics, tmp_path / "a")
+    drawn = pd.read_csv(paths[0]).set_index(["metric", "recipe", "step"])
     last = drawn.index.get_level_values("step").max()
     ends = drawn.xs(last, level="step")["median"]
     assert ends["train_loss", "hf"] == 0.7 and ends.drop(("train_loss", "hf")).isna().all()
     assert drawn.loc[("train_loss", "hf", last), "centre"] > 3000
 
 
-def test_the_page_draws_the_same_median(tmp_path: Path) -> None:
-    plan = {"hf": 3, "adaptive_hf": 2}
-    study = write_study(tmp_path, "s", plan, {"hf": [0.5, 0.7, 1e4], "adaptive_hf": [2.25, 1.9]})
-    loss, accuracy = interactive.figures(load_study(study.folder), "se")["figure2"]
+def test_the_page_draws_the_same_median(wild: StudyData) -> None:
+    loss, accuracy = interactive.figures(wild, "se")["figure2"]
     kinds = [[type(drawn.glyph).__name__ for drawn in plot.renderers] for plot in (loss, accuracy)]
     assert kinds[0] == ["MultiLine", "Line", "Line", "MultiLine", "VArea", "Line"]
     assert kinds[1] == ["MultiLine", "VArea", "Line"] * 2

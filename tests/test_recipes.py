@@ -71,7 +71,8 @@ def test_recipes_are_explained_by_their_structure_and_by_what_was_seen() -> None
     assert "direction's sign" in said["adaptive_hf"] and "α/μ times" in said["adaptive_hf_stable"]
     assert said["x"].startswith("hf with curvature ggn, reduction_ratio update: generalized Gauss-Newton")
     trials = pd.DataFrame(
-        {"status": ["ok", "ok", "diverged", "failed"], "stalled": [True, False, False, False]}
+        {"status": ["ok", "ok", "diverged", "failed"]}
+        | {"outcome": ["did not train", "trained", "diverged", "failed"]}
     )
     assert marks.observed(trials) == "Of 3 trials, 1 trained, 1 did not train, 1 diverged."
     assert marks.observed(trials[1:2]) == "1 trained."

@@ -31,7 +31,7 @@ def steps(n: int = 60, **columns: object) -> pd.DataFrame:
 
 
 def said(found: TrialResult, frame: pd.DataFrame) -> str:
-    return " ".join(diagnose(found, frame, 50).findings)
+    return " ".join(diagnose(found, frame, "trained", 50).findings)
 
 
 def test_a_damping_runaway_is_called_so() -> None:
@@ -68,10 +68,10 @@ def test_cg_stops_are_counted_and_spikes_found() -> None:
 
 
 def test_without_steps_the_outcome_is_all_that_is_said() -> None:
-    found = diagnose(result(), steps(0))
-    assert found.outcome.startswith("trained for 60 steps, to training loss 0.5000")
+    found = diagnose(result(), steps(0), "trained")
+    assert found.outcome.startswith("trained in 60 steps: training loss 0.5000")
     assert found.findings == ("Its steps are not on disk (steps.csv.gz), so there are no findings.",)
-    assert diagnose(result(status="failed", error="out of memory"), steps(0)).outcome.startswith(
+    assert diagnose(result(status="failed", error="out of memory"), steps(0), "failed").outcome.startswith(
         "failed: out of"
     )
 
@@ -79,7 +79,7 @@ def test_without_steps_the_outcome_is_all_that_is_said() -> None:
 def test_one_trial_of_the_committed_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "quick", "hf_published/3", *QUICK, "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "hf_published/003 did not train" in text and "Damping runaway: λ went from 21.5" in text
+    assert "hf_published/003 stood still" in text and "Damping runaway: λ went from 21.5" in text
     assert (tmp_path / "figures" / "trial_hf_published_003.png").stat().st_size > 10_000
     assert len(pd.read_csv(tmp_path / "data" / "trial_hf_published_003.csv")) == 60
 
@@ -127,5 +127,5 @@ def test_a_recipe_without_linear_systems_is_not_asked_about_them() -> None:
     frame = steps(12, damping=NAN, reduction_ratio=NAN, cg_iterations=0, stop="inactive")
     text = said(result(), frame)
     assert "Batch loss" in text and not any(word in text for word in ("CG", "λ", "Reduction ratio"))
-    drawn = trial_drawing(result(), frame)
+    drawn = trial_drawing(result(), frame, "trained")
     assert not isinstance(drawn, str) and drawn.panels == 3

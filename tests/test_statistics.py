@@ -278,14 +278,10 @@ def test_only_diverged_trials_are_carried_forward_and_from_their_end_on() -> Non
     assert values[0][2] == np.inf
 
 
-def test_a_summary_counts_diverged_trials_at_chance_or_not_at_all() -> None:
-    values, status = [0.5, 0.7, np.nan, np.nan], ["ok", "ok", "diverged", "failed"]
-    both = summarize(values, status, "lower", 2.3)
-    without = summarize(values, status, "lower")
-    assert (both.n, both.ok, both.diverged, both.failed) == (3, 2, 1, 1)
-    assert both.mean == pytest.approx(3.5 / 3) and (both.best, both.worst) == (0.5, 2.3)
-    assert without.n == 2 and without.mean == pytest.approx(0.6)
-    assert without.standard_error == pytest.approx(0.1)
-    assert summarize(values, status, "higher").best == 0.7
-    none = summarize([np.nan], ["failed"], "lower", 2.3)
-    assert none.n == 0 and math.isnan(none.mean) and math.isnan(none.best)
+def test_a_summary_leaves_missing_values_out() -> None:
+    found = summarize([0.5, 0.7, np.nan, 2.3], "lower")
+    assert found.mean == pytest.approx(3.5 / 3) and (found.best, found.worst) == (0.5, 2.3)
+    assert found.standard_error == pytest.approx(np.std([0.5, 0.7, 2.3], ddof=1) / math.sqrt(3))
+    assert summarize([0.5, 0.7], "higher").best == 0.7
+    none = summarize([np.nan], "lower")
+    assert math.isnan(none.mean) and math.isnan(none.best)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.study_data import StudyData, load_study, pool
 from ahf_cli.report.text import sparkline
+from ahf_cli.report.verdict import _pair_sentence, seeds_needed
 from ahf_cli.study.store import Study
+from ahf_cli.tasks.metrics import TEN_CLASSES
 from tests.simulated_studies import simulate_study
 from tests.studies import write_study
 
@@ -42,17 +46,67 @@ def test_re_runs_of_a_fair_design_support_a_claim_with_its_numbers(fair: StudyDa
     found = Comparison(fair).verdict
     assert found.claim and found.leader == "hf" and not found.refused and not found.stamp
     pair = Comparison(fair).tables["rerun_pairs"].numbers.set_index("metric").loc["test_accuracy"]
-    text = found.sentences[0]
-    assert text.startswith("hf is better than adaptive_hf: test accuracy higher by")
-    assert f"{pair['difference']:.3f} (95 % {pair['difference_low']:.3f}" in text and "8 paired seeds" in text
+    assert found.sentences[0] == "hf has the best mean validation accuracy of the re-runs."
+    text = found.sentences[1]
+    assert text.startswith("hf is ahead of adaptive_hf in test accuracy") and "(8 seeds, p = 0.016)." in text
+    assert pair["p_holm"] == pytest.approx(2 * 2 / 2**8)
     assert found.lines()[-1].startswith("Condition: design fair, 20 random trials a recipe of 1430 steps")
+    assert any("All draws share one training seed" in line for line in found.lines())
+
+
+def test_no_sentence_of_a_verdict_is_long(fair: StudyData) -> None:
+    for line in Comparison(fair).verdict.lines()[:-1]:
+        assert len(line.split()) <= 25, line
+
+
+def pair(**changes: Any) -> pd.Series[Any]:
+    row = {
+        "a": "hf", "b": "adam", "pairs": 20, "trained_a": 20, "trained_b": 20, "difference": -0.05,
+        "difference_low": -0.07, "difference_high": -0.03, "p_holm": 0.001,
+    }  # fmt: skip
+    return pd.Series(row | changes)
+
+
+AHEAD = "adam is ahead of hf in test accuracy by 0.050 [0.030, 0.070] (20 seeds, p = 0.001)."
+
+
+@pytest.mark.parametrize(
+    ("leader", "row", "said"),
+    [
+        ("adam", pair(), AHEAD),
+        # The test set may contradict the validation that chose the leader.
+        ("hf", pair(), AHEAD),
+        (
+            "adam", pair(p_holm=0.06),
+            "Neither adam nor hf is shown to be ahead in test accuracy (20 seeds, p = 0.06).",
+        ),
+        (
+            "adam", pair(trained_a=7, difference_low=math.nan, difference_high=math.nan),
+            "adam is ahead of hf in test accuracy: 20 and 7 of 20 re-runs trained (20 seeds, p = 0.001).",
+        ),
+        ("adam", pair(p_holm=math.nan), "The pair adam and hf is no named contrast, and is not tested."),
+    ],
+)  # fmt: skip
+def test_a_pair_has_its_sentence(leader: str, row: pd.Series[Any], said: str) -> None:
+    other = "hf" if leader == "adam" else "adam"
+    assert _pair_sentence(leader, other, row, TEN_CLASSES.headline) == said
+
+
+def test_a_loss_is_ahead_where_it_is_lower() -> None:
+    said = _pair_sentence("hf", "adam", pair(), TEN_CLASSES.loss)
+    assert said == "hf is ahead of adam in training loss by 0.050 [0.030, 0.070] (20 seeds, p = 0.001)."
+
+
+def test_as_many_seeds_are_needed_as_a_difference_needs_to_be_significant() -> None:
+    for tests in (1, 2, 42, 100):
+        n = seeds_needed(tests)
+        assert tests * 2 ** (1 - n) <= 0.05 < tests * 2 ** (2 - n)
 
 
 def test_a_worse_recipe_named_first_is_turned_round(tmp_path: Path) -> None:
     study = simulate_study(tmp_path, "s", trials=20, points=6, reruns=8, recipes=("adaptive_hf", "hf"))
-    assert (
-        Comparison(load_study(study.folder)).verdict.sentences[0].startswith("hf is better than adaptive_hf")
-    )
+    said = Comparison(load_study(study.folder)).verdict.sentences
+    assert said[1].startswith("hf is ahead of adaptive_hf")
 
 
 def test_equal_recipes_are_not_shown_to_differ(tmp_path: Path) -> None:
@@ -61,16 +115,16 @@ def test_equal_recipes_are_not_shown_to_differ(tmp_path: Path) -> None:
         for seed, name in enumerate(("one", "two"))
     )
     both = pool({"a": load_study(one.folder), "b": load_study(two.folder)})
-    assert "is not shown to be better than" in Comparison(both).verdict.sentences[0]
+    assert Comparison(both).verdict.sentences[1].startswith("Neither ")
 
 
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"trials": 20, "reruns": 0}, "there are no re-runs"),
-        ({"trials": 20, "reruns": 3}, "hf has 3 re-runs of the 5 that a claim needs"),
-        ({"trials": 6, "reruns": 8}, "hf has 6 trials of the 20 that a claim needs"),
-        ({"trials": 20, "reruns": 8, "design": "paper"}, "the design is not fair"),
+        ({"trials": 20, "reruns": 3}, "each recipe has 3 of the 7 new seeds that 2 tests need"),
+        ({"trials": 6, "reruns": 8}, "each recipe has 6 of the 20 trials that a claim needs"),
+        ({"trials": 20, "reruns": 8, "design": "paper"}, "the design is paper, not fair"),
     ],
 )
 def test_what_is_too_little_for_a_claim_is_described_only(
@@ -100,7 +154,8 @@ def test_different_numbers_of_trials_are_refused_unless_forced(tmp_path: Path) -
     ]  # fmt: skip
     forced = Comparison(data, force=True).verdict
     assert forced.stamp == "FORCED: trials differ: hf 2, adaptive_hf 1" and not forced.claim
-    assert forced.lines()[0].startswith("FORCED") and "(one value, no interval)" in " ".join(forced.lines())
+    assert forced.lines()[0].startswith("FORCED")
+    assert "adaptive_hf trained in 1 of 1 trials" in " ".join(forced.lines())
 
 
 def test_each_condition_that_differs_is_named(tmp_path: Path) -> None:

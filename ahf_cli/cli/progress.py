@@ -31,7 +31,6 @@ def describe(result: TrialResult) -> str:
     else:
         loss = f"{result.objective.replace('_', ' ')} {own_value(result):.4f}"
         end = f"{loss}  {headline(result.measured)}"
-        end += "  did not train" if result.stalled else ""
     return f"{name:28} {end}  ({result.seconds:.0f} s)  {params}"
 
 

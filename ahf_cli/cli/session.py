@@ -64,9 +64,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines = []
     for name, found in summary["recipes"].items():
         loss = found["objective"].replace("_", " ")
-        counts = f"{found['trials']} trials: {found['ok']} ok"
-        counts += f" ({found['stalled']} did not train)" if found["stalled"] else ""
-        counts += f", {found['diverged']} diverged"
+        said = [f"{n} {what}" for what, n in found["outcomes"].items() if n]
+        counts = f"{found['trials']} trials: {', '.join(said) or 'none finished'}"
         if found["best_params"]:
             best = " ".join(f"{k}={v:.4g}" for k, v in found["best_params"].items() if k != "mu")
             counts += f"; best: trial {found['best_trial']}, {loss} {found['best_value']:.4f}, "
@@ -78,7 +77,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
                 means = f", mean {loss} {again['mean_value']:.4f} and {_headline(again, 'mean')}"
                 means += " of the other runs" if again["diverged"] else ""
             lines.append(
-                f"  its best again with {again['runs']} new seeds: {again['diverged']} diverged{means}"
+                f"  its best again with {again['runs']} new seeds: "
+                f"{', '.join(f'{n} {what}' for what, n in again['outcomes'].items() if n)}{means}"
             )
     return lines
 

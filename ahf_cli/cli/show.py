@@ -66,6 +66,7 @@ def _list(study: Study, as_json: bool) -> None:
     import pandas as pd
 
     from ahf_cli.report.diagnosis import diagnose
+    from ahf_cli.report.study_data import judged
     from ahf_cli.study.frames import rows_frame
 
     results, problems = study.read_results()
@@ -73,9 +74,10 @@ def _list(study: Study, as_json: bool) -> None:
     steps = rows_frame(results, read)
     own = dict(iter(steps.groupby(["recipe", "trial"])))
     rows = []
-    for result in results:
-        found = diagnose(result, own.get((result.recipe, result.slot), steps[:0]))
-        first = found.findings[0].split(":")[0] if result.status == "diverged" or result.stalled else ""
+    outcomes = [str(what) for what in judged(study, results, study.manifest())["outcome"]]
+    for result, outcome in zip(results, outcomes, strict=True):
+        found = diagnose(result, own.get((result.recipe, result.slot), steps[:0]), outcome)
+        first = "" if outcome == "trained" else found.findings[0].split(":")[0]
         rows.append({"trial": f"{result.recipe}/{result.slot:03d}", "outcome": found.outcome, "first": first})
     if as_json:
         emit_json({"study": study.name, "trials": rows})
@@ -91,6 +93,7 @@ def _list(study: Study, as_json: bool) -> None:
 def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
     from ahf_cli.report.canvas import save
     from ahf_cli.report.diagnosis import diagnose, trial_drawing
+    from ahf_cli.report.study_data import judged
     from ahf_cli.study.frames import rows_frame
 
     recipe, slot = _parsed(study, trial)
@@ -102,8 +105,9 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
         raise InputError([f"trial {line}" for line in read.problems])
     steps = rows_frame([result], read)
     steps = steps[steps["trial"] == slot].reset_index(drop=True)
-    found = diagnose(result, steps, _max_iterations(study, recipe))
-    drawing = trial_drawing(result, steps)
+    outcome = str(judged(study, [result], study.manifest())["outcome"].iloc[0])
+    found = diagnose(result, steps, outcome, _max_iterations(study, recipe))
+    drawing = trial_drawing(result, steps, outcome)
     target = out or study.report_folder
     with writing_to(target, study.folder):
         files = [] if isinstance(drawing, str) else save(drawing, target)

@@ -189,8 +189,9 @@ def _run(
     """Train, unless the run is finished, and return its result as plain data."""
     from ahf_cli.cli.progress import Display, Terminal
     from ahf_cli.report.exhibits.curves import figure_2
+    from ahf_cli.report.study_data import judged
     from ahf_cli.search.single import train_single
-    from ahf_cli.study.frames import curves_frame, trials_frame
+    from ahf_cli.study.frames import curves_frame
 
     recipe, folder, stop = single.recipe, single.study(results, study), Interruption()
     with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
@@ -200,7 +201,7 @@ def _run(
         )  # fmt: skip
     if result is None:
         raise session.interrupted()
-    trials = trials_frame(folder)
+    trials = judged(folder, [result], folder.manifest())
     files = figure_2(
         trials, curves_frame(folder), {recipe.name: 1}, "se", single.config.metrics, folder.report_folder
     )
@@ -212,7 +213,7 @@ def _run(
         "recipe": recipe.name,
         "params": single.params,
         "status": result.status,
-        "stalled": result.stalled,
+        "outcome": trials["outcome"].iloc[0],
         "steps": result.steps,
         "planned_steps": result.planned_steps,
         "seconds": result.seconds,
@@ -261,6 +262,6 @@ def lines(document: dict[str, Any]) -> list[str]:
         reached = f"last evaluation before that, at step {last['step']}: {reached}"
     else:
         end = f"{document['steps']} steps in {document['seconds']:.0f} s"
-        reached = f"{'it did not train' if document['stalled'] else 'it trained'}: {reached} {began}"
+        reached = f"it {document['outcome']}: {reached} {began}"
     params = " ".join(f"{name}={value:g}" for name, value in document["params"].items())
     return [f"{document['recipe']}, {params}: {end}", reached, *document["files"]]

@@ -96,6 +96,7 @@ class Config(Settings):
                 name: {key: asdict(found) for key, found in r.space.items()} for name, r in resolved.items()
             },
             **({"plugins": self.plugins} if self.plugins else {}),
+            **({"contrasts": [list(c) for c in self.compare.contrasts]} if self.compare.contrasts else {}),
         }
 
     def _train_identity(self) -> dict[str, Any]:

@@ -255,6 +255,12 @@ _ALLOWED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
 def _search_problems(config: Settings) -> list[Problem]:
     """List the problems between the keys of the search and the split."""
     search, full = config.search, config.task.split == "full"
+    for pair in config.compare.contrasts:
+        for name in pair:
+            if name not in search.recipes or pair[0] == pair[1]:
+                rule = "must be pairs of two recipes of search.recipes"
+                hint = nearest(name, search.recipes)
+                return [(("compare", "contrasts"), f"{rule}, got {' and '.join(pair)}{hint}")]
     if search.design != "paper" and full:
         rule = "must be paper where task.split is full, which has no validation set"
         return [(("search", "design"), f"{rule}, got {search.design!r}")]

@@ -186,6 +186,10 @@ class CompareSection(_Section):
 
     band: Literal["se", "sd", "ci", "iqr"] = "se"
     target: float | None = None
+    contrasts: Annotated[
+        tuple[tuple[str, str], ...], Field(description="a list of pairs of recipes that the search has")
+    ] = ()
+    """pairs of recipes whose differences are tested, named before the run; none: all pairs"""
 
 
 class RunSection(_Section):

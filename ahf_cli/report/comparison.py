@@ -14,11 +14,12 @@ from ahf_cli.report import exhibits
 from ahf_cli.report.canvas import THEMES, Drawing, Format, Picture, ThemeName, make
 from ahf_cli.report.exhibits.curves import curve_table
 from ahf_cli.report.exhibits.exhibit import Choices
-from ahf_cli.report.exhibits.new_seeds import pairs_table
+from ahf_cli.report.exhibits.new_seeds import pairs_of
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import Table, as_latex, as_text, sparkline
 from ahf_cli.report.verdict import Verdict, verdict
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, write_csv
+from ahf_cli.training.outcome import OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Comparison:
     def verdict(self) -> Verdict:
         """The verdict in words."""
         data = self.data
-        pairs = self.tables.get("rerun_pairs") or pairs_table(data.reruns, data.recipes, data.metrics)
+        pairs = self.tables.get("rerun_pairs") or pairs_of(data)
         equal_cost, robustness = self.tables["equal_cost"], self.tables["robustness"]
         return verdict(data, pairs, equal_cost, robustness, force=self.force)
 
@@ -108,7 +109,7 @@ class Comparison:
             }
             first = next(iter(own.values()))
             row = {"recipe": name, "n": f"{first['n']}/{first['planned']}"}
-            row["did not train"], row["diverged"] = str(first["stalled"]), str(first["diverged"])
+            row |= {what: str(first[what.replace(" ", "_")]) for what in OUTCOMES}
             for metric in metrics.shown:
                 found = own[metric.label]
                 row[metric.label] = _plus_minus(found["mean"], found["standard_error"])

@@ -31,11 +31,14 @@ class Diagnosis:
     findings: tuple[str, ...]
 
 
-def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | None = None) -> Diagnosis:
-    """Return the diagnosis of a trial; `steps` may be empty."""
+def diagnose(
+    result: TrialResult, steps: pd.DataFrame, outcome: str, max_iterations: int | None = None
+) -> Diagnosis:
+    """Return the diagnosis of a trial with an outcome; `steps` may be empty."""
     if not len(steps):
         return Diagnosis(
-            _outcome(result), ("Its steps are not on disk (steps.csv.gz), so there are no findings.",)
+            _outcome(result, outcome),
+            ("Its steps are not on disk (steps.csv.gz), so there are no findings.",),
         )
     solves = _solves(steps)
     findings = [
@@ -46,7 +49,7 @@ def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | Non
         *(_conjugate_gradient(steps, max_iterations) if solves else []),
         *_loss(steps),
     ]
-    return Diagnosis(_outcome(result), tuple(findings))
+    return Diagnosis(_outcome(result, outcome), tuple(findings))
 
 
 def _solves(steps: pd.DataFrame) -> bool:
@@ -54,22 +57,19 @@ def _solves(steps: pd.DataFrame) -> bool:
     return bool(steps["damping"].notna().any())
 
 
-def _outcome(result: TrialResult) -> str:
+def _outcome(result: TrialResult, outcome: str) -> str:
     settings = ", ".join(
         f"{HYPERPARAMETERS[key].symbol} = {value:.4g}" if key in HYPERPARAMETERS else f"{key} = {value:.4g}"
         for key, value in result.params.items()
     )
     if result.status == "failed":
         return f"failed: {result.error or 'no reason on record'} ({settings})"
+    how = f"{outcome} at step {result.steps} of {result.planned_steps}"
     if result.status == "diverged":
-        how = f"diverged at step {result.steps} of {result.planned_steps}"
+        how += ", and diverged" if outcome == "stood still" else ""
     else:
-        how = (
-            f"did not train in {result.steps} steps:"
-            if result.stalled
-            else f"trained for {result.steps} steps, to"
-        )
-        how += f" training loss {result.measured['train_loss']:.4f} and {headline(result.measured)}"
+        how = f"{outcome} in {result.steps} steps: training loss {result.measured['train_loss']:.4f} and "
+        how += headline(result.measured)
     return f"{how} ({settings})"
 
 
@@ -171,16 +171,16 @@ def _median(values: Array) -> float:
     return float(np.median(finite)) if len(finite) else float("nan")
 
 
-def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
+def trial_drawing(result: TrialResult, steps: pd.DataFrame, outcome: str) -> Drawing | str:
     """Return a drawing of one trial: loss, damping, reduction ratio, lengths, step size and CG by step."""
     if not len(steps):
         return "its steps are not on disk (steps.csv.gz)"
     name = f"{result.recipe}/{result.slot:03d}"
     if not _solves(steps):
-        return _first_order_drawing(result, steps)
+        return _first_order_drawing(result, steps, outcome)
     caption = [
-        f"Trial {name}, one value a step: {_outcome(result)}. Dotted lines are ρ = ¼ and ¾; the panel of ρ "
-        "is cut off at −1 and 2. The colours of the last panel are the stop reasons of CG."
+        f"Trial {name}, one value a step: {_outcome(result, outcome)}. Dotted lines are ρ = ¼ and ¾; the "
+        "panel of ρ is cut off at −1 and 2. The colours of the last panel are the stop reasons of CG."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -211,7 +211,7 @@ def trial_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing | str:
     return Drawing(file, f"Trial {name}", steps, caption, draw, panels=6, height=0.75, across=3)
 
 
-def _first_order_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing:
+def _first_order_drawing(result: TrialResult, steps: pd.DataFrame, outcome: str) -> Drawing:
     """Return a drawing of a first-order trial: loss, lengths of gradient and update, step size."""
     name = f"{result.recipe}/{result.slot:03d}"
 
@@ -227,9 +227,17 @@ def _first_order_drawing(result: TrialResult, steps: pd.DataFrame) -> Drawing:
         update = steps["update_l2"].replace([np.inf, -np.inf], np.nan)
         panels[1].plot(steps["step"], update, color="#D55E00", linestyle=(0, (4, 1.5)), linewidth=1.2)
 
-    file, caption = f"trial_{result.recipe}_{result.slot:03d}", f"Trial {name}, one value a step: "
+    file = f"trial_{result.recipe}_{result.slot:03d}"
+    caption = f"Trial {name}, one value a step: {_outcome(result, outcome)}."
     return Drawing(
-        file, f"Trial {name}", steps, [f"{caption}{_outcome(result)}."], draw, panels=3, height=0.75, across=3
+        file,
+        f"Trial {name}",
+        steps,
+        [caption],
+        draw,
+        panels=3,
+        height=0.75,
+        across=3,
     )
 
 

@@ -14,6 +14,7 @@ from ahf_cli.report.canvas import Theme
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.statistics.trajectory import BANDS, Band
 from ahf_cli.tasks.metrics import Column, Metrics
+from ahf_cli.training.outcome import OUTCOMES
 
 FEW = 10
 """Fewest trials of a drawn distribution band; with fewer it covers most of the panel."""
@@ -174,11 +175,23 @@ def cap_words(metrics: Metrics) -> str:
     return f"ln {classes}" if math.isclose(cap, math.log(max(classes, 1))) else f"{cap:.3g}"
 
 
-def stalled_words(trials: pd.DataFrame) -> str:
-    """Return the definition of *did not train*, or '' without such trials."""
-    if not len(trials) or not trials["stalled"].any():
+def capped_words(metrics: Metrics) -> str:
+    """Return a sentence on the cap of values."""
+    known = [f"{m.label} {m.baseline:.3g}" for m in metrics.all if m.baseline is not None]
+    return f"A value worse than guessing counts as guessing ({', '.join(known)})." if known else ""
+
+
+def outcome_words(trials: pd.DataFrame, metrics: Metrics) -> str:
+    """Return the definitions of the outcomes, or '' if all trials have trained."""
+    found = set(trials["outcome"]) if len(trials) else set()
+    if not found & {"stood still", "did not train"}:
         return ""
-    return " A trial did not train if its training loss fell by less than 5 % of the first value."
+    head = metrics.headline
+    bar = "its training loss fell by 5 %"
+    if head.bar is not None:
+        bar = f"its final {head.label} is {'≥' if head.better == 'higher' else '≤'} {head.bar:g}"
+    still = " It stood still if its updates fell below rounding before." if "stood still" in found else ""
+    return f" A trial trained if {bar}.{still}"
 
 
 @dataclass(frozen=True)
@@ -242,14 +255,8 @@ def observed(trials: pd.DataFrame) -> str:
     n = len(done)
     if n == 0:
         return "No trial is finished."
-    diverged = int((done["status"] == "diverged").sum())
-    stalled = int(((done["status"] == "ok") & done["stalled"].astype(bool)).sum())
-    trained = n - diverged - stalled
-    what = [
-        f"{count} {word}"
-        for count, word in ((trained, "trained"), (stalled, "did not train"), (diverged, "diverged"))
-        if count
-    ]
+    counts = done["outcome"].value_counts()
+    what = [f"{counts[word]} {word}" for word in OUTCOMES if counts.get(word, 0)]
     if len(what) == 1:
         return f"{'All ' if n > 1 else ''}{what[0]}."
     return f"Of {n} trials, {', '.join(what)}."

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from ahf_cli.recipes.document import sentences
+from ahf_cli.report.outcomes import with_outcomes
 from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
 from ahf_cli.study.store import Study
@@ -42,7 +43,7 @@ class StudyData:
     planned: Mapping[str, int]
     """number of planned trials by recipe"""
     trials: pd.DataFrame
-    """one row a trial: recipe, trial (its slot), status, …, `params.*`, `extra.*`, as in `TrialResult`"""
+    """one row a trial: recipe, trial (its slot), status, outcome, …, `params.*`, `extra.*`"""
     curves: pd.DataFrame
     """one row a trial and evaluation: recipe, trial, status, the fields of `CurveRow` and their `work`"""
     reruns: pd.DataFrame
@@ -83,19 +84,30 @@ class StudyData:
     @cached_property
     def metrics(self) -> Metrics:
         """Metrics of the first study's task; with a study of another task there is a refusal, no verdict."""
-        written, task = next(iter(self.manifests.values())).get("metrics"), self.identity.get("task")
-        found = Metrics.of_data(written) if written else metrics_of(task if isinstance(task, Mapping) else {})
+        found = _metrics(next(iter(self.manifests.values())))
         first = self.curves[self.curves["step"] == 0]
         known = [c for c in found.curve_columns if c in first]
         return found.starting({c: float(first[c].median()) for c in known} if len(first) else {})
 
     @property
     def design(self) -> str:
-        """`fair` if all studies have this design, else `paper`."""
+        """The design that all studies have, else `paper`."""
         found = {
             m.get("identity", {}).get("search", {}).get("design", "paper") for m in self.manifests.values()
         }
-        return "fair" if found == {"fair"} else "paper"
+        return str(next(iter(found))) if len(found) == 1 else "paper"
+
+    @property
+    def contrasts(self) -> list[list[str]]:
+        """Pairs of recipes that were named before the run, for tests; [] for all pairs."""
+        found = [m.get("identity", {}).get("contrasts", []) for m in self.manifests.values()]
+        return [list(pair) for pair in found[0]] if len(found) == 1 else []
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether all draws of a fair design share one training seed, as in studies of older versions."""
+        searches = [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
+        return self.design == "fair" and any(s.get("seeds", "one") == "one" for s in searches)
 
     @property
     def independent(self) -> bool:
@@ -181,8 +193,8 @@ def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
 def read_study(study: Study) -> StudyData:
     """Return the finished trials of a study."""
     manifest = study.manifest()
-    trials, curves, problems = _read(study, "trial")
-    reruns, rerun_curves, more = _read(study.reruns, "re-run")
+    trials, curves, problems = _read(study, "trial", manifest)
+    reruns, rerun_curves, more = _read(study.reruns, "re-run", manifest)
     return StudyData(
         (study.name,), study, {study.name: manifest}, dict(manifest.get("plan", {})), trials, curves,
         reruns, rerun_curves, dict(manifest.get("rerun_plan", {})), tuple(problems + more), (("", study),),
@@ -216,7 +228,14 @@ def _steps(study: Study, recipes: Sequence[str] | None = None) -> pd.DataFrame:
     return rows_frame(results, study.reader.steps(results))
 
 
-def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def _metrics(manifest: Mapping[str, Any]) -> Metrics:
+    written, task = manifest.get("metrics"), manifest.get("identity", {}).get("task")
+    return Metrics.of_data(written) if written else metrics_of(task if isinstance(task, Mapping) else {})
+
+
+def _read(
+    study: Study, what: str, manifest: Mapping[str, Any]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Return the finished trials of a study, their curves, and one line for each problem."""
     results, damaged = study.read_results()
     read = study.reader.curves(results)
@@ -230,7 +249,19 @@ def _read(study: Study, what: str) -> tuple[pd.DataFrame, pd.DataFrame, list[str
         fault = _fault(own[recipe, slot], result) if (recipe, slot) in own else "has no rows"
         if fault and result.status != "failed":
             problems.append(f"{what} {recipe}/{slot:03d}: curve.csv {fault}")
-    return results_frame(results), curves, problems
+    return judged(study, results, manifest), curves, problems
+
+
+def judged(study: Study, results: Sequence[TrialResult], manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Return results of a study as a table with their outcomes."""
+    by_key = {(r.recipe, r.slot): r for r in results}
+
+    def steps_of(some: pd.DataFrame) -> pd.DataFrame:
+        own = [by_key[key] for key in zip(some["recipe"], some["trial"], strict=True)]
+        return rows_frame(own, study.reader.steps(own))
+
+    task = manifest.get("identity", {}).get("task", {})
+    return with_outcomes(results_frame(results), _metrics(manifest).headline, steps_of, task)
 
 
 def with_work(curves: pd.DataFrame) -> pd.DataFrame:
@@ -267,6 +298,7 @@ def _empty_trials() -> pd.DataFrame:
         "test_loss",
     ]
     names += ["test_accuracy", "validation_loss", "validation_accuracy", "seconds", "stalled", "zero_steps"]
+    names += ["still_from", "outcome"]
     return pd.DataFrame(columns=names)
 
 
@@ -285,13 +317,24 @@ def recipe_names(trials: pd.DataFrame, planned: Mapping[str, int]) -> list[str]:
 
 
 def at_baseline(trials: pd.DataFrame, metric: Column) -> pd.Series[float]:
-    """Return final values with each diverged trial at the baseline; NaN for failed ones.
+    """Return final values: a diverged one, and any worse than the baseline, at the baseline.
 
-    Without a baseline a diverged trial has no value.
+    Without a baseline a diverged trial has no value.  A failed trial never has one.
     """
-    values = trials[metric.column].astype(float)
+    values = capped(trials[metric.column].astype(float), metric)
     counted = math.nan if metric.baseline is None else metric.baseline
     return values.where(trials["status"] == "ok", counted).where(trials["status"] != "failed")
+
+
+Values = TypeVar("Values", "pd.Series[float]", pd.DataFrame)
+
+
+def capped(values: Values, metric: Column) -> Values:
+    """Return values, each at least as good as the baseline if the metric has one."""
+    if metric.baseline is None:
+        return values
+    low, high = (None, metric.baseline) if metric.better == "lower" else (metric.baseline, None)
+    return values.clip(low, high)
 
 
 def ranked(trials: pd.DataFrame) -> pd.DataFrame:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.exhibits.equal_cost import PLURAL
+from ahf_cli.report.statistics.clusters import two_clusters
 from ahf_cli.report.statistics.interval import Interval, mean_interval
 from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import Table
@@ -17,9 +19,8 @@ from ahf_cli.tasks.metrics import Column
 
 ENOUGH_TRIALS = 20
 """least trials a recipe for a claim"""
-ENOUGH_SEEDS = 5
-"""least new seeds a recipe for a claim"""
 SIGNIFICANT = 0.05
+ONE_SEED = "All draws share one training seed, so that intervals over draws hold for this seed alone."
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Verdict:
 def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table, *, force: bool) -> Verdict:
     """Return the verdict from the re-runs of a study, or without re-runs a description of the search.
 
-    A claim needs the design `fair`, at least `ENOUGH_TRIALS` trials a recipe and `ENOUGH_SEEDS` new seeds.
+    A claim needs the design `fair`, `ENOUGH_TRIALS` trials a recipe, and as many new seeds as a difference
+    needs to be significant after Holm's correction.
     """
     refused = tuple(differences(data))
     names = [name for name in data.recipes if (data.trials["recipe"] == name).any()]
@@ -60,31 +62,42 @@ def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table,
         alone = f"{names[0]} is the only recipe with trials, and a comparison needs two."
         sentences, leader = [alone if names else "No recipe has trials."], None
         return Verdict(tuple(sentences), False, conditions(data), refused, force)
-    few = [] if not known else _few(data)
+    few = [] if not known else _few(data, int(pairs.numbers["p"].notna().sum()))
     if known and not few:
         sentences, leader = _from_reruns(data, pairs)
     else:
         sentences, leader = _from_trials(data, names)
         sentences.append(_why_no_claim(data, few))
     caveats = [
-        *_cost_caveat(equal_cost, leader, data.metrics.headline),
+        *([ONE_SEED] if data.one_seed else []),
+        *_cost_caveat(equal_cost, data.metrics.headline),
         *_robustness_caveat(robustness, leader, data.metrics.headline),
     ]
     claim = bool(known and not few and not refused)
     return Verdict(tuple(sentences), claim, conditions(data), refused, force, leader, tuple(caveats))
 
 
-def _few(data: StudyData) -> list[str]:
+def _few(data: StudyData, tests: int) -> list[str]:
     """Return one line for each number that is too small for a claim."""
     done = data.trials[data.trials["status"] != "failed"]["recipe"].value_counts()
     seeds = data.reruns["recipe"].value_counts()
-    lines = []
-    for name in data.recipes:
-        if done.get(name, 0) < ENOUGH_TRIALS:
-            lines.append(f"{name} has {done.get(name, 0)} trials of the {ENOUGH_TRIALS} that a claim needs")
-        if seeds.get(name, 0) < ENOUGH_SEEDS:
-            lines.append(f"{name} has {seeds.get(name, 0)} re-runs of the {ENOUGH_SEEDS} that a claim needs")
-    return lines
+    needed = seeds_needed(tests)
+    return [
+        *_below(done, data.recipes, ENOUGH_TRIALS, "trials that a claim needs"),
+        *_below(seeds, data.recipes, needed, f"new seeds that {tests} tests need"),
+    ]
+
+
+def _below(counts: pd.Series[int], names: list[str], needed: int, what: str) -> list[str]:
+    few = {name: int(counts.get(name, 0)) for name in names if counts.get(name, 0) < needed}
+    if len(few) == len(names) and len(set(few.values())) == 1:
+        return [f"each recipe has {few[names[0]]} of the {needed} {what}"]
+    return [f"{name} has {n} of the {needed} {what}" for name, n in few.items()]
+
+
+def seeds_needed(tests: int) -> int:
+    """Return the least n for which a sign-flip test of n pairs, p ≥ 2¹⁻ⁿ, can pass Holm's correction."""
+    return 1 + math.ceil(math.log2(max(tests, 1) / SIGNIFICANT))
 
 
 def _why_no_claim(data: StudyData, few: list[str]) -> str:
@@ -92,37 +105,57 @@ def _why_no_claim(data: StudyData, few: list[str]) -> str:
         return f"This description supports no claim: {'; '.join(few)}."
     if not data.independent:
         return (
-            "This description supports no claim: the trials of a Bayesian search depend on each other, and "
+            "This description supports no claim. The trials of a Bayesian search depend on each other, and "
             "recipes have different numbers of hyperparameters. Search with design fair."
         )
     if data.design != "fair":
-        return "This description supports no claim: the design is not fair."
+        return f"This description supports no claim: the design is {data.design}, not fair."
     return "This description supports no claim: there are no re-runs with new seeds."
 
 
 def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
-    """Compare the leader in the mean headline with every other recipe, on the same seeds."""
+    """Compare the leader with every other recipe on the same seeds.
+
+    Validation chooses the leader, and the test set judges.
+    """
     metric = data.metrics.headline
+    chosen = data.metrics.column(f"validation_{metric.column.partition('_')[2]}")
     higher = metric.better == "higher"
-    valued = data.reruns.assign(value=at_baseline(data.reruns, metric))
-    means = valued.groupby("recipe")["value"].mean().dropna().sort_values(ascending=not higher)
-    if not len(means):
+    if (data.reruns["status"] != "ok").all():
         return ["Every re-run has diverged, so no recipe is ahead."], None
+    valued = data.reruns.assign(value=at_baseline(data.reruns, chosen))
+    means = valued.groupby("recipe")["value"].mean().dropna().sort_values(ascending=not higher)
     leader = str(means.index[0])
     rows = pairs.numbers[pairs.numbers["metric"] == metric.column]
-    sentences = []
+    sentences = [f"{leader} has the best mean {chosen.label} of the re-runs."]
     for other in means.index[1:]:
         row = rows[rows["a"].isin([leader, other]) & rows["b"].isin([leader, other])].iloc[0]
-        sign = (1 if row["a"] == leader else -1) * (1 if higher else -1)
-        ends = sorted(sign * row[f"difference{end}"] for end in ("_low", "_high"))
-        size = f"{_size(sign * row['difference'])} (95 % {_size(ends[0])} to {_size(ends[1])})"
-        sure = row["p_holm"] < SIGNIFICANT and ends[0] > 0
-        word = "is better than" if sure else "is not shown to be better than"
-        sentences.append(
-            f"{leader} {word} {other}: {metric.label} {metric.better} by {size} over {row['pairs']} paired "
-            f"seeds, p = {row['p_holm']:.2g} after Holm's correction over metrics."
-        )
+        sentences.append(_pair_sentence(leader, str(other), row, metric))
     return sentences, leader
+
+
+def _pair_sentence(leader: str, other: str, row: pd.Series[Any], metric: Column) -> str:
+    """Return the comparison of two recipes on the test set."""
+    sign = (1 if row["a"] == leader else -1) * (1 if metric.better == "higher" else -1)
+    size = sign * row["difference"]
+    ahead, behind = (leader, other) if size >= 0 else (other, leader)
+    seeds = f"{row['pairs']} seeds"
+    if np.isnan(row["p_holm"]):
+        return f"The pair {leader} and {other} is no named contrast, and is not tested."
+    p = f"p = {row['p_holm']:.2g}"
+    if row["p_holm"] >= SIGNIFICANT:
+        return f"Neither {leader} nor {other} is shown to be ahead in {metric.label} ({seeds}, {p})."
+    if np.isnan(row["difference_low"]):
+        counts = {row["a"]: row["trained_a"], row["b"]: row["trained_b"]}
+        return (
+            f"{ahead} is ahead of {behind} in {metric.label}: {counts[ahead]} and {counts[behind]} of "
+            f"{row['pairs']} re-runs trained ({seeds}, {p})."
+        )
+    low, high = sorted(np.sign(size) * sign * row[f"difference{end}"] for end in ("_low", "_high"))
+    return (
+        f"{ahead} is ahead of {behind} in {metric.label} by {_size(abs(size))} "
+        f"[{_size(low)}, {_size(high)}] ({seeds}, {p})."
+    )
 
 
 def _size(value: float) -> str:
@@ -131,60 +164,51 @@ def _size(value: float) -> str:
 
 
 def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | None]:
-    """Describe the recipes by the mean final headline over the trials of the search."""
+    """Describe the recipes by the final headline over the trials of the search."""
     metric = data.metrics.headline
     done = data.trials[data.trials["status"] != "failed"]
-    found = {
-        name: mean_interval(values).clipped(0, metric.top)
-        for name in names
-        if len(values := at_baseline(done[done["recipe"] == name], metric).dropna())
-    }
+    found: dict[str, tuple[Interval, int, int]] = {}
+    for name in names:
+        own = done[done["recipe"] == name]
+        if len(values := at_baseline(own, metric).dropna()):
+            trained = int((own["outcome"] == "trained").sum())
+            mean = mean_interval(values).clipped(0, metric.top)
+            if two_clusters(trained, len(own)):
+                mean = mean._replace(low=np.nan, high=np.nan)
+            found[name] = mean, trained, len(own)
     if not found:
         return ["Every trial has diverged, so no recipe is ahead."], None
     sign = -1 if metric.better == "higher" else 1
-    ordered = sorted(found, key=lambda name: sign * found[name].estimate)
-    digits = 3 if np.isfinite(metric.top) else 4
-    said = []
+    ordered = sorted(found, key=lambda name: sign * found[name][0].estimate)
+    sentences = []
     for name in ordered:
-        mean, low, high = found[name]
-        band = f" (95 % {low:.{digits - 1}g} to {high:.{digits - 1}g})"
-        if np.isfinite(metric.top):
-            band = f" (95 % {low:.2f} to {high:.2f})"
-        band = band if np.isfinite(low) else " (one value, no interval)"
-        said.append(f"{name} {mean:.3f}{band}" if np.isfinite(metric.top) else f"{name} {mean:.4g}{band}")
-    apart = [f"{a} and {b}" for a, b in combinations(ordered, 2) if _apart(found[a], found[b], sign)]
-    sentences = [f"Mean final {metric.label} over all trials: {', '.join(said)}."]
-    if apart:
-        sentences.append(f"The intervals do not overlap for {', '.join(apart)}.")
-    elif sum(bool(np.isfinite(interval.low)) for interval in found.values()) > 1:
-        sentences.append("All intervals overlap.")
+        mean, trained, n = found[name]
+        band = f" [{_size(mean.low)}, {_size(mean.high)}]" if np.isfinite(mean.low) else ""
+        sentences.append(
+            f"{name} trained in {trained} of {n} trials, with mean final {metric.label} "
+            f"{_size(mean.estimate)}{band} over all."
+        )
     return sentences, ordered[0]
 
 
-def _apart(better: Interval, worse: Interval, sign: int) -> bool:
-    """Return whether the whole interval of the better recipe is better than the other interval."""
-    return better.low > worse.high if sign < 0 else better.high < worse.low
-
-
-def _cost_caveat(equal_cost: Table, leader: str | None, metric: Column) -> list[str]:
-    """Return sentences on the recipes that are ahead at equal cost."""
+def _cost_caveat(equal_cost: Table, metric: Column) -> list[str]:
+    """Return a sentence for each cost on the best mean at equal cost, or on a recipe without a value."""
     table = equal_cost.numbers
-    if leader is None or not len(table):
+    if not len(table):
         return []
-    ahead: dict[str, str] = {}
+    said = []
     for cost, own in table.groupby("cost", sort=False):
-        best = own.dropna(subset=metric.column).sort_values(metric.column, ascending=metric.better == "lower")
-        if not len(best):
+        name = PLURAL.get(str(cost), str(cost))
+        absent = list(own.loc[own[metric.column].isna(), "recipe"])
+        if absent:
+            said.append(f"At equal {name} the order is unknown: {', '.join(absent)} had no evaluation yet.")
             continue
-        ahead[PLURAL.get(str(cost), str(cost))] = str(best["recipe"].iloc[0])
-    others: dict[str, list[str]] = {}
-    for cost, name in ahead.items():
-        if name != leader:
-            others.setdefault(name, []).append(f"equal {cost}")
-    if not others:
-        return [f"{leader} also leads over the trials of the search at equal {', '.join(ahead)}."]
-    over = f"mean {metric.label} over all trials of the search"
-    return [f"At {' and '.join(c)}, {name} is ahead of {leader} in {over}." for name, c in others.items()]
+        best = own.sort_values(metric.column, ascending=metric.better == "lower").iloc[0]
+        said.append(
+            f"At equal {name} {best['recipe']} has the best mean {metric.label} over the draws, "
+            f"{_size(best[metric.column])}."
+        )
+    return said
 
 
 def _robustness_caveat(robustness: Table, leader: str | None, metric: Column) -> list[str]:
@@ -195,7 +219,8 @@ def _robustness_caveat(robustness: Table, leader: str | None, metric: Column) ->
     own = table[(table["metric"] == metric.label) & (table["winner"] != "")]
     others = own[own["winner"] != leader]
     if not len(others):
-        return [f"By every summary of the trials' {metric.label}, {leader} is ahead."]
+        return [f"{leader} has the best {metric.label} over the draws by every summary."]
     by = others.groupby("winner", sort=False)["way"]
-    summaries = f"other summaries of the trials' {metric.label}"
-    return [f"{winner} is ahead of {leader} by {summaries}: {'; '.join(ways)}." for winner, ways in by]
+    return [
+        f"{winner} has the best {metric.label} over the draws by: {', '.join(ways)}." for winner, ways in by
+    ]

@@ -110,7 +110,7 @@ def summarize(study: Study, config: Config, seconds: float) -> dict[str, Any]:
             "trials": len(results),
             "ok": sum(r.status == "ok" for r in results),
             "diverged": sum(r.status == "diverged" for r in results),
-            "stalled": sum(r.stalled for r in results),
+            "outcomes": _outcomes(results, config.metrics),
             "objective": config.search.objective,
             "best_trial": best.slot if best else None,
             "best_value": own_value(best) if best else None,
@@ -130,9 +130,18 @@ def _reruns(study: Study, name: str, metrics: Metrics) -> dict[str, Any] | None:
     return {
         "runs": len(results),
         "diverged": sum(r.status == "diverged" for r in results),
+        "outcomes": _outcomes(results, metrics),
         "mean_value": fmean(own_value(r) for r in ok) if ok else None,
         **_tests("mean", ok, metrics),
     }
+
+
+def _outcomes(results: Sequence[TrialResult], metrics: Metrics) -> dict[str, int]:
+    """Return the number of finished trials by outcome."""
+    from ahf_cli.training.outcome import OUTCOMES, outcome
+
+    found = [outcome(result, metrics.headline) for result in results]
+    return {what: found.count(what) for what in OUTCOMES}
 
 
 def _tests(head: str, results: Sequence[TrialResult], metrics: Metrics) -> dict[str, float | None]:

@@ -80,6 +80,8 @@ class _Search(_Part):
     design: str = "paper"
     sampler: str = "tpe"
     objective: str = "train_loss"
+    seeds: str | int = "one"
+    repeats: int = 1
 
 
 class _Identity(_Part):
@@ -90,6 +92,7 @@ class _Identity(_Part):
     recipes: dict[Name, _Recipe] = {}
     spaces: dict[Name, dict[Key, _Space]] = {}
     plugins: dict[Key, str] = {}
+    contrasts: list[list[Name]] = []
     params: dict[Key, float] = {}
 
 
@@ -134,6 +137,7 @@ class _Metric(BaseModel):
     short: Annotated[str, Field(max_length=40)]
     top: Annotated[float, Field(gt=0)] | None = None
     baseline: float | None = None
+    bar: float | None = None
 
 
 class _Manifest(_Part):

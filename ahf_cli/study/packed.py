@@ -34,7 +34,7 @@ RESULT = {
     for f in fields(TrialResult) if f.name not in ("recipe", "slot", "params", "measured", "extra")
 }  # fmt: skip
 """Columns of the table of trials, beside metrics, `params.*` and `extra.*`; empty for an unfinished trial."""
-ADDED = {"numerics", "losses"}
+ADDED = {"numerics", "losses", "still_from"}
 """Columns that packs of older versions lack."""
 LOSSES = {f"{where}_loss": float for where in ("train", "validation", "test")}
 """The metrics that every task has."""

@@ -41,6 +41,14 @@ class Column:
     """value of guessing, which is the value of a diverged trial; None if guessing has no value"""
     start: float | None = None
     """median of the trials' first values, if they are known"""
+    bar: float | None = None
+    """value from which on a trial has trained; None if the metric has no bar"""
+
+    def reaches(self, value: float) -> bool:
+        """Return whether a value is past the bar."""
+        if self.bar is None:
+            return False
+        return value >= self.bar if self.better == "higher" else value <= self.bar
 
     @property
     def edge(self) -> float:
@@ -74,14 +82,22 @@ class Metric:
     top: float = math.inf
     baseline: float | None = None
     start: float | None = None
+    bar: float | None = None
+    """value from which on a trial has trained; for two classes at least 1.5 times the value of guessing"""
 
     def on(self, where: str) -> Column:
         """Return its column for a set, a key of `SETS`."""
         label = f"{SETS[where]} {self.label}"
         return Column(
             f"{where}_{self.name}", label, self.better, self.unit, self.short, self.top, self.baseline,
-            self.start,
+            self.start, self._bar,
         )  # fmt: skip
+
+    @property
+    def _bar(self) -> float | None:
+        if self.bar is None or self.better == "lower" or self.baseline is None:
+            return self.bar
+        return max(self.bar, 1.5 * self.baseline)
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,8 @@ class Metrics:
     def as_data(self) -> list[dict[str, Any]]:
         """Return the metrics as plain data; an unbounded `top` is None."""
         rows = [asdict(m) | {"top": None if math.isinf(m.top) else m.top} for m in self.all]
-        return [{key: value for key, value in row.items() if key != "start"} for row in rows]
+        own = [{key: value for key, value in row.items() if key != "start"} for row in rows]
+        return [{key: value for key, value in row.items() if (key, value) != ("bar", None)} for row in own]
 
     def starting(self, first: Mapping[str, float]) -> Metrics:
         """Return the metrics with the first values of the test set, by column."""
@@ -144,7 +161,12 @@ class Metrics:
     @classmethod
     def of_data(cls, rows: Iterable[Mapping[str, Any]]) -> Metrics:
         """Return the metrics from the rows that `as_data` returns."""
-        return cls(tuple(Metric(**{**r, "top": math.inf if r["top"] is None else r["top"]}) for r in rows))
+        found = []
+        for row in rows:
+            known = MEASURES.get(str(row.get("name")))  # the bar is younger than the first stored metrics
+            bar = {"bar": known.metric.bar} if known else {}
+            found.append(Metric(**{**bar, **row, "top": math.inf if row["top"] is None else row["top"]}))
+        return cls(tuple(found))
 
 
 @dataclass(frozen=True)
@@ -168,7 +190,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure(
-        Metric("accuracy", "accuracy", "higher", "fraction correct", "fraction", 1.0),
+        Metric("accuracy", "accuracy", "higher", "fraction correct", "fraction", 1.0, bar=0.5),
         accuracy,
         lambda classes: 1 / classes,
     )

@@ -108,6 +108,8 @@ class TrialResult:
     """training time, evaluation excluded"""
     stalled: bool = False
     """status ok, but the training loss fell by less than 5 % of its first value"""
+    still_from: int = -1
+    """first step of the last unbroken run of updates with ‖u‖ ≤ ε ‖θ‖; 0 without one, −1 in older records"""
     zero_steps: int = 0
     """number of steps with α = 0, since Eq. 3 was negative"""
     attempts: int = 1
@@ -121,9 +123,10 @@ class TrialResult:
     extra: dict[str, float] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return the values by key, in the order of `result.json`; an unknown numerical path is left out."""
+        """Return the values by key, in the order of `result.json`, without those of an older version."""
         values = _spread(vars(self), "measured")
-        return values if self.numerics else {k: v for k, v in values.items() if k != "numerics"}
+        absent = [*([] if self.numerics else ["numerics"]), *(["still_from"] if self.still_from < 0 else [])]
+        return {k: v for k, v in values.items() if k not in absent}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> TrialResult:

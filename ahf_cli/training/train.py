@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import ahf_cli.optim.rows as rows
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
 from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.recipes.recipe import Recipe
@@ -73,6 +74,7 @@ class Trial:
     losses: float = 0.0
     seconds: float = 0.0
     diverged_at: int = 0
+    still_from: int = 0
 
 
 @dataclass
@@ -222,21 +224,24 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     objective = task.objective(seeds, GRADIENT_STREAM, batch.step)
     wanted = (seeds, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
+    size = rows.l2(batch.state.parameters)
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
-    _record(batch, info, optimizer.curvature_batches)
+    _record(batch, info, optimizer.curvature_batches, size)
     seconds = (time.perf_counter() - before) / len(batch.trials)
     for trial in batch.trials:
         trial.seconds += 0 if trial.diverged_at else seconds
 
 
-def _record(batch: Batch, info: StepInfo, batches: int) -> None:
-    """Record the step in every active trial, by one transfer from the device.
+def _record(batch: Batch, info: StepInfo, batches: int, size: Tensor) -> None:
+    """Record the step in every active trial, by one transfer from the device; ‖θ‖ before it is `size`, (K,).
 
     A product on a curvature batch of several mini-batches counts as that many.
     """
-    table = torch.stack([getattr(info, name).double() for name in _FROM_INFO]).cpu().T.tolist()
-    for trial, values in zip(batch.trials, table, strict=True):
+    still = info.update_l2 <= torch.finfo(size.dtype).eps * size
+    columns = [*(getattr(info, name).double() for name in _FROM_INFO), still.double()]
+    table = torch.stack(columns).cpu().T.tolist()
+    for trial, (*values, below) in zip(batch.trials, table, strict=True):
         row = dict(zip(_FROM_INFO, values, strict=True))
         if not row.pop("active"):
             continue
@@ -244,6 +249,8 @@ def _record(batch: Batch, info: StepInfo, batches: int) -> None:
         trial.gradients += info.gradients
         trial.losses += info.losses
         trial.diverged_at = 0 if row.pop("finite") else batch.step
+        if not trial.diverged_at:  # a trial that stood still before it diverged has stood still
+            trial.still_from = (trial.still_from or batch.step) if below else 0
         stop = Stop(int(row.pop("stop"))).name.lower()
         integers = {name: int(row.pop(name)) for name in _INTEGERS}
         trial.steps.append(StepRow(step=batch.step, stop=stop, **integers, **row))
@@ -305,6 +312,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         seconds=trial.seconds,
         stalled=not diverged and not fell(first["train_loss"], final["train_loss"]),
         numerics=numerics(batch.state.parameters.device.type),
+        still_from=trial.still_from,
         zero_steps=sum(row.step_size == 0 and row.eq3_step_size < 0 for row in trial.steps),
     )
 

@@ -18,6 +18,7 @@ from ahf_cli.report.statistics.pairs import paired_difference
 from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import NOTHING, Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
+from ahf_cli.training.outcome import OUTCOMES
 
 _FIXED_WITH = {("step_size", "lr"), ("clipping", "radius")}
 """Pairs of a choice and its fixed hyperparameter, which together count as one difference."""
@@ -82,11 +83,9 @@ def attribution_table(
             before, after = (_values(pairs, side, metric) for side in ("_before", "_after"))
             both = before.notna() & after.notna()
             row |= spread_interval(metric.column, paired_difference(after[both], before[both]))
-        for what in ("diverged", "stalled"):
-            row |= {
-                f"{what}_before": _count(pairs, "_before", what),
-                f"{what}_after": _count(pairs, "_after", what),
-            }
+        for what in OUTCOMES:
+            for side in ("_before", "_after"):
+                row[f"{what.replace(' ', '_')}{side}"] = _count(pairs, side, what)
         rows.append(row)
     numbers = pd.DataFrame(rows)
     text = pd.DataFrame(
@@ -96,8 +95,7 @@ def attribution_table(
             "to": [row["after"] for row in rows],
             "pairs": [f"{row['pairs']} of {row['slots']}" for row in rows],
             **{f"{m.label}, 95 %": [_signed(row, m.column) for row in rows] for m in reversed(metrics.shown)},
-            "diverged": [f"{row['diverged_before']} → {row['diverged_after']}" for row in rows],
-            "did not train": [f"{row['stalled_before']} → {row['stalled_after']}" for row in rows],
+            **{str(what): [_course(row, what.replace(" ", "_")) for row in rows] for what in OUTCOMES},
         }
     )
     counted = (
@@ -129,15 +127,15 @@ def _brought(key: str, change: SingleChange) -> bool:
 
 def _values(pairs: pd.DataFrame, side: str, metric: Column) -> pd.Series[float]:
     frame = pd.DataFrame({"status": pairs[f"status{side}"], metric.column: pairs[f"{metric.column}{side}"]})
-    # One loss of thousands would hide every other effect, so losses are capped at the baseline.
-    values = at_baseline(frame, metric)
-    capped = metric.better == "lower" and metric.baseline is not None
-    return values.clip(upper=metric.baseline) if capped else values
+    return at_baseline(frame, metric)
 
 
 def _count(pairs: pd.DataFrame, side: str, what: str) -> int:
-    diverged = pairs[f"status{side}"] == "diverged"
-    return int(diverged.sum() if what == "diverged" else pairs[f"stalled{side}"].astype(bool).sum())
+    return int((pairs[f"outcome{side}"] == what).sum())
+
+
+def _course(row: Mapping[str, Any], what: str) -> str:
+    return f"{row[f'{what}_before']} → {row[f'{what}_after']}"
 
 
 def _signed(row: Mapping[str, Any], name: str) -> str:

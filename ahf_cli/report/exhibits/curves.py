@@ -16,7 +16,7 @@ from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import observed, styles
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.statistics.trajectory import Array, Band, band, carry_forward, count
-from ahf_cli.report.study_data import recipe_names
+from ahf_cli.report.study_data import capped, recipe_names
 from ahf_cli.tasks.metrics import Column, Metrics
 
 
@@ -43,7 +43,7 @@ def curve_table(curves: pd.DataFrame, metric: Column, kind: Band) -> pd.DataFram
         values = values.reindex(columns=steps)
         diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
         counted = np.nan if metric.baseline is None else metric.baseline
-        filled = carry_forward(values.to_numpy(), diverged.to_numpy(), counted)
+        filled = carry_forward(capped(values, metric).to_numpy(), diverged.to_numpy(), counted)
         frames.append(line_frame({"metric": metric.column, "recipe": recipe, "step": steps}, filled, kind))
     columns = ["metric", "recipe", "step", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -150,7 +150,7 @@ def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, metric
     text = f"{marks.band_words(band, most == 1)}."
     if most > 1 and (table["n"] == 1).any():
         text += " A line without a band is a single trial."
-    return text + marks.diverged_words(trials, metrics) + marks.stalled_words(trials)
+    return text + marks.diverged_words(trials, metrics) + marks.outcome_words(trials, metrics)
 
 
 def figure_2(

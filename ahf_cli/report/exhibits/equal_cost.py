@@ -16,6 +16,7 @@ from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import mean_interval
 from ahf_cli.report.statistics.trajectory import Array, Band, value_at_cost
+from ahf_cli.report.study_data import capped
 from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 
@@ -102,8 +103,11 @@ def values_along(own: pd.DataFrame, metric: Column, cost: str, spent: Array) -> 
     ends = own.sort_values("step").groupby("trial").last()
     diverged = (ends["status"] == "diverged").to_numpy()
     last = np.where(
-        diverged, np.nan if metric.baseline is None else metric.baseline, ends[metric.column].to_numpy(float)
+        diverged,
+        np.nan if metric.baseline is None else metric.baseline,
+        capped(ends[metric.column].astype(float), metric).to_numpy(float),
     )
+    own = own.assign(**{metric.column: capped(own[metric.column].astype(float), metric)})
     values, costs = by_trial(own, metric.column), by_trial(own, cost)
     known = np.stack([value_at_cost(values, costs, amount) for amount in spent], axis=1)
     return np.where(np.isnan(known), last[:, None], known)

@@ -7,82 +7,84 @@ from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
+from ahf_cli.report.statistics.clusters import two_clusters
 from ahf_cli.report.statistics.interval import iqm_interval, mean_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution, summarize
 from ahf_cli.report.study_data import StudyData, at_baseline, recipe_names
-from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
+from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
+from ahf_cli.training.outcome import OUTCOMES
 
-AT_CHANCE, LEFT_OUT = "at chance", "left out"
+ALL, TRAINED = "all", "trained"
+"""The trials of a row of statistics."""
 
 
 def final_table(trials: pd.DataFrame, planned: Mapping[str, int], metrics: Metrics) -> pd.DataFrame:
-    """Statistics of final values, one row per metric, recipe and treatment of diverged trials.
+    """Statistics of final values, one row per metric, recipe, and all or only the trained trials.
 
-    `trials` has the columns of `trials_frame`.  Columns are metric, recipe, diverged_trials and n, the number
-    of values.  Numbers of trials are planned, ok, diverged, failed and stalled, which is a part of ok.
-    Statistics are mean, standard_error, standard_deviation, median, best and worst.  The columns mean, iqm
-    (bootstrap) and divergence_rate (Wilson) have 95 % intervals in `_low` and `_high`.
+    `trials` has the columns of `StudyData.trials`.  Columns are metric, recipe, trials (`ALL` or `TRAINED`)
+    and n, the number of values.  Numbers of trials are planned, trained, stood_still, did_not_train, diverged
+    and failed; loss_fell counts those whose training loss fell by 5 %.  Statistics are mean, standard_error,
+    standard_deviation, median, best and worst.  The columns mean, iqm (bootstrap) and share_trained (Wilson)
+    have 95 % intervals in `_low` and `_high`.  A mean over two clusters has no interval: see `bimodal`.
     """
     rows = []
     for metric in metrics.shown:
         for recipe in recipe_names(trials, planned):
             own = trials[trials["recipe"] == recipe]
-            for how in (LEFT_OUT,) if metric.baseline is None else (AT_CHANCE, LEFT_OUT):
-                rows.append(_row(own, metric, recipe, planned.get(recipe, len(own)), how))
+            rows += [
+                _row(own, metric, recipe, planned.get(recipe, len(own)), which) for which in (ALL, TRAINED)
+            ]
     return pd.DataFrame(rows)
 
 
-def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, how: str) -> dict[str, object]:
+def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, which: str) -> dict[str, object]:
     """Return the statistics of one metric of one recipe's trials."""
-    head = {"metric": metric.label, "recipe": recipe, "diverged_trials": how}
-    final = own[metric.column].astype(float) if len(own) else pd.Series(dtype=float)
-    counted = metric.baseline if how == AT_CHANCE else None
-    summary = asdict(summarize(final.to_numpy(), list(own["status"]), metric.better, counted))
-    counts = {"n": summary.pop("n"), "planned": planned}
-    counts |= {key: summary.pop(key) for key in ("ok", "diverged", "failed")}
-    counts["stalled"] = int(own["stalled"].sum()) if len(own) else 0
-    if len(own):
-        final = at_baseline(own, metric) if how == AT_CHANCE else final[own["status"] == "ok"]
-    return {**head, **counts, **summary, **_intervals(final.to_numpy(), own["status"], metric)}
-
-
-def _intervals(values: ArrayLike, status: pd.Series[str], metric: Column) -> dict[str, float]:
-    """Return the 95 % intervals of a row; each recipe is resampled from the same seed."""
-    rate = wilson_interval(int((status == "diverged").sum()), int((status != "failed").sum()))
-    return {
-        **spread_interval("mean", mean_interval(values).clipped(0, metric.top)),
-        **spread_interval("iqm", iqm_interval(values, np.random.default_rng(0))),
-        **spread_interval("divergence_rate", rate),
-    }
+    outcome = own["outcome"] if len(own) else pd.Series(dtype=str)
+    values = at_baseline(own, metric) if len(own) else pd.Series(dtype=float)
+    if which == TRAINED:
+        values = values[outcome == "trained"]
+    values = values.dropna()
+    found = {str(k): int(n) for k, n in outcome.value_counts().items()}
+    finished = sum(found.get(what, 0) for what in OUTCOMES)
+    fell = int(((own["status"] == "ok") & ~own["stalled"].astype(bool)).sum()) if len(own) else 0
+    row: dict[str, object] = {"metric": metric.label, "recipe": recipe, "trials": which, "n": len(values)}
+    row |= {"planned": planned, **{w.replace(" ", "_"): found.get(w, 0) for w in (*OUTCOMES, "failed")}}
+    row |= {"loss_fell": fell, **asdict(summarize(values.to_numpy(float), metric.better))}
+    mean = mean_interval(values.to_numpy(float)).clipped(0, metric.top)
+    if which == ALL and two_clusters(found.get("trained", 0), finished):
+        mean = mean._replace(low=np.nan, high=np.nan)
+    row |= spread_interval("mean", mean)
+    row |= spread_interval("iqm", iqm_interval(values.to_numpy(float), np.random.default_rng(0)))
+    return row | spread_interval("share_trained", wilson_interval(found.get("trained", 0), finished))
 
 
 def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:
     """Return a final table as tables of text by title: the numbers of trials, then one table a metric.
 
-    A recipe without diverged trials has one row a metric, since both treatments of them agree.
+    A recipe whose trials have all trained has one row a metric.
     """
     first = table.drop_duplicates("recipe")
-    counts = first[["recipe", "planned", "ok", "stalled", "diverged", "failed"]].astype(str)
-    counts = counts.rename(columns={"stalled": "did not train"})
-    counts["diverged share, 95 %"] = [within(row, "divergence_rate", 2) for row in first.to_dict("records")]
-    texts = {"Trials (did not train is a part of ok)": counts}
+    counts = first[["recipe", "planned", *(w.replace(" ", "_") for w in OUTCOMES), "failed"]].astype(str)
+    counts["share trained, 95 %"] = [within(row, "share_trained", 2) for row in first.to_dict("records")]
+    counts["loss fell by 5 %"] = first["loss_fell"].astype(str)
+    texts = {"Trials": counts.rename(columns=lambda name: str(name).replace("_", " "))}
+    trained = table.groupby("recipe")["trained"].first() == table.groupby("recipe")["n"].max()
     for metric in metrics.shown:
         own = table[table["metric"] == metric.label]
-        own = own[(own["diverged"] > 0) | (own["diverged_trials"] == own["diverged_trials"].iloc[0])]
-        how = own["diverged_trials"].where(own["diverged"] > 0, NOTHING)
-        columns = {"recipe": own["recipe"], "diverged": how, "n": own["n"].astype(str)}
+        own = own[(own["trials"] == ALL) | ~own["recipe"].map(trained).astype(bool)]
+        columns = {"recipe": own["recipe"], "trials": own["trials"], "n": own["n"].astype(str)}
         pairs = zip(own["mean"], own["standard_error"], strict=True)
         columns["mean ± SE"] = pd.Series([f"{number(m)} ± {number(e)}" for m, e in pairs], own.index)
+        for key, title in (("mean", "mean, 95 %"), ("iqm", "IQM, 95 %")):
+            columns[title] = pd.Series([within(row, key) for row in own.to_dict("records")], own.index)
         columns["SD"], columns["median"] = (own[k].map(number) for k in ("standard_deviation", "median"))
-        columns["IQM, 95 %"] = pd.Series([within(row, "iqm") for row in own.to_dict("records")], own.index)
         columns["best"] = own["best"].map(number)
         texts[f"Final {metric.label} ({metric.better} is better)"] = pd.DataFrame(columns)
     return texts
@@ -91,7 +93,7 @@ def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:
 def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Drawing:
     """Return a drawing of each trial's final training loss and headline, with a box per recipe."""
     done = trials[trials["status"] != "failed"]
-    table = done[["recipe", "trial", "status", "stalled"]].assign(
+    table = done[["recipe", "trial", "status", "outcome"]].assign(
         **{m.column: at_baseline(done, m) for m in metrics.shown}
     )
     looks = styles(names)
@@ -181,7 +183,8 @@ def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
 
 def _table(data: StudyData) -> Table:
     finals = final_table(data.trials, data.planned, data.metrics)
-    return Table("final_values", finals, readable(finals, data.metrics))
+    note = f"{marks.capped_words(data.metrics)}{marks.outcome_words(data.trials, data.metrics)}"
+    return Table("final_values", finals, readable(finals, data.metrics), note.strip())
 
 
 EXHIBIT = Exhibit(

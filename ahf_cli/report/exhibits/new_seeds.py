@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,8 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure, MaxNLocator
-from ahf_cli.report.statistics.interval import mean_interval
+from ahf_cli.report.statistics.clusters import two_clusters
+from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_difference, paired_permutation_test
 from ahf_cli.report.study_data import StudyData, at_baseline, ranked
 from ahf_cli.report.text import Table, number, spread_interval, within
@@ -40,16 +42,23 @@ def rerun_table(
         own = reruns[reruns["recipe"] == name]
         if not len(own):
             continue
+        trained = int((own["outcome"] == "trained").sum())
         row: dict[str, object] = {"recipe": name, "n": len(own), "search_trial": best["trial"].get(name)}
+        row["trained"] = trained
+        row |= spread_interval("share_trained", wilson_interval(trained, len(own)))
         for column in dict.fromkeys([objective, *(m.column for m in metrics.shown)]):
             metric = metrics.column(column)
             values = at_baseline(own, metric).dropna().to_numpy(float)
             searched = float(best[column].get(name, np.nan))
-            row |= spread_interval(column, mean_interval(values).clipped(0, metric.top))
+            mean = mean_interval(values).clipped(0, metric.top)
+            if two_clusters(trained, len(own)):
+                mean = mean._replace(low=np.nan, high=np.nan)
+            row |= spread_interval(column, mean)
             row |= {f"{column}_search": searched, f"{column}_luck": searched - _mean(values)}
         rows.append(row)
     numbers = pd.DataFrame(rows)
-    text: dict[str, object] = {"recipe": [r["recipe"] for r in rows], "n": [str(r["n"]) for r in rows]}
+    text: dict[str, object] = {"recipe": [r["recipe"] for r in rows]}
+    text["trained"] = [f"{r['trained']} of {r['n']}" for r in rows]
     for column in dict.fromkeys([objective, metrics.headline.column]):
         label = column.replace("_", " ")
         text[f"{label}, 95 %"] = [within(row, column) for row in rows]
@@ -58,45 +67,60 @@ def rerun_table(
     return Table("reruns", numbers, {title: pd.DataFrame(text)})
 
 
-def pairs_table(reruns: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
+def pairs_table(
+    reruns: pd.DataFrame, names: list[str], metrics: Metrics, contrasts: Sequence[Sequence[str]] = ()
+) -> Table:
     """Each pair of recipes on the same new seeds: mean difference A − B, Cliff's delta, permutation p (Holm).
 
-    Holm's correction is over the metrics of each pair.  A correction over all pairs of seven recipes would
-    accept no difference at ten seeds, since the smallest p of such a test is 2/2¹⁰.
+    Holm's correction is over all pairs and metrics, or over the contrasts that were named before the run.
+    Then the other pairs have no p.  The mean difference of two clusters has no interval.
     """
     rows = []
     drawn = [name for name in names if (reruns["recipe"] == name).any()]
+    trained = {
+        name: int((own["outcome"] == "trained").sum()) for name, own in reruns.groupby("recipe", sort=False)
+    }
+    sizes = reruns["recipe"].value_counts()
+    named = {frozenset(pair) for pair in contrasts}
     for (a, b), metric in ((pair, m) for pair in combinations(drawn, 2) for m in metrics.shown):
         both = _paired(reruns, a, b, metric)
         rng = np.random.default_rng(0)
         x, y = both[a].to_numpy(float), both[b].to_numpy(float)
+        found = paired_difference(x, y)
+        if any(two_clusters(trained[name], int(sizes[name])) for name in (a, b)):
+            found = found._replace(low=np.nan, high=np.nan)
+        tested = not named or frozenset((a, b)) in named
         rows.append(
             {"a": a, "b": b, "metric": metric.column, "pairs": len(both)}
-            | spread_interval("difference", paired_difference(x, y))
+            | {"trained_a": trained[a], "trained_b": trained[b]}
+            | spread_interval("difference", found)
             | spread_interval("delta", cliffs_delta(x, y))
-            | {"p": paired_permutation_test(x, y, rng)}
+            | {"p": paired_permutation_test(x, y, rng) if tested else np.nan}
         )
     numbers = pd.DataFrame(rows, columns=_PAIR_COLUMNS if not rows else None)
-    numbers["p_holm"] = [
-        p for _, own in numbers.groupby(["a", "b"], sort=False) for p in holm(list(own["p"]))
-    ]
+    numbers["p_holm"] = holm(list(numbers["p"]))
     text = pd.DataFrame(
         {
             "pair": [f"{r.a} − {r.b}" for r in numbers.itertuples()],
             "metric": [metrics.column(m).label for m in numbers["metric"]],
             "pairs": numbers["pairs"].astype(str),
+            "trained": [f"{r.trained_a}, {r.trained_b}" for r in numbers.itertuples()],
             "difference, 95 %": [within(row, "difference") for row in numbers.to_dict("records")],
             "Cliff's delta, 95 %": [within(row, "delta", 2) for row in numbers.to_dict("records")],
             "p (Holm)": [number(p, 3) for p in numbers["p_holm"]],
         }
     )
-    note = "Paired by seed; two-sided sign-flip permutation test of the mean, Holm over a pair's metrics."
+    family = f"the {len(named)} contrasts named before the run" if named else "all pairs"
+    note = (
+        "Paired by seed; two-sided sign-flip permutation test of the mean. Holm's correction over "
+        f"{family} and metrics: {int(numbers['p'].notna().sum())} tests."
+    )
     return Table("rerun_pairs", numbers, {"Pairs of recipes on the same new seeds": text}, note)
 
 
 _PAIR_COLUMNS = [
-    "a", "b", "metric", "pairs", "difference", "difference_low", "difference_high", "delta", "delta_low",
-    "delta_high", "p",
+    "a", "b", "metric", "pairs", "trained_a", "trained_b", "difference", "difference_low", "difference_high",
+    "delta", "delta_low", "delta_high", "p",
 ]  # fmt: skip
 
 
@@ -163,6 +187,11 @@ def reruns(
     return Drawing("reruns", "Re-runs of the best configuration", table, caption, draw, panels=2, height=size)
 
 
+def pairs_of(data: StudyData) -> Table:
+    """Return the pairs of a study's recipes; its contrasts decide the tests."""
+    return pairs_table(data.reruns, data.recipes, data.metrics, data.contrasts)
+
+
 def _reruns(data: StudyData) -> Table | None:
     if not len(data.reruns):
         return None
@@ -170,7 +199,7 @@ def _reruns(data: StudyData) -> Table | None:
 
 
 def _pairs(data: StudyData) -> Table | None:
-    return pairs_table(data.reruns, data.recipes, data.metrics) if len(data.reruns) else None
+    return pairs_of(data) if len(data.reruns) else None
 
 
 EXHIBIT = Exhibit(

@@ -38,23 +38,21 @@ def _ways(done: pd.DataFrame, curves: pd.DataFrame, names: list[str], metric: Co
     """Return each summary of the trials as values by recipe."""
     final = {name: done[done["recipe"] == name] for name in names}
     capped = {name: at_baseline(own, metric).dropna().to_numpy(float) for name, own in final.items()}
-    ok = {name: own[own["status"] == "ok"][metric.column].to_numpy(float) for name, own in final.items()}
     best = np.min if metric.better == "lower" else np.max
     ways: dict[str, dict[str, float]] = {
         "mean": {k: _mean(v) for k, v in capped.items()},
         "median": {k: _of(np.median, v) for k, v in capped.items()},
         "interquartile mean": {k: _of(interquartile_mean, v) for k, v in capped.items()},
-        "mean, diverged left out": {k: _mean(v) for k, v in ok.items()},
         "best trial": {k: _of(best, v) for k, v in capped.items()},
         "mean of the best step": _best_step(curves, names, metric),
     }
-    if metric.column == "train_loss" and metric.baseline is not None:
+    if metric.baseline is not None and metric.better == "lower":
         cap = metric.baseline
-        ways["mean, every loss capped at chance"] = {k: _mean(np.minimum(v, cap)) for k, v in capped.items()}
         doubled = {
-            k: np.where(own["status"] == "ok", own[metric.column], 2 * cap) for k, own in final.items()
+            k: np.where(own["status"] == "ok", own[metric.column].clip(upper=2 * cap), 2 * cap)
+            for k, own in final.items()
         }
-        ways["mean, diverged at twice chance"] = {k: _mean(v.astype(float)) for k, v in doubled.items()}
+        ways["mean, capped at twice chance"] = {k: _mean(v.astype(float)) for k, v in doubled.items()}
     return ways
 
 

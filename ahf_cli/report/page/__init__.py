@@ -117,10 +117,9 @@ def _trials(data: StudyData) -> pd.DataFrame:
     """One row a trial, as text: name, outcome, hyperparameters, final values."""
     trials = data.trials
     name = trials["recipe"].astype(str) + "/" + trials["trial"].map("{:03d}".format)
-    stalled = trials["stalled"].map({True: " (did not train)", False: ""})
     columns = {
         "trial": name,
-        "outcome": trials["status"].astype(str) + stalled,
+        "outcome": trials["outcome"].astype(str),
         "steps": trials["steps"].astype(str),
     }
     for key, declared in HYPERPARAMETERS.items():

@@ -57,10 +57,11 @@ def trial_words(trials: pd.DataFrame, metrics: Metrics) -> dict[tuple[str, int],
             if pd.notna(row[f"params.{key}"])
         ]
         if row["status"] == "ok":
-            outcome = "did not train" if row["stalled"] else "trained"
-            outcome += "".join(f"{', ' if n else ': '}{m.label} {row[m.column]:.4f}" for n, m in shown)
+            outcome = row["outcome"] + "".join(
+                f"{', ' if n else ': '}{m.label} {row[m.column]:.4f}" for n, m in shown
+            )
         else:
-            outcome = f"{row['status']} at step {row['steps']}"
+            outcome = f"{row['outcome']}, last at step {row['steps']}"
         name = f"{row['recipe']}/{row['trial']:03d}"
         words[row["recipe"], int(row["trial"])] = {
             "name": name, "outcome": outcome, "settings": ", ".join(settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,11 +19,6 @@ LEVEL = 0.95
 class Summary:
     """Final values of one metric over the trials of one recipe."""
 
-    n: int
-    """number of values in mean, median and the other statistics"""
-    ok: int
-    diverged: int
-    failed: int
     mean: float
     standard_error: float
     """s/√n with the unbiased variance s²; NaN for fewer than two values"""
@@ -34,36 +28,17 @@ class Summary:
     worst: float
 
 
-def summarize(
-    values: ArrayLike,
-    status: Sequence[str],
-    better: Literal["lower", "higher"],
-    chance: float | None = None,
-) -> Summary:
-    """Return a summary of final values (trials,).
-
-    Diverged trials have the value `chance`, or are left out if it is None.  Failed trials are only counted.
-    """
-    x, kinds = np.asarray(values, dtype=float), np.asarray(status, dtype=str)
-    used = x[kinds == "ok"]
-    if chance is not None:
-        used = np.append(used, np.full(np.sum(kinds == "diverged"), chance))
-    used = used[~np.isnan(used)]
+def summarize(values: ArrayLike, better: Literal["lower", "higher"]) -> Summary:
+    """Return a summary of final values (trials,); NaN counts as no value."""
+    x = np.asarray(values, dtype=float)
+    used = x[~np.isnan(x)]
     ends = (float(used.min()), float(used.max())) if len(used) else (np.nan, np.nan)
     best, worst = ends if better == "lower" else ends[::-1]
     moments = pd.Series(used, dtype=float).agg(["mean", "sem", "std", "median"])
     return Summary(
-        n=len(used),
-        ok=int(np.sum(kinds == "ok")),
-        diverged=int(np.sum(kinds == "diverged")),
-        failed=int(np.sum(kinds == "failed")),
-        mean=moments["mean"],
-        standard_error=moments["sem"],
-        standard_deviation=moments["std"],
-        median=moments["median"],
-        best=best,
-        worst=worst,
-    )
+        mean=moments["mean"], standard_error=moments["sem"], standard_deviation=moments["std"],
+        median=moments["median"], best=best, worst=worst,
+    )  # fmt: skip
 
 
 def interquartile_mean(values: ArrayLike) -> Array:
