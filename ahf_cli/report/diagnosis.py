@@ -43,7 +43,7 @@ def diagnose(result: TrialResult, steps: pd.DataFrame, max_iterations: int | Non
         *(_damping(steps) if solves else []),
         *(_reduction_ratio(steps) if solves else []),
         *_step_sizes(result, steps),
-        *(_conjugate_gradient(steps, max_iterations) if solves else []),
+        *(_conjugate_gradient(steps, max_iterations) if solves and steps["cg_iterations"].any() else []),
         *_loss(steps),
     ]
     return Diagnosis(_outcome(result), tuple(findings))
