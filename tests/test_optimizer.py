@@ -27,6 +27,7 @@ EVERY = {
     "adaptive_hf_clipped": RECIPES["adaptive_hf"].derive(
         "f", {"clipping": "direction", "step_size": "constant", "reduction_ratio": "update"}
     ),
+    "hf_gradient": RECIPES["hf"].derive("g", {"solver": "gradient"}),
     "hf_eq3": RECIPES["hf"].derive("d", {"step_size": "eq3", "damping_rule": "constant"}),
 }
 SPREAD = {
@@ -258,3 +259,22 @@ def test_an_update_is_shortened_to_its_limit_and_keeps_its_way(clipping: str, li
     assert info.step_size.item() == pytest.approx(2 * length / free.update_l2.item())
     _, short = step_on(structure, objective, theta, **{**values, "lr": 1e-3})
     assert short.step_size.item() == 1e-3
+
+
+def test_without_curvature_the_direction_is_the_damped_gradient_and_the_model_is_kept() -> None:
+    """One product a step gives q(δ) = gᵀδ + ½ δᵀBδ."""
+    recipe = RECIPES["hf"].derive("own", {"solver": "gradient", "curvature_batch": "same"})
+    objective, optimizer = problem("mlp"), compose(recipe.structure)
+    assert isinstance(recipe.structure, Structure)
+    with_cg = compose(replace(recipe.structure, solver="cg"))
+    state = optimizer.init(rows(objective, 3), trials(recipe, [0, 1, 2]))
+    _, info = optimizer.step(state, objective)
+    torch.testing.assert_close(info.direction, -info.gradient / info.damping[:, None])
+    B = with_cg.solve(state, objective).model.operator
+    torch.testing.assert_close(
+        info.model_value,
+        (info.gradient * info.direction).sum(1) + 0.5 * (info.direction * B(info.direction)).sum(1),
+    )
+    assert info.products.tolist() == [1, 1, 1] and info.cg_iterations.tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="solver: gradient needs preconditioner none, got 'martens'"):
+        RECIPES["hf_martens"].derive("own", {"solver": "gradient"})

@@ -272,7 +272,11 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
             {"curvatur": "ggn"},
             r"unknown choice 'curvatur'; did you mean 'curvature'",
         ),
-        (lambda m: m.parameters(), {"solver": "lu"}, "solver must be one of cg, trust_region, got 'lu'"),
+        (
+            lambda m: m.parameters(),
+            {"solver": "lu"},
+            "solver must be one of cg, trust_region, gradient, got 'lu'",
+        ),
         (lambda m: m.parameters(), {"preconditioner": "martens"}, "a closure gives none"),
         (lambda m: m.parameters(), {"damping_factors": (0.9, 0.5)}, r"one above 1 and one in \(0, 1\)"),
         (lambda m: m.parameters(), {"damping_bounds": (2.0, 3.0)}, "low ≤ 1 ≤ high"),

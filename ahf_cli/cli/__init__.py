@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 import ahf_cli
 from ahf_cli.cli import (
+    audit,
     compare,
     config,
     data,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "worker": worker.worker,
     "status": status.status,
     "show": show.show,
+    "audit": audit.audit,
     "train": train.train,
     "verify": verify.verify,
     "ls": studies.ls,

@@ -17,6 +17,7 @@ from ahf_cli.optim.cg import (
     ForcingRules,
     RelativeMartensRules,
     Rules,
+    Stop,
     conjugate_gradient,
     no_selection,
 )
@@ -105,6 +106,19 @@ class TrustRegion(TruncatedNewton):
         return steihaug(
             operator, system.damping, system.gradient, rules, self.max_iterations, system.active, every,
             self.keep,
+        )  # fmt: skip
+
+
+class Gradient(TruncatedNewton):
+    """δ = −g/λ, the damped system without B; one product gives q(δ)."""
+
+    def _solve(self, system: LinearSystem, operator: Operator, rules: Rules, every: int) -> CGResult:
+        solution = -system.gradient / rows.expand(system.damping)
+        residual = -operator(solution)  # r = −g − (B + λI)δ
+        none = torch.zeros_like(system.active, dtype=torch.int64)
+        return CGResult(
+            solution, residual, none, none + system.active, none + int(Stop.INACTIVE),
+            rows.dot(residual, solution),
         )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class ConjugateSmoothnessStep:
 
 
 class RepairedConjugateSmoothnessStep:
-    """Eq. 3 with the factor s = 3/2 on its negative term, clipped at 0; the proof needs it for ξ = 2σ."""
+    """Eq. 3 with s = 3/2, clipped at 0: the negative term's bound by 1/ξ, for ξ = 2σ (docs/theory.md)."""
 
     def __call__(self, norm: Tensor, values: Values, step: Tensor) -> Tensor:
         """Return max(0, α_t)."""

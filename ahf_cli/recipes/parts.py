@@ -162,6 +162,10 @@ SLOTS: dict[str, dict[str, Part]] = {
             "newton:TrustRegion", "min q(δ) over ‖δ‖ ≤ ‖g‖/λ by CG",
             "CG on the undamped model within a trust region", needs={"preconditioner": ("none",)},
         ),
+        "gradient": Part(
+            "newton:Gradient", "δ = −g/λ", "the direction is the gradient's, without curvature",
+            needs={"preconditioner": ("none",)},
+        ),
     },
     "cg_rules": {
         "martens": Part(

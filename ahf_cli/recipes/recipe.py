@@ -97,8 +97,8 @@ class Structure(AnyStructure):
         decay = self.warm_start_decay
         if isinstance(decay, bool) or not (isinstance(decay, int | float) and 0 <= decay <= 1):
             raise ValueError(f"warm_start_decay must be in [0, 1], got {decay!r}")
-        if self.solver == "trust_region" and decay != Structure.warm_start_decay:
-            raise ValueError("warm_start_decay has no effect with solver trust_region, which starts at 0")
+        if self.solver != "cg" and decay != Structure.warm_start_decay:
+            raise ValueError(f"warm_start_decay has no effect with solver {self.solver}, which starts at 0")
         for slot, part in self.parts_used.items():
             for other, allowed in part.needs.items():
                 if (value := getattr(self, other)) not in allowed:

@@ -46,7 +46,7 @@ def diagnose(
         *(_damping(steps) if solves else []),
         *(_reduction_ratio(steps) if solves else []),
         *_step_sizes(result, steps),
-        *(_conjugate_gradient(steps, max_iterations) if solves else []),
+        *(_conjugate_gradient(steps, max_iterations) if solves and steps["cg_iterations"].any() else []),
         *_loss(steps),
     ]
     return Diagnosis(_outcome(result, outcome), tuple(findings))
