@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
@@ -37,9 +36,11 @@ class Interval(NamedTuple):
 
 def mean_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """x̄ ± t_{n−1} s/√n (Student 1908) of values (n,); no interval for n < 2 or without spread."""
-    x = pd.Series(_present(values))
-    centre, error = x.agg(["mean", "sem"])
-    half = float(stdtrit(len(x) - 1, (1 + level) / 2)) * error if error > 0 else math.nan
+    x = _present(values)
+    n, centre = len(x), float(x.mean()) if len(x) else math.nan
+    if n < 2 or not math.isfinite(centre) or np.ptp(x) == 0:
+        return Interval(centre, math.nan, math.nan)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(x.std(ddof=1)) / math.sqrt(n)
     return Interval(centre, centre - half, centre + half)
 
 
