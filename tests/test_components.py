@@ -149,6 +149,7 @@ def test_a_sample_that_trained_has_its_mean_and_a_few_that_trained_have_no_inter
     whole = cluster_summary(good, [True] * 9)
     assert whole.mean == whole.mean_trained == mean_interval(good)
     few = cluster_summary(good, [True] * 4 + [False] * 5)
+    assert cluster_summary(good, [True] * 5 + [False] * 4).mean_trained == mean_interval(good[:5])
     assert few.mean_trained.estimate == pytest.approx(good[:4].mean()) and math.isnan(few.mean_trained.high)
     none = cluster_summary(good, [False] * 9)
     assert math.isnan(none.mean_trained.estimate) and none.mean == mean_interval(good)

@@ -24,6 +24,7 @@ from ahf_cli.report.statistics.interval import (
     mean_interval,
     median_interval,
     rate_difference,
+    student_interval,
     wilson_interval,
 )
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_permutation_test
@@ -50,15 +51,35 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_the_interval_of_a_mean_is_scipys() -> None:
+def test_students_interval_of_a_mean_is_scipys() -> None:
     theirs = stats.ttest_1samp(X, 0).confidence_interval(0.95)
-    ours = mean_interval([*X, math.nan])
+    ours = student_interval([*X, math.nan])
     assert ours == pytest.approx((X.mean(), theirs.low, theirs.high), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, -3.0])
+def test_the_interval_of_a_mean_ends_where_halls_statistic_is_students_quantile(scale: float) -> None:
+    x, n = scale * X, len(X)
+    found = mean_interval([*x, math.nan])
+    skewness = float(stats.skew(x))
+    for end, quantile in ((found.low, 0.975), (found.high, 0.025)):
+        t = math.sqrt(n) * (x.mean() - end) / x.std(ddof=1)
+        g = t + skewness * t**2 / (3 * math.sqrt(n)) + skewness**2 * t**3 / (27 * n)
+        g += skewness / (6 * math.sqrt(n))
+        assert g == pytest.approx(stats.t.ppf(quantile, n - 1), rel=1e-9)
+
+
+def test_the_interval_of_the_mean_of_a_symmetric_sample_is_students() -> None:
+    for x in ([1.0, 4.0], [1.0, 2.0, 3.0, 6.0, 7.0, 8.0]):
+        assert mean_interval(x) == pytest.approx(student_interval(x), rel=1e-12)
+    # a skewness of 1e-5 on either side of the limit
+    near = mean_interval([1.0, 2.0, 3.0, 6.0, 7.0, 8.0001])
+    assert near == pytest.approx(student_interval([1.0, 2.0, 3.0, 6.0, 7.0, 8.0001]), rel=1e-3)
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_no_interval_of_a_mean_or_iqm_without_two_different_values(values: list[float]) -> None:
-    for found in (mean_interval(values), iqm_interval(values, rng())):
+    for found in (mean_interval(values), student_interval(values), iqm_interval(values, rng())):
         assert math.isnan(found.low) and math.isnan(found.high)
         assert not found.excludes(-5)
 

@@ -11,11 +11,18 @@ import numpy as np
 
 from ahf_cli.report.statistics.best_of import expected_best_interval, probability_of_beating_interval
 from ahf_cli.report.statistics.clusters import cluster_summary
-from ahf_cli.report.statistics.interval import Interval, iqm_interval, mean_interval, median_interval
+from ahf_cli.report.statistics.interval import (
+    Interval,
+    iqm_interval,
+    mean_interval,
+    median_interval,
+    student_interval,
+)
 from ahf_cli.report.statistics.pairs import cliffs_delta, paired_difference
 from ahf_cli.report.statistics.trajectory import Array
 from docs.coverage.distributions import SHARES, SOURCES, Source, clusters, dominance, mean, median, middle
 
+BAND = "Student's mean, in bands of curves"
 HEAD = ("interval", "n", *SOURCES, "two clusters: mean (least, at share)")
 
 
@@ -104,6 +111,10 @@ def rows() -> list[Sampled | Trained]:
     """Return the cases of the table, in its order."""
     found: list[Sampled | Trained] = [
         Sampled("mean", n, 2000, lambda s, n, rng: mean_interval(s.draw(rng, n)), mean, printed=False)
+        for n in (5, 10, 20, 70)
+    ]
+    found += [
+        Sampled(BAND, n, 2000, lambda s, n, rng: student_interval(s.draw(rng, n)), mean, printed=False)
         for n in (5, 10, 20, 70)
     ]
     found += [Trained(n, 1000) for n in (10, 20, 70)]

@@ -13,7 +13,7 @@ from ahf_cli.report.statistics.sample import LEVEL
 
 MIXED = (0.02, 0.98)
 """shares trained between which a sample has two clusters"""
-FEWEST_TRAINED = 8
+FEWEST_TRAINED = 5
 """least trials for an interval of the mean of those that trained; docs/statistics.md has the reason"""
 
 
@@ -25,9 +25,9 @@ class Clusters(NamedTuple):
     share: Interval
     """trained/n with Wilson's interval"""
     mean_trained: Interval
-    """mean of those that trained with Student's interval; NaN ends below `FEWEST_TRAINED`"""
+    """mean of those that trained with its interval; NaN ends below `FEWEST_TRAINED`"""
     mean: Interval
-    """mean of all values with Student's interval; NaN ends where `two_clusters` holds"""
+    """mean of all values with its interval; NaN ends where `two_clusters` holds"""
 
 
 def two_clusters(trained: int, n: int) -> bool:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.interval import Interval, mean_interval
+from ahf_cli.report.statistics.interval import Interval, student_interval
 from ahf_cli.report.statistics.sample import LEVEL
 from ahf_cli.report.statistics.trajectory import Array
 
@@ -20,7 +20,7 @@ _TOLERANCE = 1e-12
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
     """Mean of aᵢ − bᵢ over the complete pairs (n,), with Student's interval."""
-    return mean_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
+    return student_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
 
 
 def paired_permutation_test(
