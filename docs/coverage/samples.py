@@ -93,7 +93,7 @@ def _pair(source: Source, n: int, rng: np.random.Generator) -> tuple[Array, Arra
 
 def _best(k: int, n: int) -> Sampled:
     return Sampled(
-        f"expected best of {k}", n, 800,
+        f"expected best of {k}", n, 600,
         lambda s, n, rng: expected_best_interval(s.draw(rng, n), k, rng),
         lambda s: float(s.bests(k).mean()),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def rows() -> list[Sampled | Trained]:
         Sampled(BAND, n, 2000, lambda s, n, rng: student_interval(s.draw(rng, n)), mean, printed=False)
         for n in (5, 10, 20, 70)
     ]
-    found += [Trained(n, 1000) for n in (10, 20, 70)]
+    found += [Trained(n, 800) for n in (10, 20, 70)]
     found += [
         Sampled(
             "paired difference", n, 2000, lambda s, n, rng: paired_difference(*_pair(s, n, rng)),
@@ -129,7 +129,7 @@ def rows() -> list[Sampled | Trained]:
         for n in (10, 20, 70)
     ]
     found += [
-        Sampled("interquartile mean", n, 800, lambda s, n, rng: iqm_interval(s.draw(rng, n), rng), middle)
+        Sampled("interquartile mean", n, 600, lambda s, n, rng: iqm_interval(s.draw(rng, n), rng), middle)
         for n in (10, 20, 70)
     ]
     found += [_best(k, n) for n, k in ((20, 2), (20, 6), (70, 2), (70, 8), (70, 23))]

@@ -8,12 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from ahf_cli.report.statistics.components import Crossed, crossed
+from ahf_cli.report.statistics.components import crossed
+from ahf_cli.report.statistics.interval import mean_interval
 from ahf_cli.report.statistics.trajectory import Array
 from docs.coverage.distributions import LEVELS, SOURCES
 from docs.coverage.samples import generator, held
 
-HEAD = ("effects", "draws × seeds", "SD of draw : seed : rest", "mean", "draw", "seed", "rest", "retraining")
+HEAD = (
+    "effects",
+    "draws × seeds",
+    "SD of draw : seed : rest",
+    "mean",
+    "draws alone",
+    "draw",
+    "seed",
+    "rest",
+    "retraining",
+)
 Deviations = tuple[float, float, float]
 TRAINED = 0.9
 """share trained of two clusters"""
@@ -42,13 +53,15 @@ class Effects:
         size = f"{self.draws} × {self.seeds}" + (f" × {self.repeats}" if self.repeats > 1 else "")
         head = [self.kind, size, " : ".join(f"{v:g}" for v in self.deviations)]
         rng = generator(" ".join(head))
-        found = [self._simulate(rng) for _ in range(self.runs)]
+        values = [self._simulate(rng) for _ in range(self.runs)]
+        found, truth = [crossed(y) for y in values], self.truth()
         cells = [f"{np.mean(held((one.mean for one in found), TRAINED * self.mixed)):.3f}"]
-        truth = self.truth()
+        alone = (mean_interval(y.reshape(len(y), -1).mean(axis=1)) for y in values)
+        cells.append(f"[{np.mean(held(alone, TRAINED * self.mixed)):.3f}]")
         for name in ("draw", "seed", "interaction" if self.repeats > 1 else "rest", "retraining"):
             intervals = [one.components[name].variance for one in found if name in one.components]
             cells.append(f"{np.mean(held(intervals, truth[name])):.3f}" if intervals else "–")
-        return head + [f"[{cell}]" if self.mixed and cell != "–" else cell for cell in cells]
+        return head + [f"[{c}]" if self.mixed and c[0] not in "[–" else c for c in cells]
 
     def truth(self) -> dict[str, float]:
         """Return the variance of each component."""
@@ -65,17 +78,17 @@ class Effects:
         }
         return {**found, "rest": TRAINED * (1 - TRAINED) - sum(found.values())}
 
-    def _simulate(self, rng: np.random.Generator) -> Crossed:
+    def _simulate(self, rng: np.random.Generator) -> Array:
         D, S, r = self.draws, self.seeds, self.repeats
         draw, seed, rest = self.deviations
         y = draw * self._effects(rng, (D, 1)) + seed * self._effects(rng, (1, S))
         if r == 1:
             y = y + rest * self._effects(rng, (D, S))
             least = -math.sqrt(draw**2 + seed**2 + rest**2) * ndtri(TRAINED)
-            return crossed((y > least).astype(float) if self.mixed else y)
+            return (y > least).astype(float) if self.mixed else y
         half = rest / math.sqrt(2)
         y = y + half * self._effects(rng, (D, S))
-        return crossed(y[:, :, None] + half * self._effects(rng, (D, S, r)))
+        return y[:, :, None] + half * self._effects(rng, (D, S, r))
 
     def _effects(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Return independent effects with mean 0 and variance 1."""
