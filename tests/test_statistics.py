@@ -24,6 +24,7 @@ from ahf_cli.report.statistics.interval import (
     mean_interval,
     median_interval,
     rate_difference,
+    student_interval,
     wilson_interval,
 )
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_permutation_test
@@ -50,15 +51,35 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_the_interval_of_a_mean_is_scipys() -> None:
+def test_students_interval_of_a_mean_is_scipys() -> None:
     theirs = stats.ttest_1samp(X, 0).confidence_interval(0.95)
-    ours = mean_interval([*X, math.nan])
+    ours = student_interval([*X, math.nan])
     assert ours == pytest.approx((X.mean(), theirs.low, theirs.high), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, -3.0])
+def test_the_interval_of_a_mean_ends_where_halls_statistic_is_students_quantile(scale: float) -> None:
+    x, n = scale * X, len(X)
+    found = mean_interval([*x, math.nan])
+    skewness = float(stats.skew(x))
+    for end, quantile in ((found.low, 0.975), (found.high, 0.025)):
+        t = math.sqrt(n) * (x.mean() - end) / x.std(ddof=1)
+        g = t + skewness * t**2 / (3 * math.sqrt(n)) + skewness**2 * t**3 / (27 * n)
+        g += skewness / (6 * math.sqrt(n))
+        assert g == pytest.approx(stats.t.ppf(quantile, n - 1), rel=1e-9)
+
+
+def test_the_interval_of_the_mean_of_a_symmetric_sample_is_students() -> None:
+    for x in ([1.0, 4.0], [1.0, 2.0, 3.0, 6.0, 7.0, 8.0]):
+        assert mean_interval(x) == pytest.approx(student_interval(x), rel=1e-12)
+    # a skewness of 1e-5 on either side of the limit
+    near = mean_interval([1.0, 2.0, 3.0, 6.0, 7.0, 8.0001])
+    assert near == pytest.approx(student_interval([1.0, 2.0, 3.0, 6.0, 7.0, 8.0001]), rel=1e-3)
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0]])
 def test_no_interval_of_a_mean_or_iqm_without_two_different_values(values: list[float]) -> None:
-    for found in (mean_interval(values), iqm_interval(values, rng())):
+    for found in (mean_interval(values), student_interval(values), iqm_interval(values, rng())):
         assert math.isnan(found.low) and math.isnan(found.high)
         assert not found.excludes(-5)
 
@@ -131,11 +152,17 @@ def test_leaving_out_one_value_gives_the_jackknife_error() -> None:
 
 def test_too_few_trials_for_a_budget_have_an_estimate_and_no_interval() -> None:
     assert math.isnan(expected_best_interval(X, 4, rng()).low)
-    assert math.isnan(expected_best_interval([1.0] * 8, 2, rng()).low)
+    assert math.isnan(expected_best_interval([1.0] * 18 + [0.5] * 2, 2, rng()).low)
+    assert math.isnan(expected_best_interval(np.arange(20.0), 7, rng()).low)
+    assert expected_best_interval(np.arange(20.0), 6, rng()).excludes(9)
     assert math.isnan(probability_of_beating_interval(X, Y, 2).low)
     assert probability_of_beating_interval(range(8), range(10, 18), 2) == pytest.approx(
         (1, math.nan, math.nan), nan_ok=True
     )
+    apart = np.arange(32.0) + 0.5
+    assert math.isnan(probability_of_beating_interval(range(31), apart, 4).low)
+    assert probability_of_beating_interval(range(32), apart, 4).low > 0.2
+    assert math.isnan(probability_of_beating_interval([0, *[1] * 31], apart, 2).low)
     with pytest.raises(ValueError, match=r"k must be in \[1, n = 7\], got 8"):
         expected_best(X, 8)
 
@@ -177,6 +204,31 @@ def test_holm_steps_down() -> None:
     # by hand: 4·0.01, 3·0.02, 2·0.03 (not below 3·0.02), 0.5
     assert holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
     assert holm([0.9, math.nan, 0.8]) == pytest.approx([1, math.nan, 1], nan_ok=True)
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1.5"):
+        holm([0.2, 1.5])
+
+
+@pytest.mark.parametrize("m", [1, 2, 5, 9])
+def test_holm_is_the_closure_of_bonferronis_test(m: int) -> None:
+    """A hypothesis falls where every intersection with it falls (Marcus, Peritz and Gabriel 1976)."""
+    p = np.round(rng().random(m) ** 3, 2)  # with ties
+    families = [s for size in range(1, m + 1) for s in itertools.combinations(range(m), size)]
+    closed = [min(1.0, max(len(s) * p[list(s)].min() for s in families if i in s)) for i in range(m)]
+    assert holm(p.tolist()) == pytest.approx(closed, abs=1e-15)
+    gaps = np.insert(p, 0, math.nan)
+    assert holm(gaps.tolist())[1:] == pytest.approx(closed, abs=1e-15)
+
+
+def test_holm_steps_through_a_thousand_tests() -> None:
+    p = rng().random(1000) ** 4
+    for bound in (0.01, 0.05, 0.5):
+        rejected = set()
+        for step, test in enumerate(np.argsort(p)):  # by definition: stop at the first that stays
+            if p[test] > bound / (1000 - step):
+                break
+            rejected.add(int(test))
+        assert {i for i, value in enumerate(holm(p.tolist())) if value <= bound} == rejected
 
 
 def test_the_distribution_counts_what_is_never_met() -> None:

@@ -16,6 +16,11 @@ from ahf_cli.report.statistics.interval import Interval
 from ahf_cli.report.statistics.sample import LEVEL
 from ahf_cli.report.statistics.trajectory import Array
 
+FEWEST_TRIALS = 20
+"""least trials for an interval of the expected best"""
+FEWEST_DISTINCT = 5
+"""least distinct values for an interval"""
+
 
 def best_weights(n: int, k: int) -> Array:
     """C(n−1−i, k−1)/C(n, k) for i = 0 … n−1: probability that x_(i) is the least of k out of n, shape (n,).
@@ -46,12 +51,13 @@ def expected_best_interval(
     """E_k with the bootstrap-t interval (Efron 1981), studentized by the jackknife of the U-statistic.
 
     A percentile interval has half its nominal coverage here, since no resample is below the least value.
-    Losses are bounded below; for a left tail as heavy as t₃'s, the coverage of this interval is 0.85 to 0.9.
-    There is no interval without spread, or for k > n/2, where the estimate depends on a few trials.
+    There is no interval for n < 20, k > n/3 or fewer than 5 distinct values, where the estimate depends on a
+    few trials.  The last rule matters where most trials share one capped loss.
     """
     x = np.sort(np.asarray(values, dtype=float))
     n, centre = len(x), expected_best(values, k)
-    error = float(_jackknife_errors(x[:, None], k)[0]) if 2 * k <= n else 0.0
+    enough = n >= FEWEST_TRIALS and 3 * k <= n and len(np.unique(x)) >= FEWEST_DISTINCT
+    error = float(_jackknife_errors(x[:, None], k)[0]) if enough else 0.0
     if not error > 0:
         return Interval(centre, math.nan, math.nan)
     drawn = np.sort(x[rng.integers(n, size=(n, resamples))], axis=0)
@@ -82,11 +88,13 @@ def probability_of_beating(a: ArrayLike, b: ArrayLike, k: int) -> float:
 def probability_of_beating_interval(a: ArrayLike, b: ArrayLike, k: int, level: float = LEVEL) -> Interval:
     """P(A beats B | budget k) with a two-sample jackknife interval on the log-odds scale.
 
-    There is no interval for k > n/4, or if one recipe always wins.
+    There is no interval for 2k² > n, since the jackknife needs k small against √n (Mentch and Hooker 2016).
+    Nor is there one for fewer than 5 distinct values of a recipe, or if one recipe always wins.
     """
     x, y = np.sort(np.asarray(a, dtype=float)), np.sort(np.asarray(b, dtype=float))
     p, n = probability_of_beating(x, y, k), min(len(x), len(y))
-    if 4 * k > n or not 0 < p < 1:
+    distinct = min(len(np.unique(x)), len(np.unique(y)))
+    if 2 * k * k > n or distinct < FEWEST_DISTINCT or not 0 < p < 1:
         return Interval(p, math.nan, math.nan)
     wins = _wins(x, y)
     rows, columns = wins @ best_weights(len(y), k), best_weights(len(x), k) @ wins

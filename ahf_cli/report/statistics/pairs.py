@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.interval import Interval, mean_interval
+from ahf_cli.report.statistics.interval import Interval, student_interval
 from ahf_cli.report.statistics.sample import LEVEL
 from ahf_cli.report.statistics.trajectory import Array
 
@@ -20,7 +20,7 @@ _TOLERANCE = 1e-12
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
     """Mean of aᵢ − bᵢ over the complete pairs (n,), with Student's interval."""
-    return mean_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
+    return student_interval(np.asarray(a, dtype=float) - np.asarray(b, dtype=float), level)
 
 
 def paired_permutation_test(
@@ -87,9 +87,14 @@ def cliffs_delta(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return adjusted p in the given order: the running maximum of (m − i) p_(i), at most 1 (Holm 1979).
 
-    NaN stays NaN and does not count as a test.
+    Give all tests of a verdict at once, over pairs and metrics.  NaN, the p of a test without data, stays NaN
+    and does not count as a test: no hypothesis was tested there.
+
+    Raises ValueError for p outside [0, 1].
     """
     p = np.asarray(p_values, dtype=float)
+    if np.any((p < 0) | (p > 1)):
+        raise ValueError(f"p must be in [0, 1], got {p[(p < 0) | (p > 1)][0]:g}")
     tests = np.flatnonzero(~np.isnan(p))
     order = tests[np.argsort(p[tests], kind="stable")]
     adjusted = np.full(len(p), np.nan)

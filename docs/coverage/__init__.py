@@ -1,0 +1,1 @@
+"""Simulated coverage of every interval that `ahf` prints, for the tables of docs/statistics.md."""
