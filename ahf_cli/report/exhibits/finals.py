@@ -13,7 +13,7 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics.clusters import two_clusters
+from ahf_cli.report.statistics.clusters import FEWEST_TRAINED, two_clusters
 from ahf_cli.report.statistics.interval import iqm_interval, mean_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution, summarize
 from ahf_cli.report.study_data import StudyData, at_baseline, recipe_names
@@ -58,7 +58,7 @@ def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, which: st
     row |= {"planned": planned, **{w.replace(" ", "_"): found.get(w, 0) for w in (*OUTCOMES, "failed")}}
     row |= {"loss_fell": fell, **asdict(summarize(values.to_numpy(float), metric.better))}
     mean = mean_interval(values.to_numpy(float)).clipped(0, metric.top)
-    if which == ALL and two_clusters(found.get("trained", 0), finished):
+    if len(values) < FEWEST_TRAINED if which == TRAINED else two_clusters(found.get("trained", 0), finished):
         mean = mean._replace(low=np.nan, high=np.nan)
     row |= spread_interval("mean", mean)
     row |= spread_interval("iqm", iqm_interval(values.to_numpy(float), np.random.default_rng(0)))

@@ -144,7 +144,7 @@ def reruns(
     drawn = [name for name in names if (done["recipe"] == name).any()]
     if not drawn:
         return "there are no re-runs of the best configurations"
-    table = done[["recipe", "trial", "seed", "status"]].assign(
+    table = done[["recipe", "trial", "seed", "status", "outcome"]].assign(
         **{m.column: at_baseline(done, m) for m in metrics.shown}
     )
     best = best_trials(trials, objective)[[m.column for m in metrics.shown]].astype(float)
@@ -152,7 +152,7 @@ def reruns(
     looks = styles(names)
     caption = [
         "The best configuration of each recipe, trained again with new seeds, one point a seed "
-        f"(n: {marks.counts(done, drawn)}). The bar is the mean with its 95 % interval (Student's t). "
+        f"(n: {marks.counts(done, drawn)}). The bar is the mean with its 95 % interval, which two clusters do not have. "
         "◇ is the value of the search, optimistic if it is better than the bar. ×: diverged, "
         f"{'drawn at chance' if metrics.guessing else 'without a value'}."
         + marks.cut_words(table, metrics.loss, drawn)
@@ -170,6 +170,8 @@ def reruns(
                         some[metric.column], height, s=18, color=look.color, marker=marker, alpha=0.8
                     )
                 mean = mean_interval(own[metric.column].dropna())
+                if two_clusters(int((own["outcome"] == "trained").sum()), len(own)):
+                    mean = mean._replace(low=np.nan, high=np.nan)
                 axes.plot([mean.low, mean.high], [row - 0.22] * 2, color=look.color, linewidth=3, alpha=0.55)
                 axes.plot(mean.estimate, row - 0.22, "|", color="black", markersize=9, markeredgewidth=1.6)
                 searched = seen[metric.column].get(name, float("nan"))
