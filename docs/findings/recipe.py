@@ -12,6 +12,7 @@ from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
 from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import number
+from ahf_cli.training.outcome import OUTCOMES
 from docs.findings.interval import interval
 
 
@@ -33,41 +34,46 @@ class Recipe:
         """Number of finished trials."""
         return int((self.trials["status"] != "failed").sum())
 
+    def of(self, outcome: str) -> int:
+        """Return the number of trials with an outcome."""
+        return int((self.trials["outcome"] == outcome).sum())
+
     @property
     def diverged(self) -> int:
         """Number of trials that diverged."""
-        return int((self.trials["status"] == "diverged").sum())
+        return self.of("diverged")
 
     @property
-    def stalled(self) -> int:
-        """Number of trials that did not train."""
-        return int(((self.trials["status"] == "ok") & self.trials["stalled"].astype(bool)).sum())
+    def stood(self) -> int:
+        """Number of trials that stood still."""
+        return self.of("stood still")
 
     @property
     def trained(self) -> int:
         """Number of trials that trained."""
-        return self.n - self.diverged - self.stalled
+        return self.of("trained")
+
+    @property
+    def ended(self) -> int:
+        """Number of trials without a last step, whether they had stood still before or not."""
+        return int((self.trials["status"] == "diverged").sum())
 
     @property
     def counts(self) -> str:
-        """Numbers of trials that trained, did not train and diverged."""
-        return f"{self.trained} / {self.stalled} / {self.diverged}"
+        """Numbers of trials that trained, stood still, did not train and diverged."""
+        return " / ".join(str(self.of(what)) for what in OUTCOMES)
 
     @property
     def again_counts(self) -> str:
-        """Numbers of re-runs of the best configuration that trained, did not train and diverged."""
-        again: Recipe = object.__new__(Recipe)
-        again.__dict__ |= {**self.__dict__, "trials": self.again}
-        return again.counts
+        """Numbers of re-runs of the best configuration by outcome, as in `counts`."""
+        return self.rerun.counts
 
     @property
-    def loss(self) -> str:
-        """Mean final training loss over all trials with its 95 % interval, losses capped at chance."""
-        return interval(*mean_interval(self.values("train_loss")))
-
-    def loss_minus(self, published: float) -> str:
-        """Return the mean capped loss minus a published value, with its sign."""
-        return f"{self.values('train_loss').mean() - published:+.2f}"
+    def rerun(self) -> Recipe:
+        """Numbers of the re-runs of the best configuration; counts and shares alone."""
+        again: Recipe = object.__new__(Recipe)
+        again.__dict__ |= {**self.__dict__, "trials": self.again}
+        return again
 
     def values(self, metric: str) -> NDArray[np.floating[Any]]:
         """Return final values of the finished trials; diverged trials at chance, losses capped there."""
@@ -75,9 +81,7 @@ class Recipe:
 
     def finals(self, trials: pd.DataFrame, metric: str) -> pd.Series[float]:
         """Return final values of trials or re-runs; diverged ones at chance, losses capped there."""
-        column = self._metrics.column(metric)
-        found = at_baseline(trials, column)
-        return found.clip(upper=column.baseline) if column.better == "lower" else found
+        return at_baseline(trials, self._metrics.column(metric))
 
     def quartiles(self, metric: str) -> tuple[float, float]:
         """Return the lower and the upper quartile of the final values."""
@@ -89,14 +93,6 @@ class Recipe:
         own = self.trials.loc[self.trials["status"] == "ok", metric].to_numpy(float)
         mean, deviation = (number(float(x), 3, fixed=True) for x in (own.mean(), own.std(ddof=1)))
         return f"{mean} ± {deviation}, n = {len(own)}"
-
-    def capped_band(self, metric: str) -> str:
-        """Return mean ± standard error over all trials; diverged ones at chance, losses capped there."""
-        own = self.values(metric)
-        mean, error = (
-            number(float(x), 3, fixed=True) for x in (own.mean(), self.spread(metric) / len(own) ** 0.5)
-        )
-        return f"{mean} ± {error}"
 
     @property
     def diverged_steps(self) -> tuple[int, int]:
@@ -110,9 +106,11 @@ class Recipe:
 
     @property
     def reached(self) -> int:
-        """Number of trials that met the condition of *trained* at some evaluation."""
-        losses = self._own_curves.groupby("trial")["train_loss"]
-        return int((losses.min() <= 0.95 * losses.first()).sum())
+        """Number of trials whose headline was past its bar at some evaluation."""
+        metric = self._metrics.headline
+        values = self._own_curves.groupby("trial")[metric.column]
+        best = values.max() if metric.better == "higher" else values.min()
+        return sum(metric.reaches(float(value)) for value in best)
 
     @property
     def blown(self) -> int:
@@ -148,11 +146,11 @@ class Recipe:
     @property
     def that_trained(self) -> Recipe:
         """Numbers of the trials that trained."""
-        return self.where("status == 'ok' and not stalled")
+        return self.where("outcome == 'trained'")
 
     @property
     def accuracy(self) -> str:
-        """Mean final test accuracy over all trials with its 95 % interval; diverged ones at chance."""
+        """Mean final test accuracy over all trials, with its 95 % interval unless they are two clusters."""
         return self.mean("test_accuracy")
 
     def mean(self, metric: str) -> str:
@@ -175,7 +173,7 @@ class Recipe:
     def _final(self, metric: str) -> pd.Series[Any]:
         found = self._finals
         own = (found["recipe"] == self.name) & (found["metric"] == self._metrics.column(metric).label)
-        return found[own & (found["diverged_trials"] == "at chance")].iloc[0]
+        return found[own & (found["trials"] == "all")].iloc[0]
 
     @property
     def best(self) -> float:

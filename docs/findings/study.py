@@ -108,8 +108,19 @@ class Study:
         return f"{interval(sign * float(found['difference']), low, high, sign=True)}, n = {found['pairs']}"
 
     def rerun_p(self, base: str, other: str, metric: str = "test_accuracy") -> float:
-        """Return p of the re-runs' difference: permutation test with Holm's correction over metrics."""
+        """Return p of the re-runs' difference, with Holm's correction over all pairs and metrics."""
         return float(self._rerun_pair(base, other, metric)[0]["p_holm"])
+
+    def ahead(self, base: str, other: str, metric: str = "test_accuracy") -> bool:
+        """Return whether `other` is ahead of `base` in the re-runs after Holm's correction.
+
+        False where the rules of `ahf compare` allow no claim.
+        """
+        if not self.comparison.verdict.claim:
+            return False
+        row, sign = self._rerun_pair(base, other, metric)
+        lower = self.data.metrics.column(metric).better == "lower"
+        return bool(row["p_holm"] < 0.05 and (sign * row["difference"] > 0) != lower)
 
     def last_damping(self, trials: Recipe) -> tuple[float, float]:
         """Return the least and largest damping in the last steps of the given trials."""

@@ -152,8 +152,8 @@ def reruns(
     looks = styles(names)
     caption = [
         "The best configuration of each recipe, trained again with new seeds, one point a seed "
-        f"(n: {marks.counts(done, drawn)}). The bar is the mean with its 95 % interval, which two clusters do not have. "
-        "◇ is the value of the search, optimistic if it is better than the bar. ×: diverged, "
+        f"(n: {marks.counts(done, drawn)}). The bar is the mean with its 95 % interval, none for two "
+        "clusters. ◇ is the value of the search, optimistic if it is better than the bar. ×: diverged, "
         f"{'drawn at chance' if metrics.guessing else 'without a value'}."
         + marks.cut_words(table, metrics.loss, drawn)
     ]
