@@ -11,7 +11,7 @@ import pytest
 
 from ahf_cli.errors import InputError
 from ahf_cli.report.comparison import Comparison
-from ahf_cli.report.exhibits.components import components_table
+from ahf_cli.report.exhibits.crossed import components_table
 from ahf_cli.report.statistics.components import crossed
 from ahf_cli.report.study_data import StudyData, load_study
 from tests.simulated_studies import simulate_study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -207,3 +208,18 @@ def test_recipes_of_another_kind_have_ranges_of_their_own(tmp_path: Path) -> Non
     narrow = {"lr": {"low": 0.01, "high": 1, "log": True}, "damping": {"low": 1, "high": 30, "log": False}}
     said = [line for line in differences(changed(study, identity__spaces__hf=narrow)) if "range" in line]
     assert said == ["the range of lr differs: hf [0.01, 1] log, hf_published [0.001, 1] log"]
+
+
+def test_other_seeds_and_re_runs_of_another_trial_are_refused(fair: StudyData) -> None:
+    assert differences(fair) == []
+    ours = fair.trials["recipe"] == "hf"
+    moved = fair.trials.assign(seed=fair.trials["seed"].where(~ours, fair.trials["trial"]))
+    said = differences(dataclasses.replace(fair, trials=moved))
+    assert said == ["training seeds of the draws differ: hf and adaptive_hf"]
+    again = fair.reruns.assign(seed=fair.reruns["seed"] + (fair.reruns["recipe"] == "hf"))
+    said = differences(dataclasses.replace(fair, reruns=again))
+    assert said == ["training seeds of the re-runs differ: hf and adaptive_hf"]
+    best = int(fair.best["trial"]["hf"])
+    slots = fair.reruns["recipe"].map({"hf": best + 1, "adaptive_hf": int(fair.best["trial"]["adaptive_hf"])})
+    said = differences(dataclasses.replace(fair, reruns=fair.reruns.assign(**{"extra.search_slot": slots})))
+    assert said == [f"re-runs of hf repeat trial {best + 1}, and the best trial is {best}"]

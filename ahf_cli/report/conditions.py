@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.recipes.recipe import Recipe, choices_of
@@ -20,6 +22,8 @@ def differences(data: StudyData) -> list[str]:
         *_numbers(data),
         *_spaces(data),
         *_settings(data),
+        *_seeds(data),
+        *_repeated(data),
         *_code(data),
     ]
 
@@ -98,6 +102,48 @@ def _settings(data: StudyData) -> list[str]:
         if len(set(said.values())) > 1:
             lines.append(f"{key} differs: {'; '.join(f'{name} {value}' for name, value in said.items())}")
     return lines
+
+
+def _seeds(data: StudyData) -> list[str]:
+    """Compare the training seeds of the recipes, draw by draw and re-run by re-run."""
+    lines = []
+    for frame, what in ((data.trials, "draws"), (data.reruns, "re-runs")):
+        done = frame[frame["status"] != "failed"]
+        seeds = {
+            name: frozenset(zip(own["trial"], own["seed"], strict=True)) for name, own in _by_recipe(done)
+        }
+        if not seeds:
+            continue
+        both = frozenset(t for t, _ in frozenset.intersection(*_slots(seeds)))
+        alike = {name: {(t, s) for t, s in own if t in both} for name, own in seeds.items()}
+        first = next(iter(alike.values()))
+        other = [name for name, own in alike.items() if own != first]
+        if other:
+            lines.append(f"training seeds of the {what} differ: {next(iter(alike))} and {', '.join(other)}")
+    return lines
+
+
+def _slots(seeds: Mapping[str, frozenset[tuple[int, int]]]) -> list[frozenset[tuple[int, int]]]:
+    return [frozenset((slot, 0) for slot, _ in own) for own in seeds.values()]
+
+
+def _repeated(data: StudyData) -> list[str]:
+    """Find re-runs of a trial that is not the best of its recipe."""
+    key = "extra.search_slot"
+    if not len(data.reruns) or key not in data.reruns:
+        return []
+    best = data.best["trial"]
+    lines = []
+    for name, own in _by_recipe(data.reruns):
+        slots = sorted({int(slot) for slot in own[key].dropna()})
+        if name in best.index and slots != [int(best[name])]:
+            said = ", ".join(map(str, slots))
+            lines.append(f"re-runs of {name} repeat trial {said}, and the best trial is {best[name]}")
+    return lines
+
+
+def _by_recipe(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    return ((str(name), own) for name, own in frame.groupby("recipe", sort=False))
 
 
 def _code(data: StudyData) -> list[str]:
