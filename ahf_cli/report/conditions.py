@@ -29,7 +29,7 @@ def differences(data: StudyData) -> list[str]:
 
 
 def conditions(data: StudyData) -> str:
-    """Return the conditions of the numbers as one clause: design, N, steps, objective, task."""
+    """Return the conditions of the numbers as two clauses: design, N, steps, objective; the task."""
     identity = data.identity
     search, task, train = (identity.get(key, {}) for key in ("search", "task", "train"))
     n = sorted({int((data.trials["recipe"] == name).sum()) for name in data.recipes})
@@ -41,8 +41,8 @@ def conditions(data: StudyData) -> str:
     sampler = samplers.get(search.get("sampler", ""), search.get("sampler", "unknown"))
     objective = data.objective.replace("_", " ")
     return (
-        f"design {data.design}, {trials} {sampler} trials a recipe of {steps}, objective {objective}, "
-        f"{task.get('model', 'unknown model')} on {task.get('data', 'unknown data')}, split "
+        f"design {data.design}, {trials} {sampler} trials a recipe of {steps}, objective {objective}. "
+        f"Task: {task.get('model', 'unknown model')} on {task.get('data', 'unknown data')}, split "
         f"{task.get('split', '?')}, batch {task.get('batch_size', '?')}"
     )
 
