@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,41 +24,27 @@ def audit(
     """Show which hypotheses of the paper's Theorem 1 held in the steps of a study; nothing is written."""
     from ahf_cli.report import audit as report
     from ahf_cli.study.find import find_study
-    from ahf_cli.study.frames import rows_frame
 
     found = find_study(results, study)
     found = found.prerun if prerun else found
     finished, damaged = found.read_results()
     if not finished:
         raise IncompleteError(f"no trial of {found.name} is finished yet")
-    skipped = {r.recipe: why for r in finished if (why := report.unfit(r))}
-    fit = [r for r in finished if r.recipe not in skipped]
-    read = found.reader.steps(fit)
-    steps = dict(iter(rows_frame(fit, read).groupby(["recipe", "trial"])))
-    described = found.manifest().get("identity", {}).get("recipes", {})
-    rows: list[dict[str, Any]] = []
-    for result in fit:
-        own = steps.get((result.recipe, result.slot))
-        if own is not None:
-            choices = described.get(result.recipe, {}).get("structure", {})
-            rows.append(report.audit(result, own.sort_values("step"), choices))
-    audited = {row["recipe"] for row in rows}
-    skipped |= {r.recipe: "its steps are not on disk" for r in fit if r.recipe not in audited}
+    table, skipped, faults = report.of_study(found, finished)
     lines = [f"{name} is skipped: {why}" for name, why in skipped.items()]
-    if not rows:
+    if not len(table):
         raise InputError([f"nothing to audit in {found.name}: {'; '.join(lines)}"])
-    import pandas as pd
-
-    table = pd.DataFrame(rows)
     by_recipe = report.recipes(table)
     if as_json:
         by_name = [dict(row) for row in by_recipe.to_dict("records")]
-        emit_json({"study": found.name, "recipes": by_name, "trials": rows, "skipped": skipped})
+        emit_json(
+            {"study": found.name, "recipes": by_name, "trials": table.to_dict("records"), "skipped": skipped}
+        )
     else:
         text = report.trials_text(table) if each else report.recipes_text(by_recipe)
-        print_tables({f"{found.name}: Theorem 1 in the steps of {len(rows)} trials": text})
+        print_tables({f"{found.name}: Theorem 1 in the steps of {len(table)} trials": text})
         say(textwrap.fill(report.NOTE, 100))
         for line in lines:
             say(line)
-    for line in (*damaged, *read.problems):
+    for line in (*damaged, *faults):
         log(f"damaged: trial {line}")

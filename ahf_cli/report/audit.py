@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.recipes.recipe import Structure
 from ahf_cli.report.statistics.trajectory import Array
 from ahf_cli.report.text import NOTHING, number
+from ahf_cli.study.frames import rows_frame
+from ahf_cli.study.store import Study
 from ahf_cli.training.records import TrialResult
 
 NEEDED = ("epsilon", "sigma", "smoothness")
@@ -94,6 +96,26 @@ def audit(result: TrialResult, steps: pd.DataFrame, choices: Mapping[str, Any]) 
         "all_hold": all(share == 1 for share in shares.values() if not math.isnan(share)),
         "first": first, "bound": limit, "conclusion": _conclusion(first, limit, len(steps)),
     }  # fmt: skip
+
+
+def of_study(
+    study: Study, results: Sequence[TrialResult]
+) -> tuple[pd.DataFrame, dict[str, str], tuple[str, ...]]:
+    """Return the audits of finished trials, the reasons of skipped recipes, and the faults of files."""
+    skipped = {r.recipe: why for r in results if (why := unfit(r))}
+    fit = [r for r in results if r.recipe not in skipped]
+    read = study.reader.steps(fit)
+    steps = dict(iter(rows_frame(fit, read).groupby(["recipe", "trial"])))
+    described = study.manifest().get("identity", {}).get("recipes", {})
+    rows = []
+    for result in fit:
+        own = steps.get((result.recipe, result.slot))
+        if own is not None:
+            choices = described.get(result.recipe, {}).get("structure", {})
+            rows.append(audit(result, own.sort_values("step"), choices))
+    audited = {row["recipe"] for row in rows}
+    skipped |= {r.recipe: "its steps are not on disk" for r in fit if r.recipe not in audited}
+    return pd.DataFrame(rows), skipped, read.problems
 
 
 def _smooth(at: Mapping[str, Array], column: str, smoothness: float, rounding: Array) -> Any:

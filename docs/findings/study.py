@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.config.strict_yaml import parse_yaml
+from ahf_cli.report.audit import of_study
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.study_data import at_baseline, load_study
@@ -150,6 +151,12 @@ class Study:
         # A length in float32 equals the radius up to rounding.
         cut = own["update_l2"] >= radius * (1 - 1e-4)
         return float(cut.groupby(own["trial"]).mean().median())
+
+    def held(self, recipe: str, hypothesis: str) -> float:
+        """Return the mean share of steps in which a hypothesis of Theorem 1 held, as `ahf audit` has it."""
+        study = self.data.sources[0][1]
+        table, _, _ = of_study(study, study.finished(recipe))
+        return float(table[hypothesis].mean())
 
     def jumps(self, recipe: str) -> Jumps:
         """Return the first step of each trial whose ‖δ‖ is at least ten times the norm before."""
