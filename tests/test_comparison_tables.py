@@ -18,7 +18,6 @@ from ahf_cli.report.exhibits.best_of_k import budget_table, budgets, expected_be
 from ahf_cli.report.exhibits.equal_cost import equal_cost_table
 from ahf_cli.report.exhibits.new_seeds import pairs_table, rerun_table
 from ahf_cli.report.exhibits.robustness import robustness_table
-from ahf_cli.report.exhibits.sensitivity import sensitivity_table
 from ahf_cli.report.exhibits.steps import WINDOWS, step_lines, window
 from ahf_cli.report.exhibits.time_to_target import crossing_table, target_table
 from ahf_cli.report.statistics.pairs import holm
@@ -144,12 +143,6 @@ def test_robustness_shows_that_the_winner_depends_on_the_mean() -> None:
     loss = ways[ways["metric"] == "training loss"].set_index("way")["winner"]
     assert loss["mean"] == "b" and loss["median"] == "a" and loss["mean, capped at twice chance"] == "b"
     assert loss["mean of the best step"] == "a"
-
-
-def test_sensitivity_leaves_out_what_does_not_vary() -> None:
-    found = trials(value=[0.1, 0.2, 0.3, 0.4], **{"params.lr": [4, 3, 2, 1], "params.damping": [1] * 4})
-    numbers = sensitivity_table(found, ["a"], TEN_CLASSES.loss).numbers
-    assert numbers["hyperparameter"].tolist() == ["lr"] and numbers["rank_correlation"].tolist() == [-1]
 
 
 def test_lines_over_many_steps_take_each_trials_median_in_windows() -> None:

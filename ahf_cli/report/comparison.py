@@ -41,7 +41,8 @@ class Comparison:
         data = self.data
         pairs = self.tables.get("rerun_pairs") or pairs_of(data)
         equal_cost, robustness = self.tables["equal_cost"], self.tables["robustness"]
-        return verdict(data, pairs, equal_cost, robustness, force=self.force)
+        acts = self.tables["acts"]
+        return verdict(data, pairs, equal_cost, robustness, acts, force=self.force)
 
     @cached_property
     def drawn(self) -> tuple[list[Drawing], dict[str, str]]:

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.report.conditions import conditions, differences
+from ahf_cli.report.exhibits.acts import without_effect
 from ahf_cli.report.exhibits.equal_cost import PLURAL
+from ahf_cli.report.shared import shared_sentences
 from ahf_cli.report.statistics.clusters import two_clusters
 from ahf_cli.report.statistics.interval import Interval, mean_interval
 from ahf_cli.report.study_data import StudyData, at_baseline
@@ -35,6 +37,8 @@ class Verdict:
     forced: bool = False
     leader: str | None = None
     caveats: tuple[str, ...] = field(default=())
+    shared: tuple[str, ...] = ()
+    """trials that the studies have in common"""
 
     @property
     def stamp(self) -> str:
@@ -44,12 +48,15 @@ class Verdict:
     def lines(self) -> list[str]:
         """Return the verdict as paragraphs."""
         if self.refused and not self.forced:
-            return ["No verdict, since conditions differ:", *(f"- {line}" for line in self.refused)]
+            lines = (f"- {line}" for line in self.refused)
+            return ["No verdict, since conditions differ:", *lines, *self.shared]
         head = [f"{self.stamp}."] if self.stamp else []
-        return [*head, *self.sentences, *self.caveats, f"Condition: {self.condition}."]
+        return [*head, *self.sentences, *self.caveats, *self.shared, f"Condition: {self.condition}."]
 
 
-def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table, *, force: bool) -> Verdict:
+def verdict(
+    data: StudyData, pairs: Table, equal_cost: Table, robustness: Table, acts: Table, *, force: bool
+) -> Verdict:
     """Return the verdict from the re-runs of a study, or without re-runs a description of the search.
 
     A claim needs the design `fair`, `ENOUGH_TRIALS` trials a recipe, and as many new seeds as a difference
@@ -72,9 +79,11 @@ def verdict(data: StudyData, pairs: Table, equal_cost: Table, robustness: Table,
         *([ONE_SEED] if data.one_seed else []),
         *_cost_caveat(equal_cost, data.metrics.headline),
         *_robustness_caveat(robustness, leader, data.metrics.headline),
+        *_acts_caveat(acts, data.minimized),
     ]
     claim = bool(known and not few and not refused)
-    return Verdict(tuple(sentences), claim, conditions(data), refused, force, leader, tuple(caveats))
+    shared = tuple(shared_sentences(data))
+    return Verdict(tuple(sentences), claim, conditions(data), refused, force, leader, tuple(caveats), shared)
 
 
 def _few(data: StudyData, tests: int) -> list[str]:
@@ -129,8 +138,9 @@ def _from_reruns(data: StudyData, pairs: Table) -> tuple[list[str], str | None]:
     rows = pairs.numbers[pairs.numbers["metric"] == metric.column]
     sentences = [f"{leader} has the best mean {chosen.label} of the re-runs."]
     for other in means.index[1:]:
-        row = rows[rows["a"].isin([leader, other]) & rows["b"].isin([leader, other])].iloc[0]
-        sentences.append(_pair_sentence(leader, str(other), row, metric))
+        own = rows[rows["a"].isin([leader, other]) & rows["b"].isin([leader, other])]
+        if len(own):  # else the same runs in two studies
+            sentences.append(_pair_sentence(leader, str(other), own.iloc[0], metric))
     return sentences, leader
 
 
@@ -224,3 +234,11 @@ def _robustness_caveat(robustness: Table, leader: str | None, metric: Column) ->
     return [
         f"{winner} has the best {metric.label} over the draws by: {', '.join(ways)}." for winner, ways in by
     ]
+
+
+def _acts_caveat(acts: Table, objective: Column) -> list[str]:
+    """Return a sentence on the recipes of which no searched hyperparameter acts."""
+    names = without_effect(acts.numbers)
+    if not names:
+        return []
+    return [f"No searched hyperparameter of {', '.join(names)} is shown to act on the {objective.label}."]

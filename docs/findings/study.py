@@ -144,13 +144,9 @@ class Study:
 
     def radius_share(self, recipe: str) -> float:
         """Return the median over trials of the share of steps whose update the radius limits."""
-        steps = self.data.steps
-        own = steps[steps["recipe"] == recipe]
-        trials = self.data.trials[self.data.trials["recipe"] == recipe].set_index("trial")
-        radius = own["trial"].map(trials["params.radius"])
-        # A length in float32 equals the radius up to rounding.
-        cut = own["update_l2"] >= radius * (1 - 1e-4)
-        return float(cut.groupby(own["trial"]).mean().median())
+        table = self.comparison.tables["limits"].numbers
+        own = table[(table["recipe"] == recipe) & (table["limit"] == "clip at the radius")]
+        return float(own["median"].iloc[0])
 
     def held(self, recipe: str, hypothesis: str) -> float:
         """Return the mean share of steps in which a hypothesis of Theorem 1 held, as `ahf audit` has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure, MaxNLocator
+from ahf_cli.report.shared import same_reruns
 from ahf_cli.report.statistics.clusters import two_clusters
 from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_difference, paired_permutation_test
@@ -68,12 +69,17 @@ def rerun_table(
 
 
 def pairs_table(
-    reruns: pd.DataFrame, names: list[str], metrics: Metrics, contrasts: Sequence[Sequence[str]] = ()
+    reruns: pd.DataFrame,
+    names: list[str],
+    metrics: Metrics,
+    contrasts: Sequence[Sequence[str]] = (),
+    same: Collection[frozenset[str]] = (),
 ) -> Table:
     """Each pair of recipes on the same new seeds: mean difference A − B, Cliff's delta, permutation p (Holm).
 
     Holm's correction is over all pairs and metrics, or over the contrasts that were named before the run.
     Then the other pairs have no p.  The mean difference of two clusters has no interval.
+    Pairs in `same` are the same re-runs in two studies, and have no row.
     """
     rows = []
     drawn = [name for name in names if (reruns["recipe"] == name).any()]
@@ -82,7 +88,8 @@ def pairs_table(
     }
     sizes = reruns["recipe"].value_counts()
     named = {frozenset(pair) for pair in contrasts}
-    for (a, b), metric in ((pair, m) for pair in combinations(drawn, 2) for m in metrics.shown):
+    compared = [pair for pair in combinations(drawn, 2) if frozenset(pair) not in same]
+    for (a, b), metric in ((pair, m) for pair in compared for m in metrics.shown):
         both = _paired(reruns, a, b, metric)
         rng = np.random.default_rng(0)
         x, y = both[a].to_numpy(float), both[b].to_numpy(float)
@@ -191,7 +198,7 @@ def reruns(
 
 def pairs_of(data: StudyData) -> Table:
     """Return the pairs of a study's recipes; its contrasts decide the tests."""
-    return pairs_table(data.reruns, data.recipes, data.metrics, data.contrasts)
+    return pairs_table(data.reruns, data.recipes, data.metrics, data.contrasts, same_reruns(data))
 
 
 def _reruns(data: StudyData) -> Table | None:

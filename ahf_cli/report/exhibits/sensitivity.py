@@ -10,9 +10,7 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics.sample import rank_correlation
 from ahf_cli.report.study_data import ranked
-from ahf_cli.report.text import Table, number
 from ahf_cli.tasks.metrics import Column, Metrics
 
 
@@ -29,23 +27,6 @@ def sensitivity_points(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
                 frames.append(points.assign(hyperparameter=key, setting=own[column].astype(float)))
     columns = ["recipe", "trial", "status", "value", "hyperparameter", "setting"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-
-
-def sensitivity_table(trials: pd.DataFrame, names: list[str], objective: Column) -> Table:
-    """Spearman's rank correlation of each hyperparameter with the loss; negative if larger is better."""
-    points = sensitivity_points(trials, names)
-    rows = [
-        {"recipe": recipe, "hyperparameter": key, "n": len(own)}
-        | {"rank_correlation": rank_correlation(own["setting"], own["value"])}
-        for (recipe, key), own in points.groupby(["recipe", "hyperparameter"], sort=False)
-    ]
-    numbers = pd.DataFrame(rows, columns=["recipe", "hyperparameter", "n", "rank_correlation"])
-    text = numbers.assign(
-        n=numbers["n"].astype(str),
-        rank_correlation=numbers["rank_correlation"].map(lambda v: number(v, 2, fixed=True)),
-    )
-    title = f"Rank correlation of hyperparameter and {objective.label}"
-    return Table("sensitivity", numbers, {title: text}, "The sampler chose these trials.")
 
 
 def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metrics: Metrics) -> Drawing | str:
@@ -91,6 +72,5 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metri
 
 EXHIBIT = Exhibit(
     8,
-    [lambda d, _: sensitivity_table(d.trials, d.recipes, d.minimized)],
-    {"sensitivity": lambda d, _: sensitivity(d.trials, d.recipes, d.minimized, d.metrics)},
+    figures={"sensitivity": lambda d, _: sensitivity(d.trials, d.recipes, d.minimized, d.metrics)},
 )
