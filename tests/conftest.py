@@ -57,7 +57,7 @@ def kept_registries() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a search in this process measure its costs in one round of one step."""
-    for name in ("ROUNDS", "WARM_UP", "STEPS"):
+    for name in ("ROUNDS", "WARM_UP", "STEPS", "REPEATS"):
         monkeypatch.setattr(timing, name, 1)
 
 

@@ -24,8 +24,10 @@ from ahf_cli.training.train import Plan, StoppedError, begin, train
 
 ROUNDS, LEAST, SECONDS = 15, 3, 6.0
 """Rounds; fewer where so many CPU seconds are spent, but never below the least."""
-WARM_UP, STEPS = 2, 2
+WARM_UP, STEPS = 3, 1
 """Steps of a recipe before the first round, and in each round."""
+REPEATS = 3
+"""Repeats of each operation in a round."""
 
 Clock = Callable[[], float]
 Samples = Mapping[str, Sequence[float]]
@@ -289,8 +291,9 @@ def _timed(action: Callable[[], object], clock: Clock, trials: int) -> Callable[
 
     def timed() -> float:
         before = clock()
-        action()
-        return (clock() - before) / trials
+        for _ in range(REPEATS):
+            action()
+        return (clock() - before) / REPEATS / trials
 
     return timed
 
