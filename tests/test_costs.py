@@ -236,4 +236,8 @@ def test_a_search_measures_its_costs_once(
     manifest["sessions"][0]["numerics"] = "cuda"
     (study.folder / "manifest.json").write_text(json.dumps(manifest))
     assert main(["timing", "smoke", "--results", str(tmp_path)]) == 2
-    assert "must be measured by the path of its trials, cuda" in capsys.readouterr().err
+    (study.folder / "costs.json").unlink()
+    assert main(["search", *words]) == 0  # the search is finished all the same
+    said = capsys.readouterr().err
+    assert "costs are not measured: " in said
+    assert said.count("must be measured by the path of its trials, cuda") == 2

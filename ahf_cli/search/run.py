@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.config.load import Config
-from ahf_cli.errors import InputError
 from ahf_cli.search.cost import measure_costs
 from ahf_cli.search.machine import (
     manifest,
@@ -21,6 +20,7 @@ from ahf_cli.search.machine import (
     workers_and_batch,
 )
 from ahf_cli.search.plan import SILENT, Reporter, ShouldStop, never, repeats, rerun_plan
+from ahf_cli.search.pool import describe
 from ahf_cli.search.search import Search, SearchPlan
 from ahf_cli.search.storage import (
     OtherSchemaError,
@@ -135,8 +135,8 @@ def _measure_once(config: Config, study: Study, reporter: Reporter, should_stop:
         known = read_costs(study)
         if known is None or set(config.searched) - set(known.recipes):
             measure_costs(config, study, reporter, should_stop)
-    except InputError as error:
-        reporter.say(f"costs are not measured: {error.lines[0]}")
+    except Exception as error:  # a plug-in's, say: the search is finished all the same
+        reporter.say(f"costs are not measured: {describe(error)}")
 
 
 def search_plan(
