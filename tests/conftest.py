@@ -26,6 +26,7 @@ from ahf_cli.tasks import folder as folders
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.metrics import MEASURES
+from ahf_cli.training import timing
 from tests.fashion_mnist import FASHION, idx
 from tests.searches import serial_pool
 
@@ -51,6 +52,13 @@ def kept_registries() -> Iterator[None]:
     for registry, content in zip(REGISTRIES, before, strict=True):
         registry.clear()
         registry.update(content)
+
+
+@pytest.fixture(autouse=True)
+def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a search in this process measure its costs in one round of one step."""
+    for name in ("ROUNDS", "WARM_UP", "STEPS", "REPEATS"):
+        monkeypatch.setattr(timing, name, 1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.attribution import attribution_table, single_changes
 from ahf_cli.report.exhibits.best_of_k import budget_table, budgets, expected_best_table
-from ahf_cli.report.exhibits.equal_cost import equal_cost_table
+from ahf_cli.report.exhibits.equal_cost import budgets_of, equal_cost_table
 from ahf_cli.report.exhibits.new_seeds import pairs_table, rerun_table
 from ahf_cli.report.exhibits.robustness import robustness_table
 from ahf_cli.report.exhibits.steps import WINDOWS, step_lines, window
@@ -70,11 +70,22 @@ def test_targets_are_met_at_the_first_evaluation_beyond_and_misses_never() -> No
 
 
 def test_equal_cost_counts_what_each_trial_had_when_all_had_spent_the_same() -> None:
-    numbers = equal_cost_table(CURVES, NAMES, TEN_CLASSES).numbers.set_index(["cost", "recipe"])
+    numbers = (
+        equal_cost_table(CURVES, NAMES, TEN_CLASSES).numbers.set_index(["cost", "recipe", "at"]).sort_index()
+    )
     # medians of the totals: a 7.5 steps, b 10; at 7.5 the evaluation at 5 holds, and a/1 has diverged
-    assert numbers.loc[("step", "a"), "at"] == 7.5
-    assert numbers.loc[("step", "a"), "test_accuracy"] == pytest.approx((0.6 + 0.1) / 2)
-    assert numbers.loc[("work", "b"), "test_accuracy"] == pytest.approx(0.2)
+    assert numbers.loc[("step", "a", 7.5), "test_accuracy"] == pytest.approx((0.6 + 0.1) / 2)
+    assert numbers.loc[("work", "b", 75), "test_accuracy"] == pytest.approx(0.2)
+    assert numbers.loc[("step", "a", 5), "test_accuracy"] == pytest.approx((0.6 + 0.7) / 2)
+
+
+def test_budgets_are_a_logarithmic_grid_from_the_first_evaluation_to_the_largest_common_total() -> None:
+    rows = [(name, 0, "ok", s, 0.1) for name, n in (("a", 64), ("b", 1000)) for s in range(0, n + 1)]
+    grid = budgets_of(curves(rows), "work")
+    assert grid == pytest.approx(10 * 2.0 ** np.arange(7))  # from a step of 10 to 64 of them
+    assert budgets_of(curves(rows), "step").tolist() == [1, 2, 4, 8, 16, 32, 64]
+    late = curves([("a", 0, "ok", 0, 0.1), ("a", 0, "ok", 5, 0.1)])
+    assert budgets_of(late, "step").tolist() == [5] and not len(budgets_of(late[:1], "step"))
 
 
 def test_a_recipe_that_is_not_evaluated_yet_has_no_value_at_that_cost() -> None:
@@ -82,10 +93,12 @@ def test_a_recipe_that_is_not_evaluated_yet_has_no_value_at_that_cost() -> None:
         work=lambda c: c["step"] * c["recipe"].map({"a": 1, "b": 10})
     )
     table = equal_cost_table(late, NAMES, TEN_CLASSES)
-    numbers = table.numbers.set_index(["cost", "recipe"])
-    assert numbers.loc[("work", "a"), "at"] == 7.5 and bool(np.isnan(numbers["test_accuracy"]["work", "b"]))
-    (text,) = table.texts.values()
-    assert text.iloc[1].tolist()[2] == "not evaluated yet" != text.iloc[0].tolist()[2]
+    numbers = table.numbers.set_index(["cost", "recipe", "at"])["test_accuracy"].sort_index()
+    assert bool(numbers["work", "b"].isna().all()) and numbers["work", "a", 7.5] == pytest.approx(0.35)
+    assert numbers["work"].index.get_level_values("at").max() == 7.5
+    text = table.texts["Test accuracy at equal work, mean"]
+    assert set(text.iloc[1, 1:]) == {"–"} and "–" not in set(text.iloc[0, 1:])
+    assert "fewer than half of the trials had been evaluated" in table.note and "not measured" in table.note
 
 
 def test_the_best_so_far_and_the_expected_best_of_the_same_trials() -> None:

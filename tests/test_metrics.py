@@ -88,11 +88,11 @@ def test_diverged_trials_count_at_the_chance_of_the_studys_task(
     loss, accuracy = (0.5 + 0.7 + math.log(classes)) / 3, (2 - 1.2 / 2.6 + 1 / classes) / 3
     tables = Comparison(data).tables
     for name, query, column, expected in (
-        ("final_values", "metric == 'training loss' and diverged_trials == 'at chance'", "mean", loss),
-        ("final_values", "metric == 'test accuracy' and diverged_trials == 'at chance'", "mean", accuracy),
-        ("equal_cost", "cost == 'step'", "train_loss", loss),
+        ("final_values", "metric == 'training loss' and trials == 'all'", "mean", loss),
+        ("final_values", "metric == 'test accuracy' and trials == 'all'", "mean", accuracy),
+        ("equal_cost", "cost == 'step' and at == 10", "train_loss", loss),
         ("robustness", "metric == 'training loss' and way == 'mean'", "hf", loss),
-        ("robustness", "way == 'mean, diverged at twice chance'", "hf", (1.2 + 2 * math.log(classes)) / 3),
+        ("robustness", "way == 'mean, capped at twice chance'", "hf", (1.2 + 2 * math.log(classes)) / 3),
     ):  # fmt: skip
         found = tables[name].numbers.query(query)[column].tolist()
         assert found == [pytest.approx(expected)], (name, query)

@@ -17,6 +17,8 @@ import pandas as pd
 
 from ahf_cli.recipes.document import sentences
 from ahf_cli.report.outcomes import with_outcomes
+from ahf_cli.report.work import CostWords, cost_words, costs_of, counted, with_work
+from ahf_cli.study.costs import Costs
 from ahf_cli.study.find import find_study
 from ahf_cli.study.frames import results_frame, rows_frame
 from ahf_cli.study.store import Study
@@ -45,7 +47,7 @@ class StudyData:
     trials: pd.DataFrame
     """one row a trial: recipe, trial (its slot), status, outcome, …, `params.*`, `extra.*`"""
     curves: pd.DataFrame
-    """one row a trial and evaluation: recipe, trial, status, the fields of `CurveRow` and their `work`"""
+    """one row a trial and evaluation: recipe, trial, status, the fields of `CurveRow`, and `with_work`"""
     reruns: pd.DataFrame
     """re-runs of the best configuration with new seeds, as `trials`; `trial` is the replicate"""
     rerun_curves: pd.DataFrame
@@ -54,6 +56,8 @@ class StudyData:
     """faults of the files, one line each"""
     sources: tuple[tuple[str, Study], ...]
     """label prefix and study"""
+    costs: tuple[Costs, ...] = ()
+    """measured costs of each study; empty unless all have them"""
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -70,6 +74,11 @@ class StudyData:
             return pd.DataFrame(columns=["trial", *_STEP_COLUMNS]), "l2"
         described = study.manifest().get("identity", {}).get("recipes", {}).get(names[0], {})
         return _steps(study, names[:1]), str(described.get("structure", {}).get("norm", "l2"))
+
+    @cached_property
+    def cost_words(self) -> CostWords:
+        """The definition of work and seconds."""
+        return cost_words(self.curves, self.costs)
 
     @property
     def recipes(self) -> list[str]:
@@ -193,11 +202,13 @@ def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
 def read_study(study: Study) -> StudyData:
     """Return the finished trials of a study."""
     manifest = study.manifest()
-    trials, curves, problems = _read(study, "trial", manifest)
-    reruns, rerun_curves, more = _read(study.reruns, "re-run", manifest)
+    costs, faults = costs_of(study, study.recipes())
+    trials, curves, problems = _read(study, "trial", manifest, costs)
+    reruns, rerun_curves, more = _read(study.reruns, "re-run", manifest, costs)
     return StudyData(
         (study.name,), study, {study.name: manifest}, dict(manifest.get("plan", {})), trials, curves,
-        reruns, rerun_curves, dict(manifest.get("rerun_plan", {})), tuple(problems + more), (("", study),),
+        reruns, rerun_curves, dict(manifest.get("rerun_plan", {})), tuple(problems + more + faults),
+        (("", study),), () if costs is None else (costs,),
     )  # fmt: skip
 
 
@@ -206,8 +217,12 @@ def pool(studies: Mapping[str, StudyData]) -> StudyData:
     if len(studies) == 1:
         return next(iter(studies.values()))
 
+    measured = all(data.costs for data in studies.values())
+
     def joined(name: str) -> pd.DataFrame:
         frames = [_prefixed(getattr(data, name), f"{label}/") for label, data in studies.items()]
+        if name.endswith("curves") and not measured:  # one definition of work for all
+            frames = [counted(frame) for frame in frames]
         return _joined(frames, list(frames[0].columns))
 
     def plans(name: str) -> dict[str, int]:
@@ -219,6 +234,7 @@ def pool(studies: Mapping[str, StudyData]) -> StudyData:
         plans("planned"), joined("trials"), joined("curves"), joined("reruns"), joined("rerun_curves"),
         plans("reruns_planned"), tuple(f"{k}: {p}" for k, d in studies.items() for p in d.problems),
         tuple((f"{label}/", study) for label, data in studies.items() for _, study in data.sources),
+        tuple(found for data in studies.values() for found in data.costs) if measured else (),
     )  # fmt: skip
 
 
@@ -234,12 +250,12 @@ def _metrics(manifest: Mapping[str, Any]) -> Metrics:
 
 
 def _read(
-    study: Study, what: str, manifest: Mapping[str, Any]
+    study: Study, what: str, manifest: Mapping[str, Any], costs: Costs | None
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Return the finished trials of a study, their curves, and one line for each problem."""
     results, damaged = study.read_results()
     read = study.reader.curves(results)
-    curves = with_work(rows_frame(results, read))
+    curves = with_work(rows_frame(results, read), manifest, costs)
     problems = [f"{what} {line}" for line in (*damaged, *read.problems)]
     if not results:
         return _empty_trials(), curves, problems
@@ -264,11 +280,6 @@ def judged(study: Study, results: Sequence[TrialResult], manifest: Mapping[str, 
     return with_outcomes(results_frame(results), _metrics(manifest).headline, steps_of, task)
 
 
-def with_work(curves: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `work`: gradients and curvature products so far."""
-    return curves.assign(work=curves["gradients"] + curves["products"])
-
-
 def _fault(curve: pd.DataFrame, result: TrialResult) -> str:
     """Return the fault of a trial's curve, or ''."""
     ended = result.status == "ok"
@@ -286,20 +297,11 @@ def _fault(curve: pd.DataFrame, result: TrialResult) -> str:
 
 
 def _empty_trials() -> pd.DataFrame:
-    names = [
-        "recipe",
-        "trial",
-        "status",
-        "steps",
-        "planned_steps",
-        "value",
-        "seed",
-        "train_loss",
-        "test_loss",
-    ]
-    names += ["test_accuracy", "validation_loss", "validation_accuracy", "seconds", "stalled", "zero_steps"]
-    names += ["still_from", "outcome"]
-    return pd.DataFrame(columns=names)
+    names = (
+        "recipe trial status steps planned_steps value seed train_loss test_loss test_accuracy "
+        "validation_loss validation_accuracy seconds stalled zero_steps still_from outcome"
+    )
+    return pd.DataFrame(columns=names.split())
 
 
 def _prefixed(frame: pd.DataFrame, prefix: str) -> pd.DataFrame:

@@ -202,13 +202,14 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
 
 
 def _cost_caveat(equal_cost: Table, metric: Column) -> list[str]:
-    """Return a sentence for each cost on the best mean at equal cost, or on a recipe without a value."""
+    """Return a sentence for each cost on the best mean at the largest common one, or on a missing value."""
     table = equal_cost.numbers
     if not len(table):
         return []
     said = []
     for cost, own in table.groupby("cost", sort=False):
         name = PLURAL.get(str(cost), str(cost))
+        own = own[own["at"] == own["at"].max()]
         absent = list(own.loc[own[metric.column].isna(), "recipe"])
         if absent:
             said.append(f"At equal {name} the order is unknown: {', '.join(absent)} had no evaluation yet.")

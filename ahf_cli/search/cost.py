@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from ahf_cli.config.load import Config
+from ahf_cli.errors import InputError
 from ahf_cli.search.machine import plan_of, task_spec, threads_of, workers_and_batch
-from ahf_cli.search.plan import Reporter
+from ahf_cli.search.plan import Reporter, ShouldStop, never
 from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining
 from ahf_cli.study.columns import rows_frame
-from ahf_cli.study.files import csv_bytes
+from ahf_cli.study.costs import FILE, Costs
+from ahf_cli.study.files import csv_bytes, write_json
+from ahf_cli.study.manifest import plain
 from ahf_cli.study.store import Study
 from ahf_cli.training import estimate as e
+from ahf_cli.training import timing
+from ahf_cli.training.environment import describe
 from ahf_cli.training.estimate import Slice
 from ahf_cli.training.records import StepRow
 
@@ -78,3 +85,46 @@ def _bytes(found: Slice, steps: int, evaluations: int) -> float:
     """Size of a trial's folder: its steps as they compress, and a line of about 200 bytes an evaluation."""
     compressed = len(gzip.compress(csv_bytes(rows_frame(found.rows, StepRow))))
     return compressed / max(1, len(found.rows)) * steps + 200 * evaluations + 2000
+
+
+def measure_costs(
+    config: Config, study: Study, reporter: Reporter, should_stop: ShouldStop = never
+) -> Costs | None:
+    """Time the operations of a study and a step of each of its recipes, and write `costs.json`.
+
+    The study is open for writing.  Returns None, and writes nothing, where it was stopped.
+
+    Raises InputError where trials of the study were computed by another numerical path than this process's.
+    """
+    spec = task_spec(config)
+    about = describe(spec.device)
+    refuse_other_path(study, about["numerics"])
+    _, batch = workers_and_batch(config, spec.device)
+    recipes = {name: (config.recipe(name), config.space(name)) for name in config.searched}
+    reporter.say(f"timing gradients, products and a few steps of {len(recipes)} recipes, for {FILE}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_of(spec.device))
+    try:
+        found = timing.measure(spec.load(), recipes, config.seed, batch, should_stop)
+    finally:
+        torch.set_num_threads(before)
+    if found is None:
+        return None
+    identity = plain(config.identity())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {
+        "format": 1, **asdict(found), "task": identity.get("task", {}), "measured": {"at": now, **about},
+    }  # fmt: skip
+    costs = Costs.model_validate(plain(content))
+    write_json(study.folder / FILE, content)
+    return costs
+
+
+def refuse_other_path(study: Study, numerics: str) -> None:
+    """Raise InputError if a session of the study computed by another numerical path."""
+    other = {s.get("numerics", "pytorch") for s in study.manifest().get("sessions", [])} - {numerics}
+    if other:
+        raise InputError(
+            f"costs of {study.name!r} must be measured by the path of its trials, "
+            f"{', '.join(sorted(other))}, and this process computes by {numerics}"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.config.load import Config
+from ahf_cli.search.cost import measure_costs
 from ahf_cli.search.machine import (
     manifest,
     plan_of,
@@ -19,6 +20,7 @@ from ahf_cli.search.machine import (
     workers_and_batch,
 )
 from ahf_cli.search.plan import SILENT, Reporter, ShouldStop, never, repeats, rerun_plan
+from ahf_cli.search.pool import describe
 from ahf_cli.search.search import Search, SearchPlan
 from ahf_cli.search.storage import (
     OtherSchemaError,
@@ -30,6 +32,7 @@ from ahf_cli.search.storage import (
 )
 from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining, summarize
 from ahf_cli.search.worker import TaskSpec, process_pool
+from ahf_cli.study.costs import read_costs
 from ahf_cli.study.files import keep_plugins
 from ahf_cli.study.frames import write_tables
 from ahf_cli.study.index import whole_index
@@ -118,10 +121,22 @@ def run(
             again_of(config, study.reruns.trials, search.prefix),
         )  # fmt: skip
         write_tables(study)
+        if done and not stream:
+            _measure_once(grown, study, reporter, should_stop)
         summary = summarize(study, config, time.monotonic() - started)
         if done and _result_files(study) == before and study.manifest():
             study.drop_session()
     return Finished(study, done, summary)
+
+
+def _measure_once(config: Config, study: Study, reporter: Reporter, should_stop: ShouldStop) -> None:
+    """Measure the costs of a finished study, unless those of all its recipes are known."""
+    try:
+        known = read_costs(study)
+        if known is None or set(config.searched) - set(known.recipes):
+            measure_costs(config, study, reporter, should_stop)
+    except Exception as error:  # a plug-in's, say: the search is finished all the same
+        reporter.say(f"costs are not measured: {describe(error)}")
 
 
 def search_plan(

@@ -165,13 +165,18 @@ def checked(file: Path, content: Any) -> dict[str, Any]:
     try:
         _Manifest.model_validate(content)
     except ValidationError as error:
-        first_error = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first_error["loc"])) or "the file"
-        got = repr(first_error["input"])
-        got = got if len(got) <= 80 else f"{got[:77]}…"
-        rule = first_error["msg"].replace("Input should", "must").partition(" or instance of")[0]
-        raise DamagedError(file, f"{key}: {rule[:1].lower()}{rule[1:]}, got {got}") from None
+        raise DamagedError(file, rule_of(error)) from None
     return dict(content)
+
+
+def rule_of(error: ValidationError) -> str:
+    """Return the first key that does not follow a schema, the rule and the value, in one line."""
+    found = error.errors(include_url=False)[0]
+    key = ".".join(map(str, found["loc"])) or "the file"
+    got = repr(found["input"])
+    got = got if len(got) <= 80 else f"{got[:77]}…"
+    rule = found["msg"].replace("Input should", "must").partition(" or instance of")[0]
+    return f"{key}: {rule[:1].lower()}{rule[1:]}, got {got}"
 
 
 def first(name: str, identity: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

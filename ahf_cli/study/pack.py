@@ -83,7 +83,7 @@ def pack(study: Study, to: Path, partial: bool = False, without_steps: Sequence[
             said[name] = {"bytes": len(data), "sha256": sha256(data)}
         for place, data in checkpoints.items():
             atomic_write(folder / "checkpoints" / place, data)
-        _write_config(study, folder)
+        _write_texts(study, folder)
         write_json(folder / "manifest.json", {**manifest, "packed": {**section, "tables": said}})
     return to / study.name
 
@@ -104,7 +104,7 @@ def unpack(study: Study, to: Path) -> Path:
             _write_trials(part, phase, folder / place)
         for name, text in files.items():
             atomic_write(folder / name, text.encode())
-        _write_config(study, folder)
+        _write_texts(study, folder)
         write_json(folder / "manifest.json", manifest)
     return to / study.name
 
@@ -114,9 +114,10 @@ def _parts(study: Study) -> dict[str, Study]:
     return {"search": study, "rerun": study.reruns, **{name: study.part(name) for name in study.preruns()}}
 
 
-def _write_config(study: Study, folder: Path) -> None:
-    if (text := study.text("config.yaml")) is not None:
-        atomic_write(folder / "config.yaml", text.encode())
+def _write_texts(study: Study, folder: Path) -> None:
+    for name in ("config.yaml", "costs.json"):
+        if (text := study.text(name)) is not None:
+            atomic_write(folder / name, text.encode())
 
 
 def _refuse_damaged(study: Study, problems: dict[str, list[str]]) -> None:

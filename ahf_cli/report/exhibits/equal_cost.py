@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -14,67 +11,91 @@ from ahf_cli.report.exhibits.curves import line_frame
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics.interval import mean_interval
+from ahf_cli.report.statistics.interval import Interval, mean_interval
 from ahf_cli.report.statistics.trajectory import Array, Band, value_at_cost
-from ahf_cli.report.study_data import capped
-from ahf_cli.report.text import Table, number, spread_interval, within
+from ahf_cli.report.study_data import StudyData, capped
+from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
+from ahf_cli.report.work import COUNTED, CostWords
 from ahf_cli.tasks.metrics import Column, Metrics
 
-COSTS = {
-    "step": "steps",
-    "work": "gradients and curvature products",
-    "seconds": "training time (s, evaluation excluded)",
-}
-"""Columns of a curve that are costs, and their labels.
-
-For LeNet a curvature product takes at most the time of a gradient (docs/performance.md).  So the sum of both
-compares recipes with and without linear systems, independent of the machine, and favours the latter.
-"""
-
+COSTS = ("step", "work", "seconds")
+"""Columns of a curve that are costs."""
 PLURAL = {"step": "steps"}
+BUDGETS = 7
+"""Costs at which recipes are compared, for each kind of cost."""
 
 
-def equal_cost_table(curves: pd.DataFrame, names: list[str], metrics: Metrics) -> Table:
-    """Headline and training loss of each recipe at equal cost, for each kind of cost.
+def labels(words: CostWords) -> dict[str, str]:
+    """Return the labels of the costs."""
+    return {"step": "steps", "work": words.work, "seconds": words.seconds}
 
-    The cost is the least over the recipes of the median total, so half the trials of each recipe reach it.
-    A trial that ended before has its last value, a diverged trial the baseline.  A recipe has no value if it
-    was only evaluated before its first step.
+
+def equal_cost_table(
+    curves: pd.DataFrame, names: list[str], metrics: Metrics, words: CostWords = COUNTED
+) -> Table:
+    """Headline and training loss of each recipe at equal costs, for each kind of cost.
+
+    The largest cost is the least over the recipes of the median total, so half the trials of each recipe
+    reach it.  The others lie on a logarithmic grid from the first evaluation on.  A trial that ended before
+    has its last value, a diverged trial the baseline.  A recipe has no value (NaN) at a cost where fewer than
+    half of its trials had been evaluated after their first step.
     """
     done = curves[curves["status"] != "failed"]
-    rows = []
+    rows, text = [], {}
+    headline = metrics.headline
     for cost in COSTS:
-        totals = done.groupby(["recipe", "trial"])[cost].max().groupby("recipe").median()
-        spent = totals[totals > 0]
-        if not len(spent):
+        amounts = budgets_of(done, cost)
+        if not len(amounts):
             continue
+        heads = [_short(at) for at in amounts]
+        heads[-1] += ", 95 %"
+        shown = {}
         for name in names:
             own = done[done["recipe"] == name]
-            if len(own):
-                values = _at(own, cost, spent.min(), metrics)
-                if not _evaluated(own, cost, spent.min()):
-                    values = dict.fromkeys(values, np.nan) | {"n": values["n"]}
-                rows.append({"cost": cost, "at": float(spent.min()), "recipe": name, **values})
-    numbers = pd.DataFrame(rows)
-    text, headline = {"recipe": names}, metrics.headline
-    for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
-        own = numbers[numbers["cost"] == cost] if len(numbers) else numbers
-        if len(own):
-            label = f"{number(own['at'].iloc[0], digits, fixed=True)} {PLURAL.get(cost, cost)}"
-            at = {row["recipe"]: row for row in own.to_dict("records")}
-            text[f"at {label}"] = [_said(at[name], headline) if name in at else "–" for name in names]
-    title = f"{headline.label.capitalize()} at equal cost, mean and 95 %"
-    return Table("equal_cost", numbers, {title: pd.DataFrame(text)})
+            found = _along(own, cost, amounts, metrics) if len(own) else []
+            pairs = zip(amounts, found, strict=False)
+            rows += [{"cost": cost, "at": float(at), "recipe": name, **values} for at, values in pairs]
+            means = [number(values[headline.column], 3) for values in found[:-1]]
+            means += [within(values, headline.column) for values in found[-1:]]
+            shown[name] = dict(zip(heads, means or [NOTHING] * len(heads), strict=True))
+        cells = {head: [shown[name][head] for name in names] for head in heads}
+        title = f"{headline.label.capitalize()} at equal {PLURAL.get(cost, cost)}, mean"
+        text[title] = pd.DataFrame({"recipe": names, **cells})
+    note = f"{NOTHING}: fewer than half of the trials had been evaluated. {words.sentences}"
+    return Table("equal_cost", pd.DataFrame(rows), text, note)
 
 
-def _at(own: pd.DataFrame, cost: str, spent: float, metrics: Metrics) -> dict[str, float]:
-    """Return the mean of each metric over the trials of one recipe at a cost."""
-    found: dict[str, float] = {}
+def budgets_of(done: pd.DataFrame, cost: str) -> Array:
+    """Return the costs of comparison: from the first evaluation of a recipe to the largest common total."""
+    by = ["recipe", "trial"]
+    totals = done.groupby(by)[cost].max().groupby("recipe").median()
+    spent = totals[totals > 0]
+    if not len(spent):
+        return np.array([])
+    evaluated = done[(done["step"] > 0) & (done[cost] > 0)]
+    first, last = evaluated.groupby(by)[cost].min().groupby("recipe").median().min(), float(spent.min())
+    if not first < last:
+        return np.array([last])
+    inner = np.geomspace(first, last, BUDGETS)[1:-1]
+    if cost == "step":
+        inner = np.unique(inner.round())
+    return np.array([first, *inner[(inner > first) & (inner < last)], last])
+
+
+def _short(cost: float) -> str:
+    return NOTHING if np.isnan(cost) else f"{cost:.0f}" if cost >= 100 else f"{cost:.3g}"
+
+
+def _along(own: pd.DataFrame, cost: str, amounts: Array, metrics: Metrics) -> list[dict[str, float]]:
+    """Return the means of one recipe's trials at each cost."""
+    found: list[dict[str, float]] = [{} for _ in amounts]
     for metric in metrics.shown:
-        values = values_at(own, metric, cost, spent)
-        found |= {"n": len(values)} | spread_interval(
-            metric.column, mean_interval(values).clipped(0, metric.top)
-        )
+        values = values_along(own, metric, cost, amounts)
+        for at, row, column in zip(amounts, found, values.T, strict=True):
+            mean = mean_interval(column).clipped(0, metric.top)
+            if not _evaluated(own, cost, float(at)):
+                mean = Interval(np.nan, np.nan, np.nan)
+            row |= {"n": len(column)} | spread_interval(metric.column, mean)
     return found
 
 
@@ -84,10 +105,6 @@ def _evaluated(own: pd.DataFrame, cost: str, spent: float) -> bool:
     ended = own.groupby("trial")[cost].max()  # includes trials that diverged before an evaluation
     known = (first.astype(float).reindex(ended.index, fill_value=np.inf) <= spent) | (ended < spent)
     return bool(known.mean() >= 0.5)
-
-
-def _said(row: Mapping[Any, Any], metric: Column) -> str:
-    return "not evaluated yet" if np.isnan(row[metric.column]) else within(row, metric.column)
 
 
 def values_at(own: pd.DataFrame, metric: Column, cost: str, spent: float) -> Array:
@@ -147,16 +164,16 @@ def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colu
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
-def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> Drawing | str:
+def equal_cost(
+    curves: pd.DataFrame, names: list[str], kind: Band, metric: Column, words: CostWords = COUNTED
+) -> Drawing | str:
     """Return a drawing of centre and band of the headline against work and against seconds."""
     table = spent_table(curves, names, kind, metric)
     if not len(table):
         return "no trial was evaluated"
     looks = styles(names)
     caption = [
-        f"{metric.label.capitalize()} against the cost of a trial: gradients and curvature products, or "
-        "seconds of training on the machine of the study. For LeNet a product takes at most the time of a "
-        "gradient. "
+        f"{metric.label.capitalize()} against the cost of a trial, in work and in seconds. {words.sentences} "
         "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
         f"{marks.band_words(kind, False)}."
     ]
@@ -169,7 +186,7 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colum
             for name in lines["recipe"].unique():
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
             marks.baseline(axes, metric)
-            axes.set(xlabel=COSTS[cost], ylabel=marks.labelled(metric, theme))
+            axes.set(xlabel=labels(words)[cost], ylabel=marks.labelled(metric, theme))
             axes.set_ylim(*marks.limits(metric, float(lines["high"].max())))
             axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
         marks.legend(figure, theme)
@@ -177,8 +194,44 @@ def equal_cost(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colum
     return Drawing("equal_cost", f"{metric.label.capitalize()} at equal cost", table, caption, draw, panels=2)
 
 
+def cost_table(data: StudyData) -> Table:
+    """Return the median total costs of each recipe's trials, and the units of their work where measured.
+
+    Columns are steps, gradients, products, losses, examples, work, seconds, and seconds_run, the time of the
+    runs themselves.  Units are product and setup in gradients, and overhead in seconds a step.
+    """
+    done = data.curves[data.curves["status"] != "failed"]
+    kinds = {"step": "steps", **{name: name for name in COUNTS}}
+    rows = []
+    for name in data.recipes:
+        own = done[done["recipe"] == name]
+        if len(own):
+            totals = own.groupby("trial")[list(kinds)].max().astype(float).median()
+            rows.append({"recipe": name, "n": own["trial"].nunique(), **totals.rename(kinds).to_dict()})
+    numbers = pd.DataFrame(rows)
+    if len(data.costs) == 1 and rows:
+        units = data.costs[0]
+        for unit in ("product", "setup", "overhead"):
+            numbers[f"unit_{unit}"] = [getattr(units.recipes[name], unit) for name in numbers["recipe"]]
+        numbers["unit_loss"], numbers["unit_gradient"] = units.loss, units.gradient
+    text = numbers[["recipe", "n"]].astype(str) if rows else numbers
+    for name in kinds.values() if rows else ():
+        text[name.replace("seconds_run", "seconds as run")] = [_short(v) for v in numbers[name]]
+    return Table("cost", numbers, {"Median cost of a trial": text}, data.cost_words.sentences)
+
+
+COUNTS = ("gradients", "products", "losses", "examples", "work", "seconds", "seconds_run")
+
+
 EXHIBIT = Exhibit(
     3,
-    [lambda d, _: equal_cost_table(d.curves, d.recipes, d.metrics)],
-    {"equal_cost": lambda d, choices: equal_cost(d.curves, d.recipes, choices.band, d.metrics.headline)},
+    [
+        lambda d, _: equal_cost_table(d.curves, d.recipes, d.metrics, d.cost_words),
+        lambda d, _: cost_table(d),
+    ],
+    {
+        "equal_cost": lambda d, choices: equal_cost(
+            d.curves, d.recipes, choices.band, d.metrics.headline, d.cost_words
+        )
+    },
 )

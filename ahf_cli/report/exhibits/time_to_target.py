@@ -7,7 +7,7 @@ import pandas as pd
 
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
-from ahf_cli.report.exhibits.equal_cost import COSTS, by_trial
+from ahf_cli.report.exhibits.equal_cost import COSTS, by_trial, labels
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
@@ -16,6 +16,7 @@ from ahf_cli.report.statistics.sample import empirical_distribution
 from ahf_cli.report.statistics.trajectory import first_crossing
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import Table, spread_interval, within
+from ahf_cli.report.work import COUNTED, CostWords
 from ahf_cli.tasks.metrics import Column
 
 
@@ -39,7 +40,9 @@ def crossing_table(curves: pd.DataFrame, names: list[str], target: float, metric
     )
 
 
-def target_table(curves: pd.DataFrame, names: list[str], target: float, metric: Column) -> Table:
+def target_table(
+    curves: pd.DataFrame, names: list[str], target: float, metric: Column, words: CostWords = COUNTED
+) -> Table:
     """Return the table of trials that met the target, with the median cost over all trials (or ∞)."""
     crossings = crossing_table(curves, names, target, metric)
     rows = []
@@ -58,11 +61,11 @@ def target_table(curves: pd.DataFrame, names: list[str], target: float, metric: 
     for cost, digits in zip(COSTS, (0, 0, 1), strict=True):
         text[f"median {cost}, 95 %"] = [within(row, cost, digits) for row in numbers.to_dict("records")]
     title = f"Time to {metric.label} {target:g} (∞: never)"
-    return Table("time_to_target", numbers, {title: pd.DataFrame(text)})
+    return Table("time_to_target", numbers, {title: pd.DataFrame(text)}, words.sentences)
 
 
 def time_to_target(
-    curves: pd.DataFrame, names: list[str], target: float | None, metric: Column
+    curves: pd.DataFrame, names: list[str], target: float | None, metric: Column, words: CostWords = COUNTED
 ) -> Drawing | str:
     """Return a drawing of the share of trials that have met the target, against each cost."""
     if target is None:
@@ -86,13 +89,14 @@ def time_to_target(
         f"Share of all trials whose {metric.label} has reached {target:g}, against their cost, with a "
         f"simultaneous 95 % band (Dvoretzky-Kiefer-Wolfowitz; drawn from n = {marks.FEW} on). Trials that "
         "met it: "
-        f"{', '.join(f'{k} {met[k]} of {(crossings.recipe == k).sum()}' for k in met.index)}.{unmet}"
+        f"{', '.join(f'{k} {met[k]} of {(crossings.recipe == k).sum()}' for k in met.index)}.{unmet} "
+        f"{words.sentences}"
     ]
     ends = {cost: float(curves[curves["status"] != "failed"][cost].max()) for cost in COSTS}
 
     def draw(figure: Figure, theme: Theme) -> None:
         for at, (axes, (cost, label)) in enumerate(
-            zip(marks.grid(figure, theme, 3, 3), COSTS.items(), strict=True)
+            zip(marks.grid(figure, theme, 3, 3), labels(words).items(), strict=True)
         ):
             lines = table[table["cost"] == cost]
             for name in lines["recipe"].unique():
@@ -118,7 +122,9 @@ def time_to_target(
 
 
 def _table(data: StudyData, target: float | None) -> Table | None:
-    return None if target is None else target_table(data.curves, data.recipes, target, data.metrics.headline)
+    if target is None:
+        return None
+    return target_table(data.curves, data.recipes, target, data.metrics.headline, data.cost_words)
 
 
 EXHIBIT = Exhibit(
@@ -126,7 +132,7 @@ EXHIBIT = Exhibit(
     [lambda d, choices: _table(d, choices.target)],
     {
         "time_to_target": lambda d, choices: time_to_target(
-            d.curves, d.recipes, choices.target, d.metrics.headline
+            d.curves, d.recipes, choices.target, d.metrics.headline, d.cost_words
         )
     },
 )
