@@ -73,7 +73,7 @@ def test_a_finished_study_is_said_to_be_done(searched: Path, capsys: pytest.Capt
     before = {p: p.read_bytes() for p in searched.rglob("result.json")}
     assert main(["search", *TINY, "--results", str(searched)]) == 0
     said = capsys.readouterr()
-    assert "all 4 trials are done" in said.err and "hf: 2 trials: 2 ok" in said.out
+    assert "all 4 trials are done" in said.err and "hf: 2 trials: 2 did not train" in said.out
     assert {p: p.read_bytes() for p in searched.rglob("result.json")} == before
 
 

@@ -180,6 +180,8 @@ def timing(
         steps, gradient, many, losses = own[taken].T
         each = unit[f"steps {name}"][taken] / steps
         rest = each - (gradient + product * many + loss * losses) / steps - setup
+        if setting is None:
+            rest = rest - loss  # of the record alone: a plain loop does not evaluate it
         found[name] = RecipeTiming(
             second * float(np.median(each)), max(0.0, second * float(np.median(rest))), product, setup,
             Counts(float(steps.sum()), float(gradient.sum()), float(many.sum()), float(losses.sum())),
