@@ -52,7 +52,9 @@ def test_units_are_medians_of_ratios_in_a_round_and_the_rest_of_a_step_is_overhe
         # a gradient, a product on two mini-batches, and 0.4 gradients besides
         "start ggn 2": (0.01 + 2 * 0.005 + 0.004) * pace,
         # two steps: 2 gradients, 12 products, 4 losses, 2 set-ups, and 0.03 s besides
-        "steps hf": (0.02 + 0.06 + 0.008 + 0.008 + 0.03) * pace, "steps adam": (0.02 + 0.004 + 0.004) * pace,  # the losses of two records, and 0.004 s besides
+        "steps hf": (0.02 + 0.06 + 0.008 + 0.008 + 0.03) * pace,
+        # two gradients, the losses of two records, and 0.004 s besides
+        "steps adam": (0.02 + 0.004 + 0.004) * pace,
         "steps lost": 0 * pace,
     }  # fmt: skip
     steps, plain = Counts(2, 2, 12, 4), Counts(2, 2, 0, 0)
