@@ -127,17 +127,16 @@ def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
 
 
 def test_differences_are_of_pairs_with_equal_settings() -> None:
-    fair, parts, signs = (
-        load(ROOT / "results" / "reference" / name) for name in ("fair", "release_parts", "signs")
-    )
+    names = ("fair", "attribution", "release_parts", "signs")
+    fair, one, parts, signs = (load(ROOT / "results" / "reference" / name) for name in names)
     rows = [
         study.data.trials.query("recipe == @name").set_index("trial")
-        for study, name in ((fair, "hf"), (parts, "hf_published_direction"))
+        for study, name in ((one, "hf"), (parts, "hf_published_direction"))
     ]
     finals = [row["test_accuracy"].where(row["status"] == "ok", 0.1).astype(float) for row in rows]
     values = [final.clip(lower=0.1) for final in finals]
     mean, *_, n = map(
-        float, re.findall(r"[-+]?[\d.]+", difference(fair["hf"], parts["hf_published_direction"]))
+        float, re.findall(r"[-+]?[\d.]+", difference(one["hf"], parts["hf_published_direction"]))
     )
     assert mean == pytest.approx((values[1] - values[0]).mean(), abs=6e-4) and n == 20
     again = [
@@ -146,7 +145,7 @@ def test_differences_are_of_pairs_with_equal_settings() -> None:
     ]
     said = difference(fair["adaptive_hf_published"], signs["sign_gradient"], again=True)
     assert float(said.split()[0]) == pytest.approx((again[1] - again[0]).mean(), abs=6e-4)
-    assert said.endswith("n = 10")
+    assert said.endswith("n = 20")
     with pytest.raises(ValueError, match="hf and adaptive_hf_stable have 0 pairs"):
         difference(fair["hf"], load(ROOT / "results" / "reference" / "robust")["adaptive_hf_stable"])
 
