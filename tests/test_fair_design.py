@@ -173,7 +173,7 @@ def test_reruns_of_a_trial_that_is_no_longer_the_best_are_set_aside(tmp_path: Pa
 def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TINY, "--results", str(tmp_path), "--study", "f", "-o", "search.reruns=2"]
     assert main(["search", *words]) == 0
-    assert "its best again with 2 new seeds: 0 diverged" in capsys.readouterr().out
+    assert "its best again with 2 new seeds: 2 did not train" in capsys.readouterr().out
     data = load_study(tmp_path / "f")
     assert data.design == "fair" and data.missing == []
     best = data.trials.sort_values("value").iloc[0]
