@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 
+from ahf_cli.training import timing
+from ahf_cli.training.timing import Budget
+
 T = TypeVar("T")
 Spread = dict[str, float]
 """median, low and high quartile, and the number of repeats."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to measure: so many rounds, or fewer where the time is spent, but never below `least`."""
-
-    rounds: int
-    seconds: float
-    least: int = 3
 
 
 @dataclass(frozen=True)
@@ -56,37 +47,10 @@ class Bench:
         return timed
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the garbage collector out of the measurements."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
 def interleave(cases: Mapping[str, Callable[[], T]], budget: Budget) -> dict[str, list[T]]:
-    """Run every case once a round, and return their results by round.
-
-    One round warms up and is dropped.  Each round has an order of its own, drawn from a fixed seed.  In a
-    fixed cycle a case would always follow the same other case, with its caches and its heap.
-    """
-    names, order = list(cases), random.Random(0)
-    samples: dict[str, list[T]] = {name: [] for name in names}
-    with quiet():
-        for case in cases.values():
-            case()
-        end = time.perf_counter() + budget.seconds
-        for n in range(budget.rounds):
-            if n >= budget.least and time.perf_counter() > end:
-                break
-            for name in order.sample(names, len(names)):
-                samples[name].append(cases[name]())
-            gc.collect()
+    """Run every case once a round, in changing order, and return their results by round."""
+    samples = timing.interleave(cases, budget)
+    assert samples is not None  # nothing stops it
     return samples
 
 

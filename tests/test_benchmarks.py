@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.errors import InputError
+from ahf_cli.training.timing import Budget
 from benchmarks import command, document
 from benchmarks.record import merge
 from benchmarks.tables import render
-from benchmarks.timing import Budget, interleave
+from benchmarks.timing import interleave
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ahf_cli.report.statistics.clusters import cluster_summary, two_clusters
+from ahf_cli.report.statistics.clusters import mean_of_all, mean_of_trained, two_clusters
 from ahf_cli.report.statistics.components import Crossed, crossed
-from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
+from ahf_cli.report.statistics.interval import mean_interval
 from ahf_cli.report.statistics.trajectory import Array
 
 
@@ -124,8 +124,6 @@ def test_an_incomplete_table_is_refused(values: object, said: str) -> None:
 def test_outcomes_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"trained must have the shape of values, \(2, 2\), got \(4,\)"):
         crossed([[1, 2], [3, 5]], trained=[True] * 4)
-    with pytest.raises(ValueError, match="one shape"):
-        cluster_summary([1.0, 2.0], [True])
 
 
 def test_two_clusters_are_strictly_between_the_bounds() -> None:
@@ -135,22 +133,18 @@ def test_two_clusters_are_strictly_between_the_bounds() -> None:
         two_clusters(4, 3)
 
 
-def test_a_mixed_sample_has_a_share_and_the_mean_of_those_that_trained() -> None:
+def test_the_mean_of_two_clusters_has_no_interval() -> None:
     good = np.linspace(0.8, 0.9, 9)
-    values, trained = [*good, 0.1, math.nan], [True] * 9 + [False] * 2
-    found = cluster_summary(values, trained)
-    assert (found.n, found.trained) == (11, 9)
-    assert found.share == wilson_interval(9, 11) and found.mean_trained == mean_interval(good)
-    assert found.mean.estimate == pytest.approx((good.sum() + 0.1) / 10) and math.isnan(found.mean.low)
+    values = [*good, 0.1, math.nan]
+    mixed = mean_of_all(values, 9, 11)
+    assert mixed.estimate == pytest.approx((good.sum() + 0.1) / 10) and math.isnan(mixed.low)
+    assert mean_of_all(good, 9, 9) == mean_of_all(good, 0, 9) == mean_interval(good)
 
 
-def test_a_sample_that_trained_has_its_mean_and_a_few_that_trained_have_no_interval() -> None:
+def test_a_few_that_trained_have_no_interval() -> None:
     good = np.linspace(0.8, 0.9, 9)
-    whole = cluster_summary(good, [True] * 9)
-    assert whole.mean == whole.mean_trained == mean_interval(good)
-    few = cluster_summary(good, [True] * 4 + [False] * 5)
-    assert cluster_summary(good, [True] * 5 + [False] * 4).mean_trained == mean_interval(good[:5])
-    assert few.mean_trained.estimate == pytest.approx(good[:4].mean()) and math.isnan(few.mean_trained.high)
-    none = cluster_summary(good, [False] * 9)
-    assert math.isnan(none.mean_trained.estimate) and none.mean == mean_interval(good)
-    assert math.isnan(cluster_summary([], []).share.estimate)
+    assert mean_of_trained([*good, math.nan]) == mean_interval(good)
+    assert mean_of_trained(good[:5]) == mean_interval(good[:5])
+    few = mean_of_trained([*good[:4], math.nan])
+    assert few.estimate == pytest.approx(good[:4].mean()) and math.isnan(few.high)
+    assert math.isnan(mean_of_trained([]).estimate)

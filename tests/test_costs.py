@@ -23,7 +23,7 @@ from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import pack, unpack
 from ahf_cli.study.store import Study
 from ahf_cli.training import timing
-from ahf_cli.training.timing import Counts, CurvatureUse, interleave
+from ahf_cli.training.timing import Budget, Counts, CurvatureUse, interleave
 from tests.studies import NAN, write_study
 
 COUNTS = {"steps": 10, "gradients": 20, "products": 100, "losses": 10}
@@ -72,9 +72,7 @@ def test_units_are_medians_of_ratios_in_a_round_and_the_rest_of_a_step_is_overhe
     assert (adam.product, adam.setup, adam.overhead) == pytest.approx((0.9, 0, 0.004))
 
 
-def test_cases_run_in_turn_a_first_round_warms_up_and_the_least_number_is_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_cases_run_in_turn_a_first_round_warms_up_and_the_least_number_is_kept() -> None:
     ran: list[str] = []
 
     def case(name: str) -> Any:
@@ -86,11 +84,10 @@ def test_cases_run_in_turn_a_first_round_warms_up_and_the_least_number_is_kept(
 
         return run
 
-    monkeypatch.setattr(timing, "ROUNDS", 9)
-    monkeypatch.setattr(timing, "SECONDS", -1.0)
-    assert interleave({"a": case("a"), "b": case("b")}) == {"a": [2, 3, 4], "b": [2, 3, 4]}
-    assert ran == ["a", "b"] * 4
-    assert interleave({"a": case("a")}, lambda: True) is None
+    spent = Budget(rounds=9, seconds=-1.0)
+    assert interleave({"a": case("a"), "b": case("b")}, spent) == {"a": [2, 3, 4], "b": [2, 3, 4]}
+    assert [sorted(ran[n : n + 2]) for n in range(0, 8, 2)] == [["a", "b"]] * 4 and len(ran) == 8
+    assert interleave({"a": case("a")}, spent, should_stop=lambda: True) is None
 
 
 def test_an_action_is_timed_for_one_of_its_trials() -> None:

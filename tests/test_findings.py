@@ -38,17 +38,15 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
         own = trials[trials["recipe"] == recipe.name]
         assert recipe.n == 12 == sum(map(int, recipe.counts.split(" / ")))
         assert recipe.diverged == (own["outcome"] == "diverged").sum() and recipe.reruns == 3
-        assert recipe.ended == (own["status"] == "diverged").sum() >= recipe.diverged
         mean, *ends = map(float, re.findall(r"[\d.]+", recipe.accuracy))
         assert (len(ends) == 2) == (recipe.trained in (0, 12)) and mean == pytest.approx(
-            made.mean_accuracy(recipe.name), abs=6e-4
+            recipe.values("test_accuracy").mean(), abs=6e-4
         )
         loss = own["train_loss"].where(own["status"] == "ok", math.log(10)).clip(upper=math.log(10))
         mean, error = map(float, recipe.band("train_loss").split(" ± "))
         assert mean == pytest.approx(loss.mean(), abs=6e-4)
         assert error == pytest.approx(loss.std() / math.sqrt(12), abs=6e-4)
         assert recipe.mean("train_loss").startswith(f"{mean:.3f}")
-        assert float(recipe.minus("train_loss", 0.5)) == pytest.approx(mean - 0.5, abs=6e-3)
         again = made.data.reruns[made.data.reruns["recipe"] == recipe.name]["test_accuracy"]
         mean = again.clip(lower=0.1).mean()
         assert float(recipe.rerun_accuracy.split()[0]) == pytest.approx(mean, abs=6e-4)
@@ -57,17 +55,11 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
         count, n, share, *_ = map(float, re.findall(r"[\d.]+", recipe.above(0.5)))
         assert (count, n) == ((accuracy > 0.5).sum(), 12) and share == pytest.approx(count / 12, abs=6e-3)
         assert recipe.work > 0
-        first = made.data.curves.query("recipe == @recipe.name and step == 0").set_index("trial")[
-            "train_loss"
-        ]
-        last = own[own["status"] == "ok"].set_index("trial")["train_loss"]
-        assert recipe.blown == sum(last[trial] > first[trial] for trial in last.index)
-        assert sum(map(int, recipe.again_counts.split(" / "))) == recipe.reruns
+        assert sum(map(int, recipe.rerun.counts.split(" / "))) == recipe.reruns
     share, low, high = map(float, re.findall(r"[\d.]+", made["hf"].share_trained))
     assert share == pytest.approx(made["hf"].trained / 12, abs=6e-3) and 0 <= low < share < high <= 1
     few = made["hf"].where("lr < 0.1")
     assert few.n == (trials[trials["recipe"] == "hf"]["params.lr"] < 0.1).sum() and 0 < few.n < 12
-    assert made.hours == pytest.approx((trials["seconds"].sum() + made.data.reruns["seconds"].sum()) / 3600)
     assert made.trials_each == "12" and few.counts.startswith(f"{few.trained} / {few.stood} / ")
     quick = load(ROOT / "results" / "reference" / "quick")
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
@@ -86,19 +78,6 @@ def test_the_spread_of_final_values(made: Study) -> None:
         accuracy = own["test_accuracy"].where(own["status"] == "ok", 0.1).astype(float).clip(lower=0.1)
         assert recipe.quartiles("test_accuracy") == pytest.approx(accuracy.quantile([0.25, 0.75]).tolist())
         assert recipe.spread("test_accuracy") == pytest.approx(accuracy.std())
-        finite = own[own["status"] == "ok"]["train_loss"].astype(float)
-        mean, deviation, n = map(float, re.findall(r"[\d.]+", recipe.finite("train_loss")))
-        assert (mean, deviation) == pytest.approx((finite.mean(), finite.std()), abs=6e-4) and n == len(
-            finite
-        )
-        trained = own[own["outcome"] == "trained"]
-        gaps = (trained["test_loss"] - trained["train_loss"]).astype(float)
-        mean, error, n = map(float, re.findall(r"[-+]?[\d.]+", recipe.gap_band))
-        assert (mean, error) == pytest.approx((gaps.mean(), gaps.sem()), abs=6e-4) and n == len(gaps)
-        peaks = made.data.curves.query("recipe == @recipe.name").groupby("trial")["test_accuracy"].max()
-        assert recipe.peaks == f"{peaks.min():.3f} to {peaks.max():.3f}"
-        gone = own[own["status"] == "diverged"]["steps"]
-        assert not len(gone) or recipe.diverged_steps == (gone.min(), gone.max())
 
 
 def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
@@ -161,26 +140,13 @@ def test_the_first_jump_of_each_trial() -> None:
         columns=["trial", "step", "direction_l2", "damping", "step_size", "stop"],
     )  # fmt: skip
     found = Jumps.of(steps.sample(frac=1, random_state=0))
-    assert found.trials == [1, 3] and found.negative == 1
-    assert found.before(pd.Series({1: 3, 2: 5, 3: 1})) == 1 and found.before(pd.Series({1: 2, 3: 9})) == 1
+    assert found.trials == [1, 3]
     assert found.direction == pytest.approx((20 + 10) / 2) and found.alpha == pytest.approx((400 + 10) / 2)
-    assert found.damping == (4, 9)
     fair = load(ROOT / "results" / "reference" / "fair")
     assert set(fair.jumps("adaptive_hf").trials) < set(fair["adaptive_hf"].trials["trial"])
 
 
-def test_the_first_rise_of_each_trial() -> None:
-    fair = load(ROOT / "results" / "reference" / "fair")
-    steps = fair.data.steps.query("recipe == 'adaptive_hf'")
-    expected: dict[object, int] = {}
-    for trial, own in steps.groupby("trial"):
-        rows = own.sort_values("step").to_dict("records")
-        high = [row["step"] for row in rows if not row["loss_after"] <= 1.5 * rows[0]["loss"]]
-        expected |= {trial: high[0]} if high else {}
-    assert fair.rises("adaptive_hf").to_dict() == expected and 0 < len(expected) < 20
-
-
-def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:
+def test_shares_of_steps_of_some_trials() -> None:
     fair = load(ROOT / "results" / "reference" / "fair")
     small = fair["hf_published"].where("lr < 0.134")
     steps = fair.data.steps.query("recipe == 'hf_published'")
@@ -189,9 +155,6 @@ def test_shares_of_steps_and_last_dampings_of_some_trials() -> None:
     ratios = np.concatenate([trial["reduction_ratio"].to_numpy() for trial in own])
     share = fair.share_of_steps("hf_published", "reduction_ratio < 0.25", small)
     assert share == pytest.approx((ratios < 0.25).mean())
-    last = [trial.loc[trial["step"].idxmax(), "damping"] for trial in own]
-    assert fair.last_damping(small) == (min(last), max(last))
-    assert small.least_share <= small.trained / small.n
     with pytest.raises(IndexError):
         _ = small.accuracy  # means are of all trials
 
@@ -209,18 +172,16 @@ def test_p_of_the_new_seeds_is_that_of_all_sign_changes(made: Study) -> None:
     for metric, raw in zip(("train_loss", "test_accuracy"), p, strict=True):
         assert made.rerun_p("hf", "adaptive_hf", metric) == pytest.approx(holm[raw])
         assert made.rerun_p("adaptive_hf", "hf", metric) == made.rerun_p("hf", "adaptive_hf", metric)
-    mean = again[again["recipe"] == "hf"]["test_accuracy"].mean()
-    assert made.mean_rerun("hf") == pytest.approx(mean)
 
 
-def test_a_change_is_named_and_matters_where_its_interval_leaves_out_zero() -> None:
+def test_a_change_is_named_with_its_difference() -> None:
     wide = load(ROOT / "results" / "reference" / "wide")
     assert wide.choice("hf", "hf_ggn") == "curvature: hessian → ggn"
     _, low, high = map(float, re.findall(r"[-+]?[\d.]+", wide.paired("hf", "hf_ggn")))
-    assert low > 0 and high > low and wide.matters("hf", "hf_ggn")
+    assert low > 0 and high > low
     fair = load(ROOT / "results" / "reference" / "fair")
     _, low, high = map(float, re.findall(r"[-+]?[\d.]+", fair.paired("hf", "hf_rho")))
-    assert low < 0 < high and not fair.matters("hf", "hf_rho")
+    assert low < 0 < high
 
 
 @pytest.mark.parametrize(

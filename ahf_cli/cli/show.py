@@ -74,7 +74,7 @@ def _list(study: Study, as_json: bool) -> None:
     steps = rows_frame(results, read)
     own = dict(iter(steps.groupby(["recipe", "trial"])))
     rows = []
-    outcomes = [str(what) for what in judged(study, results, study.manifest())["outcome"]]
+    outcomes = [str(what) for what in judged(study, results, study.manifest(), steps)["outcome"]]
     for result, outcome in zip(results, outcomes, strict=True):
         found = diagnose(result, own.get((result.recipe, result.slot), steps[:0]), outcome)
         first = "" if outcome == "trained" else found.findings[0].split(":")[0]
@@ -105,7 +105,7 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
         raise InputError([f"trial {line}" for line in read.problems])
     steps = rows_frame([result], read)
     steps = steps[steps["trial"] == slot].reset_index(drop=True)
-    outcome = str(judged(study, [result], study.manifest())["outcome"].iloc[0])
+    outcome = str(judged(study, [result], study.manifest(), steps)["outcome"].iloc[0])
     found = diagnose(result, steps, outcome, _max_iterations(study, recipe))
     drawing = trial_drawing(result, steps, outcome)
     target = out or study.report_folder

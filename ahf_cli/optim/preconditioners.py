@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
+from ahf_cli.optim.explicit import hutchinson_diagonal, rademacher
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.operators import Operator
 
@@ -57,27 +57,14 @@ PROBES = 10
 
 
 def hutchinson(at: Surroundings) -> Diagonal:
-    """M = |D| + λ with D the mean of ξ ∘ Bξ over ten random sign vectors ξ (Bekas, Kokiopoulou, Saad 2007).
+    """M = |D| + λ with D the mean of z ∘ Bz over ten random sign vectors z (Bekas et al. 2007).
 
-    D estimates the diagonal of B without bias; its variance is Σ_{j≠i} B_ij²/10, and 0 for a diagonal B.  The
-    signs are a function of the row's step and of the number of the weight alone.
+    D estimates the diagonal of B without bias; its variance is Σ_{j≠i} B_ij²/10, and 0 for a diagonal B.
     """
-    g = at.evaluation.gradient
-    total = torch.zeros_like(g)
-    for probe in range(PROBES):
-        signs = _signs(at.step * PROBES + probe, g)
-        total += signs * at.operator(signs)
-    return Diagonal((total / PROBES).abs() + rows.expand(at.damping), PROBES)
-
-
-def _signs(seed: Tensor, like: Tensor) -> Tensor:
-    """Return signs ±1, (K, P), from the seeds (K,) by a hash: a generator would need a seed on the host."""
-    state = torch.arange(like.shape[-1], device=like.device) * 2 + 1
-    state = state + rows.expand(seed) * 0x9E3779B97F4A7C1
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
-        # Arithmetic shifts fill with the sign bit: the mask makes them the shifts of an unsigned number.
-        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return ((state & 1) * 2 - 1).to(like)
+    # The largest t: rows that diverged have stopped counting, all others are at the same step.
+    first, like = PROBES * int(at.step.max()), at.evaluation.gradient
+    probes = [hutchinson_diagonal(at.operator, rademacher(first + n, like)) for n in range(PROBES)]
+    return Diagonal((sum(probes[1:], probes[0]) / PROBES).abs() + rows.expand(at.damping), PROBES)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def with_outcomes(
     outcome = _outcomes(trials, still, metric)
     old = (still == UNKNOWN) & outcome.isin(["did not train", "diverged"])
     if old.any():
+        from ahf_cli.tasks.task import initial_length  # imports torch
+
         length = initial_length(task, int(trials["seed"].iloc[0]))
         if length is not None:
             steps = steps_of(trials[old])
@@ -59,10 +61,3 @@ def stands_still_from(steps: pd.DataFrame, length: float) -> int:
     moved = np.flatnonzero(ordered["update_l2"].to_numpy(float) > np.finfo(np.float32).eps * length)
     first = int(moved[-1]) + 1 if len(moved) else 0
     return int(ordered["step"].iloc[first]) if first < len(ordered) else 0
-
-
-def initial_length(task: Mapping[str, Any], seed: int) -> float | None:
-    """Return ‖θ₀‖ of a task's model; None for a model that is unknown here."""
-    from ahf_cli.tasks.initial import initial_length as found  # imports torch
-
-    return found(task, seed)

@@ -268,11 +268,18 @@ def _read(
     return judged(study, results, manifest), curves, problems
 
 
-def judged(study: Study, results: Sequence[TrialResult], manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Return results of a study as a table with their outcomes."""
+def judged(
+    study: Study,
+    results: Sequence[TrialResult],
+    manifest: Mapping[str, Any],
+    steps: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Return results of a study as a table with their outcomes; `steps` are theirs, if they are read."""
     by_key = {(r.recipe, r.slot): r for r in results}
 
     def steps_of(some: pd.DataFrame) -> pd.DataFrame:
+        if steps is not None:
+            return steps.merge(some[["recipe", "trial"]])
         own = [by_key[key] for key in zip(some["recipe"], some["trial"], strict=True)]
         return rows_frame(own, study.reader.steps(own))
 

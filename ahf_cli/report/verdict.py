@@ -13,8 +13,8 @@ from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.exhibits.acts import without_effect
 from ahf_cli.report.exhibits.equal_cost import PLURAL
 from ahf_cli.report.shared import shared_sentences
-from ahf_cli.report.statistics.clusters import two_clusters
-from ahf_cli.report.statistics.interval import Interval, mean_interval
+from ahf_cli.report.statistics.clusters import mean_of_all
+from ahf_cli.report.statistics.interval import Interval
 from ahf_cli.report.study_data import StudyData, at_baseline
 from ahf_cli.report.text import Table
 from ahf_cli.tasks.metrics import Column
@@ -182,9 +182,7 @@ def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | No
         own = done[done["recipe"] == name]
         if len(values := at_baseline(own, metric).dropna()):
             trained = int((own["outcome"] == "trained").sum())
-            mean = mean_interval(values).clipped(0, metric.top)
-            if two_clusters(trained, len(own)):
-                mean = mean._replace(low=np.nan, high=np.nan)
+            mean = mean_of_all(values, trained, len(own)).clipped(0, metric.top)
             found[name] = mean, trained, len(own)
     if not found:
         return ["Every trial has diverged, so no recipe is ahead."], None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from ahf_cli.optim import Layout, ModelObjective, Objective
 from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
-from ahf_cli.tasks.catalogue import make_loss, make_model
+from ahf_cli.tasks.catalogue import MODELS, make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
+from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.models import glorot_uniform
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
@@ -36,6 +38,20 @@ def batch_indices(seed: int, stream: int, step: int, count: int, batch_size: int
     epoch, position = divmod(step, count // batch_size)
     order = permutation(seed, stream, epoch, count)
     return order[position * batch_size : (position + 1) * batch_size]
+
+
+def initial_length(task: Mapping[str, Any], seed: int) -> float | None:
+    """Return ‖θ₀‖ for a training seed, scales of normalisation layers left out; None for unknown names.
+
+    Args:
+        task: section `task` of an identity, with `data` and `model`.
+        seed: training seed; the length hardly depends on it.
+    """
+    data, model = DATA_SETS.get(str(task.get("data"))), str(task.get("model"))
+    if data is None or model not in MODELS:
+        return None
+    layout = Layout.of(make_model(model, data.shape, data.outputs).named_parameters())
+    return float(glorot_uniform(layout, seed).norm())
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +24,14 @@ from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 from ahf_cli.training.records import Progress
 from ahf_cli.training.train import Plan, StoppedError, begin, train
 
-ROUNDS, LEAST, SECONDS = 15, 3, 6.0
-"""Rounds; fewer where so many CPU seconds are spent, but never below the least."""
+ROUNDS, SECONDS = 15, 6.0
+"""Rounds; fewer where so many CPU seconds are spent."""
 WARM_UP, STEPS = 3, 1
 """Steps of a recipe before the first round, and in each round."""
 REPEATS = 3
 """Repeats of each operation in a round."""
 
+T = TypeVar("T")
 Clock = Callable[[], float]
 Samples = Mapping[str, Sequence[float]]
 """Seconds of each case, round by round."""
@@ -113,37 +116,55 @@ def measure(
     settings = {name: setting_of(recipe) for name, (recipe, _) in recipes.items()}
     with full_precision():
         operations, counted = _operations(task, [s for s in settings.values() if s], seed, trials)
-        cases = {name: _timed(action, clock, trials) for name, action in operations.items()}
+        cases: dict[str, Callable[[], float]] = {
+            name: _timed(action, clock, trials) for name, action in operations.items()
+        }
         runs = {
             name: Run(_small(task), recipe, {k: middle(r) for k, r in space.items()}, seed, trials, clock)
             for name, (recipe, space) in recipes.items()
         }
-        samples = interleave({**cases, **{f"steps {name}": run for name, run in runs.items()}}, should_stop)
+        cases |= {f"steps {name}": run for name, run in runs.items()}
+        samples = interleave(cases, Budget(ROUNDS, SECONDS), time.process_time, should_stop)
     if samples is None:
         return None
     counts = {name: run.counts[1:] for name, run in runs.items()}
     return timing(samples, settings, counted, counts)
 
 
-def interleave(
-    cases: Mapping[str, Callable[[], float]], should_stop: Callable[[], bool] = lambda: False
-) -> dict[str, list[float]] | None:
-    """Run every case once a round, and return their seconds by round; None where it was stopped.
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure: so many rounds, or fewer where the time is spent, but never below `least`."""
 
-    A first round warms up and is dropped.
+    rounds: int
+    seconds: float
+    least: int = 3
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], T]],
+    budget: Budget,
+    clock: Clock = time.perf_counter,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, list[T]] | None:
+    """Run every case once a round, and return their results by round; None where it was stopped.
+
+    One round warms up and is dropped.  Each round has an order of its own, drawn from a fixed seed.  In a
+    fixed cycle a case would always follow the same other case, with its caches and its heap.
     """
-    samples: dict[str, list[float]] = {name: [] for name in cases}
+    names, order = list(cases), random.Random(0)
+    samples: dict[str, list[T]] = {name: [] for name in names}
     with _without_collection():
         for case in cases.values():
             case()
-        end = time.process_time() + SECONDS
-        for n in range(ROUNDS):
+        end = clock() + budget.seconds
+        for n in range(budget.rounds):
             if should_stop():
                 return None
-            if n >= LEAST and time.process_time() > end:
+            if n >= budget.least and clock() > end:
                 break
-            for name, case in cases.items():
-                samples[name].append(case())
+            for name in order.sample(names, len(names)):
+                samples[name].append(cases[name]())
+            gc.collect()
     return samples
 
 
@@ -311,8 +332,10 @@ def _small(task: Task) -> Task:
 def _without_collection() -> Iterator[None]:
     """Keep the garbage collector out of the measurement."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        gc.unfreeze()

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from ahf_cli.report.statistics.best_of import expected_best_interval, probability_of_beating_interval
-from ahf_cli.report.statistics.clusters import cluster_summary
+from ahf_cli.report.statistics.clusters import mean_of_trained
 from ahf_cli.report.statistics.interval import (
     Interval,
     iqm_interval,
@@ -84,7 +84,7 @@ class Trained:
     def _interval(self, source: Source, share: float, rng: np.random.Generator) -> Interval:
         trained = rng.random(self.n) < share
         values = np.where(trained, source.draw(rng, self.n), 20.0)
-        return cluster_summary(values, trained).mean_trained
+        return mean_of_trained(values[trained])
 
 
 def _pair(source: Source, n: int, rng: np.random.Generator) -> tuple[Array, Array]:

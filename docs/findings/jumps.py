@@ -31,16 +31,6 @@ class Jumps:
         return [int(trial) for trial in self.steps.index]
 
     @property
-    def negative(self) -> int:
-        """Number of jumps at which CG met negative curvature."""
-        return int((self.steps["stop"] == "negative_curvature").sum())
-
-    def before(self, steps: pd.Series[int]) -> int:
-        """Return the number of trials whose jump is at or before a given step of the trial."""
-        own = self.steps["step"].reindex(steps.index)  # NaN for a trial without a jump compares as False
-        return int((own <= steps).sum())
-
-    @property
     def direction(self) -> float:
         """Median factor by which ‖δ‖ grows."""
         return float(self.steps["direction"].median())
@@ -49,8 +39,3 @@ class Jumps:
     def alpha(self) -> float:
         """Median factor by which the step size α grows."""
         return float(self.steps["alpha"].median())
-
-    @property
-    def damping(self) -> tuple[float, float]:
-        """Least and largest λ at the jumps."""
-        return float(self.steps["damping"].min()), float(self.steps["damping"].max())

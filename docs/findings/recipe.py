@@ -54,19 +54,9 @@ class Recipe:
         return self.of("trained")
 
     @property
-    def ended(self) -> int:
-        """Number of trials without a last step, whether they had stood still before or not."""
-        return int((self.trials["status"] == "diverged").sum())
-
-    @property
     def counts(self) -> str:
         """Numbers of trials that trained, stood still, did not train and diverged."""
         return " / ".join(str(self.of(what)) for what in OUTCOMES)
-
-    @property
-    def again_counts(self) -> str:
-        """Numbers of re-runs of the best configuration by outcome, as in `counts`."""
-        return self.rerun.counts
 
     @property
     def rerun(self) -> Recipe:
@@ -88,18 +78,6 @@ class Recipe:
         low, high = np.quantile(self.values(metric), [0.25, 0.75])
         return float(low), float(high)
 
-    def finite(self, metric: str) -> str:
-        """Return mean ± standard deviation of the uncapped final values of trials that did not diverge."""
-        own = self.trials.loc[self.trials["status"] == "ok", metric].to_numpy(float)
-        mean, deviation = (number(float(x), 3, fixed=True) for x in (own.mean(), own.std(ddof=1)))
-        return f"{mean} ± {deviation}, n = {len(own)}"
-
-    @property
-    def diverged_steps(self) -> tuple[int, int]:
-        """First and last step at which a trial diverged."""
-        own = self.trials.loc[self.trials["status"] == "diverged", "steps"]
-        return int(own.min()), int(own.max())
-
     def spread(self, metric: str) -> float:
         """Return the standard deviation of the final values over trials."""
         return float(self.values(metric).std(ddof=1))
@@ -111,18 +89,6 @@ class Recipe:
         values = self._own_curves.groupby("trial")[metric.column]
         best = values.max() if metric.better == "higher" else values.min()
         return sum(metric.reaches(float(value)) for value in best)
-
-    @property
-    def blown(self) -> int:
-        """Number of trials with a finite final loss above the initial loss."""
-        first = self._curves[self._curves["step"] == 0].set_index("trial")["train_loss"]
-        ends = self.trials[self.trials["status"] == "ok"].set_index("trial")["train_loss"]
-        return int((ends > first.reindex(ends.index)).sum())
-
-    @property
-    def least_share(self) -> float:
-        """Lower end of Wilson's interval of the share of trials that trained."""
-        return float(wilson_interval(self.trained, self.n)[1])
 
     @property
     def share_trained(self) -> str:
@@ -165,10 +131,6 @@ class Recipe:
         if abs(mean) >= 1000:
             return f"{mean:.1e} ± {error:.1e}"
         return f"{number(mean, 3, fixed=True)} ± {number(error, 3, fixed=True)}"
-
-    def minus(self, metric: str, published: float) -> str:
-        """Return the mean minus a published value, with its sign."""
-        return f"{self._final(metric)['mean'] - published:+.2f}"
 
     def _final(self, metric: str) -> pd.Series[Any]:
         found = self._finals
@@ -221,22 +183,6 @@ class Recipe:
         """Mean of final test loss − training loss over trials that trained, with its 95 % interval."""
         values = self._gaps
         return f"{interval(*mean_interval(values), sign=True)}, n = {len(values)}" if len(values) > 1 else "–"
-
-    @property
-    def gap_band(self) -> str:
-        """Mean ± standard error of final test loss − training loss over trials that trained."""
-        values = self._gaps
-        if len(values) < 2:
-            return "–"
-        mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
-        sign, (centre, half) = "+" * (mean > 0), (number(x, 3, fixed=True) for x in (mean, error))
-        return f"{sign}{centre} ± {half}, n = {len(values)}"
-
-    @property
-    def peaks(self) -> str:
-        """Least and largest peak of the test accuracy over the trials."""
-        highest = self._own_curves.groupby("trial")["test_accuracy"].max()
-        return f"{highest.min():.3f} to {highest.max():.3f}"
 
     @property
     def rerun_accuracy(self) -> str:

@@ -13,7 +13,7 @@ from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.report.audit import of_study
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.exhibits.exhibit import Choices
-from ahf_cli.report.study_data import at_baseline, load_study
+from ahf_cli.report.study_data import load_study
 from ahf_cli.search.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.study.frames import trials_frame
 from docs.findings.interval import interval
@@ -68,12 +68,6 @@ class Study:
         """The verdict as paragraphs."""
         return list(self.comparison.verdict.lines())
 
-    @property
-    def hours(self) -> float:
-        """Training time of all trials and re-runs in hours, evaluation excluded."""
-        seconds = self.data.trials["seconds"].sum() + self.data.reruns["seconds"].sum()
-        return float(seconds) / 3600
-
     def _change(self, base: str, other: str) -> pd.Series[Any]:
         table = self.comparison.tables["attribution"].numbers
         return table[(table["before"] == base) & (table["after"] == other)].iloc[0]
@@ -87,11 +81,6 @@ class Study:
         """Return the mean difference other − base over equal hyperparameters, with its 95 % interval."""
         row = self._change(base, other)
         return interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], sign=True)
-
-    def matters(self, base: str, other: str, metric: str = "test_accuracy") -> bool:
-        """Return whether the interval of the paired difference excludes zero."""
-        row = self._change(base, other)
-        return bool(row[f"{metric}_low"] > 0 or row[f"{metric}_high"] < 0)
 
     def _rerun_pair(self, base: str, other: str, metric: str) -> tuple[pd.Series[Any], float]:
         """Return the row of a pair's re-runs, and the sign of its difference as other − base."""
@@ -123,13 +112,6 @@ class Study:
         lower = self.data.metrics.column(metric).better == "lower"
         return bool(row["p_holm"] < 0.05 and (sign * row["difference"] > 0) != lower)
 
-    def last_damping(self, trials: Recipe) -> tuple[float, float]:
-        """Return the least and largest damping in the last steps of the given trials."""
-        steps = self.data.steps
-        own = steps[(steps["recipe"] == trials.name) & steps["trial"].isin(trials.trials["trial"])]
-        last = own.sort_values("step").groupby("trial")["damping"].last()
-        return float(last.min()), float(last.max())
-
     def share_of_steps(
         self, recipe: str, query: str, trials: Recipe | None = None, first: int | None = None
     ) -> float:
@@ -159,13 +141,6 @@ class Study:
         steps = self.data.steps
         return Jumps.of(steps[steps["recipe"] == recipe])
 
-    def rises(self, recipe: str, factor: float = 1.5) -> pd.Series[int]:
-        """Return the first step of each trial after which the batch loss is not ≤ `factor` × the first."""
-        steps = self.data.steps
-        own = steps[steps["recipe"] == recipe].sort_values(["trial", "step"])
-        above = ~(own["loss_after"] <= factor * own.groupby("trial")["loss"].transform("first"))
-        return own[above].drop_duplicates("trial").set_index("trial")["step"]
-
     def measured(self, recipe: str, norm: str = "l2") -> dict[str, Estimate]:
         """Return estimates of σ and L from the steps of a recipe's trials, as a pre-run makes them."""
         ok = self[recipe].where("status == 'ok'").trials["trial"]
@@ -192,16 +167,6 @@ class Study:
         steps = self.data.steps
         values = steps[steps["recipe"] == recipe][column].to_numpy(float)
         return float(np.median(values[np.isfinite(values)]))
-
-    def mean_accuracy(self, recipe: str) -> float:
-        """Return the mean test accuracy over all trials; diverged ones at chance."""
-        own = self.data.trials[self.data.trials["recipe"] == recipe]
-        return float(at_baseline(own, self.data.metrics.headline).mean())
-
-    def mean_rerun(self, recipe: str) -> float:
-        """Return the mean test accuracy of the best configuration with new seeds; diverged runs at chance."""
-        own = self.data.reruns[self.data.reruns["recipe"] == recipe]
-        return float(at_baseline(own, self.data.metrics.headline).mean())
 
 
 @cache

@@ -13,8 +13,8 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
-from ahf_cli.report.statistics.clusters import FEWEST_TRAINED, two_clusters
-from ahf_cli.report.statistics.interval import iqm_interval, mean_interval, wilson_interval
+from ahf_cli.report.statistics.clusters import mean_of_all, mean_of_trained
+from ahf_cli.report.statistics.interval import iqm_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution, summarize
 from ahf_cli.report.study_data import StudyData, at_baseline, recipe_names
 from ahf_cli.report.text import Table, number, spread_interval, within
@@ -32,7 +32,7 @@ def final_table(trials: pd.DataFrame, planned: Mapping[str, int], metrics: Metri
     and n, the number of values.  Numbers of trials are planned, trained, stood_still, did_not_train, diverged
     and failed; loss_fell counts those whose training loss fell by 5 %.  Statistics are mean, standard_error,
     standard_deviation, median, best and worst.  The columns mean, iqm (bootstrap) and share_trained (Wilson)
-    have 95 % intervals in `_low` and `_high`.  A mean over two clusters has no interval: see `bimodal`.
+    have 95 % intervals in `_low` and `_high`.  A mean over two clusters has no interval: see `two_clusters`.
     """
     rows = []
     for metric in metrics.shown:
@@ -57,12 +57,11 @@ def _row(own: pd.DataFrame, metric: Column, recipe: str, planned: int, which: st
     row: dict[str, object] = {"metric": metric.label, "recipe": recipe, "trials": which, "n": len(values)}
     row |= {"planned": planned, **{w.replace(" ", "_"): found.get(w, 0) for w in (*OUTCOMES, "failed")}}
     row |= {"loss_fell": fell, **asdict(summarize(values.to_numpy(float), metric.better))}
-    mean = mean_interval(values.to_numpy(float)).clipped(0, metric.top)
-    if len(values) < FEWEST_TRAINED if which == TRAINED else two_clusters(found.get("trained", 0), finished):
-        mean = mean._replace(low=np.nan, high=np.nan)
-    row |= spread_interval("mean", mean)
+    trained = found.get("trained", 0)
+    mean = mean_of_trained(values) if which == TRAINED else mean_of_all(values, trained, finished)
+    row |= spread_interval("mean", mean.clipped(0, metric.top))
     row |= spread_interval("iqm", iqm_interval(values.to_numpy(float), np.random.default_rng(0)))
-    return row | spread_interval("share_trained", wilson_interval(found.get("trained", 0), finished))
+    return row | spread_interval("share_trained", wilson_interval(trained, finished))
 
 
 def readable(table: pd.DataFrame, metrics: Metrics) -> dict[str, pd.DataFrame]:

@@ -16,8 +16,8 @@ from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.shared import same_reruns
-from ahf_cli.report.statistics.clusters import two_clusters
-from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
+from ahf_cli.report.statistics.clusters import mean_of_all, two_clusters
+from ahf_cli.report.statistics.interval import wilson_interval
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_difference, paired_permutation_test
 from ahf_cli.report.study_data import StudyData, at_baseline, ranked
 from ahf_cli.report.text import Table, number, spread_interval, within
@@ -51,10 +51,7 @@ def rerun_table(
             metric = metrics.column(column)
             values = at_baseline(own, metric).dropna().to_numpy(float)
             searched = float(best[column].get(name, np.nan))
-            mean = mean_interval(values).clipped(0, metric.top)
-            if two_clusters(trained, len(own)):
-                mean = mean._replace(low=np.nan, high=np.nan)
-            row |= spread_interval(column, mean)
+            row |= spread_interval(column, mean_of_all(values, trained, len(own)).clipped(0, metric.top))
             row |= {f"{column}_search": searched, f"{column}_luck": searched - _mean(values)}
         rows.append(row)
     numbers = pd.DataFrame(rows)
@@ -95,7 +92,7 @@ def pairs_table(
         x, y = both[a].to_numpy(float), both[b].to_numpy(float)
         found = paired_difference(x, y)
         if any(two_clusters(trained[name], int(sizes[name])) for name in (a, b)):
-            found = found._replace(low=np.nan, high=np.nan)
+            found = found.without_ends()
         tested = not named or frozenset((a, b)) in named
         rows.append(
             {"a": a, "b": b, "metric": metric.column, "pairs": len(both)}
@@ -176,9 +173,8 @@ def reruns(
                     axes.scatter(
                         some[metric.column], height, s=18, color=look.color, marker=marker, alpha=0.8
                     )
-                mean = mean_interval(own[metric.column].dropna())
-                if two_clusters(int((own["outcome"] == "trained").sum()), len(own)):
-                    mean = mean._replace(low=np.nan, high=np.nan)
+                trained = int((own["outcome"] == "trained").sum())
+                mean = mean_of_all(own[metric.column], trained, len(own))
                 axes.plot([mean.low, mean.high], [row - 0.22] * 2, color=look.color, linewidth=3, alpha=0.55)
                 axes.plot(mean.estimate, row - 0.22, "|", color="black", markersize=9, markeredgewidth=1.6)
                 searched = seen[metric.column].get(name, float("nan"))

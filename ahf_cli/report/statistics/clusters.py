@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ahf_cli.report.statistics.interval import Interval, mean_interval, wilson_interval
+from ahf_cli.report.statistics.interval import Interval, mean_interval
 from ahf_cli.report.statistics.sample import LEVEL
 
 MIXED = (0.02, 0.98)
 """shares trained between which a sample has two clusters"""
 FEWEST_TRAINED = 5
 """least trials for an interval of the mean of those that trained; docs/statistics.md has the reason"""
-
-
-class Clusters(NamedTuple):
-    """The share trained, the mean of those that trained and the mean of all trials."""
-
-    n: int
-    trained: int
-    share: Interval
-    """trained/n with Wilson's interval"""
-    mean_trained: Interval
-    """mean of those that trained with its interval; NaN ends below `FEWEST_TRAINED`"""
-    mean: Interval
-    """mean of all values with its interval; NaN ends where `two_clusters` holds"""
 
 
 def two_clusters(trained: int, n: int) -> bool:
@@ -40,26 +24,17 @@ def two_clusters(trained: int, n: int) -> bool:
     return n > 0 and MIXED[0] < trained / n < MIXED[1]
 
 
-def cluster_summary(values: ArrayLike, trained: ArrayLike, level: float = LEVEL) -> Clusters:
-    """Return the share and the means of final values (n,) by the outcomes `trained` (n,), true or false.
+def mean_of_all(values: ArrayLike, trained: int, n: int, level: float = LEVEL) -> Interval:
+    """Return the mean of final values, of which NaN counts as none; without ends if it has two clusters.
 
-    Trials without a value (NaN) count in the share, and are left out of the means.  A machine's failure is
-    no outcome: leave it out of both arrays.
-
-    Raises ValueError for arrays of different shapes.
+    `trained` of the `n` trials behind the values have trained.
     """
-    x, mask = np.asarray(values, dtype=float), np.asarray(trained, dtype=bool)
-    if x.ndim != 1 or x.shape != mask.shape:
-        raise ValueError(f"values and trained must have one shape (n,), got {x.shape} and {mask.shape}")
-    n, count = len(x), int(mask.sum())
-    some = x[mask & ~np.isnan(x)]
-    those, everyone = mean_interval(some, level), mean_interval(x, level)
-    if len(some) < FEWEST_TRAINED:
-        those = _without_ends(those)
-    if two_clusters(count, n):
-        everyone = _without_ends(everyone)
-    return Clusters(n, count, wilson_interval(count, n, level), those, everyone)
+    found = mean_interval(values, level)
+    return found.without_ends() if two_clusters(trained, n) else found
 
 
-def _without_ends(found: Interval) -> Interval:
-    return Interval(found.estimate, math.nan, math.nan)
+def mean_of_trained(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Return the mean of the final values of trained trials; without ends below `FEWEST_TRAINED` values."""
+    x = np.asarray(values, dtype=float)
+    found = mean_interval(x, level)
+    return found if np.count_nonzero(~np.isnan(x)) >= FEWEST_TRAINED else found.without_ends()

@@ -29,6 +29,10 @@ class Interval(NamedTuple):
         """Return whether a value lies outside the interval; False without an interval."""
         return self.low > value or self.high < value
 
+    def without_ends(self) -> Interval:
+        """Return the estimate alone, where the sample gives no interval."""
+        return Interval(self.estimate, math.nan, math.nan)
+
     def clipped(self, low: float, high: float) -> Interval:
         """Return the interval with its ends limited to the possible range, such as [0, 1]."""
         return Interval(self.estimate, _clip(self.low, low, high), _clip(self.high, low, high))
