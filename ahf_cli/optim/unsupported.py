@@ -1,4 +1,4 @@
-"""What PyTorch cannot differentiate twice, in one line that names the operation and the way out."""
+"""Messages for operations that PyTorch differentiates only once: the operation, and the way out."""
 
 from __future__ import annotations
 

@@ -101,28 +101,27 @@ class StudyData:
     @property
     def design(self) -> str:
         """The design that all studies have, else `paper`."""
-        found = {
-            m.get("identity", {}).get("search", {}).get("design", "paper") for m in self.manifests.values()
-        }
+        found = {search.get("design", "paper") for search in self._searches}
         return str(next(iter(found))) if len(found) == 1 else "paper"
+
+    @property
+    def _searches(self) -> list[Mapping[str, Any]]:
+        return [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
 
     @property
     def contrasts(self) -> list[list[str]]:
         """Pairs of recipes that were named before the run, for tests; [] for all pairs."""
-        found = [m.get("identity", {}).get("contrasts", []) for m in self.manifests.values()]
-        return [list(pair) for pair in found[0]] if len(found) == 1 else []
+        return list(self.identity.get("contrasts", [])) if len(self.manifests) == 1 else []
 
     @property
     def one_seed(self) -> bool:
         """Whether all draws of a fair design share one training seed, as in studies of older versions."""
-        searches = [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
-        return self.design == "fair" and any(s.get("seeds", "one") == "one" for s in searches)
+        return self.design == "fair" and any(s.get("seeds", "one") == "one" for s in self._searches)
 
     @property
     def independent(self) -> bool:
         """Whether trials are independent: drawn by random or quasi-random samplers."""
-        searches = [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
-        found = {str(s.get("sampler", "tpe")).lower().removesuffix("sampler") for s in searches}
+        found = {str(s.get("sampler", "tpe")).lower().removesuffix("sampler") for s in self._searches}
         return found <= INDEPENDENT
 
     @property

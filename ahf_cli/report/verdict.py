@@ -210,11 +210,11 @@ def _cost_caveat(equal_cost: Table, metric: Column) -> list[str]:
         own = own[own["at"] == own["at"].max()]
         absent = list(own.loc[own[metric.column].isna(), "recipe"])
         if absent:
-            said.append(f"At equal {name} the order is unknown: {', '.join(absent)} had no evaluation yet.")
+            said.append(f"At equal {name}, the order is unknown: {', '.join(absent)} had no evaluation yet.")
             continue
         best = own.sort_values(metric.column, ascending=metric.better == "lower").iloc[0]
         said.append(
-            f"At equal {name} {best['recipe']} has the best mean {metric.label} over the draws, "
+            f"At equal {name}, {best['recipe']} has the best mean {metric.label} over the draws, "
             f"{_size(best[metric.column])}."
         )
     return said
