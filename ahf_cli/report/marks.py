@@ -156,14 +156,16 @@ def band_words(band: Band, alone: bool) -> str:
 
 
 def diverged_words(trials: pd.DataFrame, metrics: Metrics) -> str:
-    """Return a sentence on the treatment of diverged trials, or '' without such trials."""
-    if not (trials["status"] == "diverged").any():
+    """Return a sentence on the treatment of diverged trials and capped losses, or '' without such trials."""
+    loss = metrics.loss
+    worse = metrics.guessing and loss.column in trials and (trials[loss.column] > loss.baseline).any()
+    if not worse and not (trials["status"] == "diverged").any():
         return ""
     if not metrics.guessing:
         return " Diverged trials are drawn up to their last finite value, and have no final value."
     level = f"loss {metrics.loss.baseline:.3f}"
     level += "".join(f", {m.label} {m.baseline:.3g}" for m in metrics.all[1:])
-    return f" Diverged trials are carried forward at chance ({level})."
+    return f" Diverged trials, and values worse than chance, count as chance ({level})."
 
 
 def cap_words(metrics: Metrics) -> str:
