@@ -104,7 +104,7 @@ def test_figures_and_the_page_draw_the_chance_of_the_studys_task(
     data = load_study(write_study(tmp_path, "s", {"hf": 3}, {"hf": [0.5, 0.7, NAN]}).folder)
     monkeypatch.setattr(study_data, "metrics_of", lambda task: classification(3))
     drawn = {drawing.name: drawing for drawing in Comparison(data).drawn[0]}
-    assert "at chance (loss 1.099, accuracy 0.333)" in " ".join(drawn["figure2"].caption)
+    assert "count as chance (loss 1.099, accuracy 0.333)" in " ".join(drawn["figure2"].caption)
     panels = Figure()
     drawn["figure2"].draw(panels, THEMES["screen"])
     for axes, level in zip(panels.axes, (math.log(3), 1 / 3), strict=True):
