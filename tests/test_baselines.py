@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ahf_cli.optim import State, compose
 from ahf_cli.optim import hessian as exact_hessian
 from ahf_cli.optim.explicit import hutchinson_diagonal, rademacher, spatial_average
+from ahf_cli.optim.muon import orthogonalized
 from ahf_cli.recipes.builtin import RECIPES
 from tests.problems import dense_loss, dense_outputs, problem, quadratic, rows
 
@@ -23,9 +24,20 @@ TORCH: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = 
     "adagrad": (torch.optim.Adagrad, {"lr": 0.07}),
     "rmsprop": (torch.optim.RMSprop, {"lr": 0.07}),
     "adam": (torch.optim.Adam, {"lr": 0.07}),
+    "adamw": (torch.optim.AdamW, {"lr": 0.07}),
+    "nadam": (torch.optim.NAdam, {"lr": 0.07}),
 }
 
 
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Let NAdam of torch keep its product of momenta in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", TORCH)
 def test_a_first_order_recipe_is_the_optimizer_of_torch_step_by_step(name: str) -> None:
     """Two rows have two learning rates, and each step begins from a saved state."""
@@ -52,6 +64,43 @@ def test_a_first_order_recipe_is_the_optimizer_of_torch_step_by_step(name: str) 
             torch.testing.assert_close(info.loss[k], loss.detach(), rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(info.loss_after, objective.value(state.parameters))
     assert info.gradients == 1 and info.products.tolist() == [0, 0] and info.cg_iterations.tolist() == [0, 0]
+
+
+def test_muon_is_that_of_torch_on_matrices_and_adamw_on_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's iterates in bfloat16; here it stays in float64.  Convolutions are out × in·k² there."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda tensor: tensor.clone())
+    objective, recipe = problem("conv"), RECIPES["muon"]
+    theta, core = rows(objective, 2), compose(RECIPES["muon"].structure)
+    state = core.init(theta.clone(), recipe.complete({"lr": 0.01}))
+    layout = objective.layout
+    pieces = [nn.Parameter(p[0].flatten(1) if p.dim() > 2 else p[0]) for p in layout.split(theta.clone())]
+    theirs: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            [p for p in pieces if p.dim() == 2], lr=0.01, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW([p for p in pieces if p.dim() == 1], lr=0.01, weight_decay=0.01),
+    ]
+    for step in range(4):
+        objective = problem("conv", seed=step)
+        before = [p.detach().clone() for p in pieces]
+        gradient = objective.evaluate(state.parameters).gradient
+        state, info = core.step(state, objective)
+        for p, g in zip(pieces, layout.split(gradient), strict=True):
+            p.grad = g[0].reshape(p.shape).clone()
+        for optimizer in theirs:
+            optimizer.step()
+        for p, old, u in zip(pieces, before, layout.split(info.update), strict=True):
+            torch.testing.assert_close(p.detach() - old, u[0].reshape(p.shape), rtol=1e-6, atol=1e-9)
+
+
+def test_orthogonalized_matrices_keep_singular_vectors_and_lose_singular_values() -> None:
+    for shape in ((2, 5, 3), (2, 3, 5)):
+        matrices = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+        inner = u.mT @ orthogonalized(matrices) @ vh.mT
+        values = inner.diagonal(dim1=-2, dim2=-1)
+        assert values.min() > 0.6 and values.max() < 1.3
+        torch.testing.assert_close(inner, torch.diag_embed(values), rtol=0, atol=1e-12)
 
 
 def test_the_probed_diagonal_is_unbiased_with_the_variance_of_independent_signs() -> None:

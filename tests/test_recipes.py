@@ -19,7 +19,7 @@ from ahf_cli.report import marks
 def test_a_structure_is_read_from_what_is_written_of_it() -> None:
     for recipe in RECIPES.values():
         assert structure_of(recipe.structure.chosen) == recipe.structure
-    for wrong in ({"method": "adamw"}, {"diagonal": "x"}, {"curvature": "none"}):
+    for wrong in ({"method": "adamx"}, {"diagonal": "x"}, {"curvature": "none"}):
         with pytest.raises(ValueError, match="must be one of"):
             structure_of(wrong)
     with pytest.raises(ValueError, match="recipe 'adam' is not Hessian-free"):

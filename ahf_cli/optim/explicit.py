@@ -63,8 +63,24 @@ class ExplicitOptimizer(ABC):
         return after, info
 
 
-Formula = Callable[[Tensor, Moments, Values, Tensor], tuple[Tensor, Moments]]
-"""(g, moments, hyperparameters and t as columns) ↦ u and the new moments, all rows together."""
+@dataclass(frozen=True)
+class At:
+    """The point at which a formula gives its update, all rows together."""
+
+    g: Tensor  # the gradient, (K, P)
+    theta: Tensor  # θ, (K, P)
+    moments: Moments
+    h: Values  # hyperparameters as columns, (K, 1), in float64
+    t: Tensor  # number of the step, (K, 1), in float64
+    layout: Layout
+
+    def value(self, name: str) -> Tensor:
+        """Return a hyperparameter in the dtype of g, (K, 1)."""
+        return self.h[name].to(self.g)
+
+
+Formula = Callable[[At], tuple[Tensor, Moments]]
+"""point ↦ u and the new moments."""
 
 
 @dataclass(frozen=True)
@@ -79,36 +95,65 @@ class FirstOrderOptimizer(ExplicitOptimizer):
         # Float64, as PyTorch computes with Python's numbers: 1 − β₂ᵗ loses digits in float32.
         columns = {name: rows.expand(value.double()) for name, value in state.hyperparameters.items()}
         t = rows.expand(state.step + 1).double()
-        update, moments = self.formula(here.gradient, state.moments, columns, t)
+        at = At(here.gradient, state.parameters, state.moments, columns, t, here.layout)
+        update, moments = self.formula(at)
         return Move(state.parameters + update, update, moments)
 
 
 def _momentum(nesterov: bool) -> Formula:
-    def formula(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
+    def formula(at: At) -> tuple[Tensor, Moments]:
         # PyTorch begins without a buffer; a buffer of zeros gives the same first step.
-        decay, lr = h["momentum"].to(g), h["lr"].to(g)
-        buffer = g + decay * moments["momentum_buffer"]
+        decay, lr, g = at.value("momentum"), at.value("lr"), at.g
+        buffer = g + decay * at.moments["momentum_buffer"]
         return -lr * (g + decay * buffer if nesterov else buffer), {"momentum_buffer": buffer}
 
     return formula
 
 
-def _adagrad(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
-    total = moments["sum"] + g * g
-    return -h["lr"].to(g) * g / (total.sqrt() + h["mu"].to(g)), {"sum": total}
+def _adagrad(at: At) -> tuple[Tensor, Moments]:
+    total = at.moments["sum"] + at.g * at.g
+    return -at.value("lr") * at.g / (total.sqrt() + at.value("mu")), {"sum": total}
 
 
-def _rmsprop(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
-    square = h["beta2"].to(g) * moments["square_avg"] + (1 - h["beta2"]).to(g) * g * g
-    return -h["lr"].to(g) * g / (square.sqrt() + h["mu"].to(g)), {"square_avg": square}
+def _square(at: At, before: Tensor) -> Tensor:
+    """Return β₂ v + (1 − β₂) g²."""
+    return at.value("beta2") * before + (1 - at.h["beta2"]).to(at.g) * at.g * at.g
 
 
-def _adam(g: Tensor, moments: Moments, h: Values, t: Tensor) -> tuple[Tensor, Moments]:
-    first = torch.lerp(moments["exp_avg"], g, (1 - h["beta1"]).to(g))
-    second = h["beta2"].to(g) * moments["exp_avg_sq"] + (1 - h["beta2"]).to(g) * g * g
-    length, root = h["lr"] / (1 - h["beta1"] ** t), (1 - h["beta2"] ** t).sqrt()
-    update = -length.to(g) * first / (second.sqrt() / root.to(g) + h["mu"].to(g))
+def _rmsprop(at: At) -> tuple[Tensor, Moments]:
+    square = _square(at, at.moments["square_avg"])
+    return -at.value("lr") * at.g / (square.sqrt() + at.value("mu")), {"square_avg": square}
+
+
+def _adam(at: At) -> tuple[Tensor, Moments]:
+    first = torch.lerp(at.moments["exp_avg"], at.g, (1 - at.h["beta1"]).to(at.g))
+    second = _square(at, at.moments["exp_avg_sq"])
+    length, root = at.h["lr"] / (1 - at.h["beta1"] ** at.t), (1 - at.h["beta2"] ** at.t).sqrt()
+    update = -length.to(at.g) * first / (second.sqrt() / root.to(at.g) + at.value("mu"))
     return update, {"exp_avg": first, "exp_avg_sq": second}
+
+
+def adamw_update(at: At) -> tuple[Tensor, Moments]:
+    """Return AdamW's update −α m̂ / (√v̂ + μ) − α w θ and its moments."""
+    update, moments = _adam(at)
+    return update - (at.h["lr"] * at.h["weight_decay"]).to(at.g) * at.theta, moments
+
+
+def _nadam(at: At) -> tuple[Tensor, Moments]:
+    h, g = at.h, at.g
+    first = torch.lerp(at.moments["exp_avg"], g, (1 - h["beta1"]).to(g))
+    second = _square(at, at.moments["exp_avg_sq"])
+    now, following = (h["beta1"] * (1 - 0.5 * 0.96 ** (0.004 * t)) for t in (at.t, at.t + 1))
+    product = at.moments["mu_product"].double()[:, :1] * now + now * (at.t == 1)
+    root = (1 - h["beta2"] ** at.t).sqrt()
+    denominator = second.sqrt() / root.to(g) + at.value("mu")
+    mean = (h["lr"] * (1 - now) / (1 - product)).to(g) * g
+    mean = mean + (h["lr"] * following / (1 - product * following)).to(g) * first
+    return -mean / denominator, {
+        "exp_avg": first,
+        "exp_avg_sq": second,
+        "mu_product": product.to(g).expand_as(g),
+    }
 
 
 sgd_momentum = FirstOrderOptimizer(("momentum_buffer",), _momentum(nesterov=False))
@@ -116,6 +161,8 @@ nesterov = FirstOrderOptimizer(("momentum_buffer",), _momentum(nesterov=True))
 adagrad = FirstOrderOptimizer(("sum",), _adagrad)
 rmsprop = FirstOrderOptimizer(("square_avg",), _rmsprop)
 adam = FirstOrderOptimizer(("exp_avg", "exp_avg_sq"), _adam)
+adamw = FirstOrderOptimizer(("exp_avg", "exp_avg_sq"), adamw_update)
+nadam = FirstOrderOptimizer(("exp_avg", "exp_avg_sq", "mu_product"), _nadam)
 
 
 def rademacher(step: int, like: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, cast, overload
+from typing import cast, overload
 
 import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
+from ahf_cli.optim.any_optimizer import AnyOptimizer
 from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem
@@ -18,36 +19,13 @@ from ahf_cli.optim.operators import Curvature, Operator, QuadraticModel
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.preconditioners import Preconditioner, Surroundings
 from ahf_cli.optim.rows import Layout
+from ahf_cli.optim.schedule import Averaged, Schedule, Scheduled, at_once, constant
 from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
 from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize
-from ahf_cli.recipes.recipe import AnyStructure, Structure
+from ahf_cli.recipes.recipe import AnyStructure, Structure, Whole
 
 Norm = Callable[[Layout, Tensor], Tensor]
 """(layout, v) ↦ ‖v‖ of each row; (K, P) → (K,)."""
-
-
-class AnyOptimizer(Protocol):
-    """An optimizer of the rows of a `State`, Hessian-free or not."""
-
-    @property
-    def curvature_batches(self) -> int:
-        """Number of mini-batches in a separate batch of the curvature."""
-        ...
-
-    @property
-    def independent_batch(self) -> bool:
-        """Whether the curvature is taken on a second batch."""
-        ...
-
-    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
-        """Make the state of K trials before their first step."""
-        ...
-
-    def step(
-        self, state: State, objective: Objective, curvature_objective: Objective | None = None
-    ) -> tuple[State, StepInfo]:
-        """Take one step in every active row."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +49,7 @@ class Optimizer:
     clipping: Clipping
     curvature_batches: int = 1
     """number of mini-batches in a separate batch of the curvature"""
+    schedule: Schedule = Schedule(constant, at_once)
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; see `begin`."""
@@ -96,6 +75,8 @@ class Optimizer:
         # α and the moments give the update u.
         norm = self.norm(h.layout, direction)
         alpha = self.step_size(norm, values, t)
+        if (factor := self.schedule(t, values)) is not None:
+            alpha = (factor * alpha).to(alpha)
         vector, moments = self.transform(direction, state.moments, values, t)
         wanted, update = self.clipping(alpha, rows.expand(alpha) * vector, direction, values)
         # u = δ, whose loss the choice of CG's iterate has found.
@@ -167,12 +148,23 @@ def compose(structure: AnyStructure) -> AnyOptimizer: ...
 
 
 def compose(structure: AnyStructure) -> AnyOptimizer:
-    """Make the optimizer of a structure from one part for each slot."""
+    """Make the optimizer of a structure from one part for each slot, without schedule and average."""
     if structure.hessian_free:
         return compose_newton(cast("Structure", structure))
-    (slot,) = structure.chosen
+    slot = cast("Whole", structure).slot
     made: AnyOptimizer = structure.part(slot)() if slot == "optimizer" else structure.part(slot)
     return made
+
+
+def compose_trial(structure: AnyStructure, steps: int) -> AnyOptimizer:
+    """Make the optimizer of a trial of so many steps, with the structure's schedule and average."""
+    optimizer = compose(structure)
+    schedule = Schedule(structure.part("schedule"), structure.part("warmup"), steps)
+    if isinstance(optimizer, Optimizer):
+        optimizer = replace(optimizer, schedule=schedule)
+    elif structure.scheduled:
+        optimizer = Scheduled(optimizer, schedule)
+    return Averaged(optimizer) if structure.chosen.get("average", "none") != "none" else optimizer
 
 
 def compose_newton(structure: Structure) -> Optimizer:

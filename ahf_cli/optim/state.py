@@ -17,6 +17,9 @@ from ahf_cli.optim.moments import Moments, Values
 from ahf_cli.optim.operators import QuadraticModel
 from ahf_cli.optim.step_size import conjugate_smoothness, eq3
 
+AVERAGE = "average"
+"""Name of the moment that holds the average θ̄ of the iterates."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -39,6 +42,11 @@ class State:
     def active(self) -> Tensor:
         """Rows that still take steps, (K,) bool."""
         return self.diverged_at == 0
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The vectors that are evaluated, (K, P): the averages θ̄, or θ for a recipe without them."""
+        return self.moments.get(AVERAGE, self.parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""

@@ -13,7 +13,7 @@ from ahf_cli.optim.damping import DOWN, UP, LevenbergMarquardt, ScaledLevenbergM
 from ahf_cli.optim.preconditioners import Given
 from ahf_cli.optim.single_row import RecipeOptimizer
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.recipe import OUTER, Recipe
 
 ROBUST: Mapping[str, Any] = {
     "curvature": "automatic", "curvature_batch": "same", "reduction_ratio": "update",
@@ -39,6 +39,11 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
         )
     if choices.get("curvature_batches", 1) != 1:
         raise ValueError(f"curvature_batches has no effect in {name}: the closures are the batches")
+    if outer := [key for key in choices if key in OUTER]:
+        raise ValueError(
+            f"{outer[0]} is a choice of recipes; here take a scheduler of torch.optim.lr_scheduler, or an "
+            "average of torch.optim.swa_utils"
+        )
     # The classes' weight decay is a value of each group, and needs no choice.
     recipe = RECIPES[base].derive(name, {k: v for k, v in choices.items() if k != "regularization"})
     if (kind := choices.get("regularization", "l2")) != "l2":

@@ -19,6 +19,8 @@ _STABLE = Structure(
 
 _PAPER = "Motokawa and Tezuka 2020"
 _LR = {"lr": Range(1e-4, 1, log=True)}
+_SMALL_LR = {"lr": Range(1e-5, 0.1, log=True)}
+_ADAM = {"beta1": 0.9, "beta2": 0.999, "mu": 1e-8}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -71,11 +73,23 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "rmsprop", Whole("method", "rmsprop"), {"beta2": 0.99, "mu": 1e-8},
-            ranges={"lr": Range(1e-5, 0.1, log=True)}, source="Tieleman and Hinton 2012; torch.optim.RMSprop",
+            ranges=_SMALL_LR, source="Tieleman and Hinton 2012; torch.optim.RMSprop",
         ),
         Recipe(
-            "adam", Whole("method", "adam"), {"beta1": 0.9, "beta2": 0.999, "mu": 1e-8},
-            ranges={"lr": Range(1e-5, 0.1, log=True)}, source="Kingma and Ba 2015; torch.optim.Adam",
+            "adam", Whole("method", "adam"), _ADAM, ranges=_SMALL_LR,
+            source="Kingma and Ba 2015; torch.optim.Adam",
+        ),
+        Recipe(
+            "adamw", Whole("method", "adamw"), {**_ADAM, "weight_decay": 0.01}, ranges=_SMALL_LR,
+            source="Loshchilov and Hutter 2019; torch.optim.AdamW",
+        ),
+        Recipe(
+            "nadam", Whole("method", "nadam"), _ADAM, ranges=_SMALL_LR,
+            source="Dozat 2016; torch.optim.NAdam",
+        ),
+        Recipe(
+            "muon", Whole("method", "muon"), {**_ADAM, "momentum": 0.95, "weight_decay": 0.01},
+            ranges=_SMALL_LR, source="Jordan et al. 2024; torch.optim.Muon",
         ),
         Recipe(
             "adahessian", Whole("diagonal", "adahessian"),

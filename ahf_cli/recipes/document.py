@@ -26,7 +26,7 @@ from ahf_cli.recipes.recipe import (
 ROOT = Path(__file__).parents[2]
 TERMS = (
     "curvature", "solver", "moments", "step_size", "preconditioner", "backtracking", "line_search",
-    "clipping", "parts", "method", "diagonal", "optimizer",
+    "clipping", "parts", "method", "diagonal", "optimizer", "schedule", "warmup", "average",
 )  # fmt: skip
 """Slots in the order of their terms in an update rule."""
 

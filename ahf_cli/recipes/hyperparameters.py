@@ -78,9 +78,22 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
             "halving", "τ", "steps after which α is half", 200.0, 0, True, search=Range(20, 2000, log=True)
         ),
         Hyperparameter("radius", "r", "longest update", 0.3, 0, True, search=Range(0.03, 3, log=True)),
-        Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in the loss", 2e-5, 0, False),
+        Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in h, or of −α w θ in u", 2e-5, 0, False),
         Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
         Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
+        Hyperparameter(
+            "warmup_share", "w", "share of the steps in which α rises", 0.05, 0, False, 1, Range(0.01, 0.2)
+        ),
+        Hyperparameter(
+            "average_decay",
+            "d",
+            "largest decay of the averaged iterate",
+            0.99,
+            0,
+            False,
+            1,
+            Range(0.9, 0.999),
+        ),
         Hyperparameter("hessian_power", "k", "power of the Hessian's diagonal", 1.0, 0, True, 2),
     )
 }

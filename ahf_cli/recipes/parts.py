@@ -249,6 +249,28 @@ SLOTS: dict[str, dict[str, Part]] = {
             "step_size:within_direction", "‖u‖ cut to ‖δ‖", "no update longer than its direction"
         ),
     },
+    "schedule": {
+        "constant": Part("schedule:constant"),
+        "linear": Part("schedule:linear", "α falls to 0 along a line", "α falls to 0 along a line"),
+        "cosine": Part("schedule:cosine", "α falls to 0 along a cosine", "α falls to 0 along a cosine"),
+        "hyperbolic": Part(
+            "schedule:hyperbolic", "α_t = α / (1 + (t−1)/τ)", "α falls as 1/(1 + t/τ)", ("halving",)
+        ),
+    },
+    "warmup": {
+        "none": Part("schedule:at_once"),
+        "linear": Part(
+            "schedule:warm_up", "α rises over the first w T steps", "α rises in the first steps",
+            ("warmup_share",),
+        ),
+    },
+    "average": {
+        "none": Part(),
+        "ema": Part(
+            "schedule:Averaged", "θ̄ ← d θ̄ + (1−d) θ is evaluated",
+            "a moving average of the iterates is evaluated", ("average_decay",),
+        ),
+    },
     "parts": {},
     "method": {
         "sgd_momentum": Part(
@@ -273,6 +295,24 @@ SLOTS: dict[str, dict[str, Part]] = {
             "moving means of the gradient, divided by the roots of moving means of its squares",
             ("lr", "beta2", "mu", "beta1"),
         ),
+        "adamw": Part(
+            "explicit:adamw", "as adam;  u = −α m̂ / (√v̂ + μ) − α w θ",
+            "Adam with a decay of the weights beside the gradient",
+            ("lr", "beta2", "mu", "beta1", "weight_decay"),
+        ),
+        "nadam": Part(
+            "explicit:nadam",
+            "as adam;  u = −α (μ_{t+1} m / (1−Π_{s≤t+1} μ_s) + (1−μ_t) g / (1−Π_{s≤t} μ_s)) / (√v̂ + μ), "
+            "μ_t = β₁ (1 − ½ 0.96^{t/250})",
+            "Adam with Nesterov's momentum", ("lr", "beta2", "mu", "beta1"),
+        ),
+        "muon": Part(
+            "muon:muon",
+            "b ← γ b + (1−γ) g;  u = −0.2 α √max(m, n) orth((1−γ) g + γ b) − α w θ on m × n matrices, "
+            "else adamw",
+            "orthogonalized momentum on matrices, AdamW on all else",
+            ("lr", "momentum", "beta2", "mu", "beta1", "weight_decay"),
+        ),
     },
     "diagonal": {
         "adahessian": Part(
@@ -287,6 +327,7 @@ SLOTS: dict[str, dict[str, Part]] = {
 }  # fmt: skip
 """All parts by slot and name.
 
-The slots up to `parts` belong to Hessian-free optimization; `parts` holds functions of plug-ins that change a
-composition.  A part in one of the last three slots is a whole optimizer; plug-ins register in `optimizer`.
+The slots up to `clipping` belong to Hessian-free optimization; every recipe has `schedule`, `warmup` and
+`average`.  `parts` holds functions of plug-ins that change a composition.  A part in one of the last three
+slots is a whole optimizer; plug-ins register in `optimizer`.
 """

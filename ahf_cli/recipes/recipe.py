@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -16,6 +16,18 @@ class AnyStructure:
     hessian_free = False
     """whether it solves a linear system (B + λI) δ = −g"""
 
+    schedule: str
+    """shape of α over the steps of a trial"""
+    warmup: str
+    """rise of α at the start of a trial"""
+    average: str
+    """average of the iterates that is evaluated"""
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether α follows a schedule or a warm-up."""
+        return self.schedule != "constant" or self.warmup != "none"
+
     @property
     def chosen(self) -> Mapping[str, Any]:
         """All choices by slot, and all numbers such as `max_iterations`."""
@@ -25,6 +37,13 @@ class AnyStructure:
     def parts_used(self) -> dict[str, Part]:
         """Declarations of the chosen parts by slot."""
         return {slot: SLOTS[slot][name] for slot, name in self.chosen.items() if name in SLOTS.get(slot, ())}
+
+    def check_slots(self, slots: Iterable[str]) -> None:
+        """Raise ValueError for the first of these slots with an unknown part."""
+        for slot in slots:
+            value = getattr(self, slot)
+            if value not in tuple(SLOTS[slot]):
+                raise ValueError(f"{slot} must be one of {', '.join(SLOTS[slot])}, got {value!r}")
 
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that the parts read, in the order of `HYPERPARAMETERS`."""
@@ -76,16 +95,16 @@ class Structure(AnyStructure):
     """limit of an update's length"""
     curvature_batches: int = 1
     """mini-batches in an independent batch of the curvature"""
+    schedule: str = "constant"
+    warmup: str = "none"
+    average: str = "none"
     parts: str = ""
     """a plug-in's change of the composition; not a choice of configurations"""
 
     hessian_free = True
 
     def __post_init__(self) -> None:
-        for slot in (f.name for f in fields(self) if f.name in SLOTS and f.name != "parts"):
-            value = getattr(self, slot)
-            if value not in tuple(SLOTS[slot]):
-                raise ValueError(f"{slot} must be one of {', '.join(SLOTS[slot])}, got {value!r}")
+        self.check_slots(f.name for f in fields(self) if f.name in SLOTS and f.name != "parts")
         for key in ("max_iterations", "curvature_batches"):
             count = getattr(self, key)
             if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
@@ -112,25 +131,31 @@ class Whole(AnyStructure):
 
     slot: str
     name: str
+    schedule: str = "constant"
+    warmup: str = "none"
+    average: str = "none"
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """The one choice."""
-        return {self.slot: self.name}
+        """The part, and the choices of every recipe."""
+        return {self.slot: self.name} | {slot: getattr(self, slot) for slot in OUTER}
 
     def __post_init__(self) -> None:
+        self.check_slots(OUTER)
         # A study may name an optimizer whose plug-in is not loaded.
         if self.name not in SLOTS[self.slot] and self.slot != "optimizer":
             raise ValueError(f"{self.slot} must be one of {', '.join(SLOTS[self.slot])}, got {self.name!r}")
 
 
+OUTER = ("schedule", "warmup", "average")
+"""Choices of every recipe, Hessian-free or not."""
 WHOLE = ("method", "diagonal", "optimizer")
 """Slots whose parts are whole optimizers."""
 CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
 """Names of the choices of Hessian-free optimization."""
 _LATER = (
     "ratio_rounding", "preconditioner", "backtracking", "line_search", "regularization", "clipping",
-    "curvature_batches", "parts",
+    "curvature_batches", *OUTER, "parts",
 )  # fmt: skip
 """Choices that are younger than the first committed studies; their defaults are not written."""
 
@@ -151,9 +176,9 @@ def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
     """Return the structure with these choices; raises TypeError or ValueError for wrong choices."""
     for slot in WHOLE:
         if slot in choices:
-            if len(choices) > 1:
-                raise TypeError(f"{slot} is the only choice of a recipe, got {', '.join(choices)}")
-            return Whole(slot, str(choices[slot]))
+            if foreign := [key for key in choices if key not in (slot, *OUTER)]:
+                raise TypeError(f"{slot} goes with {', '.join(OUTER)} alone, got {', '.join(foreign)}")
+            return Whole(slot, str(choices[slot]), **{k: v for k, v in choices.items() if k in OUTER})
     return Structure(**choices)
 
 
@@ -223,7 +248,7 @@ class Recipe:
         """
         structure: dict[str, Any] = {}
         fixed: dict[str, float] = {}
-        choices = CHOICES if self.hessian_free else ()
+        choices = CHOICES if self.hessian_free else OUTER
         for key, value in changes.items():
             if key in choices:
                 structure[key] = value
@@ -235,6 +260,8 @@ class Recipe:
                 raise ValueError(f"unknown choice {key!r}{nearest(key, [*choices, *HYPERPARAMETERS])}")
         own = replace(self.structure, **structure)  # type: ignore[type-var]
         result = Recipe(name, own, {}, (self.name, *self.lineage), self.ranges, self.source)
+        if own.scheduled and not self.hessian_free and "lr" not in result.hyperparameters:
+            raise ValueError(f"schedule and warmup have no effect in {name!r}, which has no lr")
         for key in fixed:
             if key not in result.hyperparameters:
                 raise ValueError(f"{key} has no effect in {name!r}{nearest(key, result.hyperparameters)}")

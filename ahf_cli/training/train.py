@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
-from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose
+from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose_trial
 from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.metrics import SETS
@@ -120,7 +120,7 @@ def begin(
         name: torch.tensor([p[name] for p in complete.values()], dtype=torch.float64).to(theta)
         for name in names
     }
-    state = compose(recipe.structure).init(theta, values)
+    state = compose_trial(recipe.structure, plan.steps).init(theta, values)
     rows = [Trial(slot, params, own[slot].seed) for slot, params in complete.items()]
     return Batch(recipe, plan, state, rows)
 
@@ -199,8 +199,8 @@ def train(
     Raises:
         StoppedError: `should_stop` returned true; `on_checkpoint` has been called.
     """
-    optimizer = compose(batch.recipe.structure)
     plan = batch.plan
+    optimizer = compose_trial(batch.recipe.structure, plan.steps)
     if batch.step == 0 and not batch.trials[0].curve:
         _evaluate(task, batch)
         _report(batch, on_progress)
@@ -257,7 +257,7 @@ def _record(batch: Batch, info: StepInfo, batches: int, size: Tensor) -> None:
 
 
 def _evaluate(task: Task, batch: Batch) -> None:
-    parameters, split, nan = batch.state.parameters, task.split, torch.full((len(batch.trials),), NAN)
+    parameters, split, nan = batch.state.evaluated, task.split, torch.full((len(batch.trials),), NAN)
     found = {
         "train": evaluate(task, parameters, split.train, batch.plan.eval_subset),
         "validation": evaluate(task, parameters, split.validation) if split.validation is not None else {},
