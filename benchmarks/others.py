@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import Evaluation, Linearization, ModelObjective
+from ahf_cli.optim.layer_statistics import FisherSample
 from ahf_cli.optim.rows import Layout
 from benchmarks import problems
 from benchmarks.peers import PEERS, ProductAt
@@ -55,6 +56,10 @@ class PeerEvaluation:
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix."""
         return self.ours().squared_gradients()
+
+    def fisher(self, exact: bool, step: int) -> FisherSample:
+        """Return the pieces of the Fisher matrix."""
+        return self.ours().fisher(exact, step)
 
     def select(self, trials: Tensor) -> None:
         """Return None: the packages have one trial."""

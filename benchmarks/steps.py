@@ -20,6 +20,7 @@ from ahf_cli.optim import (
     Optimizer,
     State,
 )
+from ahf_cli.optim.layer_statistics import FisherSample
 from ahf_cli.optim.newton import LinearSolver, LinearSystem
 from ahf_cli.optim.rows import Layout
 from benchmarks import problems
@@ -105,6 +106,10 @@ class BookedEvaluation:
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix."""
         return self.ledger.call(self.part, self.inner.squared_gradients)
+
+    def fisher(self, exact: bool, step: int) -> FisherSample:
+        """Return the pieces of the Fisher matrix."""
+        return self.inner.fisher(exact, step)
 
     def select(self, trials: Tensor) -> BookedEvaluation | None:
         """Return the evaluation of some rows, or None."""

@@ -12,6 +12,8 @@ from torch.func import functional_call
 from ahf_cli.optim import MartensRules, ModelObjective
 from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.losses import OutputOperator
+from ahf_cli.optim.preconditioners import Fitted
+from ahf_cli.optim.scaling import DiagonalScaling
 
 
 class TinyConvNet(nn.Module):
@@ -84,6 +86,12 @@ def dense_outputs(objective: ModelObjective) -> Callable[[Tensor], Tensor]:
         return result
 
     return outputs
+
+
+def diagonal_of(found: Fitted) -> Tensor:
+    """The diagonal of a diagonal preconditioner."""
+    assert isinstance(found.scaling, DiagonalScaling)
+    return found.scaling.values
 
 
 class Identity(nn.Module):

@@ -275,7 +275,7 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
         (
             lambda m: m.parameters(),
             {"solver": "lu"},
-            "solver must be one of cg, trust_region, gradient, got 'lu'",
+            "solver must be one of cg, trust_region, gradient, spring, kfac, ekfac, nystrom, got 'lu'",
         ),
         (lambda m: m.parameters(), {"preconditioner": "martens"}, "a closure gives none"),
         (lambda m: m.parameters(), {"damping_factors": (0.9, 0.5)}, r"one above 1 and one in \(0, 1\)"),

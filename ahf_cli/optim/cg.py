@@ -12,6 +12,7 @@ from torch import Tensor
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.operators import Operator, shifted
+from ahf_cli.optim.scaling import DiagonalScaling, Scaling
 
 Dot = Callable[[Tensor, Tensor], Tensor]
 """⟨a_k, b_k⟩ of each row; (K, …), (K, …) → (K,)."""
@@ -141,7 +142,7 @@ class _Iterate:
 
     system: Operator  # v ↦ (B + λI) v
     damping: Tensor  # λ
-    diagonal: Tensor | None  # of the preconditioner
+    scaling: Scaling | None  # the preconditioner
     x: Tensor
     r: Tensor
     d: Tensor
@@ -175,7 +176,8 @@ class _Iterate:
         own = {name: value[going] for name, value in vars(self).items() if isinstance(value, Tensor)}
         phi = list(torch.stack(self.phi)[:, going].unbind())
         whole, system = rows.on_host(going), shifted(operator, own["damping"])
-        return replace(self, **own, system=system, phi=phi, whole=whole)
+        scaling = None if self.scaling is None else self.scaling.select(going)
+        return replace(self, **own, system=system, scaling=scaling, phi=phi, whole=whole)
 
     def put(self, part: _Iterate) -> None:
         """Write the results of some rows into those of all."""
@@ -195,7 +197,7 @@ def conjugate_gradient(
     active: Tensor | None = None,
     check_every: int = 1,
     dot: Dot = rows.dot,
-    preconditioner: Tensor | None = None,
+    preconditioner: Scaling | Tensor | None = None,
     keep: Collection[int] = (),
     select: Select = no_selection,
 ) -> CGResult:
@@ -216,14 +218,13 @@ def conjugate_gradient(
         active: rows that take part, (K,) bool; all by default.
         check_every: iterations between two host reads of the active rows, ≥ 1.
         dot: inner product of each row; another one serves vectors that are given by coordinates.
-        preconditioner: the diagonal of M > 0, (K, P), for CG in the inner product of M⁻¹ (Hestenes and
+        preconditioner: M > 0, or its diagonal (K, P), for CG in the inner product of M⁻¹ (Hestenes and
             Stiefel 1952; Shewchuk 1994, B3).  Residuals and their stopping rule do not change.
         keep: numbers of iterations after which x and rᵀx are returned as well.
         select: gives the operator of some rows alone.
     """
-    it = every = _begin(
-        shifted(operator, damping), damping, gradient, start, rules, active, dot, preconditioner
-    )
+    scaling = DiagonalScaling(preconditioner) if isinstance(preconditioner, Tensor) else preconditioner
+    it = every = _begin(shifted(operator, damping), damping, gradient, start, rules, active, dot, scaling)
     kept = []
     for n in range(max_iterations):
         it.finish(it.rr <= it.tolerance, Stop.RESIDUAL)
@@ -254,7 +255,7 @@ def _begin(
     rules: Rules,
     active: Tensor | None,
     dot: Dot,
-    diagonal: Tensor | None,
+    scaling: Scaling | None,
 ) -> _Iterate:
     trials = torch.arange(gradient.shape[0], device=gradient.device)
     warm = start.ne(0).any(dim=-1)
@@ -264,11 +265,11 @@ def _begin(
     active = torch.ones_like(warm) if active is None else active
     phi = 0.5 * (dot(gradient, start) - dot(start, r))
     rr = dot(r, r)
-    d = r.clone() if diagonal is None else r / diagonal
-    rz = rr if diagonal is None else dot(r, d)
+    d = r.clone() if scaling is None else scaling.solve(r)
+    rz = rr if scaling is None else dot(r, d)
     zeros = torch.zeros_like(trials)
     return _Iterate(
-        system=system, damping=damping, diagonal=diagonal, x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz,
+        system=system, damping=damping, scaling=scaling, x=start.clone(), r=r, d=d, rr=rr, rz=rz, slope=rz,
         phi=[phi], active=active, whole=rows.on_host(active) and bool(active.all()),
         stop=zeros, tolerance=rules.residual_tolerance(dot(gradient, gradient)),
         iterations=zeros, products=(warm & active).long(), trials=trials,
@@ -297,8 +298,8 @@ def _iterate(it: _Iterate, rules: Rules, dot: Dot, first: bool) -> None:
     it.x = _add(it.x, it.d, step, 1, moves, it.whole)
     it.r = _add(it.r, image, step, -1, moves, it.whole)
     rr = dot(it.r, it.r)
-    z = it.r if it.diagonal is None else it.r / it.diagonal
-    rz = rr if it.diagonal is None else dot(it.r, z)
+    z = it.r if it.scaling is None else it.scaling.solve(it.r)
+    rz = rr if it.scaling is None else dot(it.r, z)
     conjugation = rz / it.rz
     it.d = _combine(z, rows.expand(conjugation), it.d, going, it.whole)
     # φ follows from scalars: gᵀx and xᵀr would cost two more passes over the vectors.

@@ -8,13 +8,14 @@ size the ranks act as one process with the joined batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch.distributed as dist
 from torch import Tensor
 
 from ahf_cli.errors import AhfError
+from ahf_cli.optim.layer_statistics import FisherSample
 from ahf_cli.optim.linearization import Evaluation, Linearization
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.operators import Operator
@@ -72,6 +73,11 @@ class DistributedEvaluation:
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix, (K, P)."""
         return average(self.inner.squared_gradients(), self.group)
+
+    def fisher(self, exact: bool, step: int) -> FisherSample:
+        """Return the pieces of this rank's part; their factors are averaged over ranks."""
+        own = self.inner.fisher(exact, step)
+        return replace(own, mean=lambda value: average(own.mean(value), self.group))
 
     def select(self, trials: Tensor) -> DistributedEvaluation | None:
         """Return the evaluation of some rows, or None; the rows are the same on all ranks."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.fast_operations import linear_in_cotangent
+from ahf_cli.optim.layer_statistics import FisherSample
 from ahf_cli.optim.losses import OutputOperator, joined, parted
 from ahf_cli.optim.rows import Layout
 
@@ -44,6 +45,13 @@ class Evaluation(Protocol):
 
     def squared_gradients(self) -> Tensor:
         """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P)."""
+        ...
+
+    def fisher(self, exact: bool, step: int) -> FisherSample:
+        """Return pieces of the Fisher matrix; labels are drawn by the step, or all count where `exact`.
+
+        Raises ValueError where model or distribution is unknown.
+        """
         ...
 
     def select(self, trials: Tensor) -> Evaluation | None:
@@ -107,6 +115,7 @@ class GraphLinearization:
         squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
         beside: () ↦ v ↦ ∇²R v for the part R of h that does not pass through the outputs; None for R = 0.
         around: () ↦ the context of each backward pass.
+        fisher: the pieces of the Fisher matrix.
     """
 
     def __init__(
@@ -119,6 +128,7 @@ class GraphLinearization:
         squared_gradients: Callable[[], Tensor] | None = None,
         beside: Callable[[], Callable[[Tensor], Tensor] | None] | None = None,
         around: Callable[[], AbstractContextManager[object]] = nullcontext,
+        fisher: Callable[[bool, int], FisherSample] | None = None,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
@@ -126,7 +136,7 @@ class GraphLinearization:
         self.outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs or ())
         self._beside, self._around = beside, around
         self._make_loss_hessian = loss_hessian
-        self._make_squared_gradients = squared_gradients
+        self._make_squared_gradients, self._make_fisher = squared_gradients, fisher
 
     @property
     def loss(self) -> Tensor:
@@ -208,6 +218,12 @@ class GraphLinearization:
                 "preconditioner: martens needs the gradients of single examples; a closure gives none"
             )
         return self._make_squared_gradients()
+
+    def fisher(self, exact: bool, step: int) -> FisherSample:
+        """Return pieces of the Fisher matrix; raises ValueError for a closure, whose layers are unknown."""
+        if self._make_fisher is None:
+            raise ValueError("kfac and ekfac need the layers of a model; a closure gives none")
+        return self._make_fisher(exact, step)
 
     def select(self, trials: Tensor) -> None:
         """Return None: a graph of all rows has no part for some of them."""

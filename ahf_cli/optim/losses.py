@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ class OutputLoss(Protocol):
 
     def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
         """H_L = ∂²L/∂z² at these outputs, block-diagonal over trials."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(OutputLoss, Protocol):
+    """A loss of a known distribution, whose curvature is an expectation over labels."""
+
+    def roots(self, outputs: Tensor) -> Tensor:
+        """Return vectors s, (S, K, N, C), with Σ_s s sᵀ = H of the loss of each example alone."""
+        ...
+
+    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+        """Return one random vector s, (1, K, N, C), with E s sᵀ = H; its noise is the same in all rows."""
         ...
 
 
@@ -46,6 +60,20 @@ class SoftmaxCrossEntropy:
 
         return product
 
+    def roots(self, outputs: Tensor) -> Tensor:
+        """Return √p_c (e_c − p) for each class c, (C, K, N, C)."""
+        p = torch.softmax(outputs, dim=-1)
+        units = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)[:, None, None]
+        return p.movedim(-1, 0).sqrt().unsqueeze(-1) * (units - p)
+
+    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+        """Return p − e_y, the gradient for a class y drawn from p, (1, K, N, C)."""
+        p = torch.softmax(outputs, dim=-1)
+        level = torch.rand(p.shape[1], 1, generator=source, dtype=torch.float64).to(p)
+        # The last class also where rounding leaves the sum of p below the level.
+        y = (p.cumsum(dim=-1) < level).sum(dim=-1, keepdim=True).clamp_max(p.shape[-1] - 1)
+        return (p - torch.zeros_like(p).scatter(-1, y, 1.0)).unsqueeze(0)
+
 
 class SquaredError:
     """L = (1/N) Σ_n ‖z_n − y_n‖², of outputs z (K, N, …) and targets y (N, …)."""
@@ -58,6 +86,17 @@ class SquaredError:
         """H_L w = (2/N) w."""
         scale = 2 / outputs.shape[1]
         return lambda w: scale * w
+
+    def roots(self, outputs: Tensor) -> Tensor:
+        """Return √2 e_c for each output c, (C, K, N, …)."""
+        entries = outputs[0, 0].numel()
+        units = math.sqrt(2) * torch.eye(entries, dtype=outputs.dtype, device=outputs.device)
+        return units.view(entries, 1, 1, *outputs.shape[2:]).expand(entries, *outputs.shape)
+
+    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+        """Return √2 times random signs, (1, K, N, …)."""
+        signs = torch.randint(0, 2, outputs.shape[1:], generator=source).to(outputs) * 2 - 1
+        return (math.sqrt(2) * signs).expand_as(outputs).unsqueeze(0)
 
 
 class MeanLoss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Protocol
 
@@ -21,8 +21,10 @@ from ahf_cli.optim.cg import (
     conjugate_gradient,
     no_selection,
 )
+from ahf_cli.optim.moments import Values
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.replay import replayed
+from ahf_cli.optim.scaling import Scaling
 from ahf_cli.optim.trust_region import steihaug
 
 LossAt = Callable[[Tensor], Tensor]
@@ -38,9 +40,11 @@ class LinearSystem:
     damping: Tensor  # λ, (K,)
     previous: Tensor  # the last direction, (K, P)
     active: Tensor  # rows that take part, (K,) bool
-    preconditioner: Tensor | None = None  # the diagonal of M, (K, P)
+    preconditioner: Scaling | None = None  # M
     first: Tensor | None = None  # ‖g₀‖² of the first gradient, (K,); 0 at the first step
     select: Callable[[Tensor], Operator | None] = no_selection  # rows ↦ the operator of these rows, or None
+    mean: Tensor | None = None  # a moving mean of g, (K, P), for `Direct`
+    values: Values = field(default_factory=dict)  # hyperparameters
 
 
 class LinearSolver(Protocol):
@@ -113,12 +117,59 @@ class Gradient(TruncatedNewton):
     """δ = −g/λ, the damped system without B; one product gives q(δ)."""
 
     def _solve(self, system: LinearSystem, operator: Operator, rules: Rules, every: int) -> CGResult:
-        solution = -system.gradient / rows.expand(system.damping)
-        residual = -operator(solution)  # r = −g − (B + λI)δ
-        none = torch.zeros_like(system.active, dtype=torch.int64)
-        return CGResult(
-            solution, residual, none, none + system.active, none + int(Stop.INACTIVE),
-            rows.dot(residual, solution),
+        return measured(system, operator, -system.gradient / rows.expand(system.damping))
+
+
+def measured(system: LinearSystem, operator: Operator, solution: Tensor) -> CGResult:
+    """Return a direction that no iteration found, with its residual by one product."""
+    shift = rows.expand(system.damping) * solution
+    residual = -system.gradient - shift - operator(solution)
+    none = torch.zeros_like(system.active, dtype=torch.int64)
+    return CGResult(
+        solution, residual, none, none + system.active, none + int(Stop.INACTIVE),
+        rows.dot(residual, solution),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Direct:
+    """δ = −M⁻¹ m, with the moving mean m of the gradient and a preconditioner M ≈ B + λI."""
+
+    measured: bool
+    """whether one product gives the residual, and so q(δ), which only a rule for λ needs"""
+
+    def __call__(self, system: LinearSystem) -> CGResult:
+        """Return δ, (K, P)."""
+        assert system.preconditioner is not None and system.mean is not None
+        solution = -system.preconditioner.solve(system.mean)
+        if self.measured:
+            return measured(system, system.operator, solution)
+        none, unknown = (
+            torch.zeros_like(system.active, dtype=torch.int64),
+            torch.full_like(system.damping, torch.nan),
+        )
+        return CGResult(solution, rows.expand(unknown), none, none, none + int(Stop.INACTIVE), unknown)
+
+
+class Spring(TruncatedNewton):
+    """(B + λI) δ = −g + λ μ δ_previous: the damping draws towards μ times the last direction, not to 0.
+
+    After Goldshlager et al. (2024); μ is the hyperparameter `recall`.
+    """
+
+    def __call__(self, system: LinearSystem) -> CGResult:
+        """Solve the system by CG."""
+        pull = rows.expand(system.damping * system.values["recall"]) * system.previous
+        pull = rows.where(system.active, pull, torch.zeros_like(pull))
+        found = super().__call__(replace(system, gradient=system.gradient - pull))
+
+        def along(x: Tensor, own: Tensor) -> Tensor:
+            """Return rᵀx for r = −g − (B + λI)x."""
+            return own - rows.dot(pull, x)
+
+        return replace(
+            found, residual=found.residual - pull, residual_along=along(found.solution, found.residual_along),
+            kept=tuple((x, along(x, own)) for x, own in found.kept),
         )  # fmt: skip
 
 

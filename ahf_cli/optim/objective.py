@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -13,15 +13,13 @@ from torch.func import functional_call, grad, vmap
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.fast_operations import faster_operations
+from ahf_cli.optim.layer_statistics import EXAMPLES, FisherSample, sample
 from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
 from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
-from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
+from ahf_cli.optim.losses import Likelihood, OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.optim.moments import Values
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
-
-EXAMPLES = 128
-"""Number of examples whose gradients are in memory at once."""
 
 
 class Objective(Protocol):
@@ -114,11 +112,31 @@ class ModelObjective:
             each = zip(parameters.detach(), x, y, strict=True)
             return torch.stack([self._squared_gradients(*row) for row in each])
 
+        def fisher(exact: bool, step: int) -> FisherSample:
+            loss = self.loss
+            if not isinstance(loss, Likelihood):
+                raise ValueError("kfac and ekfac need a loss with a distribution, such as cross_entropy")
+
+            def cotangents(z: Tensor) -> Tensor:
+                # The noise is a pure function of the step, as in every run that is resumed.
+                source = torch.Generator().manual_seed(step)
+                return loss.roots(z) if exact else loss.drawn(z, source)
+
+            pieces = self.layout.split(parameters.detach())
+            return sample(self.model, self.layout, pieces, self._rows, cotangents, self.vectorized)
+
         if self.chain is not None:
             with torch.no_grad():
                 outputs, layers = self.chain.at(self.layout.split(parameters.detach()), self._rows)
             return ExplicitLinearization(
-                self.layout, layers, outputs, self.targets, self.own_batches, self.loss, squared_gradients
+                self.layout,
+                layers,
+                outputs,
+                self.targets,
+                self.own_batches,
+                self.loss,
+                squared_gradients,
+                fisher,
             )
         # A leaf for each tensor: the backward pass of slices of one row would add up padded rows.
         leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
@@ -127,7 +145,7 @@ class ModelObjective:
             losses = self.loss.value(outputs, self.targets)
         return GraphLinearization(
             self.layout, leaves, losses, outputs, lambda: self.loss.hessian(outputs, self.targets),
-            squared_gradients,
+            squared_gradients, fisher=fisher,
         )  # fmt: skip
 
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -220,6 +238,10 @@ class RegularizedEvaluation:
     def squared_gradients(self) -> Tensor:
         """The diagonal of the empirical Fisher matrix, plus the penalty's curvature w; (K, P)."""
         return self.inner.squared_gradients() + self.decay
+
+    def fisher(self, exact: bool, step: int) -> FisherSample:
+        """Return the pieces of the Fisher matrix, and the penalty's curvature w beside it."""
+        return replace(self.inner.fisher(exact, step), shift=self.decay[:, 0])
 
     def select(self, trials: Tensor) -> RegularizedEvaluation | None:
         """Return the evaluation of some rows, or None."""

@@ -13,15 +13,15 @@ import ahf_cli.optim.rows as rows
 from ahf_cli.optim.any_optimizer import AnyOptimizer
 from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
 from ahf_cli.optim.moments import Transform
-from ahf_cli.optim.newton import IterateChoice, LinearSolver, LinearSystem
+from ahf_cli.optim.newton import Direct, IterateChoice, LinearSolver, LinearSystem
 from ahf_cli.optim.objective import Counted, Objective, Regularization
 from ahf_cli.optim.operators import Curvature, Operator, QuadraticModel
 from ahf_cli.optim.precision import in_full_precision
-from ahf_cli.optim.preconditioners import Preconditioner, Surroundings
+from ahf_cli.optim.preconditioners import Fitted, Preconditioner, Surroundings
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.schedule import Averaged, Schedule, Scheduled, at_once, constant
 from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
-from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize
+from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize, full_step
 from ahf_cli.recipes.recipe import AnyStructure, Structure, Whole
 
 Norm = Callable[[Layout, Tensor], Tensor]
@@ -50,6 +50,13 @@ class Optimizer:
     curvature_batches: int = 1
     """number of mini-batches in a separate batch of the curvature"""
     schedule: Schedule = Schedule(constant, at_once)
+    renewal: int = 1
+    """steps between two renewals of the preconditioner's memory"""
+
+    @property
+    def recorded_loss(self) -> bool:
+        """Whether h(θ + u) is evaluated for the record alone, so that it does not count."""
+        return isinstance(self.solver, Direct) and not self.solver.measured and self.line_search is full_step
 
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; see `begin`."""
@@ -78,6 +85,7 @@ class Optimizer:
         if (factor := self.schedule(t, values)) is not None:
             alpha = (factor * alpha).to(alpha)
         vector, moments = self.transform(direction, state.moments, values, t)
+        moments = {**moments, **solved.memory}
         wanted, update = self.clipping(alpha, rows.expand(alpha) * vector, direction, values)
         # u = δ, whose loss the choice of CG's iterate has found.
         same = self.transform.is_identity and rows.on_host(wanted) and bool((wanted == 1).all())
@@ -96,7 +104,8 @@ class Optimizer:
         damping = self.damping_rule(state.damping, ratio, initial)
         if unknown is not None:
             damping = torch.where(unknown, towards(state.damping, initial), damping)
-        taken = Taken(alpha, norm, update, loss_after, ratio, damping, reduction.products, objective.losses)
+        losses = objective.losses - (1 if self.recorded_loss else 0)
+        taken = Taken(alpha, norm, update, loss_after, ratio, damping, reduction.products, losses)
         info = newton_step(state, solved, taken)
         after = state.moved(theta + update, solved.warm_start, damping, moments, info.finite)
         return after.began(rows.dot(solved.gradient, solved.gradient)), info
@@ -117,26 +126,37 @@ class Optimizer:
         # B before g: the exact Hessian builds the gradient with its graph, and g is read from it.
         operator = there.operator(self.curvature)
         gradient = here.gradient
-        scaling = self.preconditioner(Surroundings(here, operator, damping, state.step))
+        at = Surroundings(here, operator, damping, state.step, state.moments, there)
+        fitted = self.preconditioner(at) or Fitted(None)
+        memory = dict(fitted.memory)
+        mean = None
+        if isinstance(self.solver, Direct):
+            mean, memory["mean"] = _moving_mean(gradient, state)
 
         def select(trials: Tensor) -> Operator | None:
             part = there.select(trials)
             return None if part is None else part.operator(self.curvature)
 
-        diagonal = None if scaling is None else scaling.values
         found = self.solver(
             LinearSystem(
-                operator, gradient, damping, state.direction, state.active, diagonal, state.first_gradient,
-                select,
+                operator, gradient, damping, state.direction, state.active, fitted.scaling,
+                state.first_gradient, select, mean, values,
             )
         )  # fmt: skip
-        if scaling is not None:
-            found = replace(found, products=found.products + scaling.products * state.active)
+        found = replace(found, products=found.products + fitted.products * state.active)
         chosen = self.iterate(found, lambda s: h.value(theta + s))
         model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual_along, damping)
-        gradients = here.gradient_count + (0 if there is here else there.gradient_count)
+        gradients = here.gradient_count + (0 if there is here else there.gradient_count) + fitted.gradients
         # The next solve starts from CG's last iterate (`found`), even if backtracking chose an earlier δ.
-        return Solved(here, gradient, chosen, found.solution, model, gradients)
+        return Solved(here, gradient, chosen, found.solution, model, gradients, memory)
+
+
+def _moving_mean(gradient: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """Return m̂ = m/(1 − γᵗ) and m ← γ m + (1 − γ) g with γ = `momentum`."""
+    decay = state.hyperparameters["momentum"]
+    before = state.moments.get("mean", torch.zeros_like(gradient))
+    mean = torch.lerp(gradient, before, rows.expand(decay))
+    return mean / rows.expand(1 - decay ** (state.step + 1)), mean
 
 
 @overload
@@ -171,10 +191,16 @@ def compose_newton(structure: Structure) -> Optimizer:
     """Make the optimizer of the structural choices of a Hessian-free recipe."""
     part = structure.part
     iterate = part("backtracking")
-    solver = structure.parts_used["solver"].find()(
-        part("cg_rules"), structure.max_iterations, structure.warm_start_decay,
-        iterate.kept(structure.max_iterations),
-    )  # fmt: skip
+    used = structure.parts_used
+    if used["solver"].settings:
+        solver: LinearSolver = Direct(measured=structure.damping_rule != "constant")
+        preconditioner = structure.renewed("solver")
+    else:
+        solver = used["solver"].find()(
+            part("cg_rules"), structure.max_iterations, structure.warm_start_decay,
+            iterate.kept(structure.max_iterations),
+        )  # fmt: skip
+        preconditioner = structure.renewed("preconditioner")
     optimizer = Optimizer(
         curvature=part("curvature"),
         independent_batch=structure.curvature_batch == "independent",
@@ -185,12 +211,13 @@ def compose_newton(structure: Structure) -> Optimizer:
         reduction_ratio=part("reduction_ratio"),
         ratio_rounding=part("ratio_rounding"),
         damping_rule=part("damping_rule"),
-        preconditioner=part("preconditioner"),
+        preconditioner=preconditioner,
         iterate=iterate,
         line_search=part("line_search"),
         regularization=part("regularization"),
         clipping=part("clipping"),
         curvature_batches=structure.curvature_batches,
+        renewal=structure.renewal if structure.renews else 1,
     )
     # Last of all a plug-in may replace parts of the finished composition.
     changed: Optimizer = part("parts")(optimizer) if structure.parts else optimizer

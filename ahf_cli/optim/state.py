@@ -30,7 +30,7 @@ class State:
     damping: Tensor  # λ, (K,)
     step: Tensor  # t, steps taken, (K,) int64
     diverged_at: Tensor  # number of the step that was not finite, (K,) int64; 0 before
-    moments: Moments  # by name, (K, P)
+    moments: Moments  # by name, (K, P); (K, …) in the memory of a preconditioner
     hyperparameters: Values  # by name, (K,)
     first_gradient: Tensor = None  # type: ignore[assignment]  # ‖g‖² of the first step, (K,); 0 before
 
@@ -72,7 +72,10 @@ class State:
             damping=rows.where(keep, damping, self.damping),
             step=rows.where(keep, t, self.step),
             diverged_at=torch.where(self.active & ~finite, t, self.diverged_at),
-            moments={name: rows.where(keep, new, self.moments[name]) for name, new in moments.items()},
+            # A moment that begins at this step has no earlier value.
+            moments={
+                name: rows.where(keep, new, self.moments.get(name, new)) for name, new in moments.items()
+            },
         )
 
 
@@ -138,6 +141,7 @@ class Solved:
     warm_start: Tensor  # start of the next solve, (K, P)
     model: QuadraticModel
     gradients: int  # gradient evaluations, equal in all rows
+    memory: Moments  # of the preconditioner, and the moving mean of g
 
     @property
     def direction(self) -> Tensor:

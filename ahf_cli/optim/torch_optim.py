@@ -54,6 +54,8 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
             "preconditioner: martens needs the gradients of single examples, and a closure gives none; "
             "take gradient or hutchinson"
         )
+    if "kfac" in (structure.solver.removeprefix("e"), structure.preconditioner):
+        raise ValueError("kfac and ekfac need the layers of a model, and a closure gives none")
     if "norm" in choices and not structure.step_size.startswith("eq3"):
         raise ValueError(f"norm has no effect with step_size {structure.step_size}")
     for key in values:

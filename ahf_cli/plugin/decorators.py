@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from ahf_cli.plugin.loading import F, check_name, enter, guarded, of_each_example, optimizer_made
 from ahf_cli.recipes.builtin import RECIPES, find_recipe
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
-from ahf_cli.recipes.parts import SLOTS, Part
+from ahf_cli.recipes.part import Part
+from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import CHOICES, Recipe, Whole
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet

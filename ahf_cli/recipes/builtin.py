@@ -17,6 +17,13 @@ _STABLE = Structure(
 )
 """Choices that train for almost all hyperparameters; reasons and measurements: docs/robust-hf.md."""
 
+_KFAC = Structure(
+    curvature="ggn", curvature_batch="same", reduction_ratio="update", solver="kfac",
+    damping_rule="constant", clipping="radius", schedule="linear",
+)  # fmt: skip
+_HEAVY = {"momentum": 0.9, "radius": 0.3}
+_KFAC_RANGES = {"lr": Range(0.003, 0.3, log=True), "damping": Range(1e-3, 0.1, log=True)}
+
 _PAPER = "Motokawa and Tezuka 2020"
 _LR = {"lr": Range(1e-4, 1, log=True)}
 _SMALL_LR = {"lr": Range(1e-5, 0.1, log=True)}
@@ -58,6 +65,18 @@ RECIPES: dict[str, Recipe] = {
             Structure(curvature="fisher", curvature_batch="same", damping_rule="constant"),
             ranges={"lr": Range(1e-3, 1, log=True), "damping": Range(1e-3, 10, log=True)},
             source="Amari 1998",
+        ),
+        Recipe(
+            "kfac", _KFAC, _HEAVY, ranges=_KFAC_RANGES,
+            source="Martens and Grosse 2015; Grosse and Martens 2016",
+        ),
+        Recipe(
+            "ekfac", replace(_KFAC, solver="ekfac"), _HEAVY, ranges=_KFAC_RANGES, source="George et al. 2018"
+        ),
+        Recipe(
+            "hf_nystrom", replace(_KFAC, solver="nystrom", renewal=50), _HEAVY,
+            ranges={"lr": Range(0.1, 10, log=True), "damping": Range(0.3, 30, log=True)},
+            source="Frangella et al. 2022",
         ),
         Recipe(
             "sgd_momentum", Whole("method", "sgd_momentum"), ranges={**_LR, "momentum": Range(0.5, 0.99)},

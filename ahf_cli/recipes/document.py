@@ -11,7 +11,7 @@ from typing import Any
 
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
-from ahf_cli.recipes.parts import Part
+from ahf_cli.recipes.part import Part
 from ahf_cli.recipes.recipe import (
     CHOICES,
     AnyStructure,

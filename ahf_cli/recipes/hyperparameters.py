@@ -79,7 +79,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         ),
         Hyperparameter("radius", "r", "longest update", 0.3, 0, True, search=Range(0.03, 3, log=True)),
         Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in h, or of −α w θ in u", 2e-5, 0, False),
-        Hyperparameter("momentum", "γ", "decay of the sum of gradients", 0.9, 0, False, 1),
+        Hyperparameter("momentum", "γ", "decay of the gradients' sum or mean", 0.9, 0, False, 1),
+        Hyperparameter("recall", "μ", "share of the last direction that the damping keeps", 0.9, 0, False, 1),
         Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
         Hyperparameter(
             "warmup_share", "w", "share of the steps in which α rises", 0.05, 0, False, 1, Range(0.01, 0.2)

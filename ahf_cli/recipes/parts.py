@@ -6,57 +6,10 @@ spaces and checks read its declaration here.
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-Words = Callable[[Mapping[str, Any], Mapping[str, float]], str]
-"""(all choices of a recipe, its fixed hyperparameters) ↦ the sentence of a part in that recipe."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """The declaration of one choice in a slot."""
-
-    where: str | Callable[..., Any] = ""
-    """`module:name` under `ahf_cli.optim`, or the object itself; "" for a choice without code"""
-    formula: str = ""
-    """its term of the update rule in lists and documents; "" if it does not change the rule"""
-    sentence: str | Words = ""
-    """its meaning for training, for captions; "" if it needs no words"""
-    uses: tuple[str, ...] = ()
-    """names of the hyperparameters that it reads"""
-    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """slot → its allowed choices in that slot; an absent slot allows all"""
-    likelihood: bool = False
-    """whether the loss must be the negative log-likelihood of a known distribution"""
-
-    def find(self) -> Any:
-        """Import the module of the part, and return its class or function."""
-        found = self.where
-        return pkgutil.resolve_name(f"ahf_cli.optim.{found}") if isinstance(found, str) else found
-
-    def make(self) -> Any:
-        """Return the part: a new instance of a class, or the function itself."""
-        found = self.find()
-        return found() if isinstance(found, type) else found
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Name and file of its code; the file is relative to the repository, or a plug-in's path."""
-        if isinstance(self.where, str):
-            module, _, name = self.where.partition(":")
-            return name, f"ahf_cli/optim/{module.replace('.', '/')}.py"
-        return getattr(self.where, "__name__", type(self.where).__name__), inspect.getfile(
-            inspect.unwrap(self.where)
-        )
-
-    def said(self, choices: Mapping[str, Any], fixed: Mapping[str, float]) -> str:
-        """Return its sentence, given all choices of a recipe."""
-        return self.sentence if isinstance(self.sentence, str) else self.sentence(choices, fixed)
-
+from ahf_cli.recipes.part import Part
 
 LARGE_MU = 0.1
 """Smallest μ that outweighs the root of the second moment, whose entries are far below 1."""
@@ -97,6 +50,11 @@ def _released_ratio(choices: Mapping[str, Any], fixed: Mapping[str, float]) -> s
         "with small steps the damping grows without end"
     )
 
+
+_DIRECT: Mapping[str, tuple[str, ...]] = {
+    "preconditioner": ("none",), "backtracking": ("none",), "reduction_ratio": ("update",),
+}  # fmt: skip
+"""The choices that a solver without iterations allows."""
 
 SLOTS: dict[str, dict[str, Part]] = {
     "curvature": {
@@ -166,6 +124,26 @@ SLOTS: dict[str, dict[str, Part]] = {
             "newton:Gradient", "δ = −g/λ", "the direction is the gradient's, without curvature",
             needs={"preconditioner": ("none",)},
         ),
+        "spring": Part(
+            "newton:Spring", "(B + λI) δ = −g + λ μ δ_previous by CG",
+            "the damping draws towards the last direction", ("recall",),
+        ),
+        "kfac": Part(
+            "kronecker:kfac", "δ = −(F + λI)⁻¹ m̂ with F = A ⊗ G in each layer;  m ← γ m + (1−γ) g",
+            "K-FAC: inverses of Kronecker factors, on the gradient's moving mean", ("momentum",), _DIRECT,
+            ("renewal",),
+        ),
+        "ekfac": Part(
+            "kronecker:ekfac",
+            "δ = −(F + λI)⁻¹ m̂ with F diagonal in the eigenbases of A ⊗ G;  m ← γ m + (1−γ) g",
+            "EKFAC: a diagonal in Kronecker eigenbases, on the gradient's moving mean", ("momentum",),
+            _DIRECT, ("renewal",),
+        ),
+        "nystrom": Part(
+            "nystrom:Nystrom", "δ = −(U diag(s) Uᵀ + λI)⁻¹ m̂ ≈ −(B + λI)⁻¹ m̂;  m ← γ m + (1−γ) g",
+            "a low-rank estimate of the curvature, on the gradient's moving mean", ("momentum",), _DIRECT,
+            ("renewal", "rank"),
+        ),
     },
     "cg_rules": {
         "martens": Part(
@@ -221,6 +199,13 @@ SLOTS: dict[str, dict[str, Part]] = {
         "hutchinson": Part(
             "preconditioners:hutchinson", "preconditioned",
             "CG preconditioned by a randomly probed diagonal of the curvature",
+        ),
+        "kfac": Part(
+            "kronecker:kfac", "preconditioned", "CG preconditioned by K-FAC", settings=("renewal",)
+        ),
+        "nystrom": Part(
+            "nystrom:Nystrom", "preconditioned", "CG preconditioned by a low-rank estimate of the curvature",
+            settings=("renewal", "rank"),
         ),
     },
     "backtracking": {

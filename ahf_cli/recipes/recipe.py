@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, middle, nearest
-from ahf_cli.recipes.parts import SLOTS, Part
+from ahf_cli.recipes.part import Part
+from ahf_cli.recipes.parts import SLOTS
 
 
 class AnyStructure:
@@ -84,7 +85,11 @@ class Structure(AnyStructure):
     warm_start_decay: float = 0.95
     """CG starts at this multiple of the last direction"""
     preconditioner: str = "none"
-    """diagonal preconditioner of CG"""
+    """preconditioner of CG"""
+    renewal: int = 10
+    """steps between two renewals of K-FAC's factors, or of a low-rank estimate"""
+    rank: int = 10
+    """rank of a low-rank estimate of B"""
     backtracking: str = "none"
     """iterate of CG that becomes the direction"""
     line_search: str = "none"
@@ -103,12 +108,33 @@ class Structure(AnyStructure):
 
     hessian_free = True
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of the numbers that solver and preconditioner read."""
+        return tuple(name for slot in ("solver", "preconditioner") for name in self.parts_used[slot].settings)
+
+    @property
+    def renews(self) -> bool:
+        """Whether a preconditioner is renewed every `renewal` steps."""
+        return "renewal" in self.settings
+
+    def renewed(self, slot: str) -> Any:
+        """Return the preconditioner of a slot, made from the numbers that it reads."""
+        settings = self.parts_used[slot].settings
+        found = self.part(slot) if not settings else self.parts_used[slot].find()
+        return found(**{name: getattr(self, name) for name in settings}) if settings else found
+
     def __post_init__(self) -> None:
         self.check_slots(f.name for f in fields(self) if f.name in SLOTS and f.name != "parts")
-        for key in ("max_iterations", "curvature_batches"):
+        for key in ("max_iterations", "curvature_batches", "renewal", "rank"):
             count = getattr(self, key)
             if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
                 raise ValueError(f"{key} must be an integer ≥ 1, got {count!r}")
+        for key in ("renewal", "rank"):
+            if key not in self.settings and getattr(self, key) != getattr(Structure, key):
+                raise ValueError(
+                    f"{key} has no effect with solver {self.solver} and preconditioner {self.preconditioner}"
+                )
         if self.curvature_batches > 1 and self.curvature_batch != "independent":
             raise ValueError(
                 f"curvature_batches must be 1 where curvature_batch is same, got {self.curvature_batches!r}"
@@ -116,7 +142,7 @@ class Structure(AnyStructure):
         decay = self.warm_start_decay
         if isinstance(decay, bool) or not (isinstance(decay, int | float) and 0 <= decay <= 1):
             raise ValueError(f"warm_start_decay must be in [0, 1], got {decay!r}")
-        if self.solver != "cg" and decay != Structure.warm_start_decay:
+        if self.solver not in ("cg", "spring") and decay != Structure.warm_start_decay:
             raise ValueError(f"warm_start_decay has no effect with solver {self.solver}, which starts at 0")
         for slot, part in self.parts_used.items():
             for other, allowed in part.needs.items():
@@ -154,8 +180,8 @@ WHOLE = ("method", "diagonal", "optimizer")
 CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
 """Names of the choices of Hessian-free optimization."""
 _LATER = (
-    "ratio_rounding", "preconditioner", "backtracking", "line_search", "regularization", "clipping",
-    "curvature_batches", *OUTER, "parts",
+    "ratio_rounding", "preconditioner", "renewal", "rank", "backtracking", "line_search", "regularization",
+    "clipping", "curvature_batches", *OUTER, "parts",
 )  # fmt: skip
 """Choices that are younger than the first committed studies; their defaults are not written."""
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ahf_cli.optim.layer_statistics import FisherSample
 from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.layers.convolution import Block
 from ahf_cli.optim.layers.dense import FlattenAt, Layer, LinearAt, PointwiseAt, pointwise
@@ -122,6 +123,7 @@ class ExplicitLinearization:
         own_batches: whether each trial has its own targets.
         loss: L.
         squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
+        fisher: the pieces of the Fisher matrix.
     """
 
     def __init__(
@@ -133,10 +135,11 @@ class ExplicitLinearization:
         own_batches: bool,
         loss: OutputLoss,
         squared_gradients: Callable[[], Tensor],
+        fisher: Callable[[bool, int], FisherSample],
     ):
         self.layout, self.layers, self.targets = layout, layers, targets
         self.own_batches, self.output_loss = own_batches, loss
-        self._squared_gradients = squared_gradients
+        self._squared_gradients, self.fisher = squared_gradients, fisher
         self.outputs = outputs.requires_grad_()
 
     @cached_property
@@ -233,7 +236,7 @@ class ExplicitLinearization:
         part = ExplicitLinearization(
             self.layout, tuple(layer.select(trials) for layer in self.layers), self.outputs.detach()[trials],
             self.targets[trials] if self.own_batches else self.targets, self.own_batches, self.output_loss,
-            lambda: self._squared_gradients()[trials],
+            lambda: self._squared_gradients()[trials], self.fisher,
         )  # fmt: skip
         if "_back" in self.__dict__:
             cotangents, gradient = self._back
