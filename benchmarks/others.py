@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim import Evaluation, Linearization, ModelObjective
-from ahf_cli.optim.layer_statistics import FisherSample
+from ahf_cli.optim.layer_statistics import Draw, FisherSample
 from ahf_cli.optim.rows import Layout
 from benchmarks import problems
 from benchmarks.peers import PEERS, ProductAt
@@ -57,9 +57,9 @@ class PeerEvaluation:
         """The diagonal of the empirical Fisher matrix."""
         return self.ours().squared_gradients()
 
-    def fisher(self, exact: bool, step: int) -> FisherSample:
+    def fisher(self, draw: Draw) -> FisherSample:
         """Return the pieces of the Fisher matrix."""
-        return self.ours().fisher(exact, step)
+        return self.ours().fisher(draw)
 
     def select(self, trials: Tensor) -> None:
         """Return None: the packages have one trial."""

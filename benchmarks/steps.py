@@ -20,7 +20,7 @@ from ahf_cli.optim import (
     Optimizer,
     State,
 )
-from ahf_cli.optim.layer_statistics import FisherSample
+from ahf_cli.optim.layer_statistics import Draw, FisherSample
 from ahf_cli.optim.newton import LinearSolver, LinearSystem
 from ahf_cli.optim.rows import Layout
 from benchmarks import problems
@@ -107,9 +107,9 @@ class BookedEvaluation:
         """The diagonal of the empirical Fisher matrix."""
         return self.ledger.call(self.part, self.inner.squared_gradients)
 
-    def fisher(self, exact: bool, step: int) -> FisherSample:
+    def fisher(self, draw: Draw) -> FisherSample:
         """Return the pieces of the Fisher matrix."""
-        return self.inner.fisher(exact, step)
+        return self.inner.fisher(draw)
 
     def select(self, trials: Tensor) -> BookedEvaluation | None:
         """Return the evaluation of some rows, or None."""

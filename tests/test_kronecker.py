@@ -341,7 +341,7 @@ def test_as_preconditioners_they_keep_the_solution_and_save_iterations() -> None
         found = core.solve(state, h).cg
         torch.testing.assert_close(found.solution[0], expected, rtol=1e-3, atol=1e-4)
         iterations[name] = found.iterations.item()
-    assert iterations["kfac"] < 0.3 * iterations["none"] and iterations["nystrom"] < 0.8 * iterations["none"]
+    assert iterations["kfac"] < 0.4 * iterations["none"] and iterations["nystrom"] < 0.8 * iterations["none"]
 
 
 def test_damping_towards_the_last_direction_solves_its_system_and_models_the_loss() -> None:

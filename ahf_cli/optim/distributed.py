@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ahf_cli.errors import AhfError
-from ahf_cli.optim.layer_statistics import FisherSample
+from ahf_cli.optim.layer_statistics import Draw, FisherSample
 from ahf_cli.optim.linearization import Evaluation, Linearization
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.operators import Operator
@@ -74,9 +74,9 @@ class DistributedEvaluation:
         """The diagonal of the empirical Fisher matrix, (K, P)."""
         return average(self.inner.squared_gradients(), self.group)
 
-    def fisher(self, exact: bool, step: int) -> FisherSample:
+    def fisher(self, draw: Draw) -> FisherSample:
         """Return the pieces of this rank's part; their factors are averaged over ranks."""
-        own = self.inner.fisher(exact, step)
+        own = self.inner.fisher(draw)
         return replace(own, mean=lambda value: average(own.mean(value), self.group))
 
     def select(self, trials: Tensor) -> DistributedEvaluation | None:

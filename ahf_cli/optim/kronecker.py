@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 import ahf_cli.optim.rows as rows
-from ahf_cli.optim.layer_statistics import FisherSample, LayerStatistics
+from ahf_cli.optim.layer_statistics import Draw, FisherSample, LayerStatistics
 from ahf_cli.optim.moments import Moments
 from ahf_cli.optim.preconditioners import Fitted, Surroundings
 from ahf_cli.optim.rows import Layout
 
 DECAY = 0.95
 """Largest decay of the factors' moving averages (Martens and Grosse 2015, §5)."""
+PART = 4
+"""A renewal of the recipes sees a quarter of the batch."""
 EARLY = 3
 """The first steps renew the factors each time."""
 
@@ -35,18 +37,20 @@ class Kfac:
         corrected: EKFAC (George et al. 2018): in the eigenbases U of A and G, F has a diagonal S, and
             (S + λ)⁻¹ replaces the inverses.  S = E (Σ_t (U_Gᵀ ḡ)(U_Aᵀ a)ᵀ)² on the batch of the renewal.
         exact: all of the loss's curvature in place of drawn labels, by C backward passes.
+        part: a renewal sees the first N/part examples of a batch, and at least 32 (2015, §8: a part of 8).
     """
 
     renewal: int = 10
     corrected: bool = False
     exact: bool = False
+    part: int = 1
 
     def __call__(self, at: Surroundings) -> Fitted:
         """Renew the factors if it is time, and return (F + λI)⁻¹."""
         layout, memory = at.evaluation.layout, at.memory
         if "renewals" in memory and at.t % self.renewal and at.t >= EARLY:
             return Fitted(_Blocks(layout, memory, self.corrected), memory)
-        found = (at.curvature or at.evaluation).fisher(self.exact, at.t)
+        found = (at.curvature or at.evaluation).fisher(Draw(at.t, self.exact, self.part))
         own = self._renewed(found, memory, at.damping + found.shift, layout)
         passes = len(found.layers[0].cotangents) if found.layers else 1
         return Fitted(_Blocks(layout, own, self.corrected), own, gradients=passes)
@@ -167,9 +171,9 @@ class _Blocks:
 
 def kfac(renewal: int) -> Kfac:
     """Return K-FAC with drawn labels."""
-    return Kfac(renewal)
+    return Kfac(renewal, part=PART)
 
 
 def ekfac(renewal: int) -> Kfac:
     """Return EKFAC with drawn labels."""
-    return Kfac(renewal, corrected=True)
+    return Kfac(renewal, corrected=True, part=PART)

@@ -13,12 +13,39 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from ahf_cli.optim.fast_operations import faster_operations
+from ahf_cli.optim.losses import Likelihood
 from ahf_cli.optim.rows import Layout
 
 Cotangents = Callable[[Tensor], Tensor]
 """outputs z, (K, N, C) ↦ vectors s, (S, K, N, C), whose Σ_s s sᵀ is the curvature of each example's loss."""
 EXAMPLES = 128
 """Number of examples whose gradients are in memory at once."""
+
+
+LEAST = 32
+"""Examples that a part of a batch has at least."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The labels and examples that statistics take."""
+
+    step: int
+    """gives the labels: they are a pure function of the step, so that a run can be resumed"""
+    exact: bool = False
+    """whether all of the curvature of the loss counts in place of drawn labels"""
+    part: int = 1
+    """the first N/part examples of a batch count, and at least `LEAST`"""
+
+    def taken(self, examples: int) -> int:
+        """Return the number of examples."""
+        return min(examples, max(LEAST, examples // self.part))
+
+    def vectors(self, loss: Likelihood, outputs: Tensor) -> Tensor:
+        """Return vectors s, (S, K, N, C), with Σ_s s sᵀ = H of the loss of each example, or in the mean."""
+        if self.exact:
+            return loss.roots(outputs)
+        return loss.drawn(outputs, torch.Generator().manual_seed(self.step))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.fast_operations import linear_in_cotangent
-from ahf_cli.optim.layer_statistics import FisherSample
+from ahf_cli.optim.layer_statistics import Draw, FisherSample
 from ahf_cli.optim.losses import OutputOperator, joined, parted
 from ahf_cli.optim.rows import Layout
 
@@ -47,8 +47,8 @@ class Evaluation(Protocol):
         """(1/N) Σ_n ∇h_n ⊙ ∇h_n, the diagonal of the empirical Fisher matrix, (K, P)."""
         ...
 
-    def fisher(self, exact: bool, step: int) -> FisherSample:
-        """Return pieces of the Fisher matrix; labels are drawn by the step, or all count where `exact`.
+    def fisher(self, draw: Draw) -> FisherSample:
+        """Return pieces of the Fisher matrix.
 
         Raises ValueError where model or distribution is unknown.
         """
@@ -128,7 +128,7 @@ class GraphLinearization:
         squared_gradients: Callable[[], Tensor] | None = None,
         beside: Callable[[], Callable[[Tensor], Tensor] | None] | None = None,
         around: Callable[[], AbstractContextManager[object]] = nullcontext,
-        fisher: Callable[[bool, int], FisherSample] | None = None,
+        fisher: Callable[[Draw], FisherSample] | None = None,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
@@ -219,11 +219,11 @@ class GraphLinearization:
             )
         return self._make_squared_gradients()
 
-    def fisher(self, exact: bool, step: int) -> FisherSample:
+    def fisher(self, draw: Draw) -> FisherSample:
         """Return pieces of the Fisher matrix; raises ValueError for a closure, whose layers are unknown."""
         if self._make_fisher is None:
             raise ValueError("kfac and ekfac need the layers of a model; a closure gives none")
-        return self._make_fisher(exact, step)
+        return self._make_fisher(draw)
 
     def select(self, trials: Tensor) -> None:
         """Return None: a graph of all rows has no part for some of them."""

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.fast_operations import faster_operations
-from ahf_cli.optim.layer_statistics import EXAMPLES, FisherSample, sample
+from ahf_cli.optim.layer_statistics import EXAMPLES, Draw, FisherSample, sample
 from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
 from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
 from ahf_cli.optim.losses import Likelihood, OutputLoss, SoftmaxCrossEntropy
@@ -112,18 +112,15 @@ class ModelObjective:
             each = zip(parameters.detach(), x, y, strict=True)
             return torch.stack([self._squared_gradients(*row) for row in each])
 
-        def fisher(exact: bool, step: int) -> FisherSample:
-            loss = self.loss
+        def fisher(draw: Draw) -> FisherSample:
+            loss, x = self.loss, self._rows
             if not isinstance(loss, Likelihood):
                 raise ValueError("kfac and ekfac need a loss with a distribution, such as cross_entropy")
-
-            def cotangents(z: Tensor) -> Tensor:
-                # The noise is a pure function of the step, as in every run that is resumed.
-                source = torch.Generator().manual_seed(step)
-                return loss.roots(z) if exact else loss.drawn(z, source)
-
+            x = x[:, : draw.taken(x.shape[1])]
             pieces = self.layout.split(parameters.detach())
-            return sample(self.model, self.layout, pieces, self._rows, cotangents, self.vectorized)
+            return sample(
+                self.model, self.layout, pieces, x, lambda z: draw.vectors(loss, z), self.vectorized
+            )
 
         if self.chain is not None:
             with torch.no_grad():
@@ -239,9 +236,9 @@ class RegularizedEvaluation:
         """The diagonal of the empirical Fisher matrix, plus the penalty's curvature w; (K, P)."""
         return self.inner.squared_gradients() + self.decay
 
-    def fisher(self, exact: bool, step: int) -> FisherSample:
+    def fisher(self, draw: Draw) -> FisherSample:
         """Return the pieces of the Fisher matrix, and the penalty's curvature w beside it."""
-        return replace(self.inner.fisher(exact, step), shift=self.decay[:, 0])
+        return replace(self.inner.fisher(draw), shift=self.decay[:, 0])
 
     def select(self, trials: Tensor) -> RegularizedEvaluation | None:
         """Return the evaluation of some rows, or None."""

@@ -61,10 +61,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class CurvatureUse:
-    """The linear system of a recipe: its curvature, and the mini-batches of a second batch (0: the same)."""
+    """The use of curvature in a recipe, and the mini-batches of a second batch (0: the same)."""
 
-    curvature: Curvature
+    curvature: Curvature | None
+    """of the products of a linear system; None without products"""
     batches: int = 0
+    renewal: int = 1
+    """steps between two renewals of a preconditioner with a memory, whose work is set-up"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ def measure(
     clock = clock_of(task.device)
     settings = {name: setting_of(recipe) for name, (recipe, _) in recipes.items()}
     with full_precision():
-        operations, counted = _operations(task, [s for s in settings.values() if s], seed, trials)
+        systems = [s for s in settings.values() if s and s.curvature]
+        operations, counted = _operations(task, systems, seed, trials)
         cases: dict[str, Callable[[], float]] = {
             name: _timed(action, clock, trials) for name, action in operations.items()
         }
@@ -190,7 +194,7 @@ def timing(
     found = {}
     for name, setting in settings.items():
         setup, product = 0.0, products["hessian"]  # such as the one product of AdaHessian
-        if setting is not None:
+        if setting is not None and setting.curvature is not None:
             label, one = _label(setting), unit[f"product {_name(setting.curvature)}"]
             first = unit[f"start {label}"] - gradients[label] - max(1, setting.batches) * one
             setup, product = max(0.0, float(np.median(first))), float(np.median(one))
@@ -201,10 +205,13 @@ def timing(
         steps, gradient, many, losses = own[taken].T
         each = unit[f"steps {name}"][taken] / steps
         rest = each - (gradient + product * many + loss * losses) / steps - setup
-        if setting is None:
+        if setting is None or setting.curvature is None:
             rest = rest - loss  # of the record alone: a plain loop does not evaluate it
+        left = max(0.0, float(np.median(rest)))
+        if setting is not None and setting.renewal > 1:  # statistics and inverses are work of the method
+            setup, left = setup + left, 0.0
         found[name] = RecipeTiming(
-            second * float(np.median(each)), max(0.0, second * float(np.median(rest))), product, setup,
+            second * float(np.median(each)), second * left, product, setup,
             Counts(float(steps.sum()), float(gradient.sum()), float(many.sum()), float(losses.sum())),
         )  # fmt: skip
     return Timing(second, loss, products, found, len(rounds["gradient"]))
@@ -220,8 +227,9 @@ def setting_of(recipe: Recipe) -> CurvatureUse | None:
     if not isinstance(optimizer, Optimizer):
         return None
     return CurvatureUse(
-        optimizer.curvature, optimizer.curvature_batches if optimizer.independent_batch else 0
-    )
+        None if optimizer.recorded_loss else optimizer.curvature,
+        optimizer.curvature_batches if optimizer.independent_batch else 0, optimizer.renewal,
+    )  # fmt: skip
 
 
 @dataclass
@@ -238,6 +246,9 @@ class Run:
     """of each call"""
 
     def __post_init__(self) -> None:
+        setting = setting_of(self.recipe)
+        # A call spans whole cycles of renewals: a median over single steps would drop the renewals.
+        self._steps = STEPS * (1 if setting is None else setting.renewal)
         self._begin()
 
     def _begin(self) -> None:
@@ -251,7 +262,7 @@ class Run:
             self._begin()
         trial = self.batch.trials[0]
         before = (self.batch.step, trial.gradients, trial.products, trial.losses)
-        seconds = self._advance(STEPS) / self.trials
+        seconds = self._advance(self._steps) / self.trials
         after = (self.batch.step, trial.gradients, trial.products, trial.losses)
         self.counts.append(Counts(*(new - old for new, old in zip(after, before, strict=True))))
         return seconds
@@ -283,7 +294,7 @@ def _operations(
         "gradient": lambda: h.evaluate(theta).gradient,
         "loss": lambda: h.value(theta),
     }
-    for curvature in [*PRODUCTS.values(), *(s.curvature for s in settings)]:
+    for curvature in [*PRODUCTS.values(), *(s.curvature for s in settings if s.curvature)]:
         actions[f"product {_name(curvature)}"] = partial(h.evaluate(theta).operator(curvature), vector)
 
     def start(setting: CurvatureUse) -> int:
@@ -292,6 +303,7 @@ def _operations(
         if setting.batches:
             second = task.objective(seeds, CURVATURE_STREAM, 0, setting.batches)
             there = second.evaluate(theta)
+        assert setting.curvature is not None
         operator = there.operator(setting.curvature)
         operator(here.gradient)
         return here.gradient_count + (0 if there is here else there.gradient_count)
@@ -306,6 +318,7 @@ def _name(curvature: Curvature) -> str:
 
 
 def _label(setting: CurvatureUse) -> str:
+    assert setting.curvature is not None
     return f"{_name(setting.curvature)} {setting.batches}"
 
 

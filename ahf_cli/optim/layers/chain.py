@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ahf_cli.optim.layer_statistics import FisherSample
+from ahf_cli.optim.layer_statistics import Draw, FisherSample
 from ahf_cli.optim.layers.compiled import COMPILED
 from ahf_cli.optim.layers.convolution import Block
 from ahf_cli.optim.layers.dense import FlattenAt, Layer, LinearAt, PointwiseAt, pointwise
@@ -135,7 +135,7 @@ class ExplicitLinearization:
         own_batches: bool,
         loss: OutputLoss,
         squared_gradients: Callable[[], Tensor],
-        fisher: Callable[[bool, int], FisherSample],
+        fisher: Callable[[Draw], FisherSample],
     ):
         self.layout, self.layers, self.targets = layout, layers, targets
         self.own_batches, self.output_loss = own_batches, loss
