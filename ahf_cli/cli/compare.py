@@ -20,6 +20,7 @@ from ahf_cli.cli.options import (
     Preset,
     Quiet,
     Results,
+    check_target,
     emit_json,
     log,
     print_tables,
@@ -314,8 +315,7 @@ def _target(request: Request, config: Config, data: StudyData) -> float | None:
     """Return the target of the headline: the option's, else the configuration's, else 0.80 of an accuracy."""
     metric = data.metrics.headline
     for name, found in (("--target", request.target), ("compare.target", config.compare.target)):
-        if found is not None and not 0 < found < metric.top:
-            raise InputError(f"{name} must be in (0, {metric.top:g}), for {metric.label}, got {found:g}")
+        check_target(name, found, metric)
     given = config.compare.target if request.target is None else request.target
     return 0.80 if given is None and metric.column == "test_accuracy" else given
 

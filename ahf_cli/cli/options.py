@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ahf_cli.config.load import Config, Setting
+    from ahf_cli.tasks.metrics import Column
 
 
 _CONFIGURATION = "Configuration"
@@ -176,6 +177,12 @@ def _settings(options: Mapping[str, tuple[str, object]]) -> list[Setting]:
     ]
 
 
+def check_target(name: str, value: float | None, metric: Column) -> None:
+    """Raise InputError where the target of a metric is outside its range."""
+    if value is not None and not 0 < value < metric.top:
+        raise InputError(f"{name} must be in (0, {metric.top:g}), for {metric.label}, got {value:g}")
+
+
 def say(text: str) -> None:
     """Print a result to standard output."""
     typer.echo(text)
@@ -201,7 +208,7 @@ def _finite(data: Any) -> Any:
 
 
 @contextmanager
-def writing_to(folder: Path, study: Path | None = None) -> Iterator[None]:
+def writing_to(folder: Path, study: Path | None = None, option: str = "--out") -> Iterator[None]:
     """A context in which a failed write to a folder raises InputError with the folder and its remedy.
 
     Within a study's folder no link is followed: a link in a received study may point to any file.
@@ -219,7 +226,9 @@ def writing_to(folder: Path, study: Path | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"cannot write to {folder}: {reason}; choose another folder with --out") from error
+        raise InputError(
+            f"cannot write to {folder}: {reason}; choose another folder with {option}"
+        ) from error
 
 
 def print_tables(texts: dict[str, pd.DataFrame]) -> None:

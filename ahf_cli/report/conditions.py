@@ -24,7 +24,7 @@ def differences(data: StudyData) -> list[str]:
         *_settings(data),
         *_seeds(data),
         *_repeated(data),
-        *_code(data),
+        *code(data.manifests.values()),
     ]
 
 
@@ -34,17 +34,21 @@ def conditions(data: StudyData) -> str:
     search, task, train = (identity.get(key, {}) for key in ("search", "task", "train"))
     n = sorted({int((data.trials["recipe"] == name).sum()) for name in data.recipes})
     trials = f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}"
-    steps = f"{train['steps']} steps" if train.get("steps") else f"{train.get('epochs', '?')} epochs"
-    longer = ", ".join(f"{name} {times} times" for name, times in train.get("longer", {}).items())
-    steps += f" ({longer} as many)" if longer else ""
     samplers = {"tpe": "Bayesian (TPE)", "random": "random", "qmc": "Sobol'", "gp": "Bayesian (GP)"}
     sampler = samplers.get(search.get("sampler", ""), search.get("sampler", "unknown"))
     objective = data.objective.replace("_", " ")
     return (
-        f"design {data.design}, {trials} {sampler} trials a recipe of {steps}, objective {objective}. "
-        f"Task: {task.get('model', 'unknown model')} on {task.get('data', 'unknown data')}, split "
-        f"{task.get('split', '?')}, batch {task.get('batch_size', '?')}"
+        f"design {data.design}, {trials} {sampler} trials a recipe of {length_of(train)}, objective "
+        f"{objective}. Task: {task.get('model', 'unknown model')} on {task.get('data', 'unknown data')}, "
+        f"split {task.get('split', '?')}, batch {task.get('batch_size', '?')}"
     )
+
+
+def length_of(train: Mapping[str, Any]) -> str:
+    """Return the length of trials in words, from the section `train` of an identity."""
+    steps = f"{train['steps']} steps" if train.get("steps") else f"{train.get('epochs', '?')} epochs"
+    longer = ", ".join(f"{name} {times} times" for name, times in train.get("longer", {}).items())
+    return f"{steps} ({longer} as many)" if longer else steps
 
 
 def _numbers(data: StudyData) -> list[str]:
@@ -146,12 +150,12 @@ def _by_recipe(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     return ((str(name), own) for name, own in frame.groupby("recipe", sort=False))
 
 
-def _code(data: StudyData) -> list[str]:
-    """Compare package versions, the code that trains and its numerical path between all sessions.
+def code(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Compare package versions, the code that trains and its numerical path between all sessions of studies.
 
     Commits with equal training code count as one: a study may grow after a change of a figure.
     """
-    sessions = [s for m in data.manifests.values() for s in m.get("sessions", [])]
+    sessions = [s for m in manifests for s in m.get("sessions", [])]
     lines = []
     commits = _distinct(str(s["commit"]) for s in sessions if s.get("commit"))
     alike = all(same_training(one, other) for one, other in pairwise(commits))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -82,13 +82,14 @@ def _alike(one: str, other: str) -> bool:
     return bool(one and other) and (one == other or same_training(one, other))
 
 
-def same_reruns(data: StudyData) -> set[frozenset[str]]:
-    """Return the pairs of recipes of two studies whose re-runs are all the same."""
+def same_reruns(data: StudyData, phase: Literal["search", "rerun"] = "rerun") -> set[frozenset[str]]:
+    """Return the pairs of recipes of two studies whose re-runs, or draws of the search, are all the same."""
     found = shared_trials(data)
-    again = found[found["same"].astype(bool) & (found["phase"] == "rerun")]
+    again = found[found["same"].astype(bool) & (found["phase"] == phase)]
     if not len(again):
         return set()
-    ended = data.reruns[data.reruns["status"] != "failed"]["recipe"].value_counts()
+    frame = data.reruns if phase == "rerun" else data.trials
+    ended = frame[frame["status"] != "failed"]["recipe"].value_counts()
     counts = Counter(zip(again["recipe_a"], again["recipe_b"], strict=True))
     return {frozenset(pair) for pair, n in counts.items() if all(ended[name] == n for name in pair)}
 

@@ -47,12 +47,12 @@ def equal_cost_table(
         amounts = budgets_of(done, cost)
         if not len(amounts):
             continue
-        heads = [_short(at) for at in amounts]
+        heads = [short(at) for at in amounts]
         heads[-1] += ", 95 %"
         shown = {}
         for name in names:
             own = done[done["recipe"] == name]
-            found = _along(own, cost, amounts, metrics) if len(own) else []
+            found = along(own, cost, amounts, metrics) if len(own) else []
             pairs = zip(amounts, found, strict=False)
             rows += [{"cost": cost, "at": float(at), "recipe": name, **values} for at, values in pairs]
             means = [number(values[headline.column], 3) for values in found[:-1]]
@@ -82,12 +82,16 @@ def budgets_of(done: pd.DataFrame, cost: str) -> Array:
     return np.array([first, *inner[(inner > first) & (inner < last)], last])
 
 
-def _short(cost: float) -> str:
+def short(cost: float) -> str:
+    """Return a cost as text with three digits, or all digits before the point."""
     return NOTHING if np.isnan(cost) else f"{cost:.0f}" if cost >= 100 else f"{cost:.3g}"
 
 
-def _along(own: pd.DataFrame, cost: str, amounts: Array, metrics: Metrics) -> list[dict[str, float]]:
-    """Return the means of one recipe's trials at each cost."""
+def along(own: pd.DataFrame, cost: str, amounts: Array, metrics: Metrics) -> list[dict[str, float]]:
+    """Return the means of one recipe's trials at each cost, with their intervals, by column.
+
+    They are NaN at a cost where fewer than half of the trials had been evaluated after their first step.
+    """
     found: list[dict[str, float]] = [{} for _ in amounts]
     for metric in metrics.shown:
         values = values_along(own, metric, cost, amounts)
@@ -216,7 +220,7 @@ def cost_table(data: StudyData) -> Table:
         numbers["unit_loss"], numbers["unit_gradient"] = units.loss, units.gradient
     text = numbers[["recipe", "n"]].astype(str) if rows else numbers
     for name in kinds.values() if rows else ():
-        text[name.replace("seconds_run", "seconds as run")] = [_short(v) for v in numbers[name]]
+        text[name.replace("seconds_run", "seconds as run")] = [short(v) for v in numbers[name]]
     return Table("cost", numbers, {"Median cost of a trial": text}, data.cost_words.sentences)
 
 

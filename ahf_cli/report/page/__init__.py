@@ -13,7 +13,7 @@ import pandas as pd
 from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.resources import Resources
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markupsafe import Markup
 
 import ahf_cli
@@ -21,6 +21,7 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.canvas import Picture
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.conditions import conditions
+from ahf_cli.report.leaderboard import Leaderboard
 from ahf_cli.report.page.interactive import figures
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import number
@@ -45,11 +46,8 @@ def page(comparison: Comparison) -> str:
     script, divs = _embedded([plot for plots in live.values() for plot in plots])
     own = iter(divs)
     by_name = {name: [Markup(next(own)) for _ in plots] for name, plots in live.items()}
-    environment = Environment(autoescape=True, trim_blocks=True)
-    environment.globals["table"] = _table
-    template = environment.from_string(_resource("page.html"))
     library = Resources(mode="inline", components=["bokeh"]).render_js()
-    return template.render(
+    return _template("page.html").render(
         title=f"{', '.join(data.names)}: comparison of {len(data.recipes)} recipes",
         condition=conditions(data), verdict=verdict.lines(), forced=bool(verdict.stamp),
         missing=data.missing, problems=data.problems, explanations=_explanations(data),
@@ -57,9 +55,24 @@ def page(comparison: Comparison) -> str:
         figures=[_figure(p, by_name.get(p.drawing.name, [])) for p in comparison.pictures],
         trials=_trials(data), space=_space(data), environment=_environment(data),
         commands=_commands(data), version=ahf_cli.__version__, partly=PARTLY,
-        css=Markup(_resource("page.css")), js=Markup(_resource("page.js")),
+        css=Markup(_resource("page.css")), js=Markup(_resource("sort.js") + _resource("page.js")),
         scripts=Markup(library + script),
     )  # fmt: skip
+
+
+def board_page(board: Leaderboard, picture: Picture) -> str:
+    """Return a leaderboard as a page; every text from a study is escaped."""
+    return _template("leaderboard.html").render(
+        title=board.title, groups=board.groups, notes=board.notes, left_out=board.left_out,
+        figure=_figure(picture, []), version=ahf_cli.__version__,
+        css=Markup(_resource("page.css")), js=Markup(_resource("sort.js")),
+    )  # fmt: skip
+
+
+def _template(name: str) -> Template:
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.globals["table"] = _table
+    return environment.from_string(_resource(name))
 
 
 def _embedded(plots: Sequence[Any]) -> tuple[str, list[str]]:
