@@ -30,6 +30,7 @@ from ahf_cli.cli.options import (
 from ahf_cli.cli.record import record_trace
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import Interruption
+from ahf_cli.recipes.foreign import is_path
 from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def train(
     the length; `-o train.steps=60` is a short run.
     """
     resolved = resolve(preset, config, study, override, device=device)
+    if is_path(recipe) and recipe not in resolved.recipe_names:
+        resolved = resolved.with_class(recipe)
     found = _find(resolved, recipe)
     params = _params(param or (), found)
     count = _threads(threads)

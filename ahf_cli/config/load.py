@@ -17,6 +17,8 @@ from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schem
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
+from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.foreign import is_path
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
 from ahf_cli.recipes.recipe import WHOLE, Recipe, choices_of
 from ahf_cli.tasks.metrics import Metrics, metrics_of
@@ -112,7 +114,8 @@ class Config(Settings):
         recipes = [self._find(name).recipe for name in self.searched]
         names = dict.fromkeys(name for r in recipes for name in (r.name, *r.lineage))
         used = dict.fromkeys(key for r in recipes for key in r.hyperparameters)
-        parts = dict.fromkeys(item for r in recipes for item in r.structure.chosen.items())
+        chosen = (item for r in recipes for item in r.structure.chosen.items())
+        parts = dict.fromkeys((slot, name) for slot, name in chosen if isinstance(name, str))
         return origins(
             [
                 *of_task,
@@ -150,6 +153,10 @@ class Config(Settings):
     def searching(self, names: Sequence[str]) -> Config:
         """Return the configuration that searches these recipes instead."""
         return self._searching(recipes=list(names))
+
+    def with_class(self, name: str) -> Config:
+        """Return this configuration with a recipe of an optimizer class, named by the class."""
+        return parse({**self.plain(), "recipes": {**self.recipes, name: {"optimizer": name}}}, name)
 
     def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
         """Return this configuration with other search ranges.
@@ -244,6 +251,7 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     Raises InputError with one line for each error.
     """
     problems: list[Problem] = []
+    data = _with_classes(data)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -254,6 +262,26 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     if problems:
         raise InputError(_line(path, message, source, settings) for path, message in problems)
     return config
+
+
+def _with_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the data with a recipe for each optimizer class that is named in place of a recipe."""
+
+    def of(section: str, key: str | None = None) -> Iterable[Any]:
+        found = data.get(section)
+        found = found.get(key, ()) if key and isinstance(found, Mapping) else found
+        return found if isinstance(found, Mapping | list | tuple) else ()
+
+    recipes = data.get("recipes") or {}
+    if not isinstance(recipes, Mapping):
+        return data
+    named = [*of("search", "recipes"), *of("train", "longer"), *of("spaces")]
+    classes = {
+        name: {"optimizer": name}
+        for name in named
+        if is_path(name) and name not in recipes and name not in RECIPES
+    }
+    return {**data, "recipes": {**recipes, **classes}} if classes else data
 
 
 def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:
@@ -296,6 +324,8 @@ def _key_path(key: str, value: object) -> KeyPath:
     elif first == "spaces":
         last = 2 if rest[-1:] and rest[-1] in ("low", "high", "log") else 0
         last = 1 if not last and rest[-1:] and rest[-1] in HYPERPARAMETERS else last
+        if last and len(rest) > last + 1 and rest[-last].isdecimal():  # an element, such as betas.0
+            rest[-last - 1 : len(rest) - last + 1] = [".".join(rest[-last - 1 : len(rest) - last + 1])]
     if first not in ("recipes", "spaces") or len(rest) <= last:
         return (first, *rest)
     cut = len(rest) - last

@@ -10,6 +10,7 @@ from typing import Any
 
 from ahf_cli.config.schema import NAME, Bounds, KeyPath, Problem, SearchSection, Settings, show
 from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.foreign import from_mapping
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
 from ahf_cli.recipes.recipe import Recipe, search_range
 from ahf_cli.tasks.catalogue import LOSSES, MODELS
@@ -87,6 +88,8 @@ class _Resolver:
         return None if re.fullmatch(NAME, name) else f"the name must match {NAME}, got {show(name)}"
 
     def _derived(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
+        if "optimizer" in self.recipes[name]:
+            return self._of_class(name)
         base = self._base(name, trail)
         if base is None:
             return None
@@ -99,6 +102,16 @@ class _Resolver:
         recipe = base.recipe.derive(name, changes)
         given = {k: v for k, v in base.given.items() if k in recipe.hyperparameters and k not in changes}
         return self._with_space(Resolved(recipe, given), changes)
+
+    def _of_class(self, name: str) -> Resolved | None:
+        mapping = self.recipes[name]
+        try:
+            recipe = from_mapping(name, mapping, self.spaces.get(name, {}))
+        except ValueError as error:
+            self.report(("recipes", name), str(error))
+            return None
+        given = mapping.get("fixed", {})
+        return self._with_space(Resolved(recipe), given)
 
     def _base(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
         path, base = ("recipes", name, "base"), self.recipes[name].get("base")

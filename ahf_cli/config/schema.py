@@ -63,7 +63,10 @@ def _changes(recipe: object) -> object:
     """Return the changes of a recipe with their numbers read; the name `base` does not change."""
     if not isinstance(recipe, Mapping):
         return recipe
-    return {key: value if key == "base" else _choice(value) for key, value in recipe.items()}
+    read = {key: value if key == "base" else _choice(value) for key, value in recipe.items()}
+    if isinstance(own := read.get("fixed"), Mapping):  # the arguments of a class
+        read["fixed"] = {key: _choice(value) for key, value in own.items()}
+    return read
 
 
 _NUMBER = BeforeValidator(_number)

@@ -12,6 +12,7 @@ from torch import Tensor
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.any_optimizer import AnyOptimizer
 from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
+from ahf_cli.optim.foreign import Foreign
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import Direct, IterateChoice, LinearSolver, LinearSystem
 from ahf_cli.optim.objective import Counted, Objective, Regularization
@@ -171,8 +172,10 @@ def compose(structure: AnyStructure) -> AnyOptimizer:
     """Make the optimizer of a structure from one part for each slot, without schedule and average."""
     if structure.hessian_free:
         return compose_newton(cast("Structure", structure))
-    slot = cast("Whole", structure).slot
-    made: AnyOptimizer = structure.part(slot)() if slot == "optimizer" else structure.part(slot)
+    whole = cast("Whole", structure)
+    if whole.is_class:
+        return Foreign(whole.name, dict(whole.arguments))
+    made: AnyOptimizer = whole.part(whole.slot)() if whole.slot == "optimizer" else whole.part(whole.slot)
     return made
 
 

@@ -33,6 +33,8 @@ class State:
     moments: Moments  # by name, (K, P); (K, …) in the memory of a preconditioner
     hyperparameters: Values  # by name, (K,)
     first_gradient: Tensor = None  # type: ignore[assignment]  # ‖g‖² of the first step, (K,); 0 before
+    memories: tuple[Any, ...] = ()
+    """memory of each row that is no tensor of all rows: of classes from other packages"""
 
     def __post_init__(self) -> None:
         if self.first_gradient is None:  # an older checkpoint
@@ -51,6 +53,10 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""
         return dict(vars(self))
+
+    def remembering(self, memories: tuple[Any, ...]) -> State:
+        """Return the state with other memories of its rows."""
+        return replace(self, memories=memories)
 
     def began(self, squared: Tensor) -> State:
         """Return the state with ‖g‖² of its first step, (K,), unless it is known."""
@@ -124,11 +130,15 @@ class StepInfo:
     smoothness_gradient: Tensor  # L̂ with g = ∇h
     smoothness_direction: Tensor  # L̂ with g = −δ
     products: Tensor  # curvature products of the step, int64
-    gradients: int  # gradient evaluations of the step, equal in all rows
+    gradients: int | Tensor  # gradient evaluations of the step, equal in all rows or (K,) int64
     losses: int  # loss evaluations of the step without a gradient, equal in all rows
     gradient: Tensor  # g, (K, P)
     active: Tensor  # rows that were active before the step, bool
     finite: Tensor  # rows whose δ, u and new loss are finite, bool
+
+    def counting(self, gradients: Tensor) -> StepInfo:
+        """Return the record with other numbers of gradients, (K,)."""
+        return replace(self, gradients=gradients)
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ def explicit_step(
     nan, none = torch.full_like(loss_after, torch.nan), torch.zeros_like(before.step)
     return _record(
         before, here, gradient, -gradient, update, loss_after,
-        step_size=before.hyperparameters["lr"], eq3_step_size=nan, damping=nan, damping_next=nan,
+        step_size=before.hyperparameters.get("lr", nan), eq3_step_size=nan, damping=nan, damping_next=nan,
         reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
         products=none + products, gradients=1, losses=0,
     )  # fmt: skip

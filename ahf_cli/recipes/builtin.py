@@ -17,6 +17,13 @@ _STABLE = Structure(
 )
 """Choices that train for almost all hyperparameters; reasons and measurements: docs/robust-hf.md."""
 
+_CAREFUL = Structure(
+    curvature="ggn", curvature_batch="same", reduction_ratio="update", ratio_rounding="guarded",
+    cg_rules="martens_relative", damping_rule="levenberg_marquardt_scaled", max_iterations=250,
+    backtracking="martens", line_search="armijo",
+)  # fmt: skip
+"""The choices of the class `HessianFree`, which never let h rise on its batch."""
+_CAREFUL_RANGES = {"damping": Range(1e-2, 100, log=True)}
 _KFAC = Structure(
     curvature="ggn", curvature_batch="same", reduction_ratio="update", solver="kfac",
     damping_rule="constant", clipping="radius", schedule="linear",
@@ -65,6 +72,14 @@ RECIPES: dict[str, Recipe] = {
             Structure(curvature="fisher", curvature_batch="same", damping_rule="constant"),
             ranges={"lr": Range(1e-3, 1, log=True), "damping": Range(1e-3, 10, log=True)},
             source="Amari 1998",
+        ),
+        Recipe(
+            "hf_kfac", replace(_CAREFUL, preconditioner="kfac"), {"lr": 1.0}, ranges=_CAREFUL_RANGES,
+            source="Martens and Grosse 2015, as a preconditioner of CG",
+        ),
+        Recipe(
+            "hf_spring", replace(_CAREFUL, solver="spring"), {"lr": 1.0, "recall": 0.9},
+            ranges=_CAREFUL_RANGES, source="Goldshlager et al. 2024",
         ),
         Recipe(
             "kfac", _KFAC, _HEAVY, ranges=_KFAC_RANGES,

@@ -60,6 +60,11 @@ class Hyperparameter:
         return value
 
 
+def of_class(name: str) -> Hyperparameter:
+    """Return the declaration of an argument of an optimizer class, which judges its values itself."""
+    return Hyperparameter(name, name, "argument of the optimizer's class", 0.0, -math.inf, False)
+
+
 HYPERPARAMETERS: dict[str, Hyperparameter] = {
     h.name: h
     for h in (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, middle, nearest
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, middle, nearest, of_class
 from ahf_cli.recipes.part import Part
 from ahf_cli.recipes.parts import SLOTS
 
@@ -37,7 +37,8 @@ class AnyStructure:
     @property
     def parts_used(self) -> dict[str, Part]:
         """Declarations of the chosen parts by slot."""
-        return {slot: SLOTS[slot][name] for slot, name in self.chosen.items() if name in SLOTS.get(slot, ())}
+        known = ((slot, name) for slot, name in self.chosen.items() if slot in SLOTS)
+        return {slot: SLOTS[slot][name] for slot, name in known if name in SLOTS[slot]}
 
     def check_slots(self, slots: Iterable[str]) -> None:
         """Raise ValueError for the first of these slots with an unknown part."""
@@ -157,22 +158,53 @@ class Whole(AnyStructure):
 
     slot: str
     name: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+    """arguments of a class that are no real numbers, by name"""
+    uses: tuple[str, ...] = ()
+    """arguments of a class that are real numbers, its hyperparameters"""
     schedule: str = "constant"
     warmup: str = "none"
     average: str = "none"
 
     @property
+    def is_class(self) -> bool:
+        """Whether it is an optimizer class of an installed package."""
+        part = SLOTS[self.slot].get(self.name)
+        return part is not None and part.where == CLASS
+
+    @property
     def chosen(self) -> Mapping[str, Any]:
         """The part, and the choices of every recipe."""
-        return {self.slot: self.name} | {slot: getattr(self, slot) for slot in OUTER}
+        own: dict[str, Any] = {self.slot: self.name}
+        arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in self.arguments}
+        own |= {"arguments": arguments} if arguments else {}
+        return own | {slot: getattr(self, slot) for slot in OUTER}
 
     def __post_init__(self) -> None:
         self.check_slots(OUTER)
+        self._register()
         # A study may name an optimizer whose plug-in is not loaded.
         if self.name not in SLOTS[self.slot] and self.slot != "optimizer":
             raise ValueError(f"{self.slot} must be one of {', '.join(SLOTS[self.slot])}, got {self.name!r}")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over the fields in another process, which has not read the configuration."""
+        self.__dict__.update(state)
+        self._register()
 
+    def _register(self) -> None:
+        """Enter a class and its arguments among the parts and hyperparameters."""
+        if not self.uses:
+            return
+        for key in self.uses:
+            HYPERPARAMETERS.setdefault(key, of_class(key))
+        known = SLOTS[self.slot].get(self.name)
+        uses = dict.fromkeys((*(known.uses if known else ()), *self.uses))
+        SLOTS[self.slot][self.name] = Part(CLASS, f"u by {self.name}", f"the class {self.name}", tuple(uses))
+
+
+CLASS = "foreign:Foreign"
+"""Place of the code that runs a class of another package."""
 OUTER = ("schedule", "warmup", "average")
 """Choices of every recipe, Hessian-free or not."""
 WHOLE = ("method", "diagonal", "optimizer")
@@ -202,9 +234,13 @@ def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
     """Return the structure with these choices; raises TypeError or ValueError for wrong choices."""
     for slot in WHOLE:
         if slot in choices:
-            if foreign := [key for key in choices if key not in (slot, *OUTER)]:
+            if foreign := [key for key in choices if key not in (slot, "arguments", *OUTER)]:
                 raise TypeError(f"{slot} goes with {', '.join(OUTER)} alone, got {', '.join(foreign)}")
-            return Whole(slot, str(choices[slot]), **{k: v for k, v in choices.items() if k in OUTER})
+            arguments = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in choices.get("arguments", {}).items()
+            }
+            outer = {k: v for k, v in choices.items() if k in OUTER}
+            return Whole(slot, str(choices[slot]), tuple(arguments.items()), **outer)
     return Structure(**choices)
 
 

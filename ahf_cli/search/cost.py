@@ -11,7 +11,7 @@ import torch
 
 from ahf_cli.config.load import Config
 from ahf_cli.errors import InputError
-from ahf_cli.search.machine import plan_of, task_spec, threads_of, workers_and_batch
+from ahf_cli.search.machine import plan_of, refuse_classes, task_spec, threads_of, workers_and_batch
 from ahf_cli.search.plan import Reporter, ShouldStop, never
 from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining
 from ahf_cli.study.columns import rows_frame
@@ -35,6 +35,7 @@ def estimate_cost(config: Config, study: Study, reporter: Reporter) -> dict[str,
     left = {name: found for name, found in remaining(study, config).items() if found.runs}
     if not left:
         return {"study": config.study, "folder": str(study.folder), "hours": 0.0, "recipes": {}}
+    refuse_classes(config, config.searched)
     spec, plan = task_spec(config), plan_of(config)
     workers, batch = workers_and_batch(config, spec.device)
     torch.set_num_threads(threads_of(spec.device))

@@ -14,6 +14,7 @@ from ahf_cli.search.cost import measure_costs
 from ahf_cli.search.machine import (
     manifest,
     plan_of,
+    refuse_classes,
     task_spec,
     threads_of,
     used_plugins,
@@ -90,6 +91,7 @@ def run(
     """
     started = time.monotonic()
     # All that can be wrong is found before anything is written.
+    refuse_classes(config, config.searched)
     spec, plan = task_spec(config), plan_of(config)
     workers, batch = workers_and_batch(config, spec.device)
     if not study.exists():
@@ -213,6 +215,7 @@ def join(
         reporter: is told of remarks and trials.
         should_stop: ends it early, with checkpoints.
     """
+    refuse_classes(config, config.searched)
     spec, plan = task_spec(config), plan_of(config)
     workers, batch = workers_and_batch(config, spec.device)
     own = search_plan(config, workers, batch, 0, created, guest=True)

@@ -16,7 +16,7 @@ import torch
 from ahf_cli.config.load import Config
 from ahf_cli.errors import AhfError, IncompleteError
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.search.machine import manifest, plan_of, task_spec, threads_of, used_plugins
+from ahf_cli.search.machine import manifest, plan_of, refuse_classes, task_spec, threads_of, used_plugins
 from ahf_cli.search.plan import SILENT, Reporter, ShouldStop, never
 from ahf_cli.search.pool import Job
 from ahf_cli.search.worker import TaskSpec, Worker
@@ -81,6 +81,7 @@ def train_single(
         IncompleteError: the finished trial has vanished from the folder.
     """
     config, recipe = single.config, single.recipe
+    refuse_classes(config, [recipe.name])
     spec, plan = task_spec(config), plan_of(config).of(recipe.name)
     count = threads or threads_of(spec.device)
     own = manifest(config, spec, 1) | {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}

@@ -57,7 +57,8 @@ class _Space(_Part):
 
 
 class _Recipe(_Part):
-    structure: dict[Key, Scalar] = {}
+    structure: dict[Key, Scalar | dict[Key, Scalar | list[Scalar]]] = {}
+    """choices; a class has its arguments by name"""
     fixed: dict[Key, float] = {}
 
 

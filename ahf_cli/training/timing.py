@@ -18,7 +18,7 @@ from ahf_cli.optim import Optimizer, compose, gauss_newton, hessian
 from ahf_cli.optim.operators import Curvature
 from ahf_cli.optim.precision import full_precision
 from ahf_cli.recipes.hyperparameters import Range, middle
-from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.recipe import Recipe, Whole
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
 from ahf_cli.training.records import Progress
@@ -28,6 +28,8 @@ ROUNDS, SECONDS = 15, 6.0
 """Rounds; fewer where so many CPU seconds are spent."""
 WARM_UP, STEPS = 3, 1
 """Steps of a recipe before the first round, and in each round."""
+CLASS_STEPS = 10
+"""Steps in a round of a class of another package, which may renew matrices as seldom."""
 REPEATS = 3
 """Repeats of each operation in a round."""
 
@@ -248,7 +250,9 @@ class Run:
     def __post_init__(self) -> None:
         setting = setting_of(self.recipe)
         # A call spans whole cycles of renewals: a median over single steps would drop the renewals.
-        self._steps = STEPS * (1 if setting is None else setting.renewal)
+        structure = self.recipe.structure
+        own = CLASS_STEPS if isinstance(structure, Whole) and structure.is_class else 1
+        self._steps = STEPS * (own if setting is None else setting.renewal)
         self._begin()
 
     def _begin(self) -> None:

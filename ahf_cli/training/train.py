@@ -15,6 +15,7 @@ from torch import Tensor
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim import AnyOptimizer, State, StepInfo, Stop, compose_trial
+from ahf_cli.optim.foreign import Row
 from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.metrics import SETS
@@ -89,12 +90,15 @@ class Batch:
 
     def row(self, k: int) -> dict[str, Any]:
         """Return one trial as plain values and tensors, for a checkpoint."""
-        state = {
+        state: dict[str, Any] = {
             key: {name: _copied(v, k) for name, v in value.items()}
             if isinstance(value, dict)
             else _copied(value, k)
             for key, value in self.state.state_dict().items()
+            if key != "memories"
         }
+        if self.state.memories:
+            state["memories"] = (_plain(self.state.memories[k]),)
         trial = asdict(self.trials[k]) | {"curve": [row.plain() for row in self.trials[k].curve]}
         return {"version": 1, "step": self.step, "state": state, "trial": trial}
 
@@ -102,6 +106,11 @@ class Batch:
 def _copied(rows: Tensor, k: int) -> Tensor:
     """Return one row without the memory of the others, which a saved view would bring along."""
     return rows[k : k + 1].detach().to("cpu", copy=True)
+
+
+def _plain(memory: Any) -> Any:
+    """Return a row's memory as tensors and plain values."""
+    return memory.optimizer.state_dict() if isinstance(memory, Row) else memory
 
 
 def begin(
@@ -173,7 +182,9 @@ def _joined(group: Sequence[Batch]) -> Batch:
         if isinstance(value, dict)
         else torch.cat([other[key] for other in states])
         for key, value in states[0].items()
+        if key != "memories"
     }
+    state["memories"] = tuple(memory for batch in group for memory in batch.state.memories)
     trials = [trial for batch in group for trial in batch.trials]
     return replace(group[0], state=State(**state), trials=trials)
 
@@ -241,12 +252,14 @@ def _record(batch: Batch, info: StepInfo, batches: int, size: Tensor) -> None:
     still = info.update_l2 <= torch.finfo(size.dtype).eps * size
     columns = [*(getattr(info, name).double() for name in _FROM_INFO), still.double()]
     table = torch.stack(columns).cpu().T.tolist()
-    for trial, (*values, below) in zip(batch.trials, table, strict=True):
+    gradients = info.gradients
+    counts = [gradients] * len(table) if isinstance(gradients, int) else gradients.tolist()
+    for trial, count, (*values, below) in zip(batch.trials, counts, table, strict=True):
         row = dict(zip(_FROM_INFO, values, strict=True))
         if not row.pop("active"):
             continue
         trial.products += batches * int(row.pop("products"))
-        trial.gradients += info.gradients
+        trial.gradients += count
         trial.losses += info.losses
         trial.diverged_at = 0 if row.pop("finite") else batch.step
         if not trial.diverged_at:  # a trial that stood still before it diverged has stood still
