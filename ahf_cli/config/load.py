@@ -33,7 +33,11 @@ class Config(Settings):
 
     def _searching(self, **changes: object) -> Config:
         plain = self.plain()
-        return parse({**plain, "search": {**plain["search"], **changes}}, self.study)
+        search = {**plain["search"], **changes}
+        # Of the contrasts those between recipes that are left.
+        contrasts = [c for c in plain["compare"]["contrasts"] if set(c) <= set(search["recipes"])]
+        compare = {**plain["compare"], "contrasts": contrasts}
+        return parse({**plain, "search": search, "compare": compare}, self.study)
 
     def _find(self, name: str) -> Resolved:
         found = self._resolved.get(name)
