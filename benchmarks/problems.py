@@ -27,7 +27,7 @@ from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.newton import TruncatedNewton
 from ahf_cli.optim.operators import Curvature
 from ahf_cli.recipes.builtin import find_recipe
-from ahf_cli.recipes.recipe import Structure
+from ahf_cli.recipes.structure import Structure
 from ahf_cli.tasks.models import LeNet, glorot_uniform
 
 BATCH_SIZE = 128

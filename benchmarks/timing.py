@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ahf_cli.training import timing
-from ahf_cli.training.timing import Budget
+from ahf_cli.training import interleave as turns
+from ahf_cli.training.interleave import Budget
 
 T = TypeVar("T")
 Spread = dict[str, float]
@@ -49,7 +49,7 @@ class Bench:
 
 def interleave(cases: Mapping[str, Callable[[], T]], budget: Budget) -> dict[str, list[T]]:
     """Run every case once a round, in changing order, and return their results by round."""
-    samples = timing.interleave(cases, budget)
+    samples = turns.interleave(cases, budget)
     assert samples is not None  # nothing stops it
     return samples
 

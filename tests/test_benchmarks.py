@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ahf_cli.errors import InputError
-from ahf_cli.training.timing import Budget
+from ahf_cli.training.interleave import Budget
 from benchmarks import command, document
 from benchmarks.record import merge
 from benchmarks.tables import render

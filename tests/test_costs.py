@@ -23,7 +23,8 @@ from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import pack, unpack
 from ahf_cli.study.store import Study
 from ahf_cli.training import timing
-from ahf_cli.training.timing import Budget, Counts, CurvatureUse, interleave
+from ahf_cli.training.interleave import Budget, interleave
+from ahf_cli.training.timing import Counts, CurvatureUse
 from tests.studies import NAN, write_study
 
 COUNTS = {"steps": 10, "gradients": 20, "products": 100, "losses": 10}

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ahf_cli.optim import ModelObjective, compose
 from ahf_cli.optim.precision import full_precision
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import AnyStructure, Structure
+from ahf_cli.recipes.structure import AnyStructure, Structure
 from ahf_cli.search.pool import describe, is_infrastructure
 from ahf_cli.tasks.catalogue import MODELS, make_model
 from ahf_cli.tasks.models import LeNet

@@ -18,7 +18,7 @@ from ahf_cli.optim.newton import Backtracking
 from ahf_cli.optim.objective import l2_regularized
 from ahf_cli.optim.step_size import Ray, armijo
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import Structure
+from ahf_cli.recipes.structure import Structure
 from tests.problems import (
     QuadraticLoss,
     ResidualRules,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ahf_cli.optim import AnyOptimizer, ModelObjective, Objective, State, StepInfo, compose
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import Recipe, Structure
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import Structure
 from tests.problems import problem, quadratic, rows, spd
 
 EVERY = {

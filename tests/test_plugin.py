@@ -24,7 +24,8 @@ from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.document import sentences
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter
 from ahf_cli.recipes.parts import SLOTS
-from ahf_cli.recipes.recipe import choices_of, single_run
+from ahf_cli.recipes.recipe import single_run
+from ahf_cli.recipes.structure import choices_of
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.catalogue import make_model
 from ahf_cli.tasks.datasets import DATA_SETS

@@ -12,7 +12,7 @@ import pytest
 from ahf_cli.optim import compose
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.document import sentences
-from ahf_cli.recipes.recipe import Structure, choices_of, structure_of
+from ahf_cli.recipes.structure import Structure, choices_of, structure_of
 from ahf_cli.report import marks
 
 

@@ -15,7 +15,7 @@ from ahf_cli.config.load import parse
 from ahf_cli.errors import InputError
 from ahf_cli.optim import compose_trial
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import choices_of, structure_of
+from ahf_cli.recipes.structure import choices_of, structure_of
 from tests.problems import dense_outputs, problem, rows
 
 STEPS, WARM = 12, 3

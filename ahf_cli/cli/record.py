@@ -98,7 +98,7 @@ def _run(config: Config, recipe: Recipe, params: dict[str, float], quiet: bool) 
     import torch
 
     from ahf_cli.cli.progress import Display
-    from ahf_cli.recipes.recipe import CHOICES
+    from ahf_cli.recipes.structure import CHOICES
     from ahf_cli.search.machine import plan_of, task_spec
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task

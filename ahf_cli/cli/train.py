@@ -30,7 +30,7 @@ from ahf_cli.cli.options import (
 from ahf_cli.cli.record import record_trace
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import Interruption
-from ahf_cli.recipes.foreign import is_path
+from ahf_cli.recipes.classes import is_path
 from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schem
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
-from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.foreign import is_path
+from ahf_cli.recipes.classes import with_classes
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
-from ahf_cli.recipes.recipe import WHOLE, Recipe, choices_of
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import WHOLE, choices_of
 from ahf_cli.tasks.metrics import Metrics, metrics_of
 
 
@@ -255,7 +255,7 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     Raises InputError with one line for each error.
     """
     problems: list[Problem] = []
-    data = _with_classes(data)
+    data = with_classes(data)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -266,26 +266,6 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     if problems:
         raise InputError(_line(path, message, source, settings) for path, message in problems)
     return config
-
-
-def _with_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the data with a recipe for each optimizer class that is named in place of a recipe."""
-
-    def of(section: str, key: str | None = None) -> Iterable[Any]:
-        found = data.get(section)
-        found = found.get(key, ()) if key and isinstance(found, Mapping) else found
-        return found if isinstance(found, Mapping | list | tuple) else ()
-
-    recipes = data.get("recipes") or {}
-    if not isinstance(recipes, Mapping):
-        return data
-    named = [*of("search", "recipes"), *of("train", "longer"), *of("spaces")]
-    classes = {
-        name: {"optimizer": name}
-        for name in named
-        if is_path(name) and name not in recipes and name not in RECIPES
-    }
-    return {**data, "recipes": {**recipes, **classes}} if classes else data
 
 
 def _line(path: KeyPath, message: str, source: str, settings: Sequence[Setting]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ahf_cli.config.schema import NAME, Bounds, KeyPath, Problem, SearchSection, Settings, show
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.foreign import from_mapping
+from ahf_cli.recipes.classes import from_mapping
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
 from ahf_cli.recipes.recipe import Recipe, search_range
 from ahf_cli.tasks.catalogue import LOSSES, MODELS

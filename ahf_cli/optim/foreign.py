@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
-from ahf_cli.recipes.foreign import constructed, load
+from ahf_cli.recipes.classes import constructed, load
 
 Closure = Callable[[], Tensor]
 
@@ -133,7 +132,13 @@ class Foreign:
 
 def decimal(value: Tensor) -> float:
     """Return the shortest decimal that a number stands for: 0.999 for the float32 number next to it."""
-    return float(str(np.float32(value.item()))) if value.dtype == torch.float32 else float(value)
+    exact = value.item()
+    if value.dtype == torch.float32:
+        for digits in range(6, 9):
+            short = float(f"{exact:.{digits}g}")
+            if torch.tensor(short, dtype=value.dtype).item() == exact:
+                return short
+    return float(exact)
 
 
 def wants_closure(made: type[Any]) -> bool:

@@ -23,7 +23,7 @@ from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.schedule import Averaged, Schedule, Scheduled, at_once, constant
 from ahf_cli.optim.state import Solved, State, StepInfo, Taken, begin, newton_step
 from ahf_cli.optim.step_size import Clipping, LineSearch, Ray, StepSize, full_step
-from ahf_cli.recipes.recipe import AnyStructure, Structure, Whole
+from ahf_cli.recipes.structure import AnyStructure, Structure, Whole
 
 Norm = Callable[[Layout, Tensor], Tensor]
 """(layout, v) ↦ ‖v‖ of each row; (K, P) → (K,)."""

@@ -20,7 +20,8 @@ from ahf_cli.optim.optimizer import Optimizer, compose
 from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.state import State, StepInfo
 from ahf_cli.optim.step_size import Scaled
-from ahf_cli.recipes.recipe import Recipe, choices_of
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import choices_of
 
 Closures = Closure | Iterable[Closure]
 

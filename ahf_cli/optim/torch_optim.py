@@ -13,7 +13,8 @@ from ahf_cli.optim.damping import DOWN, UP, LevenbergMarquardt, ScaledLevenbergM
 from ahf_cli.optim.preconditioners import Given
 from ahf_cli.optim.single_row import RecipeOptimizer
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.recipe import OUTER, Recipe
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import OUTER
 
 ROBUST: Mapping[str, Any] = {
     "curvature": "automatic", "curvature_batch": "same", "reduction_ratio": "update",

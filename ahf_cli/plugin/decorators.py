@@ -12,7 +12,8 @@ from ahf_cli.recipes.builtin import RECIPES, find_recipe
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
 from ahf_cli.recipes.part import Part
 from ahf_cli.recipes.parts import SLOTS
-from ahf_cli.recipes.recipe import CHOICES, Recipe, Whole
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import CHOICES, Whole
 from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 from ahf_cli.tasks.metrics import MEASURED, MEASURES, Measure, Metric

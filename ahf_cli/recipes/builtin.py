@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ahf_cli.recipes.hyperparameters import Range, nearest
-from ahf_cli.recipes.recipe import Recipe, Structure, Whole
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import Structure, Whole
 
 _PUBLISHED = Structure(
     curvature_batch="same", reduction_ratio="published", cg_rules="published", damping_rule="published"

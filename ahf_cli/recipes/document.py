@@ -12,16 +12,8 @@ from typing import Any
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.recipes.part import Part
-from ahf_cli.recipes.recipe import (
-    CHOICES,
-    AnyStructure,
-    Recipe,
-    Structure,
-    all_parts,
-    choices_of,
-    search_range,
-    structure_of,
-)
+from ahf_cli.recipes.recipe import Recipe, search_range
+from ahf_cli.recipes.structure import CHOICES, AnyStructure, Structure, all_parts, choices_of, structure_of
 
 ROOT = Path(__file__).parents[2]
 TERMS = (

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
-from ahf_cli.recipes.recipe import Structure
+from ahf_cli.recipes.structure import Structure
 from ahf_cli.report.statistics.trajectory import Array
 from ahf_cli.report.text import NOTHING, number
 from ahf_cli.study.frames import rows_frame

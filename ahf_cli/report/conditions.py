@@ -11,7 +11,8 @@ import pandas as pd
 
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
-from ahf_cli.recipes.recipe import Recipe, choices_of
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import choices_of
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.training.environment import same_training
 

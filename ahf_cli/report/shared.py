@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ahf_cli.recipes.recipe import Structure
+from ahf_cli.recipes.structure import Structure
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.training.environment import same_training
 

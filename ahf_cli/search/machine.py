@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import command_line
-from ahf_cli.recipes.recipe import Whole
+from ahf_cli.recipes.structure import Whole
 
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config
@@ -35,23 +35,19 @@ def task_spec(config: Config) -> TaskSpec:
 
 def refuse_classes(config: Config, names: Iterable[str]) -> None:
     """Try out the optimizer classes among recipes; raises InputError with one line for each that fails."""
-    from ahf_cli.optim.foreign import try_out
     from ahf_cli.recipes.hyperparameters import middle
     from ahf_cli.tasks.catalogue import make_model
     from ahf_cli.tasks.datasets import DATA_SETS
+    from ahf_cli.training.outside import fault
 
-    errors = []
-    for name in names:
-        recipe, structure = config.recipe(name), config.recipe(name).structure
-        if not (isinstance(structure, Whole) and structure.is_class):
+    data, errors = DATA_SETS[config.task.data], []
+    for recipe in (config.recipe(name) for name in names):
+        if not (isinstance(recipe.structure, Whole) and recipe.structure.is_class):
             continue
-        data = DATA_SETS[config.task.data]
         model = make_model(config.task.model, data.shape, data.outputs)
-        values = recipe.complete({key: middle(found) for key, found in config.space(name).items()})
-        try:
-            try_out(structure.name, dict(structure.arguments), values, [p.shape for p in model.parameters()])
-        except ValueError as error:
-            errors.append(f"recipe {name}: {error}")
+        middles = {key: middle(found) for key, found in config.space(recipe.name).items()}
+        if found := fault(recipe, middles, model):
+            errors.append(f"recipe {recipe.name}: {found}")
     if errors:
         raise InputError(errors)
 

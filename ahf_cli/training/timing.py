@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +15,11 @@ from ahf_cli.optim import Optimizer, compose, gauss_newton, hessian
 from ahf_cli.optim.operators import Curvature
 from ahf_cli.optim.precision import full_precision
 from ahf_cli.recipes.hyperparameters import Range, middle
-from ahf_cli.recipes.recipe import Recipe, Whole
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import Whole
 from ahf_cli.tasks.data import LabelledImages
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
+from ahf_cli.training.interleave import Budget, Clock, interleave
 from ahf_cli.training.records import Progress
 from ahf_cli.training.train import Plan, StoppedError, begin, train
 
@@ -33,8 +32,6 @@ CLASS_STEPS = 10
 REPEATS = 3
 """Repeats of each operation in a round."""
 
-T = TypeVar("T")
-Clock = Callable[[], float]
 Samples = Mapping[str, Sequence[float]]
 """Seconds of each case, round by round."""
 
@@ -135,43 +132,6 @@ def measure(
         return None
     counts = {name: run.counts[1:] for name, run in runs.items()}
     return timing(samples, settings, counted, counts)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to measure: so many rounds, or fewer where the time is spent, but never below `least`."""
-
-    rounds: int
-    seconds: float
-    least: int = 3
-
-
-def interleave(
-    cases: Mapping[str, Callable[[], T]],
-    budget: Budget,
-    clock: Clock = time.perf_counter,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, list[T]] | None:
-    """Run every case once a round, and return their results by round; None where it was stopped.
-
-    One round warms up and is dropped.  Each round has an order of its own, drawn from a fixed seed.  In a
-    fixed cycle a case would always follow the same other case, with its caches and its heap.
-    """
-    names, order = list(cases), random.Random(0)
-    samples: dict[str, list[T]] = {name: [] for name in names}
-    with _without_collection():
-        for case in cases.values():
-            case()
-        end = clock() + budget.seconds
-        for n in range(budget.rounds):
-            if should_stop():
-                return None
-            if n >= budget.least and clock() > end:
-                break
-            for name in order.sample(names, len(names)):
-                samples[name].append(cases[name]())
-            gc.collect()
-    return samples
 
 
 def timing(
@@ -343,16 +303,3 @@ def _small(task: Task) -> Task:
     test = task.split.test
     few = LabelledImages(test.images[: task.batch_size], test.labels[: task.batch_size])
     return replace(task, split=replace(task.split, validation=None, test=few))
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep the garbage collector out of the measurement."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ahf_cli.optim import ModelObjective, Optimizer, State, Stop, compose
 from ahf_cli.recipes.builtin import find_recipe
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, nearest
-from ahf_cli.recipes.recipe import CHOICES, Recipe
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import CHOICES
 from ahf_cli.tasks.models import LeNet
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ahf_cli.recipes.recipe import WHOLE, Structure
+from ahf_cli.recipes.structure import WHOLE, Structure
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.statistics.pairs import holm
 from ahf_cli.report.statistics.sample import dependence, rank_correlation

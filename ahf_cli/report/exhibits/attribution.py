@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ahf_cli.recipes.recipe import Structure
+from ahf_cli.recipes.structure import Structure
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Choices, Exhibit

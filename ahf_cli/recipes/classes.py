@@ -9,15 +9,17 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
-from ahf_cli.recipes.recipe import OUTER, Recipe, Whole
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import OUTER, Whole
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 RATE = Range(1e-4, 0.1, log=True)
@@ -199,3 +201,23 @@ def from_mapping(name: str, mapping: Mapping[str, Any], searched: Collection[str
         raise ValueError(f"fixed must be a mapping of arguments, got {given!r}")
     outer = {key: mapping[key] for key in OUTER if key in mapping}
     return recipe_of(name, path, given, searched, **outer)
+
+
+def with_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the data with a recipe for each optimizer class that is named in place of a recipe."""
+
+    def of(section: str, key: str | None = None) -> Iterable[Any]:
+        found = data.get(section)
+        found = found.get(key, ()) if key and isinstance(found, Mapping) else found
+        return found if isinstance(found, Mapping | list | tuple) else ()
+
+    recipes = data.get("recipes") or {}
+    if not isinstance(recipes, Mapping):
+        return data
+    named = [*of("search", "recipes"), *of("train", "longer"), *of("spaces")]
+    classes = {
+        name: {"optimizer": name}
+        for name in named
+        if is_path(name) and name not in recipes and name not in RECIPES
+    }
+    return {**data, "recipes": {**recipes, **classes}} if classes else data
