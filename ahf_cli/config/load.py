@@ -303,6 +303,11 @@ def _key_path(key: str, value: object) -> KeyPath:
     """Split a dotted key; the name of a recipe may hold dots, so the known parts are taken from the end."""
     first, *rest = key.split(".")
     last = 0
+    if first == "train" and rest[0] == "longer":
+        return (first, "longer", *filter(None, [".".join(rest[1:])]))
+    if first == "recipes" and "fixed" in rest[1:]:  # arguments of a class
+        at = rest.index("fixed", 1)
+        return (first, ".".join(rest[:at]), "fixed", *filter(None, [".".join(rest[at + 1 :])]))
     if first == "recipes" and not isinstance(value, dict):
         last = 1
     elif first == "spaces":

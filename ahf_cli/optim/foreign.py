@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import ahf_cli.optim.rows as rows
+from ahf_cli.errors import AhfError
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
@@ -20,41 +24,64 @@ Closure = Callable[[], Tensor]
 
 
 class Row:
-    """One trial's tensors and the object that moves them."""
+    """One trial's tensors and the object that moves them.
+
+    Args:
+        make: class of the object.
+        arguments: keyword arguments of its constructor.
+        theta: first values of the tensors, (P,).
+        shapes: shapes of the tensors, in their order in θ.
+    """
 
     def __init__(
-        self, make: type[Any], arguments: Mapping[str, Any], shapes: Sequence[torch.Size], like: Tensor
+        self, make: type[Any], arguments: Mapping[str, Any], theta: Tensor, shapes: Sequence[torch.Size]
     ):
-        self.flat = torch.empty(sum(map(torch.Size.numel, shapes)), dtype=like.dtype, device=like.device)
-        pieces = torch.split(self.flat, [shape.numel() for shape in shapes])
-        self.tensors = [nn.Parameter(p.view(s)) for p, s in zip(pieces, shapes, strict=True)]
-        self.optimizer = make(self.tensors, **arguments)
+        self.sizes = [shape.numel() for shape in shapes]
+        pieces = zip(torch.split(theta, self.sizes), shapes, strict=True)
+        self.tensors = [nn.Parameter(piece.clone().view(shape)) for piece, shape in pieces]
+        with seeded(0, theta.device):
+            self.optimizer = make(self.tensors, **arguments)
 
     def step(
         self, theta: Tensor, gradient: Tensor, lr: float | None, seed: int, closure: Closure | None
-    ) -> None:
-        """Move the tensors from θ by one step of the object; θ and the gradient are (P,)."""
+    ) -> Tensor:
+        """Return θ after one step of the object from θ; θ and the gradient are (P,)."""
         self.put(theta, gradient)
         for group in self.optimizer.param_groups if lr is not None else ():
             group["lr"] = lr
-        # Random numbers of a class are a pure function of the step, and a resumed run draws them again.
-        with torch.random.fork_rng(devices=[], enabled=True):
-            torch.manual_seed(seed)
+        with seeded(seed, theta.device):
             self.optimizer.step(*(() if closure is None else (closure,)))
+        return self.value()
 
+    @torch.no_grad()
     def put(self, theta: Tensor | None, gradient: Tensor) -> None:
         """Set θ, unless it is None, and the gradients."""
-        with torch.no_grad():
-            if theta is not None:
-                self.flat.copy_(theta)
-            pieces = torch.split(gradient, [t.numel() for t in self.tensors])
-            for tensor, piece in zip(self.tensors, pieces, strict=True):
-                tensor.grad = piece.detach().clone().view(tensor.shape)
+        if theta is not None:
+            for tensor, piece in zip(self.tensors, torch.split(theta, self.sizes), strict=True):
+                tensor.copy_(piece.view(tensor.shape))
+        for tensor, piece in zip(self.tensors, torch.split(gradient, self.sizes), strict=True):
+            tensor.grad = piece.clone().view(tensor.shape)  # a class may change it
 
     @torch.no_grad()
     def value(self) -> Tensor:
         """Return a copy of the tensors, (P,)."""
-        return self.flat.clone()
+        return torch.cat([tensor.flatten() for tensor in self.tensors])
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the generators of PyTorch and Python within the block, and leave them as they were.
+
+    Random numbers of a class are then a pure function of the step, so that a resumed run draws them again.
+    """
+    before = random.getstate()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before)
 
 
 @dataclass(frozen=True)
@@ -87,22 +114,27 @@ class Foreign:
         here = objective.evaluate(theta)
         new, counts = theta.clone(), torch.ones_like(state.step)
         memories = list(state.memories or [None] * len(theta))
-        active = state.active.tolist()
-        for k in (k for k, going in enumerate(active) if going):
+        closed = wants_closure(made)
+        going = zip(state.active.tolist(), rows.finite(here.gradient).tolist(), strict=True)
+        for k, (active, finite) in enumerate(going):
+            if not active:
+                continue
+            if not finite:  # diverged: many classes fail at a NaN
+                new[k] = torch.nan
+                continue
             row = memories[k] = self._row(memories[k], state, k, objective.layout.shapes)
-            closure = None
-            if wants_closure(made):
-                counts[k] = 0
-                closure = self._closure(row, theta, k, objective, counts)
+            counts[k] = 0 if closed else 1
+            closure = self._closure(row, theta, k, objective, counts) if closed else None
             lr = state.hyperparameters.get("lr")
-            row.step(
-                theta[k],
-                here.gradient[k],
-                None if lr is None else decimal(lr[k]),
-                int(state.step[k]),
-                closure,
-            )
-            new[k] = row.value()
+            rate = None if lr is None else decimal(lr[k])
+            try:
+                new[k] = row.step(theta[k], here.gradient[k], rate, int(state.step[k]), closure)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of a decomposition, at a θ far away
+                new[k] = torch.nan
+            except AhfError:  # of the closure
+                raise
+            except Exception as error:
+                raise ValueError(f"{self.path}: step() failed: {line(error)}") from error
         loss_after = objective.value(new)
         info = explicit_step(state, here, new - theta, loss_after, 0)
         after = state.moved(new, -here.gradient, state.damping, {}, info.finite)
@@ -113,7 +145,7 @@ class Foreign:
             return memory
         values = {name: decimal(value[k]) for name, value in state.hyperparameters.items()}
         made = load(self.path)
-        row = Row(made, constructed(made, self.settings, values), shapes, state.parameters)
+        row = Row(made, constructed(made, self.settings, values), state.parameters[k], shapes)
         if memory is not None:
             row.optimizer.load_state_dict(memory)
         return row
@@ -149,56 +181,66 @@ def wants_closure(made: type[Any]) -> bool:
 
 SMALL = 8
 """Largest length of an axis in `try_out`."""
-STEPS = 3
-"""Steps before and after the memory is saved in `try_out`."""
+STEPS = 6
+"""Steps before and after the memory is saved in `try_out`; some classes renew matrices every tenth step."""
 
 
 def try_out(
-    path: str, settings: Mapping[str, Any], values: Mapping[str, float], shapes: Sequence[torch.Size]
+    path: str,
+    settings: Mapping[str, Any],
+    values: Mapping[str, float],
+    shapes: Sequence[torch.Size],
+    others: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Take a few steps of a class on small tensors with as many axes as these shapes.
 
-    Raises ValueError if it cannot serve as a recipe.
-
     Its memory is saved and loaded as in a checkpoint: the steps after it must be bitwise those without.
+
+    Args:
+        path: class with its module.
+        settings: arguments of its constructor that are no real numbers.
+        values: hyperparameters by name.
+        shapes: shapes of the tensors.
+        others: further hyperparameters, such as the ends of ranges, which its constructor must accept.
+
+    Raises:
+        ValueError: the class cannot serve as a recipe.
     """
     made = load(path)
-    like = torch.zeros(1)
     shapes = list(dict.fromkeys(torch.Size(min(d, SMALL) for d in shape) for shape in shapes))
+    size = sum(shape.numel() for shape in shapes)
+    start, target = torch.cos(torch.arange(float(size))), torch.linspace(-1, 1, size)
 
-    def fresh() -> Row:
+    def fresh(own: Mapping[str, float]) -> Row:
         try:
-            return Row(made, constructed(made, settings, values), shapes, like)
+            return Row(made, constructed(made, settings, own), start, shapes)
         except Exception as error:
             raise ValueError(f"{path}: {line(error)}") from None
 
     def walk(row: Row, theta: Tensor, first: int) -> Tensor:
-        target = torch.linspace(-1, 1, len(theta))
+        def closure() -> Tensor:
+            at = row.value()
+            row.put(None, at - target)
+            return 0.5 * (at - target).square().sum()
+
         for step in range(first, first + STEPS):
-            slope = theta - target + 0.1 * torch.sin(torch.arange(len(theta)) * (step + 1.0))
-
-            def closure() -> Tensor:
-                at = row.value()
-                row.put(None, at - target)
-                return 0.5 * (at - target).square().sum()
-
+            slope = theta - target + 0.1 * torch.sin(torch.arange(size) * (step + 1.0))
             try:
-                row.step(theta, slope, values.get("lr"), step, closure if wants_closure(made) else None)
+                theta = row.step(
+                    theta, slope, values.get("lr"), step, closure if wants_closure(made) else None
+                )
             except Exception as error:
                 raise ValueError(f"{path}: step() failed: {line(error)}") from None
-            theta = row.value()
         return theta
 
-    row = fresh()
-    middle = walk(row, torch.cos(torch.arange(float(row.flat.numel()))), 0)
+    for own in others:
+        fresh(own)
+    row, other = fresh(values), fresh(values)
+    middle = walk(row, start, 0)
     buffer = io.BytesIO()
     try:
         torch.save(row.optimizer.state_dict(), buffer)
-        saved = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-        other = fresh()
-        other.optimizer.load_state_dict(saved)
-    except ValueError:
-        raise
+        other.optimizer.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     except Exception as error:
         raise ValueError(f"{path}: its memory cannot be saved in a checkpoint: {line(error)}") from None
     if not torch.equal(walk(row, middle, STEPS), walk(other, middle, STEPS)):
@@ -208,5 +250,8 @@ def try_out(
 
 
 def line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the kind of an error and its first line; of a ValueError the line alone."""
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, ValueError) and first:
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,0 +1,406 @@
+"""Optimizer classes of installed packages as recipes, against plain loops with the same classes."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ahf_cli.config.load import Config, load, parse
+from ahf_cli.errors import InputError
+from ahf_cli.optim import ModelObjective, State, compose
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.recipes.structure import choices_of, structure_of
+from ahf_cli.search.machine import refuse_classes
+from tests.problems import problem, rows
+
+pytestmark = pytest.mark.usefixtures("registries")
+STEPS = 20
+PACKAGE = '''
+import random
+import numpy, torch
+from torch.optim import Optimizer
+
+class Plain(Optimizer):
+    """θ ← θ − lr g."""
+    def __init__(self, params, lr=0.1, **others):
+        super().__init__(params, {"lr": lr, **others})
+
+    def move(self, p, group):
+        p.add_(p.grad, alpha=-group["lr"])
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.move(p, group)
+
+class Noisy(Plain):
+    """Draws from PyTorch and from Python."""
+    def move(self, p, group):
+        p.add_(p.grad + torch.randn_like(p) + random.random(), alpha=-group["lr"])
+
+class NumPyNoise(Plain):
+    def move(self, p, group):
+        p.add_(p.grad, alpha=-group["lr"] * numpy.random.rand())
+
+class Reassigning(Plain):
+    def move(self, p, group):
+        p.data = p.data - group["lr"] * p.grad
+
+class Halving(Plain):
+    """Changes the gradient in place, and fails at a NaN."""
+    def move(self, p, group):
+        assert p.grad.isfinite().all()
+        p.grad.mul_(0.5)
+        super().move(p, group)
+
+class Singular(Plain):
+    def move(self, p, group):
+        torch.linalg.cholesky(-torch.eye(2))
+
+class NoRate(Optimizer):
+    """θ ← θ − rate g."""
+    def __init__(self, params, rate: float = 0.1, scale=2, limit: "float | None" = None, far=float("inf")):
+        self.limit = limit
+        super().__init__(params, {"rate": rate * scale})
+
+    step = Plain.step
+
+    def move(self, p, group):
+        p.add_(p.grad, alpha=-group["rate"])
+
+class Needy(Plain):
+    def __init__(self, params, lr, rho: float, depth: int):
+        super().__init__(params, lr)
+
+class Graph(Plain):
+    def move(self, p, group):
+        torch.autograd.grad(p.grad.sum(), p)
+
+class Forgetful(Plain):
+    steps = 0
+    def move(self, p, group):
+        self.steps += 1
+        p.add_(p.grad, alpha=-group["lr"] / self.steps)
+
+class Opaque(Plain):
+    def move(self, p, group):
+        self.state[p]["pair"] = random.Random(1)
+        super().move(p, group)
+
+class Seldom(Plain):
+    """Moves in every tenth step from its start, which is not saved."""
+    count = 0
+    def step(self, closure=None):
+        self.count += 1
+        if self.count % 10 == 0:
+            super().step()
+
+class NoStep(Optimizer):
+    pass
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of an installed package of classes."""
+    folder = tmp_path / "lib" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / "odd_classes.py").write_text(PACKAGE)
+    (folder / "odd_broken.py").write_text("raise RuntimeError('no GPU here\\nand more')")
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("odd_classes", "odd_broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "odd_classes"
+
+
+def config_of(recipe: Mapping[str, Any], space: Mapping[str, Any] | None = None) -> Config:
+    return parse({"recipes": {"x": recipe}, "spaces": {"x": space or {}}, "search": {"recipes": ["x"]}}, "F")
+
+
+def recipe(path: str, **fixed: Any) -> Recipe:
+    return config_of({"optimizer": path, "fixed": fixed}).recipe("x")
+
+
+def batch(step: int, dtype: torch.dtype, name: str = "conv") -> ModelObjective:
+    """Return the objective of a step; automatic differentiation rounds as the plain loop does."""
+    own = problem(name, seed=step, explicit=False)
+    return ModelObjective(own.model.to(dtype), own.inputs.to(dtype), own.targets, chain=None)
+
+
+def loop(
+    made: Any, arguments: Mapping[str, Any], theta: Tensor, name: str, closed: bool
+) -> tuple[Tensor, int]:
+    """Return θ after a plain loop with an object of the class, and the number of its gradients."""
+    layout, count = batch(0, theta.dtype, name).layout, 0
+    tensors = [nn.Parameter(piece[0].clone()) for piece in layout.split(theta[None])]
+    optimizer = made(tensors, **arguments)
+    for step in range(STEPS):
+        h = batch(step, theta.dtype, name)
+
+        def closure(h: ModelObjective = h) -> Tensor:
+            nonlocal count
+            optimizer.zero_grad()
+            named: dict[str, Tensor] = dict(zip(layout.names, tensors, strict=True))
+            loss = nn.functional.cross_entropy(functional_call(h.model, named, (h.inputs,)), h.targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            count += 1
+            return loss
+
+        if closed:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+    return layout.join([t.detach() for t in tensors])[0], count
+
+
+def walk(core: Any, state: State, first: int, last: int, name: str = "conv") -> tuple[State, Tensor]:
+    """Return the state after some steps, and the number of gradients of each row."""
+    counts = torch.zeros_like(state.step)
+    for step in range(first, last):
+        state, info = core.step(state, batch(step, state.parameters.dtype, name))
+        counts += info.gradients
+    return state, counts
+
+
+CLASSES: dict[str, dict[str, Any]] = {
+    "NAdam": {"lr": 0.02, "betas.0": 0.8, "weight_decay": 0.01},
+    "SGD": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    "RAdam": {"lr": 0.03},
+    "Adadelta": {"rho": 0.8, "lr": 1.0},
+    "Rprop": {"lr": 0.01, "etas.0": 0.4},
+    "Adafactor": {"lr": 0.01, "d": 1.5},
+    "LBFGS": {"lr": 1.0, "max_iter": 4, "history_size": 3, "line_search_fn": "strong_wolfe"},
+}
+
+
+TUPLES: dict[str, dict[str, Any]] = {
+    "NAdam": {"lr": 0.02, "betas": (0.8, 0.999), "weight_decay": 0.01},
+    "Rprop": {"lr": 0.01, "etas": (0.4, 1.2)},
+}
+"""The same with tuples, as a constructor takes them."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", CLASSES)
+def test_steps_are_those_of_a_plain_loop(name: str, dtype: torch.dtype) -> None:
+    own, made = recipe(f"torch.optim.{name}", **CLASSES[name]), getattr(torch.optim, name)
+    core, arguments = compose(own.structure), TUPLES.get(name, CLASSES[name])
+    # The line searches of L-BFGS multiply roundings, except in a convex problem.
+    where = "softmax_regression" if name == "LBFGS" else "conv"
+    theta = rows(batch(0, torch.float64, where), 2).to(dtype)
+    state, counts = walk(core, core.init(theta, own.complete({})), 0, STEPS, where)
+    for k in range(2):
+        expected, gradients = loop(made, arguments, theta[k], where, name == "LBFGS")
+        rtol, atol = (1e-12, 1e-13) if dtype == torch.float64 else (1e-4, 1e-5)
+        torch.testing.assert_close(state.parameters[k], expected, rtol=rtol, atol=atol)
+        assert int(counts[k]) == gradients
+    assert not torch.equal(state.parameters[0], theta[0])
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "Noisy"])
+def test_a_resumed_trial_goes_on_bitwise_and_rows_do_not_see_each_other(name: str, package: str) -> None:
+    own = recipe(f"{package}.Noisy") if name == "Noisy" else recipe(f"torch.optim.{name}", **CLASSES[name])
+    core, values = compose(own.structure), own.complete({"lr": 0.01})
+    theta = rows(batch(0, torch.float64), 2).float()
+    together, _ = walk(core, core.init(theta, values), 0, 12)
+    alone, _ = walk(core, core.init(theta[1:], values), 0, 7)
+    buffer = io.BytesIO()
+    torch.save({**alone.state_dict(), "memories": (alone.memories[0].optimizer.state_dict(),)}, buffer)
+    straight, _ = walk(core, alone, 7, 12)
+    torch.manual_seed(5)  # of no effect
+    resumed = State(**torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    resumed, _ = walk(core, resumed, 7, 12)
+    assert torch.equal(resumed.parameters, straight.parameters)
+    assert torch.equal(together.parameters[1:], straight.parameters)
+
+
+def test_generators_are_left_as_they_were(package: str) -> None:
+    core, h = compose(recipe(f"{package}.Noisy").structure), batch(0, torch.float64)
+    before = torch.get_rng_state(), random.getstate()
+    core.step(core.init(rows(h, 1), {"lr": 0.1}), h)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+def test_the_rate_of_each_step_is_the_states(package: str) -> None:
+    """A schedule changes the hyperparameter of a state from step to step."""
+    core = compose(recipe(f"{package}.Plain").structure)
+    theta = rows(batch(0, torch.float64), 1)
+    state = core.init(theta, {"lr": 0.1})
+    state, _ = core.step(state, batch(0, torch.float64))
+    state.hyperparameters["lr"].fill_(0.0)
+    after, info = core.step(state, batch(1, torch.float64))
+    assert torch.equal(after.parameters, state.parameters) and info.step_size.item() == 0
+
+
+def test_a_class_may_replace_its_data_and_change_its_gradient(package: str) -> None:
+    theta = rows(batch(0, torch.float64), 1)
+    for name, factor in (("Reassigning", 1.0), ("Halving", 0.5)):
+        core = compose(recipe(f"{package}.{name}").structure)
+        state, info = core.step(core.init(theta, {"lr": 0.1}), batch(0, torch.float64))
+        torch.testing.assert_close(state.parameters, theta - 0.1 * factor * info.gradient, rtol=1e-13, atol=0)
+        torch.testing.assert_close(info.gradient, batch(0, torch.float64).evaluate(theta).gradient)
+
+
+def test_a_row_that_is_not_finite_diverges_alone(package: str) -> None:
+    core = compose(recipe(f"{package}.Halving").structure)
+    theta = rows(batch(0, torch.float64), 2)
+    theta[0, 0] = torch.nan
+    state, info = core.step(core.init(theta, {"lr": 0.1}), batch(0, torch.float64))
+    assert info.finite.tolist() == [False, True] and state.diverged_at.tolist() == [1, 0]
+    singular = compose(recipe(f"{package}.Singular").structure)
+    _, info = singular.step(singular.init(theta[1:], {"lr": 0.1}), batch(0, torch.float64))
+    assert info.finite.tolist() == [False]
+
+
+def test_arguments_are_hyperparameters_or_settings(package: str) -> None:
+    sgd = recipe("torch.optim.SGD", momentum=0.5, nesterov=True, foreach=None)
+    assert sgd.hyperparameters == ("lr", "momentum", "dampening", "weight_decay")
+    assert sgd.fixed == {"momentum": 0.5, "dampening": 0.0, "weight_decay": 0.0} and sgd.free == ("lr",)
+    assert dict(sgd.structure.chosen)["arguments"] == {"nesterov": True, "foreach": None}
+    again = structure_of(json.loads(json.dumps(choices_of(sgd.structure))))
+    assert again.chosen == sgd.structure.chosen
+    own = recipe(f"{package}.NoRate")
+    assert own.fixed == {"rate": 0.1} and own.free == ()
+    own = recipe(f"{package}.NoRate", limit=2, far=3.5, scale=4)
+    assert own.fixed == {"rate": 0.1, "limit": 2.0, "far": 3.5}
+    assert own.structure.chosen["arguments"] == {"scale": 4}
+    searched = config_of(
+        {"optimizer": "torch.optim.Rprop", "fixed": {"step_sizes.1": 20}},
+        {"etas.0": {"low": 0.4, "high": 0.6}},
+    )
+    assert list(searched.space("x")) == ["lr", "etas.0"] and searched.recipe("x").fixed["step_sizes.1"] == 20
+    assert searched.space("x")["lr"].log
+
+
+def test_the_order_of_hyperparameters_is_that_of_the_signature() -> None:
+    """The sampler draws in this order, which must not depend on the classes read before."""
+    assert "eps" not in HYPERPARAMETERS
+    recipe("torch.optim.Adagrad")
+    assert list(HYPERPARAMETERS)[-3:] == ["lr_decay", "initial_accumulator_value", "eps"]
+    assert recipe("torch.optim.NAdam").hyperparameters == (
+        "lr", "betas.0", "betas.1", "eps", "weight_decay", "momentum_decay",
+    )  # fmt: skip
+
+
+def test_a_class_needs_no_rate(package: str) -> None:
+    own = recipe(f"{package}.NoRate", scale=3)
+    core, theta = compose(own.structure), rows(batch(0, torch.float64), 1)
+    state, info = core.step(core.init(theta, own.complete({})), batch(0, torch.float64))
+    torch.testing.assert_close(state.parameters, theta - 0.3 * info.gradient, rtol=1e-12, atol=0)
+    assert info.step_size.isnan().all()
+
+
+def error_of(recipe: Mapping[str, Any], space: Mapping[str, Any] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        refuse_classes(config_of(recipe, space), ["x"])
+    (line,) = caught.value.lines
+    return line
+
+
+BASE = "must be a subclass of torch.optim.Optimizer with a step()"
+
+
+@pytest.mark.parametrize(
+    ("path", "fixed", "line"),
+    [
+        ("no_such.Soap", {}, "recipe x: the package no_such is not installed: pip install no-such"),
+        ("torch.optim.NAdm", {}, "F: recipes.x: torch.optim has no NAdm; did you mean 'NAdam'?"),
+        ("torch.optm.NAdam", {}, "F: recipes.x: cannot import torch.optm: No module named 'torch.optm'"),
+        ("odd_broken.Adam", {}, "F: recipes.x: cannot import odd_broken: no GPU here"),
+        ("json.JSONDecoder", {}, "F: recipes.x: json is a module of Python, which has no optimizers"),
+        ("torch.nn.Linear", {}, f"F: recipes.x: torch.nn.Linear {BASE}"),
+        ("odd_classes.NoStep", {}, f"F: recipes.x: odd_classes.NoStep {BASE}"),
+        ("SGD", {},
+         "F: recipes.x: optimizer must be a class with its module, such as torch.optim.NAdam, got 'SGD'"),
+        ("torch.optim.SGD", {"momentm": 0.9},
+         "F: recipes.x: torch.optim.SGD has no argument 'momentm'; did you mean 'momentum'?"),
+        ("torch.optim.SGD", {"momentum": "much"}, "F: recipes.x: momentum must be a number, got 'much'"),
+        ("torch.optim.SGD", {"weight_decay": ".inf"},
+         "F: recipes.x: weight_decay must be in [0, inf), got inf"),
+        ("torch.optim.NAdam", {"betas": [0.9, 0.99]},
+         "F: recipes.x: betas is a tuple: give its elements betas.0, betas.1"),
+        ("torch.optim.SGD", {"nesterov": [{"bias": True}]},
+         "F: recipes.x: nesterov must be one value for all parameters, got [{'bias': True}]"),
+        ("torch.optim.SGD", 3, "F: recipes.x: fixed must be a mapping of arguments, got 3"),
+        ("odd_classes.Needy", {}, "F: recipes.x: odd_classes.Needy needs rho: give it in fixed"),
+        ("odd_classes.Needy", {"rho": 1.0}, "F: recipes.x: odd_classes.Needy needs depth: give it in fixed"),
+        ("torch.optim.SGD", {"nesterov": True},
+         "recipe x: torch.optim.SGD: Nesterov momentum requires a momentum and zero dampening"),
+        ("torch.optim.NAdam", {"betas.0": 1.5},
+         "recipe x: torch.optim.NAdam: Invalid beta parameter at index 0: 1.5"),
+        ("odd_classes.Graph", {}, "recipe x: odd_classes.Graph: step() failed: RuntimeError: "),
+        ("torch.optim.SparseAdam", {}, "recipe x: torch.optim.SparseAdam: step() failed: RuntimeError: "),
+        ("torch.optim.Muon", {}, "recipe x: torch.optim.Muon: Muon only supports 2D parameters"),
+        ("odd_classes.Opaque", {},
+         "recipe x: odd_classes.Opaque: its memory cannot be saved in a checkpoint: UnpicklingError: "),
+        *((f"odd_classes.{name}", {},
+           f"recipe x: odd_classes.{name}: a resumed run would differ, since state_dict() does not hold")
+          for name in ("Forgetful", "Seldom", "NumPyNoise")),
+    ],
+)  # fmt: skip
+def test_a_class_that_cannot_serve_is_refused_in_one_line(
+    path: str, fixed: Any, line: str, package: str
+) -> None:
+    said = error_of({"optimizer": path, "fixed": fixed})
+    assert said.startswith(line) and "\n" not in said
+
+
+@pytest.mark.parametrize("key", ["base", "curvature", "lr"])
+def test_a_class_goes_with_no_base_and_no_choices_of_hessian_free_recipes(key: str) -> None:
+    said = error_of({"optimizer": "torch.optim.SGD", key: "hf"})
+    assert said.startswith(f"F: recipes.x: {key} does not go with optimizer: its keys are optimizer, fixed")
+
+
+def test_both_ends_of_a_range_are_tried() -> None:
+    said = error_of({"optimizer": "torch.optim.NAdam"}, {"betas.1": {"low": 0.9, "high": 1.2}})
+    assert said == "recipe x: torch.optim.NAdam: Invalid beta parameter at index 1: 1.2"
+
+
+def test_a_file_of_the_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert error_of({"optimizer": "mine.Best"}) == (
+        f"F: recipes.x: mine must be an installed package, got {tmp_path / 'mine.py'}: "
+        "load a file of yours with --plugin FILE.py"
+    )
+
+
+def test_a_file_that_hides_a_package_is_refused(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{package}.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "must be an installed package" in error_of({"optimizer": f"{package}.Plain"})
+
+
+def test_classes_stand_for_recipes_everywhere() -> None:
+    name = "torch.optim.RAdam"
+    own = ["spaces.torch.optim.RAdam.betas.0.low=0.8", "spaces.torch.optim.RAdam.betas.0.high=0.95"]
+    config = load(overrides=[f"search.recipes=[hf, {name}]", f"train.longer.{name}=2", *own])
+    assert config.searched == ("hf", name) and config.train.longer == {name: 2}
+    assert list(config.space(name)) == ["lr", "betas.0"] and config.space(name)["betas.0"].low == 0.8
+    assert parse(config.plain(), "again") == config and config.searching([name]).searched == (name,)
+    other = load(
+        overrides=["recipes.x.optimizer=torch.optim.SGD", "recipes.x.fixed.momentum=0.9",
+                   "recipes.y={base: torch.optim.RAdam, betas.1: 0.99}"]
+    )  # fmt: skip
+    assert other.recipe("x").fixed["momentum"] == 0.9 and other.recipe("y").fixed["betas.1"] == 0.99
+
+
+TINY = [
+    *["--preset", "smoke", "-o", "task.subset=400", "-o", "task.batch_size=64", "-o", "train.steps=3"],
+    *["-o", "train.eval_every=2", "-q"],
+]
