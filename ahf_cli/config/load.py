@@ -17,7 +17,7 @@ from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schem
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
-from ahf_cli.recipes.classes import with_classes
+from ahf_cli.recipes.classes import reading, with_classes
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import WHOLE, choices_of
@@ -228,7 +228,8 @@ def stored(content: str | bytes, source: str, stem: str, overrides: Sequence[str
 
     A fair study without the key `search.seeds` is older than it, and has one training seed for all draws.
     """
-    return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
+    with reading():
+        return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
 
 
 def with_seeds(data: Mapping[str, Any]) -> dict[str, Any]:

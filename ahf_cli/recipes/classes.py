@@ -9,7 +9,9 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
@@ -29,6 +31,19 @@ PLAIN = (bool, int, float, str, type(None))
 
 class NotInstalledError(ValueError):
     """The package of a class is not installed."""
+
+
+_READING: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Leave classes alone within the block: a study is read, and its classes need not be there."""
+    token = _READING.set(True)
+    try:
+        yield
+    finally:
+        _READING.reset(token)
 
 
 def is_path(name: object) -> bool:
@@ -132,8 +147,8 @@ def recipe_of(
     """Return the recipe of a class.
 
     The real arguments are hyperparameters, fixed at the class's defaults.  `lr` is free with a range, unless
-    it is given.  A class that is not installed has the given and searched hyperparameters alone, so that its
-    studies can be read.
+    it is given.  A class that is not installed, or of a study that is read, has the given and searched
+    hyperparameters alone.
 
     Args:
         name: name of the recipe.
@@ -146,8 +161,10 @@ def recipe_of(
         ValueError: no such class, an argument that it lacks, or a required one that is missing.
     """
     try:
-        known = arguments_of(load(path))
+        known = {} if _READING.get() else arguments_of(load(path))
     except NotInstalledError:
+        known = {}
+    if not known:
         real = {k for k, v in given.items() if type(v) in (int, float)} | set(searched)
         known = {k: Argument(k, math.nan, k in real) for k in (*given, *searched)}
         known.setdefault("lr", Argument("lr", math.nan, True))
