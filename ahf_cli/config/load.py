@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
@@ -13,11 +14,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
-from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schema_problems, show, without
+from ahf_cli.config.schema import (
+    Bounds,
+    KeyPath,
+    Problem,
+    Settings,
+    TaskSection,
+    schema_problems,
+    show,
+    without,
+)
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
-from ahf_cli.recipes.classes import with_classes
+from ahf_cli.recipes.classes import add_classes, reading
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import WHOLE, choices_of
@@ -223,12 +233,20 @@ def from_text(
     return _parsed(parse_yaml(content, source), source, stem, overrides)
 
 
-def stored(content: str | bytes, source: str, stem: str, overrides: Sequence[str | Setting] = ()) -> Config:
+def stored(
+    content: str | bytes,
+    source: str,
+    stem: str,
+    overrides: Sequence[str | Setting] = (),
+    with_classes: bool = False,
+) -> Config:
     """Check the configuration that a study has stored; arguments and errors as in `from_text`.
 
     A fair study without the key `search.seeds` is older than it, and has one training seed for all draws.
+    Optimizer classes are left alone, unless `with_classes`: their defaults are then unknown.
     """
-    return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
+    with nullcontext() if with_classes else reading():
+        return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
 
 
 def with_seeds(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,7 +273,7 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     Raises InputError with one line for each error.
     """
     problems: list[Problem] = []
-    data = with_classes(data)
+    data = add_classes(data)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -312,7 +330,8 @@ def _key_path(key: str, value: object) -> KeyPath:
         last = 1
     elif first == "spaces":
         last = 2 if rest[-1:] and rest[-1] in ("low", "high", "log") else 0
-        last = 1 if not last and rest[-1:] and rest[-1] in HYPERPARAMETERS else last
+        bounds = isinstance(value, dict) and value and value.keys() <= Bounds.model_fields.keys()
+        last = 1 if not last and rest[-1:] and (bounds or rest[-1] in HYPERPARAMETERS) else last
         if last and len(rest) > last + 1 and rest[-last].isdecimal():  # an element, such as betas.0
             rest[-last - 1 : len(rest) - last + 1] = [".".join(rest[-last - 1 : len(rest) - last + 1])]
     if first not in ("recipes", "spaces") or len(rest) <= last:

@@ -250,8 +250,8 @@ def try_out(
 
 
 def line(error: Exception) -> str:
-    """Return the kind of an error and its first line; of a ValueError the line alone."""
+    """Return the first line of an error, with its kind where the line alone may say too little."""
     first = next(iter(str(error).splitlines()), "")
-    if isinstance(error, ValueError) and first:
+    if first and isinstance(error, ValueError | RuntimeError):
         return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

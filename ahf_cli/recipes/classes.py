@@ -9,7 +9,9 @@ import re
 import site
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -29,6 +31,19 @@ PLAIN = (bool, int, float, str, type(None))
 
 class NotInstalledError(ValueError):
     """The package of a class is not installed."""
+
+
+_READING: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Leave classes alone within the block: a study is read, and its classes need not be there."""
+    token = _READING.set(True)
+    try:
+        yield
+    finally:
+        _READING.reset(token)
 
 
 def is_path(name: object) -> bool:
@@ -77,7 +92,7 @@ def _refuse_uninstalled(top: str) -> None:
     if own is None or _places(own) != _places(used):
         where = next(iter(_places(used)), "a file of yours")
         raise ValueError(
-            f"{top} must be an installed package, got {where}: load a file of yours with --plugin FILE.py"
+            f"{top} must be an installed package, got {where}: a file of yours needs --plugin FILE.py"
         )
 
 
@@ -124,7 +139,7 @@ def arguments_of(made: type[Any]) -> dict[str, Argument]:
             continue
         said = p.annotation is float or "float" in str(p.annotation)
         endless = type(p.default) is float and not math.isfinite(p.default)
-        number = type(p.default) is float or (type(p.default) is int and said)
+        number = type(p.default) is float or (said and (type(p.default) is int or p.default is p.empty))
         real = p.name == "lr" or (number and not endless)
         found[p.name] = Argument(p.name, p.default, real, endless or (p.default is None and said))
     return found
@@ -159,8 +174,8 @@ def recipe_of(
     """Return the recipe of a class.
 
     The real arguments are hyperparameters, fixed at the class's defaults.  `lr` is free with a range, unless
-    it is given.  A class that is not installed has the given and searched hyperparameters alone, so that its
-    studies can be read.
+    it is given.  A class that is not installed, or of a study that is read, has the given and searched
+    hyperparameters alone.
 
     Args:
         name: name of the recipe.
@@ -173,11 +188,12 @@ def recipe_of(
         ValueError: no such class, an argument that it lacks, or a required one that is missing.
     """
     try:
-        known = arguments_of(load(path))
+        known = None if _READING.get() else arguments_of(load(path))
     except NotInstalledError:
-        real = {k for k, v in given.items() if type(v) in (int, float)} | set(searched)
-        known = {k: Argument(k, math.nan, k in real) for k in (*given, *searched)}
-        known.setdefault("lr", Argument("lr", math.nan, True))
+        known = None
+    if known is None:
+        real = {"lr", *searched, *(k for k, v in given.items() if type(v) in (int, float))}
+        known = {k: Argument(k, math.nan, k in real) for k in ("lr", *given, *searched)}
     for key, argument in known.items():
         if argument.may_be_real and (type(given.get(key)) in (int, float) or key in searched):
             known[key] = replace(argument, real=True)
@@ -211,6 +227,25 @@ def _check(path: str, key: str, value: object, known: Mapping[str, Argument]) ->
         raise ValueError(f"{key} must be one value for all parameters, got {value!r}")
 
 
+def class_document(path: str) -> tuple[Recipe, dict[str, dict[str, Any]]]:
+    """Return the recipe of a class, and the defaults of its arguments: `fixed` ones and `settings`.
+
+    A required argument has the default `required`.
+
+    Raises ValueError for no such class.
+    """
+    if not is_path(path):
+        raise ValueError("must be a class with its module, such as torch.optim.NAdam")
+    empty, known = inspect.Parameter.empty, arguments_of(load(path))
+    own = [a for a in known.values() if a.name != "lr"]
+    needed = {a.name: 1.0 if a.real else "" for a in own if a.default is empty}
+    shown = {a.name: "required" if a.default is empty else a.default for a in own}
+    return recipe_of(path, path, needed, ()), {
+        "fixed": {name: value for name, value in shown.items() if known[name].real},
+        "settings": {name: value for name, value in shown.items() if not known[name].real},
+    }
+
+
 OWN = ("optimizer", "fixed", *OUTER)
 """Keys of a recipe that is a class."""
 
@@ -236,7 +271,7 @@ def from_mapping(name: str, mapping: Mapping[str, Any], searched: Collection[str
     return recipe_of(name, path, given, searched, **outer)
 
 
-def with_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
+def add_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the data with a recipe for each optimizer class that is named in place of a recipe."""
 
     def of(section: str, key: str | None = None) -> Iterable[Any]:
