@@ -16,7 +16,7 @@ _PUBLISHED = Structure(
 _STABLE = Structure(
     curvature="ggn", reduction_ratio="update", step_size="hyperbolic", max_iterations=10, clipping="radius"
 )
-"""Choices that train for almost all hyperparameters; reasons and measurements: docs/robust-hf.md."""
+"""Choices that train for almost all hyperparameters; reasons and measurements: docs/recipes-that-work.md."""
 
 _CAREFUL = Structure(
     curvature="ggn", curvature_batch="same", reduction_ratio="update", ratio_rounding="guarded",
@@ -50,13 +50,13 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "hf_stable", _STABLE, {"radius": 0.1},
             ranges={"lr": Range(0.03, 1, log=True), "halving": Range(20, 500, log=True)},
-            source="here: docs/robust-hf.md",
+            source="here: docs/recipes-that-work.md",
         ),
         Recipe(
             "adaptive_hf_stable", replace(_STABLE, step_size="eq3_repaired", moments="adam"),
             {"radius": 0.1, "mu": 1.0},
             ranges={"sigma": Range(0.3, 3, log=True), "smoothness": Range(1, 100, log=True)},
-            source="here: docs/robust-hf.md",
+            source="here: docs/recipes-that-work.md",
         ),
         Recipe(
             "hf_martens",
