@@ -30,95 +30,12 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.search.machine import refuse_classes
 from ahf_cli.study.store import Study
 from tests.fashion_mnist import write
+from tests.odd_classes import PACKAGE
 from tests.problems import problem, rows
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.usefixtures("registries")
 STEPS = 20
-PACKAGE = '''
-import random
-import numpy, torch
-from torch.optim import Optimizer
-
-class Plain(Optimizer):
-    """θ ← θ − lr g."""
-    def __init__(self, params, lr=0.1, **others):
-        super().__init__(params, {"lr": lr, **others})
-
-    def move(self, p, group):
-        p.add_(p.grad, alpha=-group["lr"])
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.move(p, group)
-
-class Noisy(Plain):
-    """Draws from PyTorch and from Python."""
-    def move(self, p, group):
-        p.add_(p.grad + torch.randn_like(p) + random.random(), alpha=-group["lr"])
-
-class NumPyNoise(Plain):
-    def move(self, p, group):
-        p.add_(p.grad, alpha=-group["lr"] * numpy.random.rand())
-
-class Reassigning(Plain):
-    def move(self, p, group):
-        p.data = p.data - group["lr"] * p.grad
-
-class Halving(Plain):
-    """Changes the gradient in place, and fails at a NaN."""
-    def move(self, p, group):
-        assert p.grad.isfinite().all()
-        p.grad.mul_(0.5)
-        super().move(p, group)
-
-class Singular(Plain):
-    def move(self, p, group):
-        torch.linalg.cholesky(-torch.eye(2))
-
-class NoRate(Optimizer):
-    """θ ← θ − rate g."""
-    def __init__(self, params, rate: float = 0.1, scale=2, limit: "float | None" = None, far=float("inf")):
-        self.limit = limit
-        super().__init__(params, {"rate": rate * scale})
-
-    step = Plain.step
-
-    def move(self, p, group):
-        p.add_(p.grad, alpha=-group["rate"])
-
-class Needy(Plain):
-    def __init__(self, params, lr, rho: float, depth: int):
-        super().__init__(params, lr)
-
-class Graph(Plain):
-    def move(self, p, group):
-        torch.autograd.grad(p.grad.sum(), p)
-
-class Forgetful(Plain):
-    steps = 0
-    def move(self, p, group):
-        self.steps += 1
-        p.add_(p.grad, alpha=-group["lr"] / self.steps)
-
-class Opaque(Plain):
-    def move(self, p, group):
-        self.state[p]["pair"] = random.Random(1)
-        super().move(p, group)
-
-class Seldom(Plain):
-    """Moves in every tenth step from its start, which is not saved."""
-    count = 0
-    def step(self, closure=None):
-        self.count += 1
-        if self.count % 10 == 0:
-            super().step()
-
-class NoStep(Optimizer):
-    pass
-'''
 
 
 @pytest.fixture
@@ -265,6 +182,19 @@ def test_a_class_may_replace_its_data_and_change_its_gradient(package: str) -> N
         torch.testing.assert_close(info.gradient, batch(0, torch.float64).evaluate(theta).gradient)
 
 
+def test_a_class_with_modes_steps_in_training_and_is_read_in_evaluation(package: str) -> None:
+    core, h = compose(recipe(f"{package}.Modes").structure), batch(0, torch.float64)
+    state, shift = core.init(rows(h, 2), {"lr": 0.1}), torch.zeros(2, h.layout.size, dtype=torch.float64)
+    for _ in range(3):
+        inner = state.parameters + shift
+        gradient = h.evaluate(inner).gradient
+        shift = 0.5 * 0.1 * gradient
+        state, info = core.step(state, h)
+        expected = inner - 0.1 * gradient - shift
+        torch.testing.assert_close(state.parameters, expected, rtol=1e-12, atol=1e-13)
+        assert torch.as_tensor(info.gradients).tolist() == [1, 1]
+
+
 def test_a_row_that_is_not_finite_diverges_alone(package: str) -> None:
     core = compose(recipe(f"{package}.Halving").structure)
     theta = rows(batch(0, torch.float64), 2)
@@ -321,45 +251,27 @@ def error_of(recipe: Mapping[str, Any], space: Mapping[str, Any] | None = None) 
     return line
 
 
-BASE = "must be a subclass of torch.optim.Optimizer with a step()"
-
-
 @pytest.mark.parametrize(
     ("path", "fixed", "line"),
     [
         ("no_such.Soap", {}, "recipe x: the package no_such is not installed: pip install no-such"),
-        ("torch.optim.NAdm", {}, "F: recipes.x: torch.optim has no NAdm; did you mean 'NAdam'?"),
-        ("torch.optm.NAdam", {}, "F: recipes.x: cannot import torch.optm: No module named 'torch.optm'"),
         ("odd_broken.Adam", {}, "F: recipes.x: cannot import odd_broken: no GPU here"),
         ("json.JSONDecoder", {}, "F: recipes.x: json is a module of Python, which has no optimizers"),
-        ("torch.nn.Linear", {}, f"F: recipes.x: torch.nn.Linear {BASE}"),
-        ("odd_classes.NoStep", {}, f"F: recipes.x: odd_classes.NoStep {BASE}"),
-        ("SGD", {},
-         "F: recipes.x: optimizer must be a class with its module, such as torch.optim.NAdam, got 'SGD'"),
-        ("torch.optim.SGD", {"momentm": 0.9},
-         "F: recipes.x: torch.optim.SGD has no argument 'momentm'; did you mean 'momentum'?"),
-        ("torch.optim.SGD", {"momentum": "much"}, "F: recipes.x: momentum must be a number, got 'much'"),
+        ("odd_classes.NoStep", {},
+         "F: recipes.x: odd_classes.NoStep must be a subclass of torch.optim.Optimizer with a step()"),
         ("torch.optim.SGD", {"weight_decay": ".inf"},
          "F: recipes.x: weight_decay must be in [0, inf), got inf"),
         ("torch.optim.NAdam", {"betas": [0.9, 0.99]},
          "F: recipes.x: betas is a tuple: give its elements betas.0, betas.1"),
         ("torch.optim.SGD", {"nesterov": [{"bias": True}]},
          "F: recipes.x: nesterov must be one value for all parameters, got [{'bias': True}]"),
-        ("torch.optim.SGD", 3, "F: recipes.x: fixed must be a mapping of arguments, got 3"),
-        ("odd_classes.Needy", {}, "F: recipes.x: odd_classes.Needy needs rho: give it in fixed"),
         ("odd_classes.Needy", {"rho": 1.0}, "F: recipes.x: odd_classes.Needy needs depth: give it in fixed"),
-        ("torch.optim.SGD", {"nesterov": True},
-         "recipe x: torch.optim.SGD: Nesterov momentum requires a momentum and zero dampening"),
         ("torch.optim.NAdam", {"betas.0": 1.5},
          "recipe x: torch.optim.NAdam: Invalid beta parameter at index 0: 1.5"),
-        ("odd_classes.Graph", {}, "recipe x: odd_classes.Graph: step() failed: "),
-        ("torch.optim.SparseAdam", {}, "recipe x: torch.optim.SparseAdam: step() failed: "),
-        ("torch.optim.Muon", {}, "recipe x: torch.optim.Muon: Muon only supports 2D parameters"),
-        ("odd_classes.Opaque", {},
-         "recipe x: odd_classes.Opaque: its memory cannot be saved in a checkpoint: UnpicklingError: "),
+        ("torch.optim.SparseAdam", {}, "recipe x: torch.optim.SparseAdam: step() failed: SparseAdam does"),
         *((f"odd_classes.{name}", {},
            f"recipe x: odd_classes.{name}: a resumed run would differ, since state_dict() does not hold")
-          for name in ("Forgetful", "Seldom", "NumPyNoise")),
+          for name in ("Seldom", "NumPyNoise")),
     ],
 )  # fmt: skip
 def test_a_class_that_cannot_serve_is_refused_in_one_line(
@@ -369,24 +281,9 @@ def test_a_class_that_cannot_serve_is_refused_in_one_line(
     assert said.startswith(line) and "\n" not in said
 
 
-@pytest.mark.parametrize("key", ["base", "curvature", "lr"])
-def test_a_class_goes_with_no_base_and_no_choices_of_hessian_free_recipes(key: str) -> None:
-    said = error_of({"optimizer": "torch.optim.SGD", key: "hf"})
-    assert said.startswith(f"F: recipes.x: {key} does not go with optimizer: its keys are optimizer, fixed")
-
-
 def test_both_ends_of_a_range_are_tried() -> None:
     said = error_of({"optimizer": "torch.optim.NAdam"}, {"betas.1": {"low": 0.9, "high": 1.2}})
     assert said == "recipe x: torch.optim.NAdam: Invalid beta parameter at index 1: 1.2"
-
-
-def test_a_file_of_the_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert error_of({"optimizer": "mine.Best"}) == (
-        f"F: recipes.x: mine must be an installed package, got {tmp_path / 'mine.py'}: "
-        "a file of yours needs --plugin FILE.py"
-    )
 
 
 def test_a_file_that_hides_a_package_is_refused(
@@ -394,7 +291,10 @@ def test_a_file_that_hides_a_package_is_refused(
 ) -> None:
     (tmp_path / f"{package}.py").write_text("raise SystemExit('it ran')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert "must be an installed package" in error_of({"optimizer": f"{package}.Plain"})
+    assert error_of({"optimizer": f"{package}.Plain"}) == (
+        f"F: recipes.x: {package} must be an installed package, got {tmp_path / package}.py: "
+        "a file of yours needs --plugin FILE.py"
+    )
 
 
 def test_classes_stand_for_recipes_everywhere() -> None:
@@ -459,6 +359,7 @@ def test_the_example_of_the_page_runs_word_for_word(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_process", "one_figure", "few")
 def test_a_study_outlives_its_package(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ahf_cli.config.paths import key_path
 from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
 from ahf_cli.config.schema import (
-    Bounds,
     KeyPath,
     Problem,
     Settings,
@@ -28,7 +28,7 @@ from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
 from ahf_cli.recipes.classes import add_classes, reading
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
+from ahf_cli.recipes.hyperparameters import Range, nearest
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import WHOLE, choices_of
 from ahf_cli.tasks.metrics import Metrics, metrics_of
@@ -309,35 +309,12 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
             if not equals or not all(part.strip() for part in key.split(".")):
                 raise InputError(f"--override must be KEY=VALUE, got {text!r}")
             parsed = parse_value(value, f"--override {key.strip()}")
-            settings.append(Setting("--override", _key_path(key.strip(), parsed), parsed))
+            settings.append(Setting("--override", key_path(key.strip(), parsed), parsed))
         except InputError as error:
             errors += error.lines
     if errors:
         raise InputError(errors)
     return settings
-
-
-def _key_path(key: str, value: object) -> KeyPath:
-    """Split a dotted key; the name of a recipe may hold dots, so the known parts are taken from the end."""
-    first, *rest = key.split(".")
-    last = 0
-    if first == "train" and rest[0] == "longer":
-        return (first, "longer", *filter(None, [".".join(rest[1:])]))
-    if first == "recipes" and "fixed" in rest[1:]:  # arguments of a class
-        at = rest.index("fixed", 1)
-        return (first, ".".join(rest[:at]), "fixed", *filter(None, [".".join(rest[at + 1 :])]))
-    if first == "recipes" and not isinstance(value, dict):
-        last = 1
-    elif first == "spaces":
-        last = 2 if rest[-1:] and rest[-1] in ("low", "high", "log") else 0
-        bounds = isinstance(value, dict) and value and value.keys() <= Bounds.model_fields.keys()
-        last = 1 if not last and rest[-1:] and (bounds or rest[-1] in HYPERPARAMETERS) else last
-        if last and len(rest) > last + 1 and rest[-last].isdecimal():  # an element, such as betas.0
-            rest[-last - 1 : len(rest) - last + 1] = [".".join(rest[-last - 1 : len(rest) - last + 1])]
-    if first not in ("recipes", "spaces") or len(rest) <= last:
-        return (first, *rest)
-    cut = len(rest) - last
-    return (first, ".".join(rest[:cut]), *rest[cut:])
 
 
 def _with_value(data: Mapping[str, Any], path: KeyPath, value: object) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.errors import AhfError
+from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
 from ahf_cli.recipes.classes import constructed, load
 
-Closure = Callable[[], Tensor]
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""θ ↦ h(θ) and ∇h(θ) of one trial on the batch of the step; (P,) → (), (P,)."""
 
 
 class Row:
@@ -42,25 +44,44 @@ class Row:
         with seeded(0, theta.device):
             self.optimizer = make(self.tensors, **arguments)
 
-    def step(
-        self, theta: Tensor, gradient: Tensor, lr: float | None, seed: int, closure: Closure | None
-    ) -> Tensor:
-        """Return θ after one step of the object from θ; θ and the gradient are (P,)."""
-        self.put(theta, gradient)
+    def step(self, theta: Tensor, evaluate: Evaluate, lr: float | None, seed: int) -> Tensor:
+        """Return θ after one step of the object from θ, (P,).
+
+        A class with the modes `train()` and `eval()`, such as a schedule-free one, steps in the first and is
+        read in the second.
+        """
+
+        def closure() -> Tensor:
+            loss, gradient = evaluate(self.value())
+            for tensor, piece in zip(self.tensors, torch.split(gradient, self.sizes), strict=True):
+                tensor.grad = piece.clone().view(tensor.shape)  # a class may change it
+            return loss
+
+        self._put(theta)
         for group in self.optimizer.param_groups if lr is not None else ():
             group["lr"] = lr
-        with seeded(seed, theta.device):
-            self.optimizer.step(*(() if closure is None else (closure,)))
+        with seeded(seed, theta.device), self._training():
+            if wants_closure(type(self.optimizer)):
+                self.optimizer.step(closure)
+            else:
+                closure()
+                self.optimizer.step()
         return self.value()
 
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        modes = [getattr(self.optimizer, name, None) for name in ("train", "eval")]
+        if not all(callable(mode) for mode in modes):
+            yield
+            return
+        self.optimizer.train()
+        yield
+        self.optimizer.eval()
+
     @torch.no_grad()
-    def put(self, theta: Tensor | None, gradient: Tensor) -> None:
-        """Set θ, unless it is None, and the gradients."""
-        if theta is not None:
-            for tensor, piece in zip(self.tensors, torch.split(theta, self.sizes), strict=True):
-                tensor.copy_(piece.view(tensor.shape))
-        for tensor, piece in zip(self.tensors, torch.split(gradient, self.sizes), strict=True):
-            tensor.grad = piece.clone().view(tensor.shape)  # a class may change it
+    def _put(self, theta: Tensor) -> None:
+        for tensor, piece in zip(self.tensors, torch.split(theta, self.sizes), strict=True):
+            tensor.copy_(piece.view(tensor.shape))
 
     @torch.no_grad()
     def value(self) -> Tensor:
@@ -88,8 +109,8 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 class Foreign:
     """θ ← the result of `step()` of a class, row by row.
 
-    A class whose `step` needs a closure gets one.  It evaluates h and its gradient on the batch of the step,
-    and each call counts as a gradient.
+    A class whose `step` needs a closure gets one.  It evaluates h and its gradient on the batch of the step.
+    Each call counts as a gradient of its row.
     """
 
     path: str
@@ -110,28 +131,26 @@ class Foreign:
         """Take one step in every active row."""
         if curvature_objective is not None:
             raise ValueError("curvature_batch: this recipe takes no curvature objective")
-        theta, made = state.parameters, load(self.path)
+        theta = state.parameters
         here = objective.evaluate(theta)
-        new, counts = theta.clone(), torch.ones_like(state.step)
+        new, counts = theta.clone(), torch.zeros_like(state.step)
         memories = list(state.memories or [None] * len(theta))
-        closed = wants_closure(made)
         going = zip(state.active.tolist(), rows.finite(here.gradient).tolist(), strict=True)
         for k, (active, finite) in enumerate(going):
             if not active:
                 continue
             if not finite:  # diverged: many classes fail at a NaN
-                new[k] = torch.nan
+                new[k], counts[k] = torch.nan, 1
                 continue
             row = memories[k] = self._row(memories[k], state, k, objective.layout.shapes)
-            counts[k] = 0 if closed else 1
-            closure = self._closure(row, theta, k, objective, counts) if closed else None
             lr = state.hyperparameters.get("lr")
             rate = None if lr is None else decimal(lr[k])
+            evaluate = _evaluate(here, theta, k, objective, counts)
             try:
-                new[k] = row.step(theta[k], here.gradient[k], rate, int(state.step[k]), closure)
-            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of a decomposition, at a θ far away
+                new[k] = row.step(theta[k], evaluate, rate, int(state.step[k]))
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of a decomposition, far away
                 new[k] = torch.nan
-            except AhfError:  # of the closure
+            except AhfError:  # of the objective
                 raise
             except Exception as error:
                 raise ValueError(f"{self.path}: step() failed: {line(error)}") from error
@@ -150,16 +169,20 @@ class Foreign:
             row.optimizer.load_state_dict(memory)
         return row
 
-    def _closure(self, row: Row, theta: Tensor, k: int, objective: Objective, counts: Tensor) -> Closure:
-        def closure() -> Tensor:
-            point = theta.clone()
-            point[k] = row.value()
-            found = objective.evaluate(point)
-            row.put(None, found.gradient[k])
-            counts[k] += 1
-            return found.loss[k]
 
-        return closure
+def _evaluate(here: Evaluation, theta: Tensor, k: int, objective: Objective, counts: Tensor) -> Evaluate:
+    """Return the evaluation of a row, which counts its calls; at θ itself it is done already."""
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        counts[k] += 1
+        if torch.equal(point, theta[k]):
+            return here.loss[k], here.gradient[k]
+        all_points = theta.clone()
+        all_points[k] = point
+        found = objective.evaluate(all_points)
+        return found.loss[k], found.gradient[k]
+
+    return evaluate
 
 
 def decimal(value: Tensor) -> float:
@@ -218,17 +241,15 @@ def try_out(
             raise ValueError(f"{path}: {line(error)}") from None
 
     def walk(row: Row, theta: Tensor, first: int) -> Tensor:
-        def closure() -> Tensor:
-            at = row.value()
-            row.put(None, at - target)
-            return 0.5 * (at - target).square().sum()
-
         for step in range(first, first + STEPS):
-            slope = theta - target + 0.1 * torch.sin(torch.arange(size) * (step + 1.0))
+            noise = 0.1 * torch.sin(torch.arange(size) * (step + 1.0))
+
+            def evaluate(point: Tensor, noise: Tensor = noise) -> tuple[Tensor, Tensor]:
+                slope = point - target + noise
+                return 0.5 * slope.square().sum(), slope
+
             try:
-                theta = row.step(
-                    theta, slope, values.get("lr"), step, closure if wants_closure(made) else None
-                )
+                theta = row.step(theta, evaluate, values.get("lr"), step)
             except Exception as error:
                 raise ValueError(f"{path}: step() failed: {line(error)}") from None
         return theta

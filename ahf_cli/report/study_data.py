@@ -270,11 +270,9 @@ def _read(
 
 
 def judged(
-    study: Study,
-    results: Sequence[TrialResult],
-    manifest: Mapping[str, Any],
+    study: Study, results: Sequence[TrialResult], manifest: Mapping[str, Any],
     steps: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Return results of a study as a table with their outcomes; `steps` are theirs, if they are read."""
     by_key = {(r.recipe, r.slot): r for r in results}
 
