@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -156,6 +157,26 @@ def test_factors_of_convolutions_are_sums_over_patches_and_means_over_positions(
             torch.testing.assert_close(found.memory[f"{name}.weight.A"][k], patches.T @ patches / 5)
             positions = by_hand.cotangents[name][0][0].numel()
             torch.testing.assert_close(found.memory[f"{name}.weight.G"][k], g.T @ g / (5 * positions))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_products_with_the_factors_are_those_of_curvlinops(name: str) -> None:
+    h = problem(name, examples=7)
+    theta, v = rows(h, 1), rows(h, 1, seed=5)
+    with torch.no_grad():
+        for p, piece in zip(h.model.parameters(), h.layout.split(theta), strict=True):
+            p.copy_(piece[0])
+    operator = importlib.import_module("curvlinops").KFACLinearOperator(
+        h.model, nn.CrossEntropyLoss(), list(h.model.parameters()), [(h.inputs, h.targets)],
+        fisher_type="type-2", separate_weight_and_bias=False,
+    )  # fmt: skip
+    theirs = torch.cat([p.flatten() for p in operator @ [piece[0] for piece in h.layout.split(v)]])
+    memory = fitted(h, theta, Kfac(exact=True)).memory
+    for layer in {n.removesuffix("weight").removesuffix("bias") for n in h.layout.names}:
+        order = joined(h, layer)
+        ours = kronecker(memory, f"{layer}weight") @ v[0][order]
+        torch.testing.assert_close(ours, theirs[order].detach())
 
 
 def test_ekfac_has_the_diagonal_of_the_fisher_matrix_in_its_basis() -> None:
