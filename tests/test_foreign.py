@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,11 @@ from ahf_cli.cli import main
 from ahf_cli.config.load import Config, load, parse
 from ahf_cli.errors import InputError
 from ahf_cli.optim import ModelObjective, State, compose
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, declare
 from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import choices_of, structure_of
-from ahf_cli.report.exhibits.sensitivity import sensitivity_points
+from ahf_cli.report.exhibits.sensitivity import on_log_axis, sensitivity_points
 from ahf_cli.report.study_data import load_study
 from ahf_cli.search.machine import refuse_classes
 from ahf_cli.study.store import Study
@@ -112,7 +113,7 @@ CLASSES: dict[str, dict[str, Any]] = {
     "Adadelta": {"rho": 0.8, "lr": 1.0},
     "Rprop": {"lr": 0.01, "etas.0": 0.4},
     "Adafactor": {"lr": 0.01, "d": 1.5},
-    "LBFGS": {"lr": 1.0, "max_iter": 4, "history_size": 3, "line_search_fn": "strong_wolfe"},
+    "LBFGS": {"lr": 1.0, "max_iter": 3, "history_size": 3, "line_search_fn": "strong_wolfe"},
 }
 
 
@@ -381,6 +382,20 @@ def test_a_study_outlives_its_package(
     assert main(["search", *words, *own, "--trials", "3"]) == 2
     said = capsys.readouterr().err
     assert said == f"ahf: recipe {name}: the package {package} is not installed: pip install odd-classes\n"
+    assert main(["search", *TINY, *own, "--recipe", "adam"]) == 2
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("key", "settings", "expected"),
+    [("lr", [0.1, 0.2], True), ("sigma", [0.001, 100.0], False), ("eps", [1e-9, 1e-6], True),
+     ("eps", [0.0, 1.0], False), ("eps", [0.5, 0.9], False)],
+)  # fmt: skip
+def test_an_argument_of_a_class_is_drawn_by_its_spread(
+    key: str, settings: list[float], expected: bool
+) -> None:
+    declare(["eps"])
+    assert on_log_axis(key, pd.Series(settings)) is expected
 
 
 @pytest.mark.usefixtures("few")

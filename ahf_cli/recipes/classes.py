@@ -21,7 +21,7 @@ from typing import Any
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, declare, nearest, of_class
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import OUTER, Whole
+from ahf_cli.recipes.structure import OUTER, AnyStructure, Whole
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 RATE = Range(1e-4, 0.1, log=True)
@@ -297,3 +297,13 @@ def declare_arguments(identity: Mapping[str, Any]) -> None:
     for name, described in identity.get("recipes", {}).items():
         if is_path(described.get("structure", {}).get("optimizer")):
             declare([*described.get("fixed", {}), *identity.get("spaces", {}).get(name, {})])
+
+
+def absent(structure: AnyStructure) -> str:
+    """Return the reason for which the class of a recipe is not there; "" for an installed class, or none."""
+    try:
+        if isinstance(structure, Whole) and structure.is_class:
+            load(structure.name)
+    except NotInstalledError as error:
+        return str(error)
+    return ""
