@@ -133,7 +133,7 @@ def train(
     """Train one recipe once and return the study of that trial.
 
     Args:
-        recipe: the name of the recipe.
+        recipe: the name of the recipe, or an optimizer class, such as `torch.optim.NAdam`.
         source: the configuration, as for `configure`.
         results: the folder that holds studies.
         on_progress: a function that is called at every step.
@@ -142,7 +142,7 @@ def train(
     Raises:
         InputError: an unknown recipe or hyperparameter, or a value outside its interval.
     """
-    config = configure(source)
+    config = configure(source).with_class(recipe)
     found = config.recipe(recipe)
     try:
         found.complete(params)

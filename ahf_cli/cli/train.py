@@ -30,7 +30,6 @@ from ahf_cli.cli.options import (
 from ahf_cli.cli.record import record_trace
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import Interruption
-from ahf_cli.recipes.classes import is_path
 from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:
@@ -105,9 +104,7 @@ def train(
     the same command resumes or reports its result, and another command has another folder.  The preset sets
     the length; `-o train.steps=60` is a short run.
     """
-    resolved = resolve(preset, config, study, override, device=device)
-    if is_path(recipe) and recipe not in resolved.recipe_names:
-        resolved = resolved.with_class(recipe)
+    resolved = resolve(preset, config, study, override, device=device).with_class(recipe)
     found = _find(resolved, recipe)
     params = _params(param or (), found)
     count = _threads(threads)

@@ -27,7 +27,7 @@ from ahf_cli.config.schema import (
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
-from ahf_cli.recipes.classes import add_classes, reading
+from ahf_cli.recipes.classes import add_classes, is_path, reading
 from ahf_cli.recipes.hyperparameters import Range, nearest
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import WHOLE, choices_of
@@ -169,7 +169,9 @@ class Config(Settings):
         return self._searching(recipes=list(names))
 
     def with_class(self, name: str) -> Config:
-        """Return this configuration with a recipe of an optimizer class, named by the class."""
+        """Return this configuration; if the name is an optimizer class's, with a recipe of this name."""
+        if not is_path(name) or name in self.recipe_names:
+            return self
         return parse({**self.plain(), "recipes": {**self.recipes, name: {"optimizer": name}}}, name)
 
     def with_ranges(self, ranges: Mapping[str, Any], source: str = "ranges") -> Config:
