@@ -198,7 +198,7 @@ def test_a_sparkline_goes_from_low_to_high_and_leaves_gaps() -> None:
 
 
 def test_recipes_of_another_kind_have_ranges_of_their_own(tmp_path: Path) -> None:
-    """Adam and HF may have different ranges; two recipes of HF must share theirs."""
+    """Adam, HF and each class may have different ranges; two recipes of one kind must share theirs."""
     study = simulate_study(tmp_path, "s", trials=2, points=3, reruns=0, recipes=("hf", "hf_published"))
     adam = {"lr": {"low": 1e-5, "high": 0.1, "log": True}}
     own = changed(
@@ -206,9 +206,16 @@ def test_recipes_of_another_kind_have_ranges_of_their_own(tmp_path: Path) -> Non
         identity__recipes__adam={"structure": {"method": "adam"}, "fixed": {"beta1": 0.9}},
     )  # fmt: skip
     assert not [line for line in differences(own) if "range" in line]
+    classes: dict[str, Any] = {}
+    for name, path, high in (("soap", "x.SOAP", 0.1), ("lion", "x.Lion", 0.01), ("soap_high", "x.SOAP", 1)):
+        classes[f"identity__spaces__{name}"] = {"lr": {"low": 1e-4, "high": high, "log": True}}
+        classes[f"identity__recipes__{name}"] = {"structure": {"optimizer": path}}
+        said = [line for line in differences(changed(study, **classes)) if "range" in line]
+        twice = "the range of lr differs: soap [0.0001, 0.1] log, soap_high [0.0001, 1] log"
+        assert said == ([twice] if name == "soap_high" else [])
     narrow = {"lr": {"low": 0.01, "high": 1, "log": True}, "damping": {"low": 1, "high": 30, "log": False}}
     said = [line for line in differences(changed(study, identity__spaces__hf=narrow)) if "range" in line]
-    assert said == ["the range of lr differs: hf [0.01, 1] log, hf_published [0.001, 1] log"]
+    assert "the range of lr differs: hf [0.01, 1] log, hf_published [0.001, 1] log" in said
 
 
 def test_other_seeds_and_re_runs_of_another_trial_are_refused(fair: StudyData) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,6 +65,12 @@ def show(
 
 @app.command()
 def recipes(
+    classes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CLASS]...", help="Optimizer classes, such as torch.optim.NAdam, instead of all recipes."
+        ),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/recipes.md.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +81,7 @@ def recipes(
     if markdown:
         say(documents.page().rstrip("\n"))
         return
-    found = [documents.document(recipe) for recipe in RECIPES.values()]
+    found = _classes(classes) if classes else [documents.document(recipe) for recipe in RECIPES.values()]
     if as_json:
         emit_json(found)
         return
@@ -85,6 +91,30 @@ def recipes(
         searched = [h for h in recipe["hyperparameters"] if h["search"]]
         ranges = [f"{h['name']} [{h['search'][0]:g}, {h['search'][1]:g}]" for h in searched]
         say(f"{'':{width}}  searched: {', '.join(ranges)}; source {recipe['source']}")
+        for title in ("fixed", "settings") if classes else ():
+            own = [f"{key} = {value}" for key, value in recipe[title].items()]
+            say(f"{'':{width}}  {title}: {', '.join(own) or 'none'}")
+
+
+def _classes(paths: list[str]) -> list[dict[str, Any]]:
+    """Return optimizer classes as plain data, with the defaults of their arguments.
+
+    Raises InputError with one line for each that is none.
+    """
+    from ahf_cli.recipes import document as documents
+    from ahf_cli.recipes.classes import class_document
+
+    found, errors = [], []
+    for path in paths:
+        try:
+            recipe, defaults = class_document(path)
+        except ValueError as error:
+            errors.append(f"{path}: {error}")
+            continue
+        found.append({**documents.document(recipe), **defaults})
+    if errors:
+        raise InputError(errors)
+    return found
 
 
 @app.command()

@@ -65,7 +65,8 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         metavar="NAME",
-        help="Take this recipe instead of search.recipes; repeatable. A study keeps the recipes that it has.",
+        help="Take this recipe, or an optimizer class such as torch.optim.NAdam, instead of search.recipes; "
+        "repeatable. A study keeps the recipes that it has.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]

@@ -291,7 +291,7 @@ def _index(part: Study, url: str | None, stream: int, quiet: bool) -> int:
         return 0
     config = part.config()
     trials = max([config.search.trials, *part.planned().values()])
-    config = part.config([f"search.trials={trials}"])
+    config = part.config([f"search.trials={trials}"], with_classes=True)
     created = part.manifest()["created"] if url else ""
     if url is None:
         for name in ("study.db", "study.db-journal", "study.db-wal", "study.db-shm"):

@@ -28,7 +28,7 @@ def timing(
 
     found = find_study(results, study)
     found.refuse_packed()
-    config, stop = found.config(), Interruption()
+    config, stop = found.config(with_classes=True), Interruption()
     with found, stop.watched(quiet):
         found.lock()
         costs = measure_costs(config, found, Terminal(quiet), stop)

@@ -46,7 +46,12 @@ MAX_THREADS = 1024
 EVERY = 5.0
 """seconds between lines without a terminal"""
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe, such as hf or adaptive_hf.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="Recipe, such as hf, or an optimizer class, such as torch.optim.NAdam."
+    ),
+]
 Param = Annotated[
     list[str] | None,
     typer.Option(

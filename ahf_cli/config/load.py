@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
@@ -12,13 +13,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ahf_cli.config.paths import key_path
 from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
-from ahf_cli.config.schema import KeyPath, Problem, Settings, TaskSection, schema_problems, show, without
+from ahf_cli.config.schema import (
+    KeyPath,
+    Problem,
+    Settings,
+    TaskSection,
+    schema_problems,
+    show,
+    without,
+)
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
-from ahf_cli.recipes.classes import reading, with_classes
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
+from ahf_cli.recipes.classes import add_classes, reading
+from ahf_cli.recipes.hyperparameters import Range, nearest
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import WHOLE, choices_of
 from ahf_cli.tasks.metrics import Metrics, metrics_of
@@ -223,12 +233,19 @@ def from_text(
     return _parsed(parse_yaml(content, source), source, stem, overrides)
 
 
-def stored(content: str | bytes, source: str, stem: str, overrides: Sequence[str | Setting] = ()) -> Config:
+def stored(
+    content: str | bytes,
+    source: str,
+    stem: str,
+    overrides: Sequence[str | Setting] = (),
+    with_classes: bool = False,
+) -> Config:
     """Check the configuration that a study has stored; arguments and errors as in `from_text`.
 
     A fair study without the key `search.seeds` is older than it, and has one training seed for all draws.
+    Optimizer classes are left alone, unless `with_classes`: their defaults are then unknown.
     """
-    with reading():
+    with nullcontext() if with_classes else reading():
         return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
 
 
@@ -256,7 +273,7 @@ def parse(data: Mapping[str, Any], source: str, settings: Sequence[Setting] = ()
     Raises InputError with one line for each error.
     """
     problems: list[Problem] = []
-    data = with_classes(data)
+    data = add_classes(data)
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
@@ -292,29 +309,12 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
             if not equals or not all(part.strip() for part in key.split(".")):
                 raise InputError(f"--override must be KEY=VALUE, got {text!r}")
             parsed = parse_value(value, f"--override {key.strip()}")
-            settings.append(Setting("--override", _key_path(key.strip(), parsed), parsed))
+            settings.append(Setting("--override", key_path(key.strip(), parsed), parsed))
         except InputError as error:
             errors += error.lines
     if errors:
         raise InputError(errors)
     return settings
-
-
-def _key_path(key: str, value: object) -> KeyPath:
-    """Split a dotted key; the name of a recipe may hold dots, so the known parts are taken from the end."""
-    first, *rest = key.split(".")
-    last = 0
-    if first == "recipes" and not isinstance(value, dict):
-        last = 1
-    elif first == "spaces":
-        last = 2 if rest[-1:] and rest[-1] in ("low", "high", "log") else 0
-        last = 1 if not last and rest[-1:] and rest[-1] in HYPERPARAMETERS else last
-        if last and len(rest) > last + 1 and rest[-last].isdecimal():  # an element, such as betas.0
-            rest[-last - 1 : len(rest) - last + 1] = [".".join(rest[-last - 1 : len(rest) - last + 1])]
-    if first not in ("recipes", "spaces") or len(rest) <= last:
-        return (first, *rest)
-    cut = len(rest) - last
-    return (first, ".".join(rest[:cut]), *rest[cut:])
 
 
 def _with_value(data: Mapping[str, Any], path: KeyPath, value: object) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def _seeds(value: object) -> object:
 
 
 def _choice(value: object) -> object:
-    """Return a value of a recipe; a text that is a number becomes one."""
+    """Return a value of a recipe; a text that is a number becomes one, also within a list."""
+    if isinstance(value, list):
+        return [_choice(own) for own in value]
     number = read_number(value) if isinstance(value, str) else None
     return value if number is None else number
 

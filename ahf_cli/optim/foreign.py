@@ -4,65 +4,113 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import ahf_cli.optim.rows as rows
+from ahf_cli.errors import AhfError
+from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.objective import Objective
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
 from ahf_cli.recipes.classes import constructed, load
 
-Closure = Callable[[], Tensor]
+Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""θ ↦ h(θ) and ∇h(θ) of one trial on the batch of the step; (P,) → (), (P,)."""
 
 
 class Row:
-    """One trial's tensors and the object that moves them."""
+    """One trial's tensors and the object that moves them.
+
+    Args:
+        make: class of the object.
+        arguments: keyword arguments of its constructor.
+        theta: first values of the tensors, (P,).
+        shapes: shapes of the tensors, in their order in θ.
+    """
 
     def __init__(
-        self, make: type[Any], arguments: Mapping[str, Any], shapes: Sequence[torch.Size], like: Tensor
+        self, make: type[Any], arguments: Mapping[str, Any], theta: Tensor, shapes: Sequence[torch.Size]
     ):
-        self.flat = torch.empty(sum(map(torch.Size.numel, shapes)), dtype=like.dtype, device=like.device)
-        pieces = torch.split(self.flat, [shape.numel() for shape in shapes])
-        self.tensors = [nn.Parameter(p.view(s)) for p, s in zip(pieces, shapes, strict=True)]
-        self.optimizer = make(self.tensors, **arguments)
+        self.sizes = [shape.numel() for shape in shapes]
+        pieces = zip(torch.split(theta, self.sizes), shapes, strict=True)
+        self.tensors = [nn.Parameter(piece.clone().view(shape)) for piece, shape in pieces]
+        with seeded(0, theta.device):
+            self.optimizer = make(self.tensors, **arguments)
 
-    def step(
-        self, theta: Tensor, gradient: Tensor, lr: float | None, seed: int, closure: Closure | None
-    ) -> None:
-        """Move the tensors from θ by one step of the object; θ and the gradient are (P,)."""
-        self.put(theta, gradient)
+    def step(self, theta: Tensor, evaluate: Evaluate, lr: float | None, seed: int) -> Tensor:
+        """Return θ after one step of the object from θ, (P,).
+
+        A class with the modes `train()` and `eval()`, such as a schedule-free one, steps in the first and is
+        read in the second.
+        """
+
+        def closure() -> Tensor:
+            loss, gradient = evaluate(self.value())
+            for tensor, piece in zip(self.tensors, torch.split(gradient, self.sizes), strict=True):
+                tensor.grad = piece.clone().view(tensor.shape)  # a class may change it
+            return loss
+
+        self._put(theta)
         for group in self.optimizer.param_groups if lr is not None else ():
             group["lr"] = lr
-        # Random numbers of a class are a pure function of the step, and a resumed run draws them again.
-        with torch.random.fork_rng(devices=[], enabled=True):
-            torch.manual_seed(seed)
-            self.optimizer.step(*(() if closure is None else (closure,)))
+        with seeded(seed, theta.device), self._training():
+            if wants_closure(type(self.optimizer)):
+                self.optimizer.step(closure)
+            else:
+                closure()
+                self.optimizer.step()
+        return self.value()
 
-    def put(self, theta: Tensor | None, gradient: Tensor) -> None:
-        """Set θ, unless it is None, and the gradients."""
-        with torch.no_grad():
-            if theta is not None:
-                self.flat.copy_(theta)
-            pieces = torch.split(gradient, [t.numel() for t in self.tensors])
-            for tensor, piece in zip(self.tensors, pieces, strict=True):
-                tensor.grad = piece.detach().clone().view(tensor.shape)
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        modes = [getattr(self.optimizer, name, None) for name in ("train", "eval")]
+        if not all(callable(mode) for mode in modes):
+            yield
+            return
+        self.optimizer.train()
+        yield
+        self.optimizer.eval()
+
+    @torch.no_grad()
+    def _put(self, theta: Tensor) -> None:
+        for tensor, piece in zip(self.tensors, torch.split(theta, self.sizes), strict=True):
+            tensor.copy_(piece.view(tensor.shape))
 
     @torch.no_grad()
     def value(self) -> Tensor:
         """Return a copy of the tensors, (P,)."""
-        return self.flat.clone()
+        return torch.cat([tensor.flatten() for tensor in self.tensors])
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the generators of PyTorch and Python within the block, and leave them as they were.
+
+    Random numbers of a class are then a pure function of the step, so that a resumed run draws them again.
+    """
+    before = random.getstate()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before)
 
 
 @dataclass(frozen=True)
 class Foreign:
     """θ ← the result of `step()` of a class, row by row.
 
-    A class whose `step` needs a closure gets one.  It evaluates h and its gradient on the batch of the step,
-    and each call counts as a gradient.
+    A class whose `step` needs a closure gets one.  It evaluates h and its gradient on the batch of the step.
+    Each call counts as a gradient of its row.
     """
 
     path: str
@@ -83,26 +131,29 @@ class Foreign:
         """Take one step in every active row."""
         if curvature_objective is not None:
             raise ValueError("curvature_batch: this recipe takes no curvature objective")
-        theta, made = state.parameters, load(self.path)
+        theta = state.parameters
         here = objective.evaluate(theta)
-        new, counts = theta.clone(), torch.ones_like(state.step)
+        new, counts = theta.clone(), torch.zeros_like(state.step)
         memories = list(state.memories or [None] * len(theta))
-        active = state.active.tolist()
-        for k in (k for k, going in enumerate(active) if going):
+        going = zip(state.active.tolist(), rows.finite(here.gradient).tolist(), strict=True)
+        for k, (active, finite) in enumerate(going):
+            if not active:
+                continue
+            if not finite:  # diverged: many classes fail at a NaN
+                new[k], counts[k] = torch.nan, 1
+                continue
             row = memories[k] = self._row(memories[k], state, k, objective.layout.shapes)
-            closure = None
-            if wants_closure(made):
-                counts[k] = 0
-                closure = self._closure(row, theta, k, objective, counts)
             lr = state.hyperparameters.get("lr")
-            row.step(
-                theta[k],
-                here.gradient[k],
-                None if lr is None else decimal(lr[k]),
-                int(state.step[k]),
-                closure,
-            )
-            new[k] = row.value()
+            rate = None if lr is None else decimal(lr[k])
+            evaluate = _evaluate(here, theta, k, objective, counts)
+            try:
+                new[k] = row.step(theta[k], evaluate, rate, int(state.step[k]))
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # of a decomposition, far away
+                new[k] = torch.nan
+            except AhfError:  # of the objective
+                raise
+            except Exception as error:
+                raise ValueError(f"{self.path}: step() failed: {line(error)}") from error
         loss_after = objective.value(new)
         info = explicit_step(state, here, new - theta, loss_after, 0)
         after = state.moved(new, -here.gradient, state.damping, {}, info.finite)
@@ -113,21 +164,25 @@ class Foreign:
             return memory
         values = {name: decimal(value[k]) for name, value in state.hyperparameters.items()}
         made = load(self.path)
-        row = Row(made, constructed(made, self.settings, values), shapes, state.parameters)
+        row = Row(made, constructed(made, self.settings, values), state.parameters[k], shapes)
         if memory is not None:
             row.optimizer.load_state_dict(memory)
         return row
 
-    def _closure(self, row: Row, theta: Tensor, k: int, objective: Objective, counts: Tensor) -> Closure:
-        def closure() -> Tensor:
-            point = theta.clone()
-            point[k] = row.value()
-            found = objective.evaluate(point)
-            row.put(None, found.gradient[k])
-            counts[k] += 1
-            return found.loss[k]
 
-        return closure
+def _evaluate(here: Evaluation, theta: Tensor, k: int, objective: Objective, counts: Tensor) -> Evaluate:
+    """Return the evaluation of a row, which counts its calls; at θ itself it is done already."""
+
+    def evaluate(point: Tensor) -> tuple[Tensor, Tensor]:
+        counts[k] += 1
+        if torch.equal(point, theta[k]):
+            return here.loss[k], here.gradient[k]
+        all_points = theta.clone()
+        all_points[k] = point
+        found = objective.evaluate(all_points)
+        return found.loss[k], found.gradient[k]
+
+    return evaluate
 
 
 def decimal(value: Tensor) -> float:
@@ -149,56 +204,64 @@ def wants_closure(made: type[Any]) -> bool:
 
 SMALL = 8
 """Largest length of an axis in `try_out`."""
-STEPS = 3
-"""Steps before and after the memory is saved in `try_out`."""
+STEPS = 6
+"""Steps before and after the memory is saved in `try_out`; some classes renew matrices every tenth step."""
 
 
 def try_out(
-    path: str, settings: Mapping[str, Any], values: Mapping[str, float], shapes: Sequence[torch.Size]
+    path: str,
+    settings: Mapping[str, Any],
+    values: Mapping[str, float],
+    shapes: Sequence[torch.Size],
+    others: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Take a few steps of a class on small tensors with as many axes as these shapes.
 
-    Raises ValueError if it cannot serve as a recipe.
-
     Its memory is saved and loaded as in a checkpoint: the steps after it must be bitwise those without.
+
+    Args:
+        path: class with its module.
+        settings: arguments of its constructor that are no real numbers.
+        values: hyperparameters by name.
+        shapes: shapes of the tensors.
+        others: further hyperparameters, such as the ends of ranges, which its constructor must accept.
+
+    Raises:
+        ValueError: the class cannot serve as a recipe.
     """
     made = load(path)
-    like = torch.zeros(1)
     shapes = list(dict.fromkeys(torch.Size(min(d, SMALL) for d in shape) for shape in shapes))
+    size = sum(shape.numel() for shape in shapes)
+    start, target = torch.cos(torch.arange(float(size))), torch.linspace(-1, 1, size)
 
-    def fresh() -> Row:
+    def fresh(own: Mapping[str, float]) -> Row:
         try:
-            return Row(made, constructed(made, settings, values), shapes, like)
+            return Row(made, constructed(made, settings, own), start, shapes)
         except Exception as error:
             raise ValueError(f"{path}: {line(error)}") from None
 
     def walk(row: Row, theta: Tensor, first: int) -> Tensor:
-        target = torch.linspace(-1, 1, len(theta))
         for step in range(first, first + STEPS):
-            slope = theta - target + 0.1 * torch.sin(torch.arange(len(theta)) * (step + 1.0))
+            noise = 0.1 * torch.sin(torch.arange(size) * (step + 1.0))
 
-            def closure() -> Tensor:
-                at = row.value()
-                row.put(None, at - target)
-                return 0.5 * (at - target).square().sum()
+            def evaluate(point: Tensor, noise: Tensor = noise) -> tuple[Tensor, Tensor]:
+                slope = point - target + noise
+                return 0.5 * slope.square().sum(), slope
 
             try:
-                row.step(theta, slope, values.get("lr"), step, closure if wants_closure(made) else None)
+                theta = row.step(theta, evaluate, values.get("lr"), step)
             except Exception as error:
                 raise ValueError(f"{path}: step() failed: {line(error)}") from None
-            theta = row.value()
         return theta
 
-    row = fresh()
-    middle = walk(row, torch.cos(torch.arange(float(row.flat.numel()))), 0)
+    for own in others:
+        fresh(own)
+    row, other = fresh(values), fresh(values)
+    middle = walk(row, start, 0)
     buffer = io.BytesIO()
     try:
         torch.save(row.optimizer.state_dict(), buffer)
-        saved = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-        other = fresh()
-        other.optimizer.load_state_dict(saved)
-    except ValueError:
-        raise
+        other.optimizer.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     except Exception as error:
         raise ValueError(f"{path}: its memory cannot be saved in a checkpoint: {line(error)}") from None
     if not torch.equal(walk(row, middle, STEPS), walk(other, middle, STEPS)):
@@ -208,5 +271,8 @@ def try_out(
 
 
 def line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of an error, with its kind where the line alone may say too little."""
+    first = next(iter(str(error).splitlines()), "")
+    if first and isinstance(error, ValueError | RuntimeError):
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ahf_cli.plugin.loading import F, check_name, enter, guarded, of_each_example, optimizer_made
 from ahf_cli.recipes.builtin import RECIPES, find_recipe
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest, of_class
 from ahf_cli.recipes.part import Part
 from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import Recipe
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def hyperparameter(own: Hyperparameter) -> Hyperparameter:
     """Declare a new hyperparameter; a recipe that reads it names it in `search` or `fixed`."""
     check_name("hyperparameter", own.name)
+    if HYPERPARAMETERS.get(own.name) == of_class(own.name):
+        del HYPERPARAMETERS[own.name]  # known by its name alone, as an argument of an optimizer class
     enter("hyperparameter", own.name, HYPERPARAMETERS)
     HYPERPARAMETERS[own.name] = own
     return own

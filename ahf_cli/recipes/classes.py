@@ -12,16 +12,16 @@ import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from importlib.machinery import PathFinder
+from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, nearest
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, declare, nearest, of_class
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import OUTER, Whole
+from ahf_cli.recipes.structure import OUTER, AnyStructure, Whole
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 RATE = Range(1e-4, 0.1, log=True)
@@ -65,13 +65,14 @@ def load(path: str) -> type[Any]:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise ValueError(f"{path}: cannot import {module} ({error})") from None
+    except Exception as error:  # a package may fail in any way
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"cannot import {module}: {said}") from None
     base = torch.optim.Optimizer
     if found is None:
         members = vars(sys.modules[module]).items()
         known = [n for n, v in members if isinstance(v, type) and issubclass(v, base)]
-        raise ValueError(f"{path}: {module} has no {name}{nearest(name, known)}")
+        raise ValueError(f"{module} has no {name}{nearest(name, known)}")
     if not (isinstance(found, type) and issubclass(found, base)) or found.step is base.step:
         raise ValueError(f"{path} must be a subclass of torch.optim.Optimizer with a step()")
     return found
@@ -79,21 +80,38 @@ def load(path: str) -> type[Any]:
 
 def _refuse_uninstalled(top: str) -> None:
     """Raise ValueError unless a package lies in the folders of installed ones, and is found there first."""
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
-    if site.ENABLE_USER_SITE:
-        folders.add(site.getusersitepackages())
-    own = PathFinder.find_spec(top, sorted(folders))
+    if top in sys.stdlib_module_names:
+        raise ValueError(f"{top} is a module of Python, which has no optimizers")
+    own = PathFinder.find_spec(top, _installed())
     try:
         used = find_spec(top)
     except ValueError:  # a module without a specification, such as __main__
         used = None
     if own is None and used is None:
-        raise NotInstalledError(f"the package {top} is not installed: pip install {top}")
-    if own is None or used is None or own.origin != used.origin:
-        where = used.origin if used is not None and used.origin else "the current folder"
+        raise NotInstalledError(f"the package {top} is not installed: pip install {top.replace('_', '-')}")
+    if own is None or _places(own) != _places(used):
+        where = next(iter(_places(used)), "a file of yours")
         raise ValueError(
-            f"{top} must be an installed package, and {Path(where)} is none; a file of yours needs --plugin"
+            f"{top} must be an installed package, got {where}: a file of yours needs --plugin FILE.py"
         )
+
+
+def _installed() -> list[str]:
+    """Return the folders of installed packages, with the folder that holds PyTorch."""
+    import torch
+
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
+    if site.ENABLE_USER_SITE:
+        folders.add(site.getusersitepackages())
+    folders |= {folder for folder in sys.path if Path(folder).name in ("site-packages", "dist-packages")}
+    return [*sorted(folders), str(Path(torch.__file__).parents[1])]
+
+
+def _places(found: ModuleSpec | None) -> list[str]:
+    """Return the file of a package, or its folders if it has no file of its own."""
+    if found is None:
+        return []
+    return [found.origin] if found.origin else list(found.submodule_search_locations or ())
 
 
 @dataclass(frozen=True)
@@ -105,25 +123,34 @@ class Argument:
     """`inspect.Parameter.empty` if it must be given"""
     real: bool
     """whether it is a real number, and so a hyperparameter"""
+    may_be_real: bool = False
+    """whether it is a real number if it is not at its default, None or infinite"""
 
 
 def arguments_of(made: type[Any]) -> dict[str, Argument]:
     """Return the arguments of a class after its first by name; `betas` gives `betas.0` and `betas.1`."""
     found: dict[str, Argument] = {}
-    _, _, *rest = inspect.signature(made.__init__).parameters.values()
-    for p in rest:
+    for p in list(inspect.signature(made.__init__).parameters.values())[2:]:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
-        numbers = isinstance(p.default, tuple) and all(type(v) is float for v in p.default)
-        if numbers and p.default:
+        if _are_numbers(p.default):
             own = (Argument(f"{p.name}.{n}", value, True) for n, value in enumerate(p.default))
             found |= {argument.name: argument for argument in own}
             continue
-        real = type(p.default) is float or p.name == "lr"
-        if type(p.default) is int:  # such as weight_decay: float = 0
-            real = real or (p.annotation is float or "float" in str(p.annotation))
-        found[p.name] = Argument(p.name, p.default, real)
+        said = p.annotation is float or "float" in str(p.annotation)
+        endless = type(p.default) is float and not math.isfinite(p.default)
+        number = type(p.default) is float or (said and (type(p.default) is int or p.default is p.empty))
+        real = p.name == "lr" or (number and not endless)
+        found[p.name] = Argument(p.name, p.default, real, endless or (p.default is None and said))
     return found
+
+
+def _are_numbers(default: object) -> bool:
+    """Return whether a default is a tuple of real numbers, such as (0.9, 0.999) or (1e-6, 50)."""
+    if not isinstance(default, tuple | list):
+        return False
+    kinds = {type(value) for value in default}
+    return float in kinds and kinds <= {float, int}
 
 
 def constructed(made: type[Any], settings: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
@@ -161,13 +188,15 @@ def recipe_of(
         ValueError: no such class, an argument that it lacks, or a required one that is missing.
     """
     try:
-        known = {} if _READING.get() else arguments_of(load(path))
+        known = None if _READING.get() else arguments_of(load(path))
     except NotInstalledError:
-        known = {}
-    if not known:
-        real = {k for k, v in given.items() if type(v) in (int, float)} | set(searched)
-        known = {k: Argument(k, math.nan, k in real) for k in (*given, *searched)}
-        known.setdefault("lr", Argument("lr", math.nan, True))
+        known = None
+    if known is None:
+        real = {"lr", *searched, *(k for k, v in given.items() if type(v) in (int, float))}
+        known = {k: Argument(k, math.nan, k in real) for k in ("lr", *given, *searched)}
+    for key, argument in known.items():
+        if argument.may_be_real and (type(given.get(key)) in (int, float) or key in searched):
+            known[key] = replace(argument, real=True)
     for key, value in given.items():
         _check(path, key, value, known)
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if not known[k].real}
@@ -177,22 +206,44 @@ def recipe_of(
         missing = argument.default is inspect.Parameter.empty and key not in given
         if missing and not (argument.real and (key == "lr" or key in searched)):
             raise ValueError(f"{path} needs {key}: give it in fixed")
-    fixed = {k: float(v) for k, v in fixed.items() if v is not inspect.Parameter.empty}
+    fixed = {k: float(v) for k, v in fixed.items() if v is not None and v is not inspect.Parameter.empty}
     names = tuple(k for k, argument in known.items() if argument.real)
     structure = Whole("optimizer", path, tuple(settings.items()), names, **outer)
     return Recipe(name, structure, fixed, (), {"lr": RATE} if "lr" in names else {}, path)
 
 
 def _check(path: str, key: str, value: object, known: Mapping[str, Argument]) -> None:
+    if f"{key}.0" in known:
+        own = [name for name in known if name.rpartition(".")[0] == key]
+        raise ValueError(f"{key} is a tuple: give its elements {', '.join(own)}")
     if key not in known:
         raise ValueError(f"{path} has no argument {key!r}{nearest(key, known)}")
     if known[key].real and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise ValueError(f"{key} must be a number, got {value!r}")
-    if known[key].real and key in HYPERPARAMETERS:
-        HYPERPARAMETERS[key].check(float(value))  # type: ignore[arg-type]
+    if known[key].real:
+        HYPERPARAMETERS.get(key, of_class(key)).check(float(value))  # type: ignore[arg-type]
     plain = value if isinstance(value, list) else [value]
     if not all(isinstance(v, PLAIN) for v in plain):
         raise ValueError(f"{key} must be one value for all parameters, got {value!r}")
+
+
+def class_document(path: str) -> tuple[Recipe, dict[str, dict[str, Any]]]:
+    """Return the recipe of a class, and the defaults of its arguments: `fixed` ones and `settings`.
+
+    A required argument has the default `required`.
+
+    Raises ValueError for no such class.
+    """
+    if not is_path(path):
+        raise ValueError("must be a class with its module, such as torch.optim.NAdam")
+    empty, known = inspect.Parameter.empty, arguments_of(load(path))
+    own = [a for a in known.values() if a.name != "lr"]
+    needed = {a.name: 1.0 if a.real else "" for a in own if a.default is empty}
+    shown = {a.name: "required" if a.default is empty else a.default for a in own}
+    return recipe_of(path, path, needed, ()), {
+        "fixed": {name: value for name, value in shown.items() if known[name].real},
+        "settings": {name: value for name, value in shown.items() if not known[name].real},
+    }
 
 
 OWN = ("optimizer", "fixed", *OUTER)
@@ -220,7 +271,7 @@ def from_mapping(name: str, mapping: Mapping[str, Any], searched: Collection[str
     return recipe_of(name, path, given, searched, **outer)
 
 
-def with_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
+def add_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the data with a recipe for each optimizer class that is named in place of a recipe."""
 
     def of(section: str, key: str | None = None) -> Iterable[Any]:
@@ -231,10 +282,28 @@ def with_classes(data: Mapping[str, Any]) -> Mapping[str, Any]:
     recipes = data.get("recipes") or {}
     if not isinstance(recipes, Mapping):
         return data
-    named = [*of("search", "recipes"), *of("train", "longer"), *of("spaces")]
+    bases = [mapping.get("base") for mapping in recipes.values() if isinstance(mapping, Mapping)]
+    named = [*of("search", "recipes"), *of("train", "longer"), *of("spaces"), *bases]
     classes = {
         name: {"optimizer": name}
         for name in named
         if is_path(name) and name not in recipes and name not in RECIPES
     }
     return {**data, "recipes": {**recipes, **classes}} if classes else data
+
+
+def declare_arguments(identity: Mapping[str, Any]) -> None:
+    """Enter the hyperparameters of the classes in a study's identity; the classes need not be installed."""
+    for name, described in identity.get("recipes", {}).items():
+        if is_path(described.get("structure", {}).get("optimizer")):
+            declare([*described.get("fixed", {}), *identity.get("spaces", {}).get(name, {})])
+
+
+def absent(structure: AnyStructure) -> str:
+    """Return the reason for which the class of a recipe is not there; "" for an installed class, or none."""
+    try:
+        if isinstance(structure, Whole) and structure.is_class:
+            load(structure.name)
+    except NotInstalledError as error:
+        return str(error)
+    return ""

@@ -116,6 +116,34 @@ def parts_document() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+CLASSES = """\
+## Any optimizer class
+
+A class of an installed package stands in place of a recipe's name. It must be a subclass of
+`torch.optim.Optimizer` with a `step()`. A `step` that needs a closure gets one. Each call counts as a
+gradient.
+
+```sh
+ahf train torch.optim.NAdam -p lr=0.002
+ahf search --config own.yaml
+```
+
+```yaml
+# own.yaml
+search:
+  recipes: [fast_sgd]
+recipes:
+  fast_sgd: {optimizer: torch.optim.SGD, fixed: {momentum: 0.9, nesterov: true}}
+spaces:
+  fast_sgd: {lr: {low: 0.001, high: 0.3, log: true}, weight_decay: {low: 1e-6, high: 1e-3, log: true}}
+```
+
+Real arguments of the class are hyperparameters, and elements of a tuple are `betas.0` and `betas.1`. They are
+fixed at the defaults of the class, except `lr`, and free with a range in `spaces`. All others are settings in
+`fixed`. `ahf config recipes CLASS` lists both. Before a run the class takes a few small steps. It is refused
+if one fails, or if a resumed run would differ. A class in a file of yours needs a [plug-in](plugins.md)."""
+
+
 def page() -> str:
     """Return docs/recipes.md."""
     lines = [
@@ -131,6 +159,7 @@ def page() -> str:
         said = ", ".join(f"`{key}` {value}" for key, value in choices_of(recipe.structure).items())
         lines += [f"Structure: {said}.", "", *_hyperparameters(recipe), ""]
         lines.append(f"Code: {', '.join(f'[`{name}`](../{file})' for name, file in code(recipe))}.")
+    lines += ["", *CLASSES.splitlines()]
     lines += ["", "## Parts", "", "Every choice by its slot; a recipe has one part in each.", "", *_parts()]
     return "\n".join(lines) + "\n"
 

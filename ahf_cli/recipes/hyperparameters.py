@@ -108,3 +108,9 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
 def middle(found: Range) -> float:
     """Return the middle of a range; for a logarithmic range the geometric mean of its ends."""
     return math.sqrt(found.low * found.high) if found.log else (found.low + found.high) / 2
+
+
+def declare(names: Iterable[str]) -> None:
+    """Enter arguments of an optimizer class whose names are new."""
+    for name in names:
+        HYPERPARAMETERS.setdefault(name, of_class(name))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, of_class
+from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, declare
 from ahf_cli.recipes.part import Part
 from ahf_cli.recipes.parts import SLOTS
 
@@ -172,6 +172,15 @@ class Whole(AnyStructure):
         part = SLOTS[self.slot].get(self.name)
         return part is not None and part.where == CLASS
 
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Names of the hyperparameters; a class has its own first, in the order of its signature."""
+        known = super().hyperparameters()
+        if not self.is_class:
+            return known
+        # The order of `HYPERPARAMETERS` would depend on the classes that this process read before.
+        outer = {name for slot in OUTER for name in self.parts_used[slot].uses}
+        return tuple(dict.fromkeys((*self.uses, *(name for name in known if name in outer))))
+
     @property
     def chosen(self) -> Mapping[str, Any]:
         """The part, and the choices of every recipe."""
@@ -194,11 +203,10 @@ class Whole(AnyStructure):
 
     def _register(self) -> None:
         """Enter a class and its arguments among the parts and hyperparameters."""
-        if not self.uses:
-            return
-        for key in self.uses:
-            HYPERPARAMETERS.setdefault(key, of_class(key))
         known = SLOTS[self.slot].get(self.name)
+        if self.slot != "optimizer" or "." not in self.name or (known and known.where != CLASS):
+            return
+        declare(self.uses)
         uses = dict.fromkeys((*(known.uses if known else ()), *self.uses))
         SLOTS[self.slot][self.name] = Part(CLASS, f"u by {self.name}", f"the class {self.name}", tuple(uses))
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.classes import is_path
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import choices_of
@@ -63,9 +64,10 @@ def _numbers(data: StudyData) -> list[str]:
 def _spaces(data: StudyData) -> list[str]:
     """Compare the ranges of each hyperparameter between the recipes that declare the same range for it.
 
-    Adam's learning rate and the step size of HF share a name, and are declared with different ranges.
+    Adam's learning rate and the step size of HF share a name, and are declared with different ranges.  An
+    optimizer class is compared with itself alone.
     """
-    ranges: dict[tuple[str, Range | None], dict[str, str]] = {}
+    ranges: dict[tuple[str, Range | str | None], dict[str, str]] = {}
     for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True):
         identity = manifest.get("identity", {})
         for recipe, space in identity.get("spaces", {}).items():
@@ -79,9 +81,11 @@ def _spaces(data: StudyData) -> list[str]:
     ]
 
 
-def _declared(described: Mapping[str, Any], key: str) -> Range | None:
-    """Return the range that the built-in recipe with the most similar structure declares."""
+def _declared(described: Mapping[str, Any], key: str) -> Range | str | None:
+    """Return the range that the built-in recipe with the most similar structure declares; a class's name."""
     structure = described.get("structure", {})
+    if is_path(path := structure.get("optimizer")):
+        return str(path)
 
     def alike(recipe: Recipe) -> int:
         own = choices_of(recipe.structure)

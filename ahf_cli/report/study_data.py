@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from ahf_cli.recipes.classes import declare_arguments
 from ahf_cli.recipes.document import sentences
 from ahf_cli.report.outcomes import with_outcomes
 from ahf_cli.report.work import CostWords, cost_words, costs_of, counted, with_work
@@ -201,6 +202,7 @@ def load_study(path: str | Path, results: str | Path = "results") -> StudyData:
 def read_study(study: Study) -> StudyData:
     """Return the finished trials of a study."""
     manifest = study.manifest()
+    declare_arguments(manifest.get("identity", {}))
     costs, faults = costs_of(study, study.recipes())
     trials, curves, problems = _read(study, "trial", manifest, costs)
     reruns, rerun_curves, more = _read(study.reruns, "re-run", manifest, costs)
@@ -268,11 +270,9 @@ def _read(
 
 
 def judged(
-    study: Study,
-    results: Sequence[TrialResult],
-    manifest: Mapping[str, Any],
+    study: Study, results: Sequence[TrialResult], manifest: Mapping[str, Any],
     steps: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Return results of a study as a table with their outcomes; `steps` are theirs, if they are read."""
     by_key = {(r.recipe, r.slot): r for r in results}
 

@@ -95,8 +95,10 @@ def measure_costs(
 
     The study is open for writing.  Returns None, and writes nothing, where it was stopped.
 
-    Raises InputError where trials of the study were computed by another numerical path than this process's.
+    Raises InputError where trials of the study were computed by another numerical path than this process's,
+    or where an optimizer class cannot train.
     """
+    refuse_classes(config, config.searched)
     spec = task_spec(config)
     about = describe(spec.device)
     refuse_other_path(study, about["numerics"])

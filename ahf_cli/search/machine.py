@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError
@@ -11,6 +11,7 @@ from ahf_cli.recipes.structure import Whole
 
 if TYPE_CHECKING:
     from ahf_cli.config.load import Config
+    from ahf_cli.recipes.hyperparameters import Range
     from ahf_cli.search.worker import TaskSpec
     from ahf_cli.training.train import Plan
 
@@ -33,8 +34,14 @@ def task_spec(config: Config) -> TaskSpec:
     )  # fmt: skip
 
 
-def refuse_classes(config: Config, names: Iterable[str]) -> None:
-    """Try out the optimizer classes among recipes; raises InputError with one line for each that fails."""
+def refuse_classes(config: Config, names: Iterable[str], values: Mapping[str, float] | None = None) -> None:
+    """Try out the optimizer classes among recipes; raises InputError with one line for each that fails.
+
+    Args:
+        config: ranges and task.
+        names: names of recipes.
+        values: hyperparameters; None for the middles and ends of all ranges.
+    """
     from ahf_cli.recipes.hyperparameters import middle
     from ahf_cli.tasks.catalogue import make_model
     from ahf_cli.tasks.datasets import DATA_SETS
@@ -45,11 +52,34 @@ def refuse_classes(config: Config, names: Iterable[str]) -> None:
         if not (isinstance(recipe.structure, Whole) and recipe.structure.is_class):
             continue
         model = make_model(config.task.model, data.shape, data.outputs)
-        middles = {key: middle(found) for key, found in config.space(recipe.name).items()}
-        if found := fault(recipe, middles, model):
+        space = config.space(recipe.name)
+        tried = (
+            [{key: of(found) for key, found in space.items()} for of in (middle, _low, _high)]
+            if values is None
+            else [values]
+        )
+        if found := fault(recipe, tried, model):
             errors.append(f"recipe {recipe.name}: {found}")
     if errors:
         raise InputError(errors)
+
+
+def _low(found: Range) -> float:
+    return found.low
+
+
+def _high(found: Range) -> float:
+    return found.high
+
+
+def packages(config: Config, names: Iterable[str]) -> dict[str, str | None]:
+    """Return the versions of the packages, other than PyTorch, whose classes are recipes."""
+    from ahf_cli.training.environment import version
+
+    structures = [config.recipe(name).structure for name in names]
+    classes = [s.name for s in structures if isinstance(s, Whole) and s.is_class]
+    tops = dict.fromkeys(name.partition(".")[0] for name in classes)
+    return {top: version(top) for top in tops if top != "torch"}
 
 
 def used_plugins(config: Config) -> dict[str, bytes]:
@@ -107,16 +137,20 @@ def threads_of(device: str) -> int:
     return 1 if device == "cpu" else 4
 
 
-def manifest(config: Config, spec: TaskSpec, workers: int) -> dict[str, Any]:
-    """Return the record of this session's code, versions, machine and data."""
+def manifest(config: Config, spec: TaskSpec, workers: int, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the record of this session's code, versions, machine and data.
+
+    `names` are the recipes that it trains; by default the searched ones.
+    """
     from ahf_cli.tasks.datasets import DATA_SETS
     from ahf_cli.tasks.folder import digests
     from ahf_cli.training.environment import describe
 
-    fair = config.search.design == "fair"
+    fair, described = config.search.design == "fair", describe(spec.device)
     return {
         "command": command_line(),
-        **describe(spec.device),
+        **described,
+        "versions": described["versions"] | packages(config, names or config.searched),
         "workers": workers,
         "threads": 1 if spec.device == "cpu" else None,
         "seeds": {"training": config.seed, "sampler": config.seed},

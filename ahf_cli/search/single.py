@@ -81,10 +81,14 @@ def train_single(
         IncompleteError: the finished trial has vanished from the folder.
     """
     config, recipe = single.config, single.recipe
-    refuse_classes(config, [recipe.name])
+    refuse_classes(config, [recipe.name], single.params)
     spec, plan = task_spec(config), plan_of(config).of(recipe.name)
     count = threads or threads_of(spec.device)
-    own = manifest(config, spec, 1) | {"plan": {recipe.name: 1}, "threads": count, "ranks": ranks.world}
+    own = manifest(config, spec, 1, [recipe.name]) | {
+        "plan": {recipe.name: 1},
+        "threads": count,
+        "ranks": ranks.world,
+    }
     if not config.run.mix_numerics and study.trial(recipe.name, 0).result() is None:
         refuse_mixture(study.manifest(), own)
     study.open_for_writing(config.to_yaml(), single.identity, own)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ahf_cli.errors import IncompleteError
+from ahf_cli.errors import IncompleteError, InputError
 from ahf_cli.study.trials import best_trial, own_value
 
 if TYPE_CHECKING:
@@ -54,14 +54,22 @@ def _of(study: Study, config: Config, name: str) -> Remaining:
 
 
 def grown_from(study: Study, config: Config, stream: int = 0) -> Config:
-    """Return the configuration with the recipes and trials that the study has besides."""
+    """Return the configuration with the recipes and trials that the study has besides.
+
+    Raises InputError with one line for each recipe of an optimizer class that is not installed.
+    """
     from ahf_cli.config.growth import at_least, whole
+    from ahf_cli.recipes.classes import absent
 
     if not study.exists():
         return config
     known = study.manifest().get("identity", {}).get("recipes", {})
     # A pre-run has one recipe; recipes of a search are added to the study's.
     grown = config if stream else whole(config, known, study.config)
+    if missing := [
+        f"recipe {name}: {why}" for name in grown.searched if (why := absent(grown.recipe(name).structure))
+    ]:  # its defaults belong to the identity
+        raise InputError(missing)
     return at_least(grown, max(study.planned().values(), default=0))
 
 

@@ -80,7 +80,7 @@ def _repair_manifest(study: Study, finished: dict[str, int]) -> str:
 
 def _config(study: Study) -> Config:
     try:
-        return study.config()
+        return study.config(with_classes=True)
     except InputError as error:
         raise InputError(
             [f"{study.folder} cannot be repaired without its configuration:", *error.lines]

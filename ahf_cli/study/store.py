@@ -124,8 +124,8 @@ class Study(AbstractContextManager["Study"]):
         except FileNotFoundError:
             return None
 
-    def config(self, overrides: Sequence[str] = ()) -> Config:
-        """Return its own configuration.
+    def config(self, overrides: Sequence[str] = (), with_classes: bool = False) -> Config:
+        """Return its own configuration; one that is to train or gives an identity needs its classes.
 
         Raises InputError where the file is missing, no regular file, or not valid in this version.
         """
@@ -134,7 +134,7 @@ class Study(AbstractContextManager["Study"]):
         file = self.folder / "config.yaml"
         if (text := self.text(file.name)) is None:
             raise InputError(f"{file}: cannot be read: there is no such file")
-        return stored(text, str(file), file.stem, overrides)
+        return stored(text, str(file), file.stem, overrides, with_classes)
 
     def refuse_packed(self) -> None:
         """Raise InputError where the study is packed, and say how to go on."""

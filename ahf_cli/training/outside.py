@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -11,19 +11,21 @@ from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import Whole
 
 
-def fault(recipe: Recipe, values: Mapping[str, float], model: nn.Module) -> str:
+def fault(recipe: Recipe, values: Sequence[Mapping[str, float]], model: nn.Module) -> str:
     """Return the reason for which a class cannot train a model; "" without one.
 
     Args:
         recipe: of a class.
-        values: hyperparameters by name; the others have their fixed values.
+        values: hyperparameters by name, the others have their fixed values; the first ones take steps, and
+            the constructor must accept the others.
         model: gives the number of axes of the parameters.
     """
     structure = recipe.structure
     assert isinstance(structure, Whole)
     shapes = [p.shape for p in model.parameters()]
+    first, *others = (recipe.complete(own) for own in values)
     try:
-        try_out(structure.name, dict(structure.arguments), recipe.complete(values), shapes)
+        try_out(structure.name, dict(structure.arguments), first, shapes, others)
     except ValueError as error:
         return str(error)
     return ""

@@ -29,6 +29,17 @@ def sensitivity_points(trials: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
+def on_log_axis(key: str, settings: pd.Series[float]) -> bool:
+    """Return whether a hyperparameter has a logarithmic axis: as it is declared, else by its spread."""
+    if (declared := HYPERPARAMETERS[key].search) is not None:
+        return declared.log
+    return bool(settings.min() > 0 and settings.max() > SPREAD * settings.min())
+
+
+SPREAD = 30
+"""Ratio of the largest to the smallest setting, above which an axis is logarithmic."""
+
+
 def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metrics: Metrics) -> Drawing | str:
     """Return a drawing of the objective, one panel a hyperparameter, one point a trial."""
     table = sensitivity_points(trials, names)
@@ -60,7 +71,7 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metri
                     )  # fmt: skip
                     seen |= {name} if first else set()
             declared = HYPERPARAMETERS[key]
-            log = declared.search is not None and declared.search.log
+            log = on_log_axis(key, panel["setting"])
             axes.set(xlabel=f"{declared.help} {declared.symbol}", xscale="log" if log else "linear")
             axes.set_ylabel(objective.named if at % columns == 0 else "")
             axes.set_ylim(0, marks.value_top(objective))

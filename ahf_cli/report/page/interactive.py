@@ -13,7 +13,7 @@ from bokeh.plotting import figure
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.exhibits.curves import curve_table, has_median, with_medians
-from ahf_cli.report.exhibits.sensitivity import sensitivity_points
+from ahf_cli.report.exhibits.sensitivity import on_log_axis, sensitivity_points
 from ahf_cli.report.marks import Style, limits, spread, styles, value_top
 from ahf_cli.report.statistics.trajectory import Band
 from ahf_cli.report.study_data import StudyData, at_baseline
@@ -164,8 +164,8 @@ def _sensitivity(
     made = []
     for key in table["hyperparameter"].unique():
         declared = HYPERPARAMETERS[key]
-        log = declared.search is not None and declared.search.log
         panel = table[table["hyperparameter"] == key].rename(columns={"setting": "x", "value": "y"})
+        log = on_log_axis(key, panel["x"])
         plot = _plot(
             data.minimized.named, f"{declared.help} {declared.symbol}",
             _around(panel["x"], log=log), (0, value_top(data.minimized)),
