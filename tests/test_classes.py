@@ -10,22 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from ahf_cli.cli import main
-from ahf_cli.config.load import load, parse, stored
+from ahf_cli.config.load import parse
 from ahf_cli.errors import InputError
-from ahf_cli.optim import compose_trial
 from ahf_cli.optim.foreign import decimal
-from ahf_cli.recipes.classes import recipe_of
 from ahf_cli.search.machine import refuse_classes
 from ahf_cli.study.store import Study
-from ahf_cli.training.train import StoppedError, begin, restore, train
 from tests.conftest import kept_registries
-from tests.problems import dense_outputs, problem, rows
-from tests.processes import python
-from tests.test_training import PLAN, comparable, task
 
 PACKAGE = """
 import torch
@@ -91,102 +83,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-LEAST: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "NAdam": ({"lr": 0.05}, {}),
-    "SGD": ({"lr": 0.1, "momentum": 0.8}, {"nesterov": True}),
-    "RAdam": ({"lr": 0.05, "betas.1": 0.99}, {}),
-    "Adadelta": ({"lr": 1.0, "rho": 0.8}, {}),
-    "LBFGS": ({"lr": 0.5}, {"max_iter": 4, "line_search_fn": "strong_wolfe"}),
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", LEAST)
-def test_a_class_steps_as_in_a_plain_loop_row_by_row(name: str, dtype: torch.dtype) -> None:
-    values, settings = LEAST[name]
-    recipe = recipe_of("x", f"torch.optim.{name}", values | settings, ())
-    core = compose_trial(recipe.structure, 20)
-    theta = rows(problem("mlp"), 1).to(dtype)
-    spread: dict[str, torch.Tensor | float] = {k: float(v) for k, v in recipe.complete({}).items()}
-    state = core.init(
-        theta.expand(2, -1).clone(), spread | {"lr": torch.tensor([values["lr"], 1e-3], dtype=dtype)}
-    )
-    plain = {k: v for k, v in values.items() if "." not in k}
-    betas = {"betas": (0.9, values["betas.1"])} if "betas.1" in values else {}
-    leaf = nn.Parameter(theta[0].clone())
-    pieces = [nn.Parameter(p[0].clone()) for p in problem("mlp").layout.split(theta)]
-    theirs = getattr(torch.optim, name)(pieces, **plain, **betas, **settings)
-    gradients = 0
-    for step in range(20):
-        h = problem("mlp", seed=step)
-        h.model.to(dtype)
-        h.inputs = h.inputs.to(dtype)
-
-        def closure(h: Any = h) -> torch.Tensor:
-            nonlocal gradients
-            gradients += 1
-            theirs.zero_grad()
-            loss = F.cross_entropy(dense_outputs(h)(torch.cat([p.flatten() for p in pieces])), h.targets)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        theirs.step(closure) if name == "LBFGS" else (closure(), theirs.step())
-        state, info = core.step(state, h)
-        tolerance = 1e-9 if dtype == torch.float64 else 2e-3
-        tolerance *= 30 if name == "LBFGS" else 1
-        if name == "LBFGS" and dtype == torch.float32 and step > 2:
-            break  # its line search magnifies rounding
-        expected = torch.cat([p.detach().flatten() for p in pieces])
-        torch.testing.assert_close(state.parameters[0], expected, rtol=tolerance, atol=tolerance)
-    assert leaf.shape == expected.shape and not torch.equal(state.parameters[1], state.parameters[0])
-    if name == "LBFGS":
-        counts = info.gradients
-        assert isinstance(counts, torch.Tensor) and 1 <= int(counts[0]) <= 6
-
-
-def test_the_schedule_sets_the_learning_rate_of_every_step() -> None:
-    recipe = recipe_of("x", "outside.Plain", {}, (), schedule="linear")
-    core, h = compose_trial(recipe.structure, 4), problem("mlp")
-    state = core.init(rows(h, 1), recipe.complete({"lr": 0.4}))
-    for share in (1.0, 0.75, 0.5, 0.25):
-        gradient = h.evaluate(state.parameters).gradient
-        state, info = core.step(state, h)
-        torch.testing.assert_close(info.update, -0.4 * share * gradient)
-
-
-@pytest.mark.parametrize(
-    ("path", "given"),
-    [("torch.optim.Adam", {}), ("outside.Plain", {"noise": 0.1}), ("torch.optim.LBFGS", {"max_iter": 3})],
-)
-def test_a_resumed_trial_is_bitwise_an_uninterrupted_one(path: str, given: dict[str, Any]) -> None:
-    """Also with random numbers of the class."""
-    recipe = recipe_of("x", path, given, ())
-    whole = begin(task(), recipe, PLAN, {0: {"lr": 0.05}})
-    train(task(), whole)
-    saved: list[bytes] = []
-    cut = begin(task(), recipe, PLAN, {0: {"lr": 0.05}})
-    with pytest.raises(StoppedError):
-        train(
-            task(), cut, on_checkpoint=lambda slot, data, step: saved.append(data),
-            should_stop=lambda: cut.step == 3,
-        )  # fmt: skip
-    again = restore(task(), recipe, PLAN, saved[0])
-    train(task(), again)
-    assert comparable(again.trials[0].curve) == comparable(whole.trials[0].curve)
-    assert comparable(again.trials[0].steps) == comparable(whole.trials[0].steps)
-
-
-def test_trials_side_by_side_are_those_alone() -> None:
-    recipe = recipe_of("x", "torch.optim.LBFGS", {"max_iter": 3}, ())
-    both = begin(task(), recipe, PLAN, {0: {"lr": 0.05}, 1: {"lr": 0.01}})
-    train(task(), both)
-    for k, lr in enumerate((0.05, 0.01)):
-        alone = begin(task(), recipe, PLAN, {k: {"lr": lr}})
-        train(task(), alone)
-        torch.testing.assert_close(both.state.parameters[k], alone.state.parameters[0], rtol=1e-3, atol=1e-4)
-        assert both.trials[k].gradients == alone.trials[0].gradients > 6
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -229,42 +125,6 @@ def test_a_class_that_cannot_serve_is_refused_before_a_run(recipe: dict[str, Any
         config = parse({"study": "s", "recipes": {"x": recipe}, "search": {"recipes": ["x"]}}, "file")
         refuse_classes(config, config.searched)
     assert len(caught.value.lines) == 1 and message in caught.value.lines[0]
-
-
-def test_a_class_of_the_current_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("class Mine: pass")
-    command = "from ahf_cli.cli import main; import sys; sys.exit(main(['train', 'mine.Mine']))"
-    done = python(command, cwd=tmp_path)
-    assert done.returncode == 2 and "mine must be an installed package" in done.stderr
-    assert "needs --plugin" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_hyperparameters_follow_from_the_signature() -> None:
-    recipe = recipe_of("x", "outside.Plain", {"noise": 1}, ("rates.0",))
-    assert recipe.hyperparameters == ("lr", "noise", "rates.0", "rates.1")
-    assert recipe.fixed == {"noise": 1.0, "rates.0": 0.5, "rates.1": 0.25}
-    config = parse(
-        {
-            "study": "s",
-            "recipes": {"x": {"optimizer": "outside.Plain", "fixed": {"mode": "up", "rates.1": "1e-1"}}},
-            "spaces": {"x": {"rates.0": {"low": 0.1, "high": 0.9}}},
-            "search": {"recipes": ["x"]},
-        },
-        "file",
-    )
-    assert list(config.space("x")) == ["lr", "rates.0"] and config.recipe("x").fixed["rates.1"] == 0.1
-    assert config.identity()["recipes"]["x"]["structure"] == {
-        "optimizer": "outside.Plain", "arguments": {"mode": "up"}
-    }  # fmt: skip
-    own = load("smoke", None, ["recipes.x={optimizer: outside.Plain}", "spaces.x.rates.0.low=0.3",
-                               "spaces.x.rates.0.high=0.4", "search.recipes=[x]"])  # fmt: skip
-    assert own.space("x")["rates.0"].low == 0.3
-
-
-def test_a_study_is_read_without_the_class() -> None:
-    text = "study: s\nrecipes:\n  x: {optimizer: nowhere_at_all.Foo, fixed: {beta: 0.5, mode: fast}}\n"
-    config = stored(text + "search: {recipes: [x]}\nspaces:\n  x: {eps: {low: 0.1, high: 1}}\n", "f", "s")
-    assert config.recipe("x").hyperparameters == ("lr", "beta", "eps")
 
 
 def test_numbers_of_float32_are_the_decimals_that_were_meant() -> None:

@@ -128,7 +128,7 @@ class Study:
         """Return the median over trials of the share of steps whose update the radius limits."""
         table = self.comparison.tables["limits"].numbers
         own = table[(table["recipe"] == recipe) & (table["limit"] == "clip at the radius")]
-        return float(own["median"].iloc[0])
+        return float(own["median"].iloc[0]) if len(own) else 0.0
 
     def held(self, recipe: str, hypothesis: str) -> float:
         """Return the mean share of steps in which a hypothesis of Theorem 1 held, as `ahf audit` has it."""
