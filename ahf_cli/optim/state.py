@@ -52,7 +52,7 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""
-        return dict(vars(self))
+        return {key: value for key, value in vars(self).items() if key != "memories" or value}
 
     def remembering(self, memories: tuple[Any, ...]) -> State:
         """Return the state with other memories of its rows."""

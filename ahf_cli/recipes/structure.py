@@ -253,7 +253,8 @@ def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
 
 
 def all_parts() -> Iterator[tuple[str, str, Part]]:
-    """Yield slot, name and declaration of every part."""
+    """Yield slot, name and declaration of every part; optimizer classes that were read are left out."""
     for slot, parts in SLOTS.items():
         for name, part in parts.items():
-            yield slot, name, part
+            if part.where != CLASS:
+                yield slot, name, part
