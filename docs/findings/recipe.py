@@ -170,11 +170,6 @@ class Recipe:
         return float(self._own_curves.groupby("trial")["work"].max().median())
 
     @property
-    def seconds(self) -> float:
-        """Median over trials of the seconds of a whole trial."""
-        return float(self._own_curves.groupby("trial")["seconds"].max().median())
-
-    @property
     def _own_curves(self) -> pd.DataFrame:
         return self._curves[self._curves["trial"].isin(self.trials["trial"])]
 
@@ -197,11 +192,6 @@ class Recipe:
         row = self._reruns.loc[self.name]
         ends = (float(row[f"test_accuracy{end}"]) for end in ("_low", "_high"))  # type: ignore[arg-type]
         return interval(float(row["test_accuracy"]), *ends)  # type: ignore[arg-type]
-
-    @property
-    def rerun_mean(self) -> float:
-        """Mean test accuracy of the best configuration with new seeds."""
-        return float(self._reruns.loc[self.name]["test_accuracy"])  # type: ignore[arg-type]
 
     @property
     def reruns(self) -> int:
