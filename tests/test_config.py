@@ -253,3 +253,11 @@ def test_recipes_may_take_more_steps_than_others() -> None:
         with pytest.raises(InputError) as caught:
             load("quick", overrides=[f"train.longer={value}"])
         assert caught.value.lines == [f"--override: {rule}"]
+
+
+def test_a_search_of_some_recipes_keeps_the_contrasts_between_them() -> None:
+    overrides = ["search.recipes=[hf, adam, nesterov]", "compare.contrasts=[[hf, adam], [adam, nesterov]]"]
+    config = load("fair", None, overrides)
+    assert config.searching(["hf", "adam"]).compare.contrasts == (("hf", "adam"),)
+    assert config.searching(["hf"]).compare.contrasts == ()
+    assert config.searching(config.searched).identity() == config.identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.optim import gauss_newton
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.study_data import load_study, pool
 from ahf_cli.report.work import MEASURED, cost_words, with_work
@@ -26,6 +28,7 @@ from ahf_cli.training import timing
 from ahf_cli.training.interleave import Budget, interleave
 from ahf_cli.training.timing import Counts, CurvatureUse
 from tests.studies import NAN, write_study
+from tests.test_training import task
 
 COUNTS = {"steps": 10, "gradients": 20, "products": 100, "losses": 10}
 HF = {"seconds": 0.1, "overhead": 0.01, "product": 0.5, "setup": 0.25, "counts": COUNTS}
@@ -56,14 +59,15 @@ def test_units_are_medians_of_ratios_in_a_round_and_the_rest_of_a_step_is_overhe
         "steps hf": (0.02 + 0.06 + 0.008 + 0.008 + 0.03) * pace,
         # two gradients, the losses of two records, and 0.004 s besides
         "steps adam": (0.02 + 0.004 + 0.004) * pace,
+        # ten steps: 11 gradients, the losses of ten records, and 0.05 s of statistics and inverses
+        "steps kfac": (0.11 + 0.02 + 0.05) * pace,
         "steps lost": 0 * pace,
     }  # fmt: skip
     steps, plain = Counts(2, 2, 12, 4), Counts(2, 2, 0, 0)
     counts = {"hf": [steps] * 3, "adam": [plain] * 3, "lost": [Counts(0, 0, 0, 0)] * 3}
-    found = timing.timing(
-        {k: list(v) for k, v in samples.items()}, {"hf": use, "adam": None, "lost": None},
-        {"ggn 2": 1}, counts,
-    )  # fmt: skip
+    counts["kfac"] = [Counts(10, 11, 0, 0)] * 3
+    uses = {"hf": use, "adam": None, "lost": None, "kfac": CurvatureUse(None, 0, renewal=10)}
+    found = timing.timing({k: list(v) for k, v in samples.items()}, uses, {"ggn 2": 1}, counts)
     assert found.gradient == 0.02 and found.loss == pytest.approx(0.2) and found.rounds == 3
     assert found.products == pytest.approx({"hessian": 0.9, "ggn": 0.5}) and "lost" not in found.recipes
     hf, adam = found.recipes["hf"], found.recipes["adam"]
@@ -71,6 +75,20 @@ def test_units_are_medians_of_ratios_in_a_round_and_the_rest_of_a_step_is_overhe
     # in units 1.5 gradients a step, at the pace of the median round
     assert hf.overhead == pytest.approx(1.5 * 0.02) and hf.seconds == pytest.approx(0.126)
     assert (adam.product, adam.setup, adam.overhead) == pytest.approx((0.9, 0, 0.004))
+    kfac = found.recipes["kfac"]  # its statistics are work, half a gradient a step
+    assert (kfac.setup, kfac.overhead) == pytest.approx((0.5, 0))
+
+
+def test_a_recipe_that_renews_is_timed_over_whole_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WARM_UP", 3)
+    kfac = RECIPES["kfac"].derive("x", {"renewal": 4})
+    run = timing.Run(task(), kfac, {}, 0, 1, time.process_time)
+    run(), run()
+    assert [c.steps for c in run.counts] == [4, 4] and [c.gradients for c in run.counts] == [5, 5]
+    use = timing.setting_of(kfac)
+    assert use is not None and (use.curvature, use.renewal) == (None, 4)
+    measured = timing.setting_of(kfac.derive("y", {"damping_rule": "levenberg_marquardt"}))
+    assert measured is not None and measured.curvature is gauss_newton
 
 
 def test_cases_run_in_turn_a_first_round_warms_up_and_the_least_number_is_kept() -> None:
