@@ -13,7 +13,7 @@ from torch import Tensor
 from ahf_cli.optim.calls import Ambient, ranks
 from ahf_cli.optim.closure import Closure, ClosureObjective
 from ahf_cli.optim.distributed import DistributedEvaluation, average
-from ahf_cli.optim.layer_statistics import Draw, FisherSample
+from ahf_cli.optim.layer_statistics import NO_LAYERS, Draw, FisherSample
 from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
@@ -108,7 +108,7 @@ class PartsEvaluation:
 
     def fisher(self, draw: Draw) -> FisherSample:
         """Raise ValueError: a closure gives no layers."""
-        raise ValueError("kfac and ekfac need the layers of a model; a closure gives none")
+        raise ValueError(NO_LAYERS)
 
     def select(self, trials: Tensor) -> None:
         """Return None: there is one row."""

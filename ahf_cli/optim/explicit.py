@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class Move:
     update: Tensor  # u, (K, P)
     moments: Moments
     products: int = 0  # curvature products of the step
+    gradients: int | Tensor = 1  # equal in all rows, or (K,) int64
+    memories: tuple[Any, ...] = ()  # of each row, beside the moments
 
 
 class ExplicitOptimizer(ABC):
@@ -42,6 +45,10 @@ class ExplicitOptimizer(ABC):
     def move(self, state: State, here: Evaluation) -> Move:
         """Return the update and the new moments, given h at θ."""
 
+    def move_on(self, state: State, here: Evaluation, objective: Objective) -> Move:
+        """Return `move`; an optimizer that evaluates h at other points of the batch overrides this."""
+        return self.move(state, here)
+
     def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
         """Make the state of K trials before their first step; (K, P)."""
         moments = {name: torch.zeros_like(parameters) for name in self.memory}
@@ -55,12 +62,12 @@ class ExplicitOptimizer(ABC):
         if curvature_objective is not None:
             raise ValueError("curvature_batch: this recipe takes no curvature objective")
         here = objective.evaluate(state.parameters)
-        move = self.move(state, here)
+        move = self.move_on(state, here, objective)
         loss_after = objective.value(move.parameters)
-        info = explicit_step(state, here, move.update, loss_after, move.products)
+        info = explicit_step(state, here, move.update, loss_after, move.products, move.gradients)
         # δ = −g by convention: the columns of a study then have one meaning for all optimizers.
         after = state.moved(move.parameters, -here.gradient, state.damping, move.moments, info.finite)
-        return after, info
+        return replace(after, memories=move.memories), info
 
 
 @dataclass(frozen=True)
@@ -144,16 +151,12 @@ def _nadam(at: At) -> tuple[Tensor, Moments]:
     first = torch.lerp(at.moments["exp_avg"], g, (1 - h["beta1"]).to(g))
     second = _square(at, at.moments["exp_avg_sq"])
     now, following = (h["beta1"] * (1 - 0.5 * 0.96 ** (0.004 * t)) for t in (at.t, at.t + 1))
-    product = at.moments["mu_product"].double()[:, :1] * now + now * (at.t == 1)
+    product = now * at.moments.get("mu_product", torch.ones_like(now))
     root = (1 - h["beta2"] ** at.t).sqrt()
     denominator = second.sqrt() / root.to(g) + at.value("mu")
     mean = (h["lr"] * (1 - now) / (1 - product)).to(g) * g
     mean = mean + (h["lr"] * following / (1 - product * following)).to(g) * first
-    return -mean / denominator, {
-        "exp_avg": first,
-        "exp_avg_sq": second,
-        "mu_product": product.to(g).expand_as(g),
-    }
+    return -mean / denominator, {"exp_avg": first, "exp_avg_sq": second, "mu_product": product}
 
 
 sgd_momentum = FirstOrderOptimizer(("momentum_buffer",), _momentum(nesterov=False))
@@ -162,7 +165,7 @@ adagrad = FirstOrderOptimizer(("sum",), _adagrad)
 rmsprop = FirstOrderOptimizer(("square_avg",), _rmsprop)
 adam = FirstOrderOptimizer(("exp_avg", "exp_avg_sq"), _adam)
 adamw = FirstOrderOptimizer(("exp_avg", "exp_avg_sq"), adamw_update)
-nadam = FirstOrderOptimizer(("exp_avg", "exp_avg_sq", "mu_product"), _nadam)
+nadam = FirstOrderOptimizer(("exp_avg", "exp_avg_sq"), _nadam)
 
 
 def rademacher(step: int, like: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.errors import AhfError
+from ahf_cli.optim.explicit import ExplicitOptimizer, Move
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.objective import Objective
-from ahf_cli.optim.precision import in_full_precision
-from ahf_cli.optim.state import State, StepInfo, begin, explicit_step
+from ahf_cli.optim.state import State
 from ahf_cli.recipes.classes import constructed, load
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -43,6 +43,7 @@ class Row:
         self.tensors = [nn.Parameter(piece.clone().view(shape)) for piece, shape in pieces]
         with seeded(0, theta.device):
             self.optimizer = make(self.tensors, **arguments)
+        self._wants_closure = wants_closure(make)
 
     def step(self, theta: Tensor, evaluate: Evaluate, lr: float | None, seed: int) -> Tensor:
         """Return θ after one step of the object from θ, (P,).
@@ -61,7 +62,7 @@ class Row:
         for group in self.optimizer.param_groups if lr is not None else ():
             group["lr"] = lr
         with seeded(seed, theta.device), self._training():
-            if wants_closure(type(self.optimizer)):
+            if self._wants_closure:
                 self.optimizer.step(closure)
             else:
                 closure()
@@ -106,7 +107,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class Foreign(ExplicitOptimizer):
     """θ ← the result of `step()` of a class, row by row.
 
     A class whose `step` needs a closure gets one.  It evaluates h and its gradient on the batch of the step.
@@ -116,23 +117,15 @@ class Foreign:
     path: str
     settings: Mapping[str, Any]
     """arguments of the constructor that are no real numbers"""
+    memory: tuple[str, ...] = ()
 
-    independent_batch = False
-    curvature_batches = 1
+    def move(self, state: State, here: Evaluation) -> Move:
+        """Raise TypeError: a class may need h at other points; see `move_on`."""
+        raise TypeError("an optimizer class moves on an objective")
 
-    def init(self, parameters: Tensor, hyperparameters: Mapping[str, Tensor | float]) -> State:
-        """Make the state of K trials before their first step."""
-        return begin(parameters, hyperparameters, {})
-
-    @in_full_precision
-    def step(
-        self, state: State, objective: Objective, curvature_objective: Objective | None = None
-    ) -> tuple[State, StepInfo]:
-        """Take one step in every active row."""
-        if curvature_objective is not None:
-            raise ValueError("curvature_batch: this recipe takes no curvature objective")
+    def move_on(self, state: State, here: Evaluation, objective: Objective) -> Move:
+        """Take a step of the class in every active row."""
         theta = state.parameters
-        here = objective.evaluate(theta)
         new, counts = theta.clone(), torch.zeros_like(state.step)
         memories = list(state.memories or [None] * len(theta))
         going = zip(state.active.tolist(), rows.finite(here.gradient).tolist(), strict=True)
@@ -154,10 +147,7 @@ class Foreign:
                 raise
             except Exception as error:
                 raise ValueError(f"{self.path}: step() failed: {line(error)}") from error
-        loss_after = objective.value(new)
-        info = explicit_step(state, here, new - theta, loss_after, 0)
-        after = state.moved(new, -here.gradient, state.damping, {}, info.finite)
-        return after.remembering(tuple(memories)), info.counting(counts)
+        return Move(new, new - theta, {}, gradients=counts, memories=tuple(memories))
 
     def _row(self, memory: Any, state: State, k: int, shapes: Sequence[torch.Size]) -> Row:
         if isinstance(memory, Row):

@@ -20,8 +20,7 @@ Cotangents = Callable[[Tensor], Tensor]
 """outputs z, (K, N, C) ↦ vectors s, (S, K, N, C), whose Σ_s s sᵀ is the curvature of each example's loss."""
 EXAMPLES = 128
 """Number of examples whose gradients are in memory at once."""
-
-
+NO_LAYERS = "kfac and ekfac need the layers of a model, and a closure gives none"
 LEAST = 32
 """Examples that a part of a batch has at least."""
 

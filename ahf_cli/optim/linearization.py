@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ahf_cli.optim.fast_operations import linear_in_cotangent
-from ahf_cli.optim.layer_statistics import Draw, FisherSample
+from ahf_cli.optim.layer_statistics import NO_LAYERS, Draw, FisherSample
 from ahf_cli.optim.losses import OutputOperator, joined, parted
 from ahf_cli.optim.rows import Layout
 
@@ -222,7 +222,7 @@ class GraphLinearization:
     def fisher(self, draw: Draw) -> FisherSample:
         """Return pieces of the Fisher matrix; raises ValueError for a closure, whose layers are unknown."""
         if self._make_fisher is None:
-            raise ValueError("kfac and ekfac need the layers of a model; a closure gives none")
+            raise ValueError(NO_LAYERS)
         return self._make_fisher(draw)
 
     def select(self, trials: Tensor) -> None:

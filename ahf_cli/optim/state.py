@@ -54,10 +54,6 @@ class State:
         """Return all fields as a dictionary; `State(**state_dict)` continues bitwise."""
         return {key: value for key, value in vars(self).items() if key != "memories" or value}
 
-    def remembering(self, memories: tuple[Any, ...]) -> State:
-        """Return the state with other memories of its rows."""
-        return replace(self, memories=memories)
-
     def began(self, squared: Tensor) -> State:
         """Return the state with ‖g‖² of its first step, (K,), unless it is known."""
         return replace(
@@ -136,10 +132,6 @@ class StepInfo:
     active: Tensor  # rows that were active before the step, bool
     finite: Tensor  # rows whose δ, u and new loss are finite, bool
 
-    def counting(self, gradients: Tensor) -> StepInfo:
-        """Return the record with other numbers of gradients, (K,)."""
-        return replace(self, gradients=gradients)
-
 
 @dataclass(frozen=True)
 class Solved:
@@ -190,8 +182,9 @@ def newton_step(before: State, solved: Solved, taken: Taken) -> StepInfo:
 
 
 def explicit_step(
-    before: State, here: Evaluation, update: Tensor, loss_after: Tensor, products: int
-) -> StepInfo:
+    before: State, here: Evaluation, update: Tensor, loss_after: Tensor, products: int,
+    gradients: int | Tensor = 1,
+) -> StepInfo:  # fmt: skip
     """Return the record of a step without a linear system: δ = −g, and NaN or 0 for all of CG.
 
     Its one loss evaluation is for the record alone, and does not count.
@@ -202,7 +195,7 @@ def explicit_step(
         before, here, gradient, -gradient, update, loss_after,
         step_size=before.hyperparameters.get("lr", nan), eq3_step_size=nan, damping=nan, damping_next=nan,
         reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
-        products=none + products, gradients=1, losses=0,
+        products=none + products, gradients=gradients, losses=0,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import ahf_cli.optim.groups as groups
 from ahf_cli.optim.damping import DOWN, UP, LevenbergMarquardt, ScaledLevenbergMarquardt
+from ahf_cli.optim.layer_statistics import NO_LAYERS
 from ahf_cli.optim.preconditioners import Given
 from ahf_cli.optim.single_row import RecipeOptimizer
 from ahf_cli.recipes.builtin import RECIPES
@@ -56,7 +57,7 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
             "take gradient or hutchinson"
         )
     if "kfac" in (structure.solver.removeprefix("e"), structure.preconditioner):
-        raise ValueError("kfac and ekfac need the layers of a model, and a closure gives none")
+        raise ValueError(NO_LAYERS)
     if "norm" in choices and not structure.step_size.startswith("eq3"):
         raise ValueError(f"norm has no effect with step_size {structure.step_size}")
     for key in values:

@@ -90,27 +90,29 @@ class Batch:
 
     def row(self, k: int) -> dict[str, Any]:
         """Return one trial as plain values and tensors, for a checkpoint."""
-        state: dict[str, Any] = {
-            key: {name: _copied(v, k) for name, v in value.items()}
-            if isinstance(value, dict)
-            else _copied(value, k)
-            for key, value in self.state.state_dict().items()
-            if key != "memories"
-        }
-        if self.state.memories:
-            state["memories"] = (_plain(self.state.memories[k]),)
+        state = {key: _copied(value, k) for key, value in self.state.state_dict().items()}
         trial = asdict(self.trials[k]) | {"curve": [row.plain() for row in self.trials[k].curve]}
         return {"version": 1, "step": self.step, "state": state, "trial": trial}
 
 
-def _copied(rows: Tensor, k: int) -> Tensor:
-    """Return one row without the memory of the others, which a saved view would bring along."""
-    return rows[k : k + 1].detach().to("cpu", copy=True)
+def _copied(value: Any, k: int) -> Any:
+    """Return row k of a tensor, or of the tensors or memories in a dictionary or tuple."""
+    if isinstance(value, dict):
+        return {name: _copied(inner, k) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        memory = value[k]
+        return (memory.optimizer.state_dict() if isinstance(memory, Row) else memory,)
+    # Without the memory of the other rows, which a saved view would bring along.
+    return value[k : k + 1].detach().to("cpu", copy=True)
 
 
-def _plain(memory: Any) -> Any:
-    """Return a row's memory as tensors and plain values."""
-    return memory.optimizer.state_dict() if isinstance(memory, Row) else memory
+def _concatenated(values: Sequence[Any]) -> Any:
+    """Return the rows of tensors, or of the tensors or memories in dictionaries or tuples, joined."""
+    if isinstance(values[0], dict):
+        return {name: _concatenated([value[name] for value in values]) for name in values[0]}
+    if isinstance(values[0], tuple):
+        return tuple(memory for value in values for memory in value)
+    return torch.cat(values)  # type: ignore[arg-type]
 
 
 def begin(
@@ -176,15 +178,7 @@ def side_by_side(batches: Iterable[Batch]) -> list[Batch]:
 
 
 def _joined(group: Sequence[Batch]) -> Batch:
-    states = [batch.state.state_dict() for batch in group]
-    state: dict[str, Any] = {
-        key: {name: torch.cat([other[key][name] for other in states]) for name in value}
-        if isinstance(value, dict)
-        else torch.cat([other[key] for other in states])
-        for key, value in states[0].items()
-        if key != "memories"
-    }
-    state["memories"] = tuple(memory for batch in group for memory in batch.state.memories)
+    state = _concatenated([batch.state.state_dict() for batch in group])
     trials = [trial for batch in group for trial in batch.trials]
     return replace(group[0], state=State(**state), trials=trials)
 
