@@ -13,7 +13,7 @@ import pandas as pd
 from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.resources import Resources
-from jinja2 import Environment, Template
+from jinja2 import Environment, FunctionLoader, Template
 from markupsafe import Markup
 
 import ahf_cli
@@ -70,9 +70,9 @@ def board_page(board: Leaderboard, picture: Picture) -> str:
 
 
 def _template(name: str) -> Template:
-    environment = Environment(autoescape=True, trim_blocks=True)
+    environment = Environment(loader=FunctionLoader(_resource), autoescape=True, trim_blocks=True)
     environment.globals["table"] = _table
-    return environment.from_string(_resource(name))
+    return environment.get_template(name)
 
 
 def _embedded(plots: Sequence[Any]) -> tuple[str, list[str]]:
