@@ -68,8 +68,7 @@ def _spaces(data: StudyData) -> list[str]:
     optimizer class is compared with itself alone.
     """
     ranges: dict[tuple[str, Range | str | None], dict[str, str]] = {}
-    for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True):
-        identity = manifest.get("identity", {})
+    for prefix, identity in data.identities:
         for recipe, space in identity.get("spaces", {}).items():
             for key, found in space.items():
                 declared = _declared(identity.get("recipes", {}).get(recipe, {}), key)

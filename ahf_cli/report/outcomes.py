@@ -1,9 +1,10 @@
-"""Outcomes of the trials of a study, those of older versions from their steps."""
+"""Outcomes of the trials of a study, those of older versions from their steps, and the values that count."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -61,3 +62,24 @@ def stands_still_from(steps: pd.DataFrame, length: float) -> int:
     moved = np.flatnonzero(ordered["update_l2"].to_numpy(float) > np.finfo(np.float32).eps * length)
     first = int(moved[-1]) + 1 if len(moved) else 0
     return int(ordered["step"].iloc[first]) if first < len(ordered) else 0
+
+
+def at_baseline(trials: pd.DataFrame, metric: Column) -> pd.Series[float]:
+    """Return final values: a diverged one, and any worse than the baseline, at the baseline.
+
+    Without a baseline a diverged trial has no value.  A failed trial never has one.
+    """
+    values = capped(trials[metric.column].astype(float), metric)
+    counted = math.nan if metric.baseline is None else metric.baseline
+    return values.where(trials["status"] == "ok", counted).where(trials["status"] != "failed")
+
+
+Values = TypeVar("Values", "pd.Series[float]", pd.DataFrame)
+
+
+def capped(values: Values, metric: Column) -> Values:
+    """Return values, each at least as good as the baseline if the metric has one."""
+    if metric.baseline is None:
+        return values
+    low, high = (None, metric.baseline) if metric.better == "lower" else (metric.baseline, None)
+    return values.clip(low, high)

@@ -6,12 +6,11 @@ study.trials.groupby("recipe")["test_accuracy"].describe()
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -84,7 +83,7 @@ class StudyData:
     @property
     def recipes(self) -> list[str]:
         """Names of the planned recipes, then of others that have trials."""
-        return list(dict.fromkeys([*self.planned, *self.trials["recipe"]]))
+        return recipe_names(self.trials, self.planned)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -106,8 +105,14 @@ class StudyData:
         return str(next(iter(found))) if len(found) == 1 else "paper"
 
     @property
+    def identities(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Prefix of the recipes' names, and identity, of each study."""
+        pairs = zip(self.sources, self.manifests.values(), strict=True)
+        return [(prefix, manifest.get("identity", {})) for (prefix, _), manifest in pairs]
+
+    @property
     def _searches(self) -> list[Mapping[str, Any]]:
-        return [m.get("identity", {}).get("search", {}) for m in self.manifests.values()]
+        return [identity.get("search", {}) for _, identity in self.identities]
 
     @property
     def contrasts(self) -> list[list[str]]:
@@ -116,7 +121,7 @@ class StudyData:
 
     @property
     def one_seed(self) -> bool:
-        """Whether all draws of a fair design share one training seed, as in studies of older versions."""
+        """Whether all draws of a fair design share one training seed, as in older studies."""
         return self.design == "fair" and any(s.get("seeds", "one") == "one" for s in self._searches)
 
     @property
@@ -141,29 +146,26 @@ class StudyData:
         ok = self.trials[self.trials["status"] == "ok"].sort_values(["value", self.objective, "trial"])
         return ok.drop_duplicates("recipe").set_index("recipe")
 
+    def of_recipes(self, key: str) -> dict[str, dict[str, Any]]:
+        """Return the section `recipes` or `spaces` of the identities, by recipe."""
+        sections = ((prefix, identity.get(key, {})) for prefix, identity in self.identities)
+        return {prefix + name: dict(found) for prefix, own in sections for name, found in own.items()}
+
     @property
     def described(self) -> dict[str, dict[str, Any]]:
         """Structure and fixed hyperparameters of each recipe."""
-        return {
-            prefix + name: dict(found)
-            for (prefix, _), manifest in zip(self.sources, self.manifests.values(), strict=True)
-            for name, found in manifest.get("identity", {}).get("recipes", {}).items()
-        }
+        return self.of_recipes("recipes")
 
     @property
     def explanations(self) -> dict[str, str]:
         """A sentence that describes each recipe."""
-        said: dict[str, str] = {}
-        for (prefix, _), manifest in zip(self.sources, self.manifests.values(), strict=True):
-            said |= {prefix + k: v for k, v in sentences(manifest.get("identity", {})).items()}
-        return said
+        return {prefix + k: v for prefix, identity in self.identities for k, v in sentences(identity).items()}
 
     @property
     def _hopeless(self) -> set[str]:
         """Recipes whose trials are finished and have all diverged, so that no trial can run again."""
-        ended = self.trials[self.trials["status"] != "failed"]
-        ok = set(ended[ended["status"] == "ok"]["recipe"])
-        counts = ended["recipe"].value_counts()
+        ok = set(self.trials[self.trials["status"] == "ok"]["recipe"])
+        counts = self.trials[self.trials["status"] != "failed"]["recipe"].value_counts()
         return {k for k, n in self.planned.items() if counts.get(k, 0) >= n and k not in ok}
 
     @property
@@ -322,27 +324,6 @@ def _joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 def recipe_names(trials: pd.DataFrame, planned: Mapping[str, int]) -> list[str]:
     """Names of the planned recipes, then of others that have trials."""
     return list(dict.fromkeys([*planned, *trials["recipe"]]))
-
-
-def at_baseline(trials: pd.DataFrame, metric: Column) -> pd.Series[float]:
-    """Return final values: a diverged one, and any worse than the baseline, at the baseline.
-
-    Without a baseline a diverged trial has no value.  A failed trial never has one.
-    """
-    values = capped(trials[metric.column].astype(float), metric)
-    counted = math.nan if metric.baseline is None else metric.baseline
-    return values.where(trials["status"] == "ok", counted).where(trials["status"] != "failed")
-
-
-Values = TypeVar("Values", "pd.Series[float]", pd.DataFrame)
-
-
-def capped(values: Values, metric: Column) -> Values:
-    """Return values, each at least as good as the baseline if the metric has one."""
-    if metric.baseline is None:
-        return values
-    low, high = (None, metric.baseline) if metric.better == "lower" else (metric.baseline, None)
-    return values.clip(low, high)
 
 
 def ranked(trials: pd.DataFrame) -> pd.DataFrame:

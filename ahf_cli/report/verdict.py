@@ -12,10 +12,11 @@ import pandas as pd
 from ahf_cli.report.conditions import conditions, differences
 from ahf_cli.report.exhibits.acts import without_effect
 from ahf_cli.report.exhibits.equal_cost import PLURAL
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.shared import shared_sentences
 from ahf_cli.report.statistics.clusters import mean_of_all
 from ahf_cli.report.statistics.interval import Interval
-from ahf_cli.report.study_data import StudyData, at_baseline
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import Table
 from ahf_cli.tasks.metrics import Column
 

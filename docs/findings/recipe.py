@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ahf_cli.report.comparison import Comparison
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.statistics.interval import mean_interval, wilson_interval
-from ahf_cli.report.study_data import StudyData, at_baseline
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import number
 from ahf_cli.training.outcome import OUTCOMES
 from docs.findings.interval import interval

@@ -204,12 +204,9 @@ def _kept(steps: pd.DataFrame, wanted: pd.Series[float], clipping: str) -> pd.Se
 
 
 def _acts(data: StudyData) -> Table:
-    spaces = {
-        prefix + name: space
-        for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True)
-        for name, space in manifest.get("identity", {}).get("spaces", {}).items()
-    }
-    return acts_table(data.trials, data.recipes, spaces, data.minimized, independent=data.independent)
+    return acts_table(
+        data.trials, data.recipes, data.of_recipes("spaces"), data.minimized, independent=data.independent
+    )
 
 
 EXHIBIT = Exhibit(8, [lambda d, _: _acts(d), lambda d, _: limits_table(d.steps, d.trials, d.described)])

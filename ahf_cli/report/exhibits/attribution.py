@@ -13,9 +13,10 @@ from ahf_cli.recipes.structure import Structure
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Choices, Exhibit
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.statistics.pairs import paired_difference
-from ahf_cli.report.study_data import StudyData, at_baseline
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import NOTHING, Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 from ahf_cli.training.outcome import OUTCOMES

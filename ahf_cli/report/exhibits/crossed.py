@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from ahf_cli.errors import InputError
 from ahf_cli.report.exhibits.exhibit import Choices, Exhibit
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.statistics.components import crossed
-from ahf_cli.report.study_data import StudyData, at_baseline
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column
 

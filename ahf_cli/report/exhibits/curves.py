@@ -14,9 +14,10 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme, save
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import observed, styles
+from ahf_cli.report.outcomes import capped
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.statistics.trajectory import Array, Band, band, carry_forward, count
-from ahf_cli.report.study_data import capped, recipe_names
+from ahf_cli.report.study_data import recipe_names
 from ahf_cli.tasks.metrics import Column, Metrics
 
 

@@ -10,10 +10,11 @@ from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.curves import line_frame
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
+from ahf_cli.report.outcomes import capped
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import Interval, mean_interval
 from ahf_cli.report.statistics.trajectory import Array, Band, value_at_cost
-from ahf_cli.report.study_data import StudyData, capped
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
 from ahf_cli.report.work import COUNTED, CostWords
 from ahf_cli.tasks.metrics import Column, Metrics

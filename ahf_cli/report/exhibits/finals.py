@@ -12,11 +12,12 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.clusters import mean_of_all, mean_of_trained
 from ahf_cli.report.statistics.interval import iqm_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution, summarize
-from ahf_cli.report.study_data import StudyData, at_baseline, recipe_names
+from ahf_cli.report.study_data import StudyData, recipe_names
 from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 from ahf_cli.training.outcome import OUTCOMES

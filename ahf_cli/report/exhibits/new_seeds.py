@@ -14,12 +14,13 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.marks import styles
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.shared import same_reruns
 from ahf_cli.report.statistics.clusters import mean_of_all, two_clusters
 from ahf_cli.report.statistics.interval import wilson_interval
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_difference, paired_permutation_test
-from ahf_cli.report.study_data import StudyData, at_baseline, ranked
+from ahf_cli.report.study_data import StudyData, ranked
 from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.statistics.sample import interquartile_mean
-from ahf_cli.report.study_data import at_baseline
 from ahf_cli.report.text import Table, number
 from ahf_cli.tasks.metrics import Column, Metrics
 

@@ -149,8 +149,7 @@ def _trials(data: StudyData) -> pd.DataFrame:
 
 def _space(data: StudyData) -> pd.DataFrame:
     rows = []
-    for (prefix, _), manifest in zip(data.sources, data.manifests.values(), strict=True):
-        identity = manifest.get("identity", {})
+    for prefix, identity in data.identities:
         for recipe, space in identity.get("spaces", {}).items():
             described = identity.get("recipes", {}).get(recipe, {})
             ranges = [

@@ -15,8 +15,9 @@ from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.exhibits.curves import curve_table, has_median, with_medians
 from ahf_cli.report.exhibits.sensitivity import on_log_axis, sensitivity_points
 from ahf_cli.report.marks import Style, limits, spread, styles, value_top
+from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.statistics.trajectory import Band
-from ahf_cli.report.study_data import StudyData, at_baseline
+from ahf_cli.report.study_data import StudyData
 from ahf_cli.tasks.metrics import Column, Metrics
 
 POINTS = 120
