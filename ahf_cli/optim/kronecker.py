@@ -26,11 +26,12 @@ EARLY = 3
 class Kfac:
     """F ≈ A ⊗ G for each layer, with A = E Σ_t a aᵀ and G = E ḡ ḡᵀ (Martens and Grosse 2015; 2016).
 
-    a are a layer's inputs with a last 1 for its bias, at T positions t; a convolution's input is a patch.
-    ḡ are the cotangents of its outputs for labels that are drawn from the model.  E is the mean over
-    examples, for G also over positions.  A and G are moving averages, renewed every `renewal` steps and in
-    each of the first three.  (F + λI)⁻¹ ≈ (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹ with π² = (tr A / dim A)/(tr G /
-    dim G).  Parameters of other layers have a diagonal.
+    The vectors a are a layer's inputs at T positions t, with a last 1 for its bias.  A convolution's input is
+    a patch.  The vectors ḡ are the cotangents of its outputs, for labels that are drawn from the model.  E is
+    the mean over examples, for G also over positions.  A and G are moving averages.  They are renewed every
+    `renewal` steps, and in each of the first three.  Parameters of other layers have a diagonal.
+
+    (F + λI)⁻¹ ≈ (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹ with π² = (tr A / dim A)/(tr G / dim G).
 
     Args:
         renewal: steps between two renewals, ≥ 1.
