@@ -278,6 +278,9 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
             "solver must be one of cg, trust_region, gradient, spring, kfac, ekfac, nystrom, got 'lu'",
         ),
         (lambda m: m.parameters(), {"preconditioner": "martens"}, "a closure gives none"),
+        (lambda m: m.parameters(), {"preconditioner": "kfac"}, "a closure gives none"),
+        (lambda m: m.parameters(), {"preconditioner": "nystrom"}, "keeps matrices from step to step"),
+        (lambda m: m.parameters(), {"schedule": "linear"}, "schedule is a choice of recipes"),
         (lambda m: m.parameters(), {"damping_factors": (0.9, 0.5)}, r"one above 1 and one in \(0, 1\)"),
         (lambda m: m.parameters(), {"damping_bounds": (2.0, 3.0)}, "low ≤ 1 ≤ high"),
         (

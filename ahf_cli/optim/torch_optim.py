@@ -58,6 +58,11 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
         )
     if "kfac" in (structure.solver.removeprefix("e"), structure.preconditioner):
         raise ValueError(NO_LAYERS)
+    if structure.settings:
+        raise ValueError(
+            "nystrom keeps matrices from step to step, and the state of a class has vectors alone; take the "
+            "preconditioner gradient or hutchinson"
+        )
     if "norm" in choices and not structure.step_size.startswith("eq3"):
         raise ValueError(f"norm has no effect with step_size {structure.step_size}")
     for key in values:
