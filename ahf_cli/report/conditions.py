@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 
 from ahf_cli.recipes.builtin import RECIPES
-from ahf_cli.recipes.classes import is_path
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range
 from ahf_cli.recipes.recipe import Recipe
-from ahf_cli.recipes.structure import choices_of
+from ahf_cli.recipes.structure import WHOLE, choices_of
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.training.environment import same_training
 
@@ -64,8 +63,8 @@ def _numbers(data: StudyData) -> list[str]:
 def _spaces(data: StudyData) -> list[str]:
     """Compare the ranges of each hyperparameter between the recipes that declare the same range for it.
 
-    Adam's learning rate and the step size of HF share a name, and are declared with different ranges.  An
-    optimizer class is compared with itself alone.
+    The step sizes of two Hessian-free recipes may have different declared ranges.  A whole optimizer is
+    compared with itself alone: a learning rate of Adam means another step than one of Muon.
     """
     ranges: dict[tuple[str, Range | str | None], dict[str, str]] = {}
     for prefix, identity in data.identities:
@@ -81,10 +80,10 @@ def _spaces(data: StudyData) -> list[str]:
 
 
 def _declared(described: Mapping[str, Any], key: str) -> Range | str | None:
-    """Return the range that the built-in recipe with the most similar structure declares; a class's name."""
+    """Return the name of a whole optimizer; else the range of the most similar built-in recipe."""
     structure = described.get("structure", {})
-    if is_path(path := structure.get("optimizer")):
-        return str(path)
+    if whole := [structure[slot] for slot in WHOLE if slot in structure]:
+        return str(whole[0])
 
     def alike(recipe: Recipe) -> int:
         own = choices_of(recipe.structure)

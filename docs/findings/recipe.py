@@ -40,6 +40,16 @@ class Recipe:
         return int((self.trials["outcome"] == outcome).sum())
 
     @property
+    def seconds(self) -> float:
+        """Median over trials of the seconds of a whole trial."""
+        return float(self._curves.groupby("trial")["seconds"].max().median())
+
+    @property
+    def rerun_mean(self) -> float:
+        """Mean test accuracy of the best configuration with new seeds."""
+        return float(self._reruns.loc[self.name]["test_accuracy"])  # type: ignore[arg-type]
+
+    @property
     def diverged(self) -> int:
         """Number of trials that diverged."""
         return self.of("diverged")
