@@ -28,7 +28,8 @@ from ahf_cli.optim.newton import TruncatedNewton
 from ahf_cli.optim.operators import Curvature
 from ahf_cli.recipes.builtin import find_recipe
 from ahf_cli.recipes.structure import Structure
-from ahf_cli.tasks.models import LeNet, glorot_uniform
+from ahf_cli.tasks.initial import glorot_uniform
+from ahf_cli.tasks.models import LeNet
 
 BATCH_SIZE = 128
 DAMPING = 0.01

@@ -25,7 +25,7 @@ def error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(dim=-1).sqrt()
 
 
-@plugin.data_set("curves", shape=(SIDE, SIDE), training=TRAINING, target=(SIDE * SIDE,), metrics=("error",))
+@plugin.data_set("curves_8", shape=(SIDE, SIDE), training=TRAINING, target=(SIDE * SIDE,), metrics=("error",))
 def curves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images of random quadratic curves, 8 × 8, each its own target."""
     rng = np.random.default_rng(0)

@@ -190,8 +190,8 @@ def test_targets_of_another_shape_are_refused() -> None:
     from ahf_cli.tasks.data import load as read
 
     plugin.load([ROOT / "examples" / "autoencoder.py"])
-    own = DATA_SETS["curves"]
-    with pytest.raises(InputError, match=r"data set curves: the training targets must be floating-point"):
+    own = DATA_SETS["curves_8"]
+    with pytest.raises(InputError, match=r"data set curves_8: the training targets must be floating-point"):
         read(None, "paper", data=replace(own, target=(63,)))
     x, y, x_test, y_test = own.read(Path())
     bad = np.where(np.arange(64) == 3, math.nan, y)

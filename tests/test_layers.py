@@ -482,7 +482,7 @@ def test_training_without_compiled_maps_agrees_and_says_so(tmp_path: Path) -> No
     code = (
         "import torch; from ahf_cli.optim.layers.compiled import described, numerics;"
         "from ahf_cli.optim import ModelObjective, hessian;"
-        "from ahf_cli.tasks.models import LeNet, glorot_uniform;"
+        "from ahf_cli.tasks.initial import glorot_uniform; from ahf_cli.tasks.models import LeNet;"
         "x = torch.linspace(0, 1, 4 * 784, dtype=torch.float64).sin().view(4, 1, 28, 28);"
         "h = ModelObjective(LeNet().double(), x, torch.arange(4));"
         "t = glorot_uniform(h.layout, 0).double()[None]; e = h.evaluate(t);"

@@ -76,7 +76,8 @@ def test_the_example_is_searched_compared_and_shown(tmp_path: Path) -> None:
 def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin.load([EXAMPLE])
     plugin.load([EXAMPLE])  # once is enough
-    config = load_config("quick", overrides=["search.recipes=[hf_heavy_ball]", "task.data=spirals"])
+    task = ["task.data=spirals", "task.model=mlp"]
+    config = load_config("quick", overrides=["search.recipes=[hf_heavy_ball]", *task])
     assert list(config.space("hf_heavy_ball")) == ["lr", "damping", "momentum"]
     assert type(compose(config.recipe("hf_heavy_ball").structure).transform).__name__ == "HeavyBall"  # type: ignore[attr-defined]
     assert set(config.identity()["plugins"]) == {"data set spirals", "recipe hf_heavy_ball"}
@@ -89,7 +90,7 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
         assert f"\n{name} " in listed and listed.count("\n") > 2
     assert main(["ls", "losses", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == [
-        "cross_entropy", "squared_error", "smoothed_cross_entropy",
+        "cross_entropy", "squared_error", "pixel_cross_entropy", "smoothed_cross_entropy",
     ]  # fmt: skip
     derived = load_config(
         "quick",

@@ -12,7 +12,8 @@ from torch import nn
 
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.tasks.data import LabelledImages, Split
-from ahf_cli.tasks.models import LeNet, glorot_uniform
+from ahf_cli.tasks.initial import glorot_uniform
+from ahf_cli.tasks.models import LeNet
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, batch_indices
 from ahf_cli.training.evaluate import evaluate
 from ahf_cli.training.records import Progress, Start

@@ -30,9 +30,14 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+WITH_FILES = [name for name, data in DATA_SETS.items() if data.files]
 Name = Annotated[
     str,
-    typer.Argument(metavar="[NAME]", help=f"Data set: {', '.join(DATA_SETS)}.", show_default=True),
+    typer.Argument(
+        metavar="[NAME]",
+        help=f"Data set: {', '.join(WITH_FILES)}.",
+        show_default=True,
+    ),
 ]
 DataDir = Annotated[
     Path | None,
@@ -57,11 +62,11 @@ def _log(quiet: bool) -> sources.Report:
 def _find(name: str) -> DataSet:
     """Return a data set that has files.
 
-    Raises InputError for one that a plug-in makes.
+    Raises InputError for one that a program makes.
     """
     data = find(name)
     if not data.files:
-        raise InputError(f"data set {name!r} is made by a plug-in and has no files")
+        raise InputError(f"data set {name!r} is made by a program and has no files")
     return data
 
 

@@ -101,7 +101,7 @@ def _registered(what: str) -> dict[str, str]:
             f"{p['slot']} {p['name']}": "; ".join(text for text in (p["formula"], p["sentence"]) if text)
             for p in parts_document()
         },
-        "models": {name: describe(made) for name, made in MODELS.items()},
+        "models": {name: describe(model.make) for name, model in MODELS.items()},
         "tasks": {
             name: f"{d.title}: {d.training:,} training examples of {shape(d.shape)}, {targets(d)}"
             for name, d in DATA_SETS.items()

@@ -241,6 +241,13 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
         kind = "classes" if loss.classes else "numbers"
         rule = f"is a loss for targets that are {kind}, and those of task.data {config.task.data} are not"
         problems.append((("task", "loss"), f"{config.task.loss} {rule}"))
+    elif data and data.losses and loss and config.task.loss not in data.losses:
+        rule = f"must be {' or '.join(data.losses)} for task.data {config.task.data}"
+        problems.append((("task", "loss"), f"{rule}, got {show(config.task.loss)}"))
+    model = MODELS.get(config.task.model)
+    if model and data and (misfit := model.misfit(data.shape, data.outputs)):
+        rule = f"{config.task.model} {misfit}, in task.data {config.task.data}"
+        problems.append((("task", "model"), rule))
     for name in config.search.recipes if loss and not loss.distribution else ():
         found = resolved.get(name)
         if found and any(part.likelihood for part in found.recipe.structure.parts_used.values()):

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 OutputOperator = Callable[[Tensor], Tensor]
 """w ↦ H_L w on tensors of the shape of the outputs."""
@@ -97,6 +98,35 @@ class SquaredError:
         """Return √2 times random signs, (1, K, N, …)."""
         signs = torch.randint(0, 2, outputs.shape[1:], generator=source).to(outputs) * 2 - 1
         return (math.sqrt(2) * signs).expand_as(outputs).unsqueeze(0)
+
+
+class PixelCrossEntropy:
+    """L = −(1/N) Σ_n Σ_i (y_ni log p_ni + (1 − y_ni) log(1 − p_ni)), p = σ(z), with y in [0, 1]."""
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """L; (K, N, …), (N, …) → (K,)."""
+        # log σ(z) and log σ(−z) are finite where p or 1 − p rounds to 0.
+        each = targets * logsigmoid(outputs) + (1 - targets) * logsigmoid(-outputs)
+        return -each.flatten(2).sum(dim=-1).mean(dim=-1)
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        """H_L w = p ∘ (1 − p) ∘ w / N; it does not depend on y."""
+        z = outputs.detach()
+        curvature = torch.sigmoid(z) * torch.sigmoid(-z) / z.shape[1]
+        return lambda w: curvature * w
+
+    def roots(self, outputs: Tensor) -> Tensor:
+        """Return √(p_c (1 − p_c)) e_c for each output c, (C, K, N, …)."""
+        deviation = (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).sqrt()
+        entries = outputs[0, 0].numel()
+        units = torch.eye(entries, dtype=outputs.dtype, device=outputs.device)
+        return units.view(entries, 1, 1, *outputs.shape[2:]) * deviation
+
+    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+        """Return p − y, the gradient for independent y of 0 or 1 drawn from p, (1, K, N, …)."""
+        p = torch.sigmoid(outputs)
+        level = torch.rand(outputs.shape[1:], generator=source, dtype=torch.float64).to(p)
+        return (p - (level < p).to(p)).unsqueeze(0)
 
 
 class MeanLoss:

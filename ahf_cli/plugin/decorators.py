@@ -14,7 +14,7 @@ from ahf_cli.recipes.part import Part
 from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.recipes.structure import CHOICES, Whole
-from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss
+from ahf_cli.tasks.catalogue import LOSSES, MODELS, Loss, Model
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 from ahf_cli.tasks.metrics import MEASURED, MEASURES, Measure, Metric
 
@@ -173,7 +173,7 @@ def model(name: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         enter("model", name, MODELS)
-        MODELS[name] = guarded("model", name, function)
+        MODELS[name] = Model(guarded("model", name, function))
         return function
 
     return register
@@ -191,8 +191,8 @@ def data_set(
     """Register a function () → (inputs, targets, test inputs, test targets) as `task.data`.
 
     The function returns NumPy arrays.  Inputs (N, *shape) are bytes, which are divided by 255, or floating
-    point numbers, which do not change.  Targets are integers (N,) in [0, classes), or floating point numbers
-    (N, *target).  Each process calls the function, so it must return the same arrays at each call.  A sixth
+    point numbers, which do not change.  Targets are integers (N,) in [0, classes), or numbers (N, *target)
+    like inputs.  Each process calls the function, so it must return the same arrays at each call.  A sixth
     of the training examples is the validation set.
 
     Args:

@@ -21,10 +21,46 @@ if TYPE_CHECKING:
 Place = str
 """`module:attribute`"""
 
-MODELS: dict[str, Place | Callable[[tuple[int, ...], int], Any]] = {
-    name: f"ahf_cli.tasks.models:{name}" for name in ("lenet", "mlp", "net3c3d", "alexnet_small", "resnet34")
+GLOROT = "ahf_cli.tasks.initial:glorot_uniform"
+SPARSE = "ahf_cli.tasks.initial:sparse"
+ORTHOGONAL = "ahf_cli.tasks.initial:orthogonal"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by name, with its initial weights and its kind of inputs."""
+
+    make: Place | Callable[[tuple[int, ...], int], Any]
+    """function (shape of an input, number of outputs) → module, or its place"""
+    initial: Place = GLOROT
+    """place of the function (layout, seed, scales of normalisation layers) → weights (P,)"""
+    axes: int | None = None
+    """number of axes of an input, 3 for images and 2 for sequences; None: any"""
+    mirrors: bool = False
+    """whether it has as many outputs as an input has numbers"""
+
+    def misfit(self, shape: tuple[int, ...], outputs: int) -> str | None:
+        """Return the rule that a data set breaks; None if inputs and outputs suit the model."""
+        if self.axes is not None and len(shape) != self.axes:
+            kinds = {2: "sequences (steps, channels)", 3: "images (channels, height, width)"}
+            return f"takes {kinds[self.axes]}, and an input has the shape {shape}"
+        if self.mirrors and outputs != math.prod(shape):
+            return f"returns as many numbers as an input has ({math.prod(shape)}), and a target has {outputs}"
+        return None
+
+
+MODELS: dict[str, Model] = {
+    "lenet": Model("ahf_cli.tasks.models:lenet", axes=3),
+    "mlp": Model("ahf_cli.tasks.models:mlp"),
+    "net3c3d": Model("ahf_cli.tasks.models:net3c3d", axes=3),
+    "alexnet_small": Model("ahf_cli.tasks.models:alexnet_small", axes=3),
+    "resnet34": Model("ahf_cli.tasks.models:resnet34", axes=3),
+    "autoencoder_curves": Model("ahf_cli.tasks.autoencoders:autoencoder_curves", SPARSE, mirrors=True),
+    "autoencoder_digits": Model("ahf_cli.tasks.autoencoders:autoencoder_digits", SPARSE, mirrors=True),
+    "rnn_100": Model("ahf_cli.tasks.recurrent:rnn_100", "ahf_cli.tasks.recurrent:sparse_rnn", axes=2),
+    "rnn_100_orthogonal": Model("ahf_cli.tasks.recurrent:rnn_100_orthogonal", ORTHOGONAL, axes=2),
 }
-"""The models by name: functions (shape of an input, number of outputs) → module, or their places."""
+"""The models by name; plug-ins add theirs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +89,10 @@ LOSSES: dict[str, Loss] = {
         "ahf_cli.optim.losses:SquaredError", None, "mean sum of squared errors",
         "squared error", classes=False,
     ),
+    "pixel_cross_entropy": Loss(
+        "ahf_cli.optim.losses:PixelCrossEntropy", None, "mean sum of cross-entropies, nats", "nats",
+        classes=False, distribution=True,
+    ),
 }  # fmt: skip
 """The losses by name."""
 
@@ -62,7 +102,7 @@ def make_model(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
 
     A task uses the model's function and the shapes of its parameters, and never its weights.
     """
-    made: nn.Module = found(MODELS[name])(shape, classes)
+    made: nn.Module = found(MODELS[name].make)(shape, classes)
     return made.eval()
 
 

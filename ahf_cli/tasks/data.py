@@ -42,7 +42,7 @@ class LabelledImages:
     images: torch.Tensor
     """(N, *shape) uint8, or floating point"""
     labels: torch.Tensor
-    """(N,) int64 in [0, classes), or (N, …) floating point"""
+    """(N,) int64 in [0, classes), or numbers (N, …) as uint8 or floating point"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,10 +90,11 @@ def load(
         verify(folder, data)
     images, labels, test_images, test_labels = checked(data, data.read(folder or Path()))
     train, validation = split_rows(len(images), split)
+    classes = data.classes is not None
     return Split(
-        _select(images, labels, train[:subset]),
-        None if validation is None else _select(images, labels, validation[:subset]),
-        _select(test_images, test_labels, np.arange(len(test_images))[:subset]),
+        _select(images, labels, train[:subset], classes),
+        None if validation is None else _select(images, labels, validation[:subset], classes),
+        _select(test_images, test_labels, np.arange(len(test_images))[:subset], classes),
         data.outputs,
         data.metrics,
     )
@@ -111,10 +112,10 @@ def split_rows(count: int, split: SplitName) -> tuple[npt.NDArray[np.int64], npt
     return order[:cut], order[cut:]
 
 
-def _select(images: Array, labels: Array, rows: npt.NDArray[np.int64]) -> LabelledImages:
+def _select(images: Array, labels: Array, rows: npt.NDArray[np.int64], classes: bool) -> LabelledImages:
     import torch
 
-    own = labels[rows] if labels.dtype.kind == "f" else labels[rows].astype(np.int64)
+    own = labels[rows].astype(np.int64) if classes else labels[rows]
     return LabelledImages(torch.from_numpy(images[rows]), torch.from_numpy(own))
 
 
@@ -122,9 +123,9 @@ def _check_targets(data: DataSet, what: str, count: int, targets: Array) -> None
     """Raise InputError if targets break the declaration of the data set."""
     if data.classes is None:
         shape = (count, *data.target)
-        if targets.shape != shape or targets.dtype.kind != "f" or not count:
+        if targets.shape != shape or (targets.dtype.kind != "f" and targets.dtype != "uint8") or not count:
             raise InputError(
-                f"{what}targets must be floating-point numbers of shape {shape}, "
+                f"{what}targets must be floating-point numbers or bytes of shape {shape}, "
                 f"found {targets.dtype} of shape {targets.shape}"
             )
         if not np.isfinite(targets).all():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +50,15 @@ class DataSet:
     """shape of a target of numbers"""
     metrics: tuple[str, ...] = ("accuracy",)
     """names of the metrics beside the loss"""
+    losses: tuple[str, ...] = ()
+    """names of the losses whose outputs the metrics take; empty: any for its kind of targets"""
+    files_of: str = ""
+    """name of the data set whose files it reads; empty: its own"""
 
     @property
     def folder(self) -> str:
         """Name of its folder in a cache."""
-        return self.name.replace("_", "-")
+        return (self.files_of or self.name).replace("_", "-")
 
     @property
     def outputs(self) -> int:
@@ -113,6 +117,50 @@ DATA_SETS: dict[str, DataSet] = {
     )
 }  # fmt: skip
 """The data sets by name; plug-ins add theirs."""
+
+
+def _sequences(
+    problem: str, title: str, steps: int, channels: int, training: int = 20_000, classes: int | None = None,
+    target: tuple[int, ...] = (), metric: str = "wrong", loss: str = "cross_entropy",
+) -> DataSet:  # fmt: skip
+    """Return a problem of memory over many steps."""
+
+    def read(folder: Path) -> Arrays:
+        arrays: Arrays = found("ahf_cli.tasks.recurrent:sequences")(problem, steps)
+        return arrays
+
+    return DataSet(
+        f"{problem}_{steps}", f"{title} over {steps} steps", classes, (steps, channels), training, read,
+        target=target, metrics=(metric,), losses=(loss,),
+    )  # fmt: skip
+
+
+_PIXELS: Mapping[str, Any] = {
+    "classes": None, "target": (784,), "metrics": ("image_error",), "losses": ("pixel_cross_entropy",)
+}  # fmt: skip
+_NUMBER: Mapping[str, Any] = {"target": (1,), "metric": "failures", "loss": "squared_error"}
+_BITS: Mapping[str, Any] = {"metric": "wrong_bits", "loss": "pixel_cross_entropy"}
+
+DATA_SETS |= {
+    d.name: d
+    for d in (
+        DataSet(
+            "curves", shape=(784,), training=20_000, title="Drawn curves",
+            reader="ahf_cli.tasks.autoencoders:curves", **_PIXELS,
+        ),
+        replace(
+            DATA_SETS["fashion_mnist"], name="fashion_autoencoder", title="Pixels of Fashion-MNIST",
+            reader="ahf_cli.tasks.autoencoders:read_pixels", files_of="fashion_mnist", **_PIXELS,
+        ),
+        *(_sequences("addition", "Sum of two marked numbers", steps, 2, **_NUMBER) for steps in (50, 100)),
+        _sequences("multiplication", "Product of two marked numbers", 50, 2, **_NUMBER),
+        _sequences("xor", "Exclusive or of two marked bits", 50, 2, target=(1,), **_BITS),
+        _sequences("temporal_order", "Order of two symbols", 50, 6, classes=4),
+        _sequences("temporal_order_3", "Order of three symbols", 50, 6, classes=8),
+        _sequences("random_permutation", "First of many random symbols", 50, 100, 10_000, classes=2),
+        _sequences("memorization", "Five bits", 50, 4, 1_920, target=(5,), **_BITS),
+    )
+}  # fmt: skip
 
 
 def find(name: str) -> DataSet:

@@ -23,6 +23,10 @@ SETS = {"train": "training", "validation": "validation", "test": "test"}
 MEASURED = re.compile(r"(train|validation|test)_[a-z][a-z0-9_]{0,40}")
 """Names of the columns that hold a metric on a set."""
 Better = Literal["lower", "higher"]
+TOLERANCE = 0.04
+"""largest error of a solved sequence (Hochreiter and Schmidhuber 1997)"""
+SOLVED = 0.01
+"""largest share of unsolved sequences of a solved problem (Martens and Sutskever 2011)"""
 
 
 @dataclass(frozen=True)
@@ -188,12 +192,55 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.argmax(dim=-1) == targets
 
 
+def wrong(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 for each example whose largest output is not its class, else 0; (K, N, C), (N,) → (K, N)."""
+    return outputs.argmax(dim=-1) != targets
+
+
+def wrong_bits(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 for each example with a logit on the wrong side of 0, else 0; (K, N, B), (N, B) → (K, N)."""
+    return ((outputs > 0) != (targets > 0.5)).any(dim=-1)
+
+
+def failures(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 for each example with an output further than 0.04 from its target, else 0; → (K, N).
+
+    Outputs (K, N, D), targets (N, D); the tolerance is that of Hochreiter and Schmidhuber (1997).
+    """
+    return ((outputs - targets).abs() > TOLERANCE).any(dim=-1)
+
+
+def image_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return Σ_i (σ(z_i) − y_i)² over the pixels i of each image; (K, N, D), (N, D) → (K, N)."""
+    return (outputs.sigmoid() - targets).square().sum(dim=-1)
+
+
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure(
         Metric("accuracy", "accuracy", "higher", "fraction correct", "fraction", 1.0, bar=0.5),
         accuracy,
         lambda classes: 1 / classes,
-    )
+    ),
+    "wrong": Measure(
+        Metric("wrong", "error rate", "lower", "fraction wrong", "fraction", 1.0, bar=SOLVED),
+        wrong,
+        lambda classes: 1 - 1 / classes,
+    ),
+    "wrong_bits": Measure(
+        Metric("wrong_bits", "error rate", "lower", "fraction with a wrong bit", "fraction", 1.0, bar=SOLVED),
+        wrong_bits,
+        classes=False,
+    ),
+    "failures": Measure(
+        Metric("failures", "failure rate", "lower", "fraction off by > 0.04", "fraction", 1.0, bar=SOLVED),
+        failures,
+        classes=False,
+    ),
+    "image_error": Measure(
+        Metric("image_error", "reconstruction error", "lower", "squared error per image", "squared error"),
+        image_error,
+        classes=False,
+    ),
 }
 """The metrics beside the loss, by name; plug-ins add theirs."""
 

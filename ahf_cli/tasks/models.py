@@ -1,15 +1,11 @@
-"""The built-in models, for images of any number of channels and classes, and initial weights."""
+"""The built-in models for images of any number of channels and classes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-from ahf_cli.optim.rows import Layout
 
 Shape = tuple[int, int, int]
 """channels, height, width of an image"""
@@ -95,21 +91,3 @@ def _width(body: nn.Module, shape: Shape) -> int:
     """Return the length of a model part's output for one image."""
     outputs: Tensor = body(torch.zeros(1, *shape))
     return outputs.shape[1]
-
-
-def glorot_uniform(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
-    """Draw weights uniform in ±√(6/(fan_in + fan_out)) (Glorot and Bengio 2010), biases 0; → (P,) float32.
-
-    Vectors named in `ones`, the scales of normalisation layers, are 1.  The result depends on the arguments
-    alone and is equal on every device, because NumPy draws the random numbers.
-    """
-    rng = np.random.default_rng([seed, 0])
-    pieces = []
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        if len(shape) < 2:
-            pieces.append(np.full(shape.numel(), float(name in ones)))
-            continue
-        receptive = int(np.prod(shape[2:]))
-        bound = np.sqrt(6 / ((shape[0] + shape[1]) * receptive))
-        pieces.append(rng.uniform(-bound, bound, shape.numel()))
-    return torch.from_numpy(np.concatenate(pieces)).float()

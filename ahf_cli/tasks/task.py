@@ -18,10 +18,10 @@ from ahf_cli.optim import Layout, ModelObjective, Objective
 from ahf_cli.optim.distributed import DistributedObjective
 from ahf_cli.optim.layers.chain import Chain
 from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
-from ahf_cli.tasks.catalogue import MODELS, make_loss, make_model
+from ahf_cli.tasks.catalogue import MODELS, found, make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
 from ahf_cli.tasks.datasets import DATA_SETS
-from ahf_cli.tasks.models import glorot_uniform
+from ahf_cli.tasks.initial import Initial, glorot_uniform
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
 """Numbers of the streams of permutations from the training seed; stream 0 draws the weights."""
@@ -51,7 +51,7 @@ def initial_length(task: Mapping[str, Any], seed: int) -> float | None:
     if data is None or model not in MODELS:
         return None
     layout = Layout.of(make_model(model, data.shape, data.outputs).named_parameters())
-    return float(glorot_uniform(layout, seed).norm())
+    return float(found(MODELS[model].initial)(layout, seed).norm())
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Task:
     part: tuple[int, int] = (0, 1)
     """rank of this process and number of ranks; each rank has one part of every batch"""
     loss: OutputLoss = field(default_factory=SoftmaxCrossEntropy)
+    draw: Initial = glorot_uniform
+    """draws the initial weights"""
 
     @classmethod
     def lenet(
@@ -103,7 +105,10 @@ class Task:
             raise InputError(
                 f"task.model: {model} cannot be made for inputs of shape {shape}: {error}"
             ) from None
-        return cls(on_device, made.to(where, dtype), batch_size, where, dtype, loss=make_loss(loss))
+        draw = found(MODELS[model].initial)
+        return cls(
+            on_device, made.to(where, dtype), batch_size, where, dtype, loss=make_loss(loss), draw=draw
+        )
 
     @cached_property
     def layout(self) -> Layout:
@@ -112,7 +117,7 @@ class Task:
 
     def initial(self, seed: int) -> Tensor:
         """Draw the initial weights of a training seed; (P,)."""
-        return glorot_uniform(self.layout, seed, self._scales).to(self.device, self.dtype)
+        return self.draw(self.layout, seed, self._scales).to(self.device, self.dtype)
 
     @cached_property
     def _scales(self) -> frozenset[str]:
@@ -146,8 +151,8 @@ class Task:
         return ModelObjective(self.model, images, targets, self.loss, own_batches=own, chain=self._chain)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Return classes unchanged, and numbers in the task's dtype."""
-        return labels.to(self.dtype) if labels.is_floating_point() else labels
+        """Return classes unchanged, and numbers like inputs."""
+        return labels if labels.dtype == torch.int64 else self.pixels(labels)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Return bytes divided by 255, and numbers unchanged, in the task's dtype."""
