@@ -18,14 +18,18 @@ SIDE, TRAINING, TEST = 8, 600, 120
 
 
 @plugin.metric(
-    "error", label="reconstruction error", better="lower", unit="root mean squared pixel error", short="pixel"
+    "rms",
+    label="reconstruction error",
+    better="lower",
+    unit="root mean squared pixel error",
+    short="pixel",
 )
-def error(outputs: Tensor, targets: Tensor) -> Tensor:
+def rms(outputs: Tensor, targets: Tensor) -> Tensor:
     """Root of the mean squared error over the pixels of each image."""
     return (outputs - targets).square().mean(dim=-1).sqrt()
 
 
-@plugin.data_set("curves_8", shape=(SIDE, SIDE), training=TRAINING, target=(SIDE * SIDE,), metrics=("error",))
+@plugin.data_set("curves_8", shape=(SIDE, SIDE), training=TRAINING, target=(SIDE * SIDE,), metrics=("rms",))
 def curves() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images of random quadratic curves, 8 × 8, each its own target."""
     rng = np.random.default_rng(0)

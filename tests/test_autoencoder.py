@@ -49,7 +49,7 @@ def data(results: Path) -> StudyData:
 
 
 def test_columns_are_those_of_the_tasks_metrics(data: StudyData) -> None:
-    measured = [f"{where}_{name}" for where in ("train", "validation", "test") for name in ("loss", "error")]
+    measured = [f"{where}_{name}" for where in ("train", "validation", "test") for name in ("loss", "rms")]
     assert [c for c in data.curves if c in measured] == measured
     assert not [c for c in (*data.curves, *data.trials) if "accuracy" in c]
     last = data.curves.sort_values("step").groupby(["recipe", "trial"]).last()
@@ -57,21 +57,21 @@ def test_columns_are_those_of_the_tasks_metrics(data: StudyData) -> None:
         own = last.loc[(row["recipe"], row["trial"])]
         keys = "step == 0 and recipe == @row['recipe'] and trial == @row['trial']"
         first = data.curves.query(keys)["validation_loss"].item()  # of its own seed
-        assert row["value"] == min(own["validation_loss"], first) and row["test_error"] == own["test_error"]
+        assert row["value"] == min(own["validation_loss"], first) and row["test_rms"] == own["test_rms"]
     # 64 pixels: the loss of an image is 64 times its mean squared error, whose root is the metric.
-    assert (data.curves["test_error"] <= (data.curves["test_loss"] / 64) ** 0.5 + 1e-6).all()
+    assert (data.curves["test_rms"] <= (data.curves["test_loss"] / 64) ** 0.5 + 1e-6).all()
 
 
 def test_tables_and_verdict_say_which_way_is_better(data: StudyData, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Comparison(data, Choices(target=0.4, attribute=True))
-    assert data.metrics.headline.column == "test_error" and not data.metrics.guessing
+    assert data.metrics.headline.column == "test_rms" and not data.metrics.guessing
     finals = found.tables["final_values"].numbers
     assert set(finals["metric"]) == {"training loss", "test reconstruction error"}
     for (metric, recipe), own in finals[finals["trials"] == "all"].groupby(["metric", "recipe"]):
-        column = "train_loss" if metric == "training loss" else "test_error"
+        column = "train_loss" if metric == "training loss" else "test_rms"
         assert own["best"].item() == data.trials[data.trials["recipe"] == recipe][column].min()
     met = found.tables["time_to_target"].numbers.set_index("recipe")["met"]
-    below = data.curves[data.curves["test_error"] <= 0.4].groupby("recipe")["trial"].nunique()
+    below = data.curves[data.curves["test_rms"] <= 0.4].groupby("recipe")["trial"].nunique()
     assert met.to_dict() == {name: int(below.get(name, 0)) for name in data.recipes}
     said = " ".join(found.verdict.lines())
     assert "test reconstruction error" in said and "accuracy" not in said and "chance" not in said
@@ -80,9 +80,9 @@ def test_tables_and_verdict_say_which_way_is_better(data: StudyData, monkeypatch
     monkeypatch.setattr(verdict, "SIGNIFICANT", 8.0)  # so that three seeds are enough
     claimed = Comparison(data, Choices(target=0.4)).verdict
     said = " ".join(claimed.lines())
-    leader = data.reruns.groupby("recipe")["validation_error"].mean().idxmin()
+    leader = data.reruns.groupby("recipe")["validation_rms"].mean().idxmin()
     assert claimed.leader == leader and f"{leader} has the best mean validation" in said
-    means = data.reruns.groupby("recipe")["test_error"].mean()
+    means = data.reruns.groupby("recipe")["test_rms"].mean()
     assert f"{means.idxmin()} is ahead of {means.idxmax()} in test reconstruction error" in said
     for table in found.tables.values():
         assert "accuracy" not in " ".join([*table.texts, table.note]).lower()
@@ -102,7 +102,7 @@ def test_figures_have_the_tasks_units_and_no_level_of_guessing(data: StudyData) 
     curves = next(d for d in found.drawn[0] if d.name == "figure2")
     axes = make(curves, THEMES["screen"]).figure.axes
     assert axes[1].get_ylabel() == "test reconstruction error (pixel)"
-    assert axes[1].get_ylim()[1] >= data.curves["test_error"].max()
+    assert axes[1].get_ylim()[1] >= data.curves["test_rms"].max()
     html = page(found)
     assert "reconstruction error" in html and "test accuracy" not in html
 
@@ -113,17 +113,17 @@ def test_every_command_reads_it_without_its_plugin(
     words = ["--results", str(results)]
     assert main(["compare", "--study", "autoencoder", "--out", str(tmp_path / "out"), *words, "-q"]) == 0
     assert main(["export", "autoencoder", "--out", str(tmp_path / "csv"), *words]) == 0
-    assert "test_error" in pd.read_csv(tmp_path / "csv" / "trials.csv")
+    assert "test_rms" in pd.read_csv(tmp_path / "csv" / "trials.csv")
     capsys.readouterr()
     assert main(["show", "autoencoder", "adam/1", "--out", str(tmp_path / "show"), *words]) == 0
-    assert "and test error 0." in capsys.readouterr().out
+    assert "and test rms 0." in capsys.readouterr().out
     assert main(["status", "--study", "autoencoder", *words]) == 0
     packed = pack(Study(results, "autoencoder"), tmp_path / "packs")
     one, other = load_study(results / "autoencoder"), load_study(packed)
     for part in ("trials", "curves", "reruns"):
         pd.testing.assert_frame_equal(getattr(one, part), getattr(other, part), check_exact=True)
     manifest = json.loads((packed / "manifest.json").read_text())
-    assert [m["name"] for m in manifest["metrics"]] == ["loss", "error"]
+    assert [m["name"] for m in manifest["metrics"]] == ["loss", "rms"]
 
 
 @pytest.mark.parametrize(

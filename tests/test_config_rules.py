@@ -63,7 +63,10 @@ def errors(text: str) -> list[str]:
         ("study: ''", f"F: study: must be a string that matches {NAME}, got ''"),
         ("run: {workers: -1}", "F: run.workers: must be an integer in [1, 10^9], or null, got -1"),
         ("run: {device: tpu:0}", "F: run.device: must be one of auto, cpu, cuda, got 'tpu:0'"),
-        ("task: {a: {b: 1}}", "F: task.a: unknown key; known: data, split, model, loss, batch_size, subset"),
+        (
+            "task: {a: {b: 1}}",
+            "F: task.a: unknown key; known: data, split, model, loss, dtype, batch_size, subset",
+        ),
         ("spaces: {hf: [lr]}", "F: spaces.hf: must be a mapping, got ['lr']"),
         ("spaces: {hf: {lr: 0.1}}", "F: spaces.hf.lr: must be a mapping, got 0.1"),
         ("spaces: {hf: {damping: {low: -1}}}", "F: spaces.hf.damping.low: must be in (0, inf), got -1"),

@@ -26,7 +26,7 @@ from tests.test_training import task as small_task
 
 READS, CONVOLUTIONS = "aten._local_scalar_dense", "aten.convolution"
 SHAPE = (1, 28, 28)
-IMAGES = [name for name, model in MODELS.items() if model.axes != 2]
+IMAGES = [name for name, model in MODELS.items() if model.axes in (None, 3)]
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -98,7 +98,7 @@ def allowed(recipe: str) -> int:
     return 2 + math.ceil(structure.max_iterations / 5) + math.ceil(tries / 5) + math.ceil(kept / 5)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [name for name, r in RECIPES.items() if not r.structure.squares])
 def test_a_step_runs_on_a_device_and_seldom_waits_for_it(recipe: str) -> None:
     for answer in (True, False):  # a loop that asks may hear either
         watch = step(recipe, 4, answer)

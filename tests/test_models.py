@@ -16,7 +16,7 @@ from ahf_cli.tasks.catalogue import MODELS, make_model
 from ahf_cli.tasks.data import LabelledImages, Split
 from ahf_cli.tasks.task import Task
 
-CLASSIFIERS = [name for name, model in MODELS.items() if model.axes != 2 and not model.mirrors]
+CLASSIFIERS = [name for name, model in MODELS.items() if model.axes in (None, 3) and not model.mirrors]
 PARAMETERS = {  # by hand, from the layers' sizes; for one channel of 28 × 28 and three of 32 × 32
     "lenet": (44_426, 62_006),
     "mlp": (235_146, 820_874),

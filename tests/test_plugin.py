@@ -90,7 +90,7 @@ def test_what_is_registered_is_known_everywhere(tmp_path: Path, capsys: pytest.C
         assert f"\n{name} " in listed and listed.count("\n") > 2
     assert main(["ls", "losses", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == [
-        "cross_entropy", "squared_error", "pixel_cross_entropy", "smoothed_cross_entropy",
+        "cross_entropy", "squared_error", "least_squares", "pixel_cross_entropy", "smoothed_cross_entropy",
     ]  # fmt: skip
     derived = load_config(
         "quick",

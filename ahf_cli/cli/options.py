@@ -138,7 +138,10 @@ def resolve(
             "--design": ("search.design", design),
         }
     )
-    return load(preset, config, [*_implied(design), *(overrides or ()), *named])
+    found = load(preset, config, [*_implied(design), *(overrides or ()), *named])
+    for line in found.warnings:
+        log(f"warning: {line}")
+    return found
 
 
 def _implied(design: str | None) -> list[Setting]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ahf_cli.cli.options import log
 from ahf_cli.search.plan import Hooks
 from ahf_cli.study.trials import own_value
+from ahf_cli.tasks.metrics import digits
 from ahf_cli.training.records import Progress as TrialProgress
 from ahf_cli.training.records import TrialResult, headline, headline_of
 
@@ -29,7 +30,7 @@ def describe(result: TrialResult) -> str:
     if result.status == "diverged":
         end = f"diverged at step {result.steps}"
     else:
-        loss = f"{result.objective.replace('_', ' ')} {own_value(result):.4f}"
+        loss = f"{result.objective.replace('_', ' ')} {digits(own_value(result))}"
         end = f"{loss}  {headline(result.measured)}"
     return f"{name:28} {end}  ({result.seconds:.0f} s)  {params}"
 
@@ -78,10 +79,10 @@ class Display:
     def progress(self, progress: TrialProgress) -> None:
         """Show the progress of a running trial."""
         key = (progress.recipe, progress.slot)
-        note = f"loss {progress.loss:.3f}"
+        note = f"loss {digits(progress.loss)}"
         if progress.row is not None:
             value = headline_of(progress.row.measured)[1]
-            note = f"train {progress.row.measured['train_loss']:.3f}  test {value:.3f}"
+            note = f"train {digits(progress.row.measured['train_loss'])}  test {digits(value)}"
         if self._bars is None:
             self._line(f"{key[0]}/{key[1]:03d} step {progress.step} of {progress.planned_steps}, {note}")
             return
@@ -98,7 +99,8 @@ class Display:
         """Show the bar of a single run, and a line at every evaluation."""
         if progress.row is not None:
             row = progress.row
-            loss = f"train loss {row.measured['train_loss']:.4f}  test loss {row.measured['test_loss']:.4f}"
+            train, test = (digits(row.measured[f"{where}_loss"]) for where in ("train", "test"))
+            loss = f"train loss {train}  test loss {test}"
             also = f"  {headline(row.measured)}" if headline_of(row.measured)[0] != "test_loss" else ""
             text = f"step {row.step:5}  {loss}{also}  ({row.seconds:.0f} s)"
             if self._bars is None:

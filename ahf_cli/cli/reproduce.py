@@ -48,7 +48,8 @@ def reproduce(
 ) -> None:
     """Run the paper's study: pre-run, search, comparison.
 
-    The default preset is quick; the preset paper is the full protocol.
+    The default preset is quick; the preset paper is the full protocol.  A study without a recipe that has σ or
+    L, which a pre-run measures, has no pre-run.
 
     The search takes the ranges of the configuration, not the ranges that the pre-run proposes.  After an
     interruption the same command resumes.
@@ -63,11 +64,11 @@ def reproduce(
     left = _left(folder, resolved)
     named = None if config is not None else preset or "quick"
     log(_announcement(folder, resolved, named, left), quiet)
-    found = prerun.run(resolved, results, quiet)
+    found = prerun.run(resolved, results, quiet) if _has_prerun(resolved) else None
     summary = session.run_search(resolved, folder, quiet, "search")
-    said = [*prerun.lines(found), "", *summary_lines(summary), ""]
+    said = [*([*prerun.lines(found), ""] if found else []), *summary_lines(summary), ""]
     try:
-        refuse_vanished(found, summary)
+        refuse_vanished(*([found] if found else []), summary)
     except IncompleteError:  # too few trials remain for a comparison
         if as_json:
             emit_json({"prerun": found, "search": summary, "compare": None})
@@ -83,14 +84,23 @@ def reproduce(
     for line in said:
         say(line)
     drawn.show()
-    say(f"figures in {folder.report_folder / 'figures'}, {folder.prerun.folder / 'figures'}")
+    also = f", {folder.prerun.folder / 'figures'}" if found else ""
+    say(f"figures in {folder.report_folder / 'figures'}{also}")
     before = "" if left else " and was before, so no trial was trained"
     log(f"study {resolved.study!r} is done{before}; this took {minutes:.1f} minutes", quiet)
 
 
+def _has_prerun(config: Config) -> bool:
+    """Return whether a searched recipe has a hyperparameter that a pre-run measures."""
+    used = {key for name in config.searched for key in config.recipe(name).hyperparameters}
+    return not used.isdisjoint(("sigma", "smoothness"))
+
+
 def _left(folder: StudyFolder, config: Config) -> int:
     """Return the number of unfinished runs of pre-run, search and re-runs."""
-    parts = (remaining(folder.prerun, config.for_prerun()), remaining(folder, config))
+    parts = [remaining(folder, config)]
+    if _has_prerun(config):
+        parts.append(remaining(folder.prerun, config.for_prerun()))
     return sum(left.runs for part in parts for left in part.values())
 
 
@@ -102,10 +112,9 @@ def _announcement(folder: StudyFolder, config: Config, preset: str | None, left:
     head, search = f"study {folder.name!r} in {folder.folder}", config.search
     if not left:
         return f"{head} is finished; no trial is trained, and its figures and tables are made again"
-    head += (
-        f": a pre-run of {config.prerun.trials} trials, then {search.trials} trials of each of "
-        f"{len(search.recipes)} recipes, then figures and tables; {left} runs are left to train"
-    )
+    before = f"a pre-run of {config.prerun.trials} trials, then " if _has_prerun(config) else ""
+    trials = f"{search.trials} trials of each of {len(search.recipes)} recipes"
+    head += f": {before}{trials}, then figures and tables; {left} runs are left to train"
     if preset is None:
         return head
     own = load(preset)  # with other steps or trials than the preset's, its comment states a wrong time

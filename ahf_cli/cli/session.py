@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ahf_cli.errors import InputError, InterruptedRunError
 from ahf_cli.interruption import Interruption, resume_line
+from ahf_cli.tasks.metrics import digits
 from ahf_cli.training.records import headline
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         counts = f"{found['trials']} trials: {', '.join(said) or 'none finished'}"
         if found["best_params"]:
             best = " ".join(f"{k}={v:.4g}" for k, v in found["best_params"].items() if k != "mu")
-            counts += f"; best: trial {found['best_trial']}, {loss} {found['best_value']:.4f}, "
+            counts += f"; best: trial {found['best_trial']}, {loss} {digits(found['best_value'])}, "
             counts += f"{_headline(found, 'best')} at {best}"
         lines.append(f"{name}: {counts}")
         if again := found["reruns"]:
             means = ""
             if again["mean_value"] is not None:
-                means = f", mean {loss} {again['mean_value']:.4f} and {_headline(again, 'mean')}"
+                means = f", mean {loss} {digits(again['mean_value'])} and {_headline(again, 'mean')}"
                 means += " of the other runs" if again["diverged"] else ""
             lines.append(
                 f"  its best again with {again['runs']} new seeds: "

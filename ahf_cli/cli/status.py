@@ -15,6 +15,7 @@ import typer
 from ahf_cli.cli import session
 from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_json, log, say
 from ahf_cli.errors import InputError
+from ahf_cli.tasks.metrics import digits
 from ahf_cli.training.records import headline
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         counts = (
             f"{r['ok']} ok, {r['diverged']} diverged, {r['failed']} failed, {len(r['running'])} running, "
         )
-        best = "" if r["best_value"] is None else f"; best value {r['best_value']:.4f}"
+        best = "" if r["best_value"] is None else f"; best value {digits(r['best_value'])}"
         said.append(f"  {name:{width}}  {counts}{r['waiting']} waiting, of {r['planned']}{best}")
         said += [
             f"  {'':{width}}    trial {t['slot']}: for {_time(t['seconds'])} on {t['host']}{_row(t['row'])}"
@@ -160,7 +161,7 @@ def _row(row: dict[str, Any] | None) -> str:
     """Return the last evaluation of a running trial as text."""
     if row is None:
         return ""
-    return f"; step {row['step']}: training loss {row['train_loss']:.4f}, {headline(row)}"
+    return f"; step {row['step']}: training loss {digits(row['train_loss'])}, {headline(row)}"
 
 
 def _time(seconds: float) -> str:

@@ -30,6 +30,7 @@ from ahf_cli.cli.options import (
 from ahf_cli.cli.record import record_trace
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import Interruption
+from ahf_cli.tasks.metrics import digits
 from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:
@@ -260,8 +261,8 @@ def lines(document: dict[str, Any]) -> list[str]:
     """Return the result of a run as lines of text; for a diverged run, its last evaluation."""
     last, first = document["last_evaluation"], document["first"]
     column = headline_of(last)[0]
-    reached = f"training loss {last['train_loss']:.4f}, {column.replace('_', ' ')} {last[column]:.4f}"
-    began = f"(at first {first['train_loss']:.4f} and {first[column]:.4f})"
+    reached = f"training loss {digits(last['train_loss'])}, {column.replace('_', ' ')} {digits(last[column])}"
+    began = f"(at first {digits(first['train_loss'])} and {digits(first[column])})"
     if document["status"] == "diverged":
         end = f"diverged at step {document['steps']} of {document['planned_steps']}"
         reached = f"last evaluation before that, at step {last['step']}: {reached}"

@@ -248,6 +248,19 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
     if model and data and (misfit := model.misfit(data.shape, data.outputs)):
         rule = f"{config.task.model} {misfit}, in task.data {config.task.data}"
         problems.append((("task", "model"), rule))
+    if loss and data and loss.equation and not data.equation and loss.classes == (data.classes is not None):
+        rule = f"{config.task.loss} needs an equation, and task.data {config.task.data} is none"
+        problems.append((("task", "loss"), rule))
+    if data and data.fresh and config.task.batch_size != data.training:
+        rule = f"must be {data.training}, the points of {data.name}, which are new at each step"
+        problems.append((("task", "batch_size"), f"{rule}, got {config.task.batch_size}"))
+    if data and data.equation and config.task.subset is not None:
+        problems.append((("task", "subset"), f"must be null for an equation, got {config.task.subset}"))
+    for name in config.search.recipes if loss and not loss.squares else ():
+        found = resolved.get(name)
+        if found and found.recipe.structure.squares:
+            rule = f"must be a sum of squares, as squared_error is, for recipe {name}"
+            problems.append((("task", "loss"), f"{rule}, got {show(config.task.loss)}"))
     for name in config.search.recipes if loss and not loss.distribution else ():
         found = resolved.get(name)
         if found and any(part.likelihood for part in found.recipe.structure.parts_used.values()):

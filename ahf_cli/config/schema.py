@@ -123,6 +123,7 @@ class TaskSection(_Section):
     split: Literal["paper", "full"] = "paper"
     model: Annotated[str, Field(description="the name of a model")] = "lenet"
     loss: Annotated[str, Field(description="the name of a loss")] = "cross_entropy"
+    dtype: Literal["float32", "float64"] = "float32"
     batch_size: Count = 128
     subset: OptionalCount = None
 

@@ -76,6 +76,15 @@ class SoftmaxCrossEntropy:
         return (p - torch.zeros_like(p).scatter(-1, y, 1.0)).unsqueeze(0)
 
 
+@runtime_checkable
+class SumOfSquares(OutputLoss, Protocol):
+    """A loss L = ½ ‖ρ‖² of residuals ρ that are linear in the outputs."""
+
+    def residuals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """ρ of N examples; (K, N, …), (N, …) → (K, M) with M a multiple of N, grouped by example."""
+        ...
+
+
 class SquaredError:
     """L = (1/N) Σ_n ‖z_n − y_n‖², of outputs z (K, N, …) and targets y (N, …)."""
 
@@ -87,6 +96,10 @@ class SquaredError:
         """H_L w = (2/N) w."""
         scale = 2 / outputs.shape[1]
         return lambda w: scale * w
+
+    def residuals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """ρ = √(2/N) (z − y); (K, N, …), (N, …) → (K, M)."""
+        return math.sqrt(2 / outputs.shape[1]) * (outputs - targets).flatten(1)
 
     def roots(self, outputs: Tensor) -> Tensor:
         """Return √2 e_c for each output c, (C, K, N, …)."""
@@ -127,6 +140,31 @@ class PixelCrossEntropy:
         p = torch.sigmoid(outputs)
         level = torch.rand(outputs.shape[1:], generator=source, dtype=torch.float64).to(p)
         return (p - (level < p).to(p)).unsqueeze(0)
+
+
+class LeastSquares:
+    """L = (1/N) Σ_n ½ w_n r_n², of residuals r and weights w.
+
+    An output is (r, u), with the solution u beside its residual; a target begins with w.
+    """
+
+    def residuals(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """ρ = √(w/N) r; (K, N, 2), (N, …) → (K, N)."""
+        return (targets[..., 0] / outputs.shape[1]).sqrt() * outputs[..., 0]
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """L; (K, N, 2), (N, …) → (K,)."""
+        return 0.5 * self.residuals(outputs, targets).square().sum(dim=-1)
+
+    def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
+        """H_L (a, b) = (w a/N, 0)."""
+        scale = targets[..., 0] / outputs.shape[1]
+
+        def product(w: Tensor) -> Tensor:
+            along = scale * w[..., 0]
+            return torch.stack([along, torch.zeros_like(along)], dim=-1)
+
+        return product
 
 
 class MeanLoss:

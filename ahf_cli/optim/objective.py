@@ -9,14 +9,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jacrev, vmap
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.fast_operations import faster_operations
 from ahf_cli.optim.layer_statistics import EXAMPLES, Draw, FisherSample, sample
 from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
 from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
-from ahf_cli.optim.losses import Likelihood, OutputLoss, SoftmaxCrossEntropy
+from ahf_cli.optim.losses import Likelihood, OutputLoss, SoftmaxCrossEntropy, SumOfSquares
 from ahf_cli.optim.moments import Values
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
@@ -101,6 +101,34 @@ class ModelObjective:
         """h(θ) for each row, without a graph; (K, P) → (K,)."""
         with torch.no_grad():
             return self.loss.value(self.outputs(parameters), self.targets)
+
+    def residuals(self, parameters: Tensor) -> Tensor:
+        """ρ with h = ½ ‖ρ‖² for each row, without a graph; (K, P) → (K, M).
+
+        Raises ValueError for a loss that is no sum of squares.
+        """
+        with torch.no_grad():
+            return self._squares.residuals(self.outputs(parameters), self.targets)
+
+    def jacobian(self, parameters: Tensor, row: int) -> Tensor:
+        """∂ρ/∂θ of one row; (K, P) → (M, P)."""
+        loss, pieces = self._squares, [p[row] for p in self.layout.split(parameters.detach())]
+        x, y = (t[row] if self.own_batches else t for t in (self.inputs, self.targets))
+
+        def residual(tensors: Sequence[Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return loss.residuals(self._forward(x[None], *tensors)[None], y[None])[0]
+
+        # Example by example: a backward pass of the whole batch for each residual would take N times as long.
+        each = vmap(jacrev(residual), in_dims=(None, 0, 0))(pieces, x, y)
+        count = each[0].shape[0] * each[0].shape[1]
+        joined: Tensor = torch.cat([j.reshape(count, -1) for j in each], dim=1) / len(x) ** 0.5
+        return joined
+
+    @property
+    def _squares(self) -> SumOfSquares:
+        if not isinstance(self.loss, SumOfSquares):
+            raise ValueError("lm needs a loss that is a sum of squares, such as least_squares")
+        return self.loss
 
     def evaluate(self, parameters: Tensor) -> Linearization:
         """Prepare h and its derivatives at θ; (K, P)."""

@@ -15,6 +15,7 @@ from ahf_cli.optim.cg import CGResult, Stop
 from ahf_cli.optim.linearization import Evaluation
 from ahf_cli.optim.moments import Moments, Values
 from ahf_cli.optim.operators import QuadraticModel
+from ahf_cli.optim.rows import Layout
 from ahf_cli.optim.step_size import conjugate_smoothness, eq3
 
 AVERAGE = "average"
@@ -172,7 +173,8 @@ def newton_step(before: State, solved: Solved, taken: Taken) -> StepInfo:
     values = before.hyperparameters
     known = {"epsilon", "sigma", "smoothness"} <= values.keys()
     return _record(
-        before, solved.here, solved.gradient, solved.direction, taken.update, taken.loss_after,
+        before, solved.here.layout, solved.here.loss, solved.gradient, solved.direction, taken.update,
+        taken.loss_after,
         step_size=taken.alpha,
         eq3_step_size=eq3(taken.norm, values, before.step + 1) if known else none,
         damping=before.damping, damping_next=taken.damping, reduction_ratio=taken.ratio,
@@ -192,21 +194,48 @@ def explicit_step(
     gradient = here.gradient
     nan, none = torch.full_like(loss_after, torch.nan), torch.zeros_like(before.step)
     return _record(
-        before, here, gradient, -gradient, update, loss_after,
+        before, here.layout, here.loss, gradient, -gradient, update, loss_after,
         step_size=before.hyperparameters.get("lr", nan), eq3_step_size=nan, damping=nan, damping_next=nan,
         reduction_ratio=nan, model_value=nan, cg_iterations=none, stop=none + int(Stop.INACTIVE),
         products=none + products, gradients=gradients, losses=0,
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class FactoredStep:
+    """The numbers of a step that solved a linear system by a factorization."""
+
+    loss: Tensor  # h(θ), (K,)
+    gradient: Tensor  # ∇h, (K, P)
+    update: Tensor  # u, (K, P); 0 for a refused step
+    loss_after: Tensor  # (K,), as all that follow
+    damping: Tensor  # λ of the last system
+    damping_next: Tensor
+    ratio: Tensor  # ρ
+    model_value: Tensor  # q(u)
+    products: int
+    losses: int
+
+
+def factored_step(before: State, layout: Layout, own: FactoredStep) -> StepInfo:
+    """Return the record of a step by a factorization: δ = u, and 0 for all of CG."""
+    nan, none = torch.full_like(own.loss, torch.nan), torch.zeros_like(before.step)
+    return _record(
+        before, layout, own.loss, own.gradient, own.update, own.update, own.loss_after,
+        step_size=(rows.l2(own.update) > 0).to(own.loss), eq3_step_size=nan, damping=own.damping,
+        damping_next=own.damping_next, reduction_ratio=own.ratio, model_value=own.model_value,
+        cg_iterations=none, stop=none + int(Stop.INACTIVE), products=none + own.products, gradients=1,
+        losses=own.losses,
+    )  # fmt: skip
+
+
 def _record(
-    before: State, here: Evaluation, gradient: Tensor, direction: Tensor, update: Tensor, loss_after: Tensor,
-    **own: Tensor | int,
+    before: State, layout: Layout, loss: Tensor, gradient: Tensor, direction: Tensor, update: Tensor,
+    loss_after: Tensor, **own: Tensor | int,
 ) -> StepInfo:  # fmt: skip
-    layout = here.layout
-    smoothness = partial(conjugate_smoothness, here.loss, loss_after, update=update)
+    smoothness = partial(conjugate_smoothness, loss, loss_after, update=update)
     return StepInfo(
-        loss=here.loss,
+        loss=loss,
         loss_after=loss_after,
         gradient=gradient,
         direction=direction,

@@ -1,4 +1,4 @@
-"""Plug-ins: files of the user that register recipes, parts, models, data, metrics and losses by decorators.
+"""Plug-ins: files of the user that register recipes, parts, tasks and metrics by decorators.
 
     ahf search --plugin mine.py --recipe my_recipe -o task.model=my_model
 
@@ -8,6 +8,7 @@ two versions do not mix.
 """
 
 from ahf_cli.plugin.decorators import data_set, hyperparameter, loss, metric, model, part, recipe
+from ahf_cli.plugin.differential import equation
 from ahf_cli.plugin.loading import LOADED, ORIGIN, Plugin, load, origins, run
 from ahf_cli.recipes.hyperparameters import Hyperparameter, Range
 
@@ -18,6 +19,7 @@ __all__ = [
     "Plugin",
     "Range",
     "data_set",
+    "equation",
     "hyperparameter",
     "load",
     "loss",

@@ -32,6 +32,8 @@ _KFAC = Structure(
 _HEAVY = {"momentum": 0.9, "radius": 0.3}
 _KFAC_RANGES = {"lr": Range(0.003, 0.3, log=True), "damping": Range(1e-3, 0.1, log=True)}
 
+_LM_RANGES = {"damping": Range(1e-4, 1, log=True)}
+
 _PAPER = "Motokawa and Tezuka 2020"
 _LR = {"lr": Range(1e-4, 1, log=True)}
 _SMALL_LR = {"lr": Range(1e-5, 0.1, log=True)}
@@ -125,6 +127,13 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "muon", Whole("method", "muon"), {**_ADAM, "momentum": 0.95, "weight_decay": 0.01},
             ranges=_SMALL_LR, source="Jordan et al. 2024; torch.optim.Muon",
+        ),
+        Recipe(
+            "lm", Whole("least_squares", "lm"), ranges=_LM_RANGES, source="Marquardt 1963; Nielsen 1999",
+        ),
+        Recipe(
+            "lm_geodesic", Whole("least_squares", "lm_geodesic"), ranges=_LM_RANGES,
+            source="Transtrum and Sethna 2012",
         ),
         Recipe(
             "adahessian", Whole("diagonal", "adahessian"),

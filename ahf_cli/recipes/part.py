@@ -30,6 +30,8 @@ class Part:
     """numbers of the structure that its class is made with"""
     likelihood: bool = False
     """whether the loss must be the negative log-likelihood of a known distribution"""
+    squares: bool = False
+    """whether the loss must be a sum of squares"""
 
     def find(self) -> Any:
         """Import the module of the part, and return its class or function."""

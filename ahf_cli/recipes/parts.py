@@ -308,11 +308,24 @@ SLOTS: dict[str, dict[str, Part]] = {
             ("lr", "beta2", "mu", "beta1", "hessian_power"),
         ),
     },
+    "least_squares": {
+        "lm": Part(
+            "least_squares:lm", "(AᵀA + λI) δ = −Aᵀρ with h = ½ ‖ρ‖², A = ∂ρ/∂θ;  u = δ where h falls",
+            "Levenberg-Marquardt with the whole Jacobian; no step where the loss does not fall",
+            ("damping",), squares=True,
+        ),
+        "lm_geodesic": Part(
+            "least_squares:lm_geodesic",
+            "(AᵀA + λI) δ = −Aᵀρ, (AᵀA + λI) a = −Aᵀρ″;  u = δ + ½ a where h falls",
+            "Levenberg-Marquardt with the whole Jacobian and geodesic acceleration; no step where the loss "
+            "does not fall", ("damping",), squares=True,
+        ),
+    },
     "optimizer": {},
 }  # fmt: skip
 """All parts by slot and name.
 
 The slots up to `clipping` belong to Hessian-free optimization; every recipe has `schedule`, `warmup` and
-`average`.  `parts` holds functions of plug-ins that change a composition.  A part in one of the last three
+`average`.  `parts` holds functions of plug-ins that change a composition.  A part in one of the last four
 slots is a whole optimizer; plug-ins register in `optimizer`.
 """

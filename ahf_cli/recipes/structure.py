@@ -40,6 +40,11 @@ class AnyStructure:
         known = ((slot, name) for slot, name in self.chosen.items() if slot in SLOTS)
         return {slot: SLOTS[slot][name] for slot, name in known if name in SLOTS[slot]}
 
+    @property
+    def squares(self) -> bool:
+        """Whether the loss must be a sum of squares."""
+        return any(part.squares for part in self.parts_used.values())
+
     def check_slots(self, slots: Iterable[str]) -> None:
         """Raise ValueError for the first of these slots with an unknown part."""
         for slot in slots:
@@ -215,7 +220,7 @@ CLASS = "foreign:Foreign"
 """Place of the code that runs a class of another package."""
 OUTER = ("schedule", "warmup", "average")
 """Choices of every recipe, Hessian-free or not."""
-WHOLE = ("method", "diagonal", "optimizer")
+WHOLE = ("method", "diagonal", "least_squares", "optimizer")
 """Slots whose parts are whole optimizers."""
 CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
 """Names of the choices of Hessian-free optimization."""

@@ -126,5 +126,6 @@ class Comparison:
 def _plus_minus(mean: float, error: float) -> str:
     if pd.isna(mean):
         return "–"
-    centre, half = (f"{x:.3g}" if abs(x) >= 1e4 else f"{x:.3f}" for x in (mean, error))
+    small = max(abs(mean), abs(error)) < 5e-3
+    centre, half = (f"{x:.2e}" if small or abs(x) >= 1e4 else f"{x:.3f}" for x in (mean, error))
     return f"{centre} ± {half}" if pd.notna(error) else f"{centre} (n = 1)"

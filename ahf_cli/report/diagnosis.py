@@ -13,6 +13,7 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.trajectory import Array
+from ahf_cli.tasks.metrics import digits
 from ahf_cli.training.records import TrialResult, headline
 
 RUNAWAY = 1e3
@@ -68,7 +69,7 @@ def _outcome(result: TrialResult, outcome: str) -> str:
     if result.status == "diverged":
         how += ", and diverged" if outcome == "stood still" else ""
     else:
-        how = f"{outcome} in {result.steps} steps: training loss {result.measured['train_loss']:.4f} and "
+        how = f"{outcome} in {result.steps} steps: training loss {digits(result.measured['train_loss'])} and "
         how += headline(result.measured)
     return f"{how} ({settings})"
 

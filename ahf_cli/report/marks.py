@@ -45,6 +45,13 @@ def limits(metric: Column, highest: float) -> tuple[float, float]:
     return 0.0, min(top * 1.05, metric.edge) or 1.0
 
 
+def log_limits(values: ArrayLike) -> tuple[float, float]:
+    """Return the limits of a logarithmic axis around the positive ones of some values."""
+    known = np.asarray(values, dtype=float)
+    positive = known[np.isfinite(known) & (known > 0)]
+    return (positive.min() / 2, positive.max() * 2) if positive.size else (0.1, 1.0)
+
+
 def line(
     axes: Axes, table: pd.DataFrame, style: Style, label: str | None, x: str = "step", *, solid: bool = False
 ) -> None:

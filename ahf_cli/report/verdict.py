@@ -171,7 +171,7 @@ def _pair_sentence(leader: str, other: str, row: pd.Series[Any], metric: Column)
 
 def _size(value: float) -> str:
     """Return a difference as text with three decimals, or a tiny one with three significant digits."""
-    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.3g}"
+    return f"{value:.3f}" if 5e-4 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def _from_trials(data: StudyData, names: list[str]) -> tuple[list[str], str | None]:

@@ -30,7 +30,7 @@ def task_spec(config: Config) -> TaskSpec:
     folder = locate(data=data) if data.files else None
     return TaskSpec(
         folder, task.split, task.batch_size, task.subset, device, task.model, task.loss, task.data,
-        tuple(LOADED.values()),
+        task.dtype, tuple(LOADED.values()),
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class TaskSpec:
     model: str = "lenet"
     loss: str = "cross_entropy"
     data: str = "fashion_mnist"
+    dtype: str = "float32"
     plugins: tuple[plugin.Plugin, ...] = ()
     """first call in a process"""
 
@@ -58,7 +59,7 @@ class TaskSpec:
 
     def on(self, data: Split) -> Task:
         """Take data that are loaded already."""
-        return Task.on(data, self.model, self.batch_size, self.device, loss=self.loss)
+        return Task.on(data, self.model, self.batch_size, self.device, getattr(torch, self.dtype), self.loss)
 
     def shared(self) -> Split | None:
         """Load the data into memory that spawned processes share; None where the system has none to give."""

@@ -139,6 +139,7 @@ class _Metric(BaseModel):
     top: Annotated[float, Field(gt=0)] | None = None
     baseline: float | None = None
     bar: float | None = None
+    log: bool = False
 
 
 class _Manifest(_Part):

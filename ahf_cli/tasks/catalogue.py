@@ -35,14 +35,18 @@ class Model:
     initial: Place = GLOROT
     """place of the function (layout, seed, scales of normalisation layers) → weights (P,)"""
     axes: int | None = None
-    """number of axes of an input, 3 for images and 2 for sequences; None: any"""
+    """number of axes of an input: 1 for points, 2 for sequences, 3 for images; None: any"""
     mirrors: bool = False
     """whether it has as many outputs as an input has numbers"""
 
     def misfit(self, shape: tuple[int, ...], outputs: int) -> str | None:
         """Return the rule that a data set breaks; None if inputs and outputs suit the model."""
         if self.axes is not None and len(shape) != self.axes:
-            kinds = {2: "sequences (steps, channels)", 3: "images (channels, height, width)"}
+            kinds = {
+                1: "points (coordinates)",
+                2: "sequences (steps, channels)",
+                3: "images (channels, height, width)",
+            }
             return f"takes {kinds[self.axes]}, and an input has the shape {shape}"
         if self.mirrors and outputs != math.prod(shape):
             return f"returns as many numbers as an input has ({math.prod(shape)}), and a target has {outputs}"
@@ -55,6 +59,10 @@ MODELS: dict[str, Model] = {
     "net3c3d": Model("ahf_cli.tasks.models:net3c3d", axes=3),
     "alexnet_small": Model("ahf_cli.tasks.models:alexnet_small", axes=3),
     "resnet34": Model("ahf_cli.tasks.models:resnet34", axes=3),
+    **{
+        name: Model(f"ahf_cli.tasks.models:{name}", axes=1)
+        for name in ("tanh_64", "tanh_64_64_48_48", "tanh_256_256_128_128", "sine_64", "softplus_64")
+    },
     "autoencoder_curves": Model("ahf_cli.tasks.autoencoders:autoencoder_curves", SPARSE, mirrors=True),
     "autoencoder_digits": Model("ahf_cli.tasks.autoencoders:autoencoder_digits", SPARSE, mirrors=True),
     "rnn_100": Model("ahf_cli.tasks.recurrent:rnn_100", "ahf_cli.tasks.recurrent:sparse_rnn", axes=2),
@@ -76,6 +84,10 @@ class Loss:
     """the unit in one word"""
     classes: bool = True
     """whether targets are classes instead of numbers"""
+    squares: bool = False
+    """whether it is a sum of squares of residuals that are linear in the outputs"""
+    equation: bool = False
+    """whether it is for the residuals of an equation"""
     distribution: bool = False
     """whether it is a negative log-likelihood of a known distribution, and so has a Fisher matrix"""
 
@@ -87,7 +99,11 @@ LOSSES: dict[str, Loss] = {
     ),
     "squared_error": Loss(
         "ahf_cli.optim.losses:SquaredError", None, "mean sum of squared errors",
-        "squared error", classes=False,
+        "squared error", classes=False, squares=True,
+    ),
+    "least_squares": Loss(
+        "ahf_cli.optim.losses:LeastSquares", None, "half the mean of squared residuals, summed over terms",
+        "residual", classes=False, squares=True, equation=True,
     ),
     "pixel_cross_entropy": Loss(
         "ahf_cli.optim.losses:PixelCrossEntropy", None, "mean sum of cross-entropies, nats", "nats",

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahf_cli.errors import InputError
+from ahf_cli.tasks.catalogue import found
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet, validation_size
 from ahf_cli.tasks.folder import verify
 
@@ -63,6 +64,8 @@ class Split:
     """length of a model's output: number of classes, or of entries in a target"""
     metrics: tuple[str, ...] = ("accuracy",)
     """names of the metrics beside the loss"""
+    equation: str | None = None
+    """name of the equation whose points these are"""
 
 
 def load(
@@ -86,6 +89,9 @@ def load(
         raise InputError(f"split must be one of {', '.join(get_args(SplitName))}, got {split!r}")
     if subset is not None and not 1 <= subset <= data.training:
         raise InputError(f"subset must be in [1, {data.training}], got {subset!r}")
+    if data.equation:
+        points: Split = found("ahf_cli.tasks.equations:split")(data, split)
+        return points
     if folder is not None:
         verify(folder, data)
     images, labels, test_images, test_labels = checked(data, data.read(folder or Path()))

@@ -54,6 +54,10 @@ class DataSet:
     """names of the losses whose outputs the metrics take; empty: any for its kind of targets"""
     files_of: str = ""
     """name of the data set whose files it reads; empty: its own"""
+    equation: bool = False
+    """whether the reader is a function () → `Equation`, whose points are the examples"""
+    fresh: bool = False
+    """whether each step draws new points of the equation"""
 
     @property
     def folder(self) -> str:
@@ -77,6 +81,17 @@ _DIGITS = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz",
 
 def _named(*digests: str) -> dict[str, str]:
     return dict(zip(_DIGITS, digests, strict=True))
+
+
+def of_equation(
+    name: str, title: str, dimension: int, points: int, reader: Callable[..., Any] | None = None,
+    fresh: bool = False,
+) -> DataSet:  # fmt: skip
+    """Return the data set of an equation; its reader is by default in `ahf_cli.tasks.poisson`."""
+    return DataSet(
+        name, title, None, (dimension,), points, reader or f"ahf_cli.tasks.poisson:{name}", target=(1,),
+        metrics=("error",), losses=("least_squares",), equation=True, fresh=fresh,
+    )  # fmt: skip
 
 
 DATA_SETS: dict[str, DataSet] = {
@@ -114,6 +129,10 @@ DATA_SETS: dict[str, DataSet] = {
             {"cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"},
             torchvision="CIFAR100",
         ),
+        of_equation("poisson2d_sin", "Poisson's equation, sines in 2 dimensions", 2, 1020),
+        of_equation("poisson2d_cos", "Poisson's equation, cosines in 2 dimensions", 2, 1020),
+        of_equation("poisson5d_cos", "Poisson's equation, cosines in 5 dimensions", 5, 3500, fresh=True),
+        of_equation("heat1d", "heat equation in 1 dimension", 2, 1020),
     )
 }  # fmt: skip
 """The data sets by name; plug-ins add theirs."""
@@ -178,4 +197,5 @@ def validation_size(training: int) -> int:
 def training_size(name: str, split: str) -> int:
     """Number of examples that train, in a split of a data set."""
     whole = DATA_SETS[name].training
-    return whole - validation_size(whole) if split == "paper" else whole
+    own = split == "paper" and not DATA_SETS[name].equation
+    return whole - validation_size(whole) if own else whole

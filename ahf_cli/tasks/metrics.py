@@ -29,6 +29,11 @@ SOLVED = 0.01
 """largest share of unsolved sequences of a solved problem (Martens and Sutskever 2011)"""
 
 
+def digits(value: float) -> str:
+    """Return a value with four decimals; one that they do not show well has three digits, as 4.27e-07."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 or value != value else f"{value:.2e}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric on one set: a column of curves and results."""
@@ -47,6 +52,8 @@ class Column:
     """median of the trials' first values, if they are known"""
     bar: float | None = None
     """value from which on a trial has trained; None if the metric has no bar"""
+    log: bool = False
+    """whether its axis is logarithmic"""
 
     def reaches(self, value: float) -> bool:
         """Return whether a value is past the bar."""
@@ -88,13 +95,15 @@ class Metric:
     start: float | None = None
     bar: float | None = None
     """value from which on a trial has trained; for two classes at least 1.5 times the value of guessing"""
+    log: bool = False
+    """whether its axis is logarithmic"""
 
     def on(self, where: str) -> Column:
         """Return its column for a set, a key of `SETS`."""
         label = f"{SETS[where]} {self.label}"
         return Column(
             f"{where}_{self.name}", label, self.better, self.unit, self.short, self.top, self.baseline,
-            self.start, self._bar,
+            self.start, self._bar, self.log,
         )  # fmt: skip
 
     @property
@@ -156,7 +165,8 @@ class Metrics:
         """Return the metrics as plain data; an unbounded `top` is None."""
         rows = [asdict(m) | {"top": None if math.isinf(m.top) else m.top} for m in self.all]
         own = [{key: value for key, value in row.items() if key != "start"} for row in rows]
-        return [{key: value for key, value in row.items() if (key, value) != ("bar", None)} for row in own]
+        absent: dict[str, Any] = {"bar": None, "log": False}  # younger than the first stored metrics
+        return [{k: v for k, v in row.items() if k not in absent or v != absent[k]} for row in own]
 
     def starting(self, first: Mapping[str, float]) -> Metrics:
         """Return the metrics with the first values of the test set, by column."""
@@ -185,6 +195,8 @@ class Measure:
     """number of classes → value of guessing"""
     classes: bool = True
     """whether targets are classes instead of numbers"""
+    of_mean: Callable[[Any], Any] | None = None
+    """function of the mean over examples that gives the metric; None: the mean itself"""
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -215,6 +227,16 @@ def image_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.sigmoid() - targets).square().sum(dim=-1)
 
 
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return v (u − u*)² at each point of an equation; (K, N, 2) of (r, u), (N, 3) of (w, u*, v) → (K, N)."""
+    return targets[..., 2] * (outputs[..., 1] - targets[..., 1]).square()
+
+
+def root(mean: Tensor) -> Tensor:
+    """Return the square root."""
+    return mean.sqrt()
+
+
 MEASURES: dict[str, Measure] = {
     "accuracy": Measure(
         Metric("accuracy", "accuracy", "higher", "fraction correct", "fraction", 1.0, bar=0.5),
@@ -241,7 +263,11 @@ MEASURES: dict[str, Measure] = {
         image_error,
         classes=False,
     ),
-}
+    "error": Measure(
+        Metric("error", "error", "lower", "root mean square of u − u*", "absolute", log=True),
+        squared_error, classes=False, of_mean=root,
+    ),
+}  # fmt: skip
 """The metrics beside the loss, by name; plug-ins add theirs."""
 
 
@@ -275,7 +301,9 @@ def _metrics(loss: str, classes: int | None, names: Iterable[str]) -> Metrics:
         return None if of is None or classes is None else of(classes)
 
     own = LOSSES[loss]
-    first = Metric("loss", "loss", "lower", own.unit, own.short, baseline=baseline(own.chance))
+    first = Metric(
+        "loss", "loss", "lower", own.unit, own.short, baseline=baseline(own.chance), log=own.equation
+    )
     others = [
         Metric(**{**vars(MEASURES[n].metric), "baseline": baseline(MEASURES[n].baseline)}) for n in names
     ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from ahf_cli.tasks.jets import Sine
 
 Shape = tuple[int, int, int]
 """channels, height, width of an image"""
@@ -84,6 +88,25 @@ def resnet34(shape: Shape, classes: int) -> nn.Module:
     model.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model.eval()
+
+
+def _smooth(unit: type[nn.Module], *widths: int) -> Callable[[tuple[int, ...], int], nn.Module]:
+    """Return the maker of dense layers of these widths with smooth units, for points of an equation."""
+
+    def make(shape: tuple[int, ...], outputs: int) -> nn.Module:
+        sides = (math.prod(shape), *widths)
+        hidden = [part for a, b in pairwise(sides) for part in (nn.Linear(a, b), unit())]
+        return nn.Sequential(*hidden, nn.Linear(sides[-1], outputs))
+
+    make.__doc__ = f"{unit.__name__} units in dense layers of {', '.join(map(str, widths))}."
+    return make
+
+
+tanh_64 = _smooth(nn.Tanh, 64)
+tanh_64_64_48_48 = _smooth(nn.Tanh, 64, 64, 48, 48)
+tanh_256_256_128_128 = _smooth(nn.Tanh, 256, 256, 128, 128)
+sine_64 = _smooth(Sine, 64)
+softplus_64 = _smooth(nn.Softplus, 64)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.tasks.catalogue import MODELS, found, make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
 from ahf_cli.tasks.datasets import DATA_SETS
+from ahf_cli.tasks.equations import FRESH, Equation, drawn, find, residuals
 from ahf_cli.tasks.initial import Initial, glorot_uniform
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
@@ -97,10 +98,15 @@ class Task:
             data.test.to(where),
             data.outputs,
             data.metrics,
+            data.equation,
         )
         shape = tuple(data.train.images.shape[1:])
+        if data.equation is not None:
+            shape = DATA_SETS[data.equation].shape  # without the number of the term
         try:
             made = make_model(model, shape, data.outputs)
+            if data.equation is not None:
+                made = residuals(made, data.equation)
         except (ValueError, TypeError, RuntimeError) as error:
             raise InputError(
                 f"task.model: {model} cannot be made for inputs of shape {shape}: {error}"
@@ -140,6 +146,8 @@ class Task:
         own = len(set(seeds)) > 1
         count, (rank, world) = len(self.split.train), self.part
         steps = range(step * batches, (step + 1) * batches)
+        if self._equation is not None and self._equation.fresh:
+            return self._fresh(seeds if own else seeds[:1], stream, list(steps))
         whole = [
             np.concatenate([batch_indices(seed, stream, n, count, self.batch_size) for n in steps])
             for seed in (seeds if own else seeds[:1])
@@ -149,6 +157,24 @@ class Task:
         images = self.pixels(self.split.train.images[chosen])
         targets = self.targets(self.split.train.labels[chosen])
         return ModelObjective(self.model, images, targets, self.loss, own_batches=own, chain=self._chain)
+
+    @cached_property
+    def _equation(self) -> Equation | None:
+        return None if self.split.equation is None else find(self.split.equation)
+
+    def _fresh(self, seeds: Sequence[int], stream: int, steps: Sequence[int]) -> ModelObjective:
+        """Return h on new points of the equation, those of each seed, for this process's part."""
+        assert self._equation is not None and self.split.equation is not None
+        (rank, world), name = self.part, self.split.equation
+        parts = [
+            [drawn(name, self._equation, (FRESH, seed, stream, step)) for step in steps] for seed in seeds
+        ]
+        inputs = torch.stack([torch.cat([p.images for p in own])[rank::world] for own in parts])
+        targets = torch.stack([torch.cat([p.labels for p in own])[rank::world] for own in parts])
+        inputs, targets = (t.to(self.device, self.dtype) for t in (inputs, targets))
+        if len(seeds) > 1:
+            return ModelObjective(self.model, inputs, targets, self.loss, own_batches=True, chain=None)
+        return ModelObjective(self.model, inputs[0], targets[0], self.loss, chain=None)
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return classes unchanged, and numbers like inputs."""

@@ -41,7 +41,7 @@ def evaluate(
     count = min(limit or len(examples), len(examples))
     names = ("loss", *task.split.metrics)
     totals = torch.zeros(len(names), parameters.shape[0], dtype=torch.float64, device=task.device)
-    measures = [MEASURES[name].value for name in task.split.metrics]
+    measures = [MEASURES[name] for name in task.split.metrics]
     chunk = max(1, min(CHUNK[task.device.type], MOST // len(parameters)))
     rank, world = task.part
     for first in range(rank * chunk, count, world * chunk):
@@ -49,7 +49,11 @@ def evaluate(
         outputs = part.outputs(parameters)
         totals[0] += part.loss.value(outputs, part.targets).double() * outputs.shape[1]
         for at, measure in enumerate(measures, start=1):
-            totals[at] += measure(outputs, part.targets).double().sum(dim=-1)
+            totals[at] += measure.value(outputs, part.targets).double().sum(dim=-1)
     if world > 1:
         totals = average(totals) * world
-    return dict(zip(names, (totals / count).cpu().unbind(0), strict=True))
+    means = (totals / count).cpu()
+    for at, measure in enumerate(measures, start=1):
+        if measure.of_mean is not None:
+            means[at] = measure.of_mean(means[at])
+    return dict(zip(names, means.unbind(0), strict=True))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ahf_cli.tasks.metrics import MEASURED
+from ahf_cli.tasks.metrics import MEASURED, digits
 
 Status = Literal["ok", "diverged", "failed"]
 
@@ -157,7 +157,7 @@ def headline_of(measured: Mapping[str, float]) -> tuple[str, float]:
 def headline(measured: Mapping[str, float]) -> str:
     """Return the headline as text, such as `test accuracy 0.8512`."""
     column, value = headline_of(measured)
-    return f"{column.replace('_', ' ')} {value:.4f}"
+    return f"{column.replace('_', ' ')} {digits(value)}"
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,9 @@ def has_median(line: pd.DataFrame) -> bool:
 
 def _limits(axes: Axes, table: pd.DataFrame, metric: Column) -> None:
     """Set the y axis: the bounds of a fraction, or 0 to the panel's edge, above which losses are cut."""
+    if metric.log:
+        axes.set(yscale="log", ylim=marks.log_limits(table["centre"]))
+        return
     if metric.top == 1:
         axes.set_ylim(0, 1)
         axes.set_yticks(np.arange(0, 1.01, 0.2))

@@ -192,6 +192,11 @@ def equal_cost(
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
             marks.baseline(axes, metric)
             axes.set(xlabel=labels(words)[cost], ylabel=marks.labelled(metric, theme))
+            if metric.log:
+                along = lines.loc[lines["step"] > 0, "step"]
+                axes.set(yscale="log", ylim=marks.log_limits(lines["centre"]))
+                axes.set(xscale="log", xlim=marks.log_limits(along))
+                continue
             axes.set_ylim(*marks.limits(metric, float(lines["high"].max())))
             axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
         marks.legend(figure, theme)

@@ -138,7 +138,10 @@ def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
             axes.grid(False, axis="y")
             marks.baseline(axes, metric, upright=True)
             axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
-            axes.set_xlim(*marks.limits(metric, float(np.nanmax(table[metric.column], initial=0.0))))
+            if metric.log:
+                axes.set(xscale="log", xlim=marks.log_limits(table[metric.column]))
+            else:
+                axes.set_xlim(*marks.limits(metric, float(np.nanmax(table[metric.column], initial=0.0))))
 
     size = max(0.6, 0.13 * len(drawn) + 0.35)
     return Drawing("final_values", "Final values of all trials", table, caption, draw, panels=2, height=size)
@@ -167,14 +170,16 @@ def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
         finite = table["value"][np.isfinite(table["value"])]
-        _, end = marks.limits(metric, float(finite.max()) if len(finite) else 0.0)
+        start, end = marks.limits(metric, float(finite.max()) if len(finite) else 0.0)
+        if metric.log:
+            start, end = marks.log_limits(finite)
         for name in table["recipe"].unique():
             own = table[table["recipe"] == name]
-            marks.stairs(axes, own, looks[name], f"{name}, n = {own['n'].iloc[0]}", 0, end)
+            marks.stairs(axes, own, looks[name], f"{name}, n = {own['n'].iloc[0]}", start, end)
         marks.baseline(axes, metric, upright=True)
         axes.set(
-            xlim=(0, end), ylim=(0, 1), xlabel=f"final {marks.labelled(metric, theme)}",
-            ylabel="share of trials at most at x",
+            xlim=(start, end), xscale="log" if metric.log else "linear", ylim=(0, 1),
+            xlabel=f"final {marks.labelled(metric, theme)}", ylabel="share of trials at most at x",
         )  # fmt: skip
         marks.legend(figure, theme)
 

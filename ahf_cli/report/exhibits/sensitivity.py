@@ -74,7 +74,10 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metri
             log = on_log_axis(key, panel["setting"])
             axes.set(xlabel=f"{declared.help} {declared.symbol}", xscale="log" if log else "linear")
             axes.set_ylabel(objective.named if at % columns == 0 else "")
-            axes.set_ylim(0, marks.value_top(objective))
+            if objective.log:
+                axes.set(yscale="log")
+            else:
+                axes.set_ylim(0, marks.value_top(objective))
             axes.minorticks_off()
         marks.legend(figure, theme, points=True)
 

@@ -14,11 +14,11 @@ from bokeh.plotting import figure
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report.exhibits.curves import curve_table, has_median, with_medians
 from ahf_cli.report.exhibits.sensitivity import on_log_axis, sensitivity_points
-from ahf_cli.report.marks import Style, limits, spread, styles, value_top
+from ahf_cli.report.marks import Style, limits, log_limits, spread, styles, value_top
 from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.statistics.trajectory import Band
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.tasks.metrics import Column, Metrics
+from ahf_cli.tasks.metrics import Column, Metrics, digits
 
 POINTS = 120
 """most drawn steps of a trial"""
@@ -59,7 +59,7 @@ def trial_words(trials: pd.DataFrame, metrics: Metrics) -> dict[tuple[str, int],
         ]
         if row["status"] == "ok":
             outcome = row["outcome"] + "".join(
-                f"{', ' if n else ': '}{m.label} {row[m.column]:.4f}" for n, m in shown
+                f"{', ' if n else ': '}{m.label} {digits(row[m.column])}" for n, m in shown
             )
         else:
             outcome = f"{row['outcome']}, last at step {row['steps']}"
@@ -80,8 +80,10 @@ def _curves(
     """Return a plot with one thin line a trial, and the centre with its band, or the median, a recipe."""
     last = float(data.curves["step"].max())
     plot = _plot(
-        f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last), _ends(metric)
-    )
+        f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last),
+        log_limits(data.curves[metric.column]) if metric.log else _ends(metric),
+        y_axis_type="log" if metric.log else "linear",
+    )  # fmt: skip
     table = curve_table(data.curves, metric, band)
     table = with_medians(table, data.curves, data.metrics.loss)
     drawn = data.curves[data.curves["status"] != "failed"]
@@ -249,5 +251,6 @@ def _dash(look: Style) -> Any:
 
 
 def _light(values: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return values in float32, which halves the page and suffices for a plot."""
-    return np.asarray(values, dtype=np.float32)
+    """Return values in float32, which halves the page; too large ones become infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float64).astype(np.float32)

@@ -1,0 +1,160 @@
+"""Differential equations as least-squares tasks: residuals at random points, and a known solution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ahf_cli.errors import InputError
+from ahf_cli.tasks.catalogue import found
+from ahf_cli.tasks.data import LabelledImages, Split, SplitName
+from ahf_cli.tasks.datasets import DATA_SETS, DataSet
+from ahf_cli.tasks.jets import Jet, check_smooth, jet
+
+Points = npt.NDArray[np.float64]
+"""points x, (N, d)"""
+TEST_POINTS = 9_000
+"""points inside, at least, of the validation and the test set"""
+TRAIN, VALIDATION, TEST, FRESH, PROBE = range(5)
+"""numbers of the streams of random points of an equation"""
+
+
+@dataclass(frozen=True)
+class Term:
+    """½ · weight · mean r² over random points of one kind."""
+
+    name: str
+    count: int
+    """number of points of a step"""
+    draw: Callable[[np.random.Generator, int], Points]
+    """(random numbers, N) → points, (N, d)"""
+    residual: Callable[[Jet, Tensor], Tensor]
+    """(u and its derivatives at x, x (N, d)) → r, (N,); finite in the whole box"""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Equation:
+    """An equation on a box, as a sum of terms; the first one holds inside, where the error is measured."""
+
+    terms: tuple[Term, ...]
+    solution: Callable[[Tensor], Tensor]
+    """x (N, d) → u(x), (N,)"""
+    second: tuple[float, ...]
+    """coefficients c of `Jet.second`, one for each coordinate"""
+    low: float = 0.0
+    high: float = 1.0
+    """the box [low, high]^d"""
+    fresh: bool = False
+    """whether each step draws new points"""
+
+    @property
+    def count(self) -> int:
+        """Number of points of a step."""
+        return sum(term.count for term in self.terms)
+
+
+def find(name: str) -> Equation:
+    """Return the equation of a data set."""
+    made: Equation = found(DATA_SETS[name].reader)()
+    return made
+
+
+class Residuals(nn.Module):
+    """(N, d + 1) → (N, 2): the residual and u at points whose last number is the number of their term."""
+
+    def __init__(self, net: nn.Module, equation: Equation) -> None:
+        super().__init__()
+        check_smooth(net)
+        self.net, self.equation = cast(nn.Sequential, net), equation
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Return (r, u)."""
+        x, kind = points[..., :-1], points[..., -1]
+        u = jet(self.net, x, self.equation.second)
+        r = torch.zeros_like(u.value)
+        for number, term in enumerate(self.equation.terms):
+            r = torch.where(kind == number, term.residual(u, x), r)
+        return torch.stack([r, u.value], dim=-1)
+
+
+def drawn(name: str, equation: Equation, source: tuple[int, ...], times: int = 1) -> LabelledImages:
+    """Return random points of all terms, `times` as many as a step has.
+
+    A point is (x, number of its term).  Its target is (w, u(x), v): w = weight · N/N_term makes the mean over
+    N points a sum of means over terms, and v = N/N_inside inside, else 0, selects the points of the error.
+
+    Raises:
+        InputError: a term draws points of another shape or outside the box.
+    """
+    random, blocks, total = np.random.default_rng(source), [], times * equation.count
+    dimension = len(equation.second)
+    for number, term in enumerate(equation.terms):
+        count = times * term.count
+        x = np.asarray(term.draw(random, count), dtype=np.float64)
+        head = f"data set {name}: term {term.name!r}"
+        if x.shape != (count, dimension):
+            raise InputError(f"{head}: draw must return points of shape {(count, dimension)}, got {x.shape}")
+        outside = ~((x >= equation.low) & (x <= equation.high))
+        if outside.any():
+            box = f"[{equation.low:g}, {equation.high:g}]"
+            raise InputError(f"{head}: points must lie in {box}, got {x[outside][0]:g}")
+        inside = total / count if number == 0 else 0.0
+        own = np.broadcast_to([number, term.weight * total / count, inside], (count, 3))
+        blocks.append(np.concatenate([x, own], axis=1))
+    table = torch.from_numpy(np.concatenate(blocks))
+    points, weights = table[:, : dimension + 1], table[:, dimension + 1 :]
+    solution = equation.solution(points[:, :-1])
+    return LabelledImages(points.contiguous(), torch.stack([weights[:, 0], solution, weights[:, 1]], dim=1))
+
+
+def split(data: DataSet, kind: SplitName) -> Split:
+    """Return the points of an equation: those of training, and more of them for validation and test."""
+    equation = find(data.name)
+    times = max(1, math.ceil(TEST_POINTS / equation.terms[0].count))
+    return Split(
+        drawn(data.name, equation, (TRAIN,)),
+        None if kind == "full" else drawn(data.name, equation, (VALIDATION,), times),
+        drawn(data.name, equation, (TEST,), times),
+        1,
+        data.metrics,
+        data.name,
+    )
+
+
+def residuals(net: nn.Module, name: str) -> Residuals:
+    """Return the residuals of an equation with a network for u, checked at random weights.
+
+    Raises:
+        InputError: a term has another shape, is not finite, or does not depend on the network.
+        ValueError: the network has no second derivatives.
+    """
+    equation = find(name)
+    module = Residuals(net, equation).double()
+    points = drawn(name, equation, (PROBE,)).images
+    x = points[:, :-1]
+    u = jet(module.net, x, equation.second)
+    for term in equation.terms:
+        head = f"data set {name}: term {term.name!r}"
+        r = term.residual(u, x)
+        if r.shape != u.value.shape:
+            raise InputError(
+                f"{head}: its residual must have shape {tuple(u.value.shape)}, got {tuple(r.shape)}"
+            )
+        if not bool(torch.isfinite(r).all()):
+            raise InputError(
+                f"{head}: its residual must be finite in the box, got {r[~torch.isfinite(r)][0]:g}"
+            )
+        weights, slopes = list(module.parameters()), tuple[Tensor | None, ...]()
+        if r.requires_grad:
+            slopes = torch.autograd.grad(r.sum(), weights, retain_graph=True, allow_unused=True)
+        if not any(slope is not None and bool((slope != 0).any()) for slope in slopes):
+            raise InputError(f"{head}: its residual must depend on the network, and it does not")
+    return module
