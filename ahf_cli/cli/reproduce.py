@@ -48,8 +48,8 @@ def reproduce(
 ) -> None:
     """Run the paper's study: pre-run, search, comparison.
 
-    The default preset is quick; the preset paper is the full protocol.  A study without a recipe that has σ or
-    L, which a pre-run measures, has no pre-run.
+    The default preset is quick; the preset paper is the full protocol.  There is no pre-run if no recipe has
+    the hyperparameters that it measures, σ and L.
 
     The search takes the ranges of the configuration, not the ranges that the pre-run proposes.  After an
     interruption the same command resumes.
