@@ -208,7 +208,7 @@ def compare(
     data = pool(named)
     if not len(data.trials):
         raise InputError(f"no trial of {', '.join(named)} is finished yet")
-    return Comparison(data, Choices(band, target, attribute), force)
+    return Comparison(data, Choices(band, target, attribute=attribute), force)
 
 
 def pack(study: StudyData, to: str | Path, *, partial: bool = False) -> StudyData:

@@ -27,7 +27,7 @@ from ahf_cli.tasks.models import tanh_64
 from ahf_cli.tasks.poisson import inside
 from ahf_cli.tasks.task import Task
 from ahf_cli.training.evaluate import evaluate
-from tests.processes import ahf
+from tests.searches import serial_pool
 
 dense_hessian: Any = torch.autograd.functional.hessian
 dense_jacobian: Any = torch.autograd.functional.jacobian
@@ -262,10 +262,11 @@ def test_float32_is_warned_of_with_the_floor_of_its_error(
     assert "warning: task.dtype: float32 rounds" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("registries")
 def test_the_example_of_an_own_equation_trains_to_its_solution(tmp_path: Path) -> None:
     words = ["--plugin", "examples/own_equation.py", "--config", "examples/own_equation.yaml"]
-    done = ahf("train", "lm_geodesic", *words, "-o", "train.steps=40", "--results", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    words += ["-o", "train.steps=40", "--results", str(tmp_path), "-q"]
+    assert main(["train", "lm_geodesic", *words]) == 0
     (file,) = tmp_path.rglob("curve.csv")
     first, *_, last = [line.split(",") for line in file.read_text().splitlines()[1:]]
     at = file.read_text().splitlines()[0].split(",").index("test_error")
@@ -279,3 +280,32 @@ def test_the_example_of_an_own_equation_trains_to_its_solution(tmp_path: Path) -
 )  # fmt: skip
 def test_numbers_have_four_decimals_or_three_digits(value: float, text: str) -> None:
     assert digits(value) == text
+
+
+def test_published_values_are_lines_of_the_headline_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their panel has a logarithmic axis that holds them and the curves."""
+    from matplotlib.figure import Figure
+
+    from ahf_cli.report.canvas import THEMES
+    from ahf_cli.report.exhibits.curves import curves
+    from ahf_cli.report.exhibits.equal_cost import equal_cost
+    from ahf_cli.report.study_data import load_study
+
+    monkeypatch.setattr("ahf_cli.search.run.process_pool", serial_pool)
+    words = ["search", *PINN, "train.steps=1", "-o", "train.longer={}", "-o", "search.trials=2"]
+    words += ["-o", "search.reruns=1", "-o", "search.recipes=[lm, adam_linear]", "-o", "run.workers=1"]
+    words += ["-o", "recipes={adam_linear: {base: adam}}", "-o", "spaces={}", "-o", "train.eval_every=1"]
+    assert main([*words, "--results", str(tmp_path), "-q"]) == 0
+    data, marked = load_study(tmp_path / "pinn"), {"published": 3e-7}
+    drawn = curves(data.trials, data.curves, data.planned, "iqr", data.metrics, {}, marked)
+    cost = equal_cost(data.curves, data.recipes, "iqr", data.metrics.headline, references=marked)
+    assert not isinstance(cost, str)
+    for drawing, held in ((drawn, (False, True)), (cost, (True, True))):
+        figure = Figure()
+        drawing.draw(figure, THEMES["screen"])
+        for axes, has in zip(figure.axes, held, strict=True):
+            assert axes.get_yscale() == "log" and ("published" in [t.get_text() for t in axes.texts]) is has
+            assert bool(axes.get_ylim()[0] < 3e-7) is has
+        assert "Dotted lines are published values: published 3e-07." in drawing.caption[0]

@@ -192,6 +192,8 @@ class CompareSection(_Section):
 
     band: Literal["se", "sd", "ci", "iqr"] = "se"
     target: float | None = None
+    references: Annotated[dict[str, Positive], Field(description="a mapping of names to numbers > 0")] = {}
+    """published values of the headline, drawn as dotted lines"""
     contrasts: Annotated[
         tuple[tuple[str, str], ...], Field(description="a list of pairs of recipes that the search has")
     ] = ()

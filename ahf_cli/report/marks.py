@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +45,11 @@ def limits(metric: Column, highest: float) -> tuple[float, float]:
     return 0.0, min(top * 1.05, metric.edge) or 1.0
 
 
-def log_limits(values: ArrayLike) -> tuple[float, float]:
-    """Return the limits of a logarithmic axis around the positive ones of some values."""
+def log_limits(values: ArrayLike, edge: float = math.inf) -> tuple[float, float]:
+    """Return the limits of a logarithmic axis around the positive ones of some values, up to an edge."""
     known = np.asarray(values, dtype=float)
     positive = known[np.isfinite(known) & (known > 0)]
-    return (positive.min() / 2, positive.max() * 2) if positive.size else (0.1, 1.0)
+    return (positive.min() / 2, min(positive.max() * 2, edge)) if positive.size else (0.1, 1.0)
 
 
 def line(
@@ -114,6 +114,22 @@ def baseline(axes: Axes, metric: Column, *, upright: bool = False) -> None:
             "chance", (1, value), xycoords=("axes fraction", "data"), xytext=(3, 0), ha="left", va="center",
             textcoords="offset points", fontsize="x-small", color="0.35", annotation_clip=False,
         )  # fmt: skip
+
+
+def references(axes: Axes, values: Mapping[str, float]) -> None:
+    """Mark published values by dotted lines with their names inside the panel."""
+    for name, value in values.items():
+        axes.axhline(value, color="0.35", linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
+        axes.annotate(
+            name, (0.01, value), xycoords=("axes fraction", "data"), xytext=(0, 1), ha="left", va="bottom",
+            textcoords="offset points", fontsize="x-small", color="0.35",
+        )  # fmt: skip
+
+
+def reference_words(values: Mapping[str, float]) -> str:
+    """Return a sentence on published values; "" for none."""
+    said = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    return f" Dotted lines are published values: {said}." if said else ""
 
 
 def legend(figure: Figure, theme: Theme, *, points: bool = False) -> None:
@@ -227,7 +243,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "p", "<", ">", "*", "h")  # no cross: 
 _ORDER = (
     "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_stable",
     "adaptive_hf_stable", "adahessian", "hf_martens", "natural_gradient", "nesterov", "rmsprop", "adagrad",
-    "adamw", "nadam", "muon", "kfac", "ekfac", "hf_nystrom", "hf_kfac", "hf_spring",
+    "adamw", "nadam", "muon", "kfac", "ekfac", "hf_nystrom", "hf_kfac", "hf_spring", "lm", "lm_geodesic",
 )  # fmt: skip
 _FIXED = {name: index for index, name in enumerate(_ORDER)}
 _RESERVED = 4

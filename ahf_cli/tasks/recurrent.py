@@ -1,8 +1,7 @@
 """Problems of memory over many steps (Hochreiter and Schmidhuber 1997), and a recurrent network for them.
 
-The problems are those of Martens and Sutskever (2011), with the places of marks in their released code.  Two
-things are simpler here: all sequences of a data set have one length T, and a network answers once, after its
-last input.
+The problems are those of Martens and Sutskever (2011).  Two things are simpler here: all sequences of a data
+set have one length T, and a network answers once, after its last input.
 """
 
 from __future__ import annotations
@@ -158,7 +157,7 @@ def sparse_rnn(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
     """Draw 15 incoming weights of each unit from N(0, 1/15), a quarter of it for inputs; → (P,) float32.
 
     Biases are 0, and the spectral radius of W is near 1.  With N(0, 1) it is near 4, and the states are
-    chaotic.  Both factors are those of the code that Sutskever released for the paper.
+    chaotic.
     """
     weights = sparse(layout, seed, ones) / math.sqrt(INCOMING)
     for name, piece in zip(layout.names, layout.split(weights[None]), strict=True):

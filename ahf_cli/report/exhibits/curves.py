@@ -74,6 +74,7 @@ def curves(
     band: Band,
     metrics: Metrics,
     explanations: Mapping[str, str],
+    references: Mapping[str, float] | None = None,
 ) -> Drawing:
     """Return a drawing of centre and band of each metric over the trials of each recipe."""
     table = pd.concat([curve_table(evaluations, m, band) for m in metrics.shown], ignore_index=True)
@@ -82,7 +83,9 @@ def curves(
     looks = styles(names)
     own = {name: trials[trials["recipe"] == name] for name in names}
     n = {name: marks.n_of(own[name], planned.get(name, len(own[name]))) for name in names}
-    caption = [_band_sentence(table, trials, band, metrics), *_cut_off(table, metrics.loss.edge)]
+    marked = references or {}
+    sentence = _band_sentence(table, trials, band, metrics) + marks.reference_words(marked)
+    caption = [sentence, *_cut_off(table, metrics.loss.edge)]
     for name in names:
         said = explanations.get(name, "") if len(names) <= EXPLAINED else ""
         caption.append(f"{name} ({n[name]}): {f'{said} ' if said else ''}{observed(own[name])}")
@@ -101,7 +104,9 @@ def curves(
                 marks.line(axes, own_line, looks[name], label)
             marks.baseline(axes, metric)
             axes.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
-            _limits(axes, lines, metric)
+            own_marks = marked if metric == metrics.headline else {}
+            marks.references(axes, own_marks)
+            _limits(axes, lines, metric, own_marks)
         marks.legend(figure, theme)
 
     return Drawing("figure2", title, table, caption, draw, panels=2)
@@ -123,10 +128,10 @@ def has_median(line: pd.DataFrame) -> bool:
     return "median" in line and bool(line["median"].notna().any())
 
 
-def _limits(axes: Axes, table: pd.DataFrame, metric: Column) -> None:
+def _limits(axes: Axes, table: pd.DataFrame, metric: Column, marked: Mapping[str, float]) -> None:
     """Set the y axis: the bounds of a fraction, or 0 to the panel's edge, above which losses are cut."""
     if metric.log:
-        axes.set(yscale="log", ylim=marks.log_limits(table["centre"]))
+        axes.set(yscale="log", ylim=marks.log_limits([*table["centre"], *marked.values()], metric.edge))
         return
     if metric.top == 1:
         axes.set_ylim(0, 1)
@@ -173,7 +178,7 @@ EXHIBIT = Exhibit(
     2,
     figures={
         "figure2": lambda d, choices: curves(
-            d.trials, d.curves, d.planned, choices.band, d.metrics, d.explanations
+            d.trials, d.curves, d.planned, choices.band, d.metrics, d.explanations, choices.references
         )
     },
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -170,8 +172,9 @@ def spent_table(curves: pd.DataFrame, names: list[str], kind: Band, metric: Colu
 
 
 def equal_cost(
-    curves: pd.DataFrame, names: list[str], kind: Band, metric: Column, words: CostWords = COUNTED
-) -> Drawing | str:
+    curves: pd.DataFrame, names: list[str], kind: Band, metric: Column, words: CostWords = COUNTED,
+    references: Mapping[str, float] | None = None,
+) -> Drawing | str:  # fmt: skip
     """Return a drawing of centre and band of the headline against work and against seconds."""
     table = spent_table(curves, names, kind, metric)
     if not len(table):
@@ -180,7 +183,7 @@ def equal_cost(
     caption = [
         f"{metric.label.capitalize()} against the cost of a trial, in work and in seconds. {words.sentences} "
         "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
-        f"{marks.band_words(kind, False)}."
+        f"{marks.band_words(kind, False)}.{marks.reference_words(references or {})}"
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -191,10 +194,12 @@ def equal_cost(
             for name in lines["recipe"].unique():
                 marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
             marks.baseline(axes, metric)
+            marks.references(axes, references or {})
             axes.set(xlabel=labels(words)[cost], ylabel=marks.labelled(metric, theme))
             if metric.log:
                 along = lines.loc[lines["step"] > 0, "step"]
-                axes.set(yscale="log", ylim=marks.log_limits(lines["centre"]))
+                shown = [*lines["centre"], *(references or {}).values()]
+                axes.set(yscale="log", ylim=marks.log_limits(shown, metric.edge))
                 axes.set(xscale="log", xlim=marks.log_limits(along))
                 continue
             axes.set_ylim(*marks.limits(metric, float(lines["high"].max())))
@@ -241,7 +246,7 @@ EXHIBIT = Exhibit(
     ],
     {
         "equal_cost": lambda d, choices: equal_cost(
-            d.curves, d.recipes, choices.band, d.metrics.headline, d.cost_words
+            d.curves, d.recipes, choices.band, d.metrics.headline, d.cost_words, choices.references
         )
     },
 )

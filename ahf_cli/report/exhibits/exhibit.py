@@ -18,6 +18,8 @@ class Choices:
     band: Band = "se"
     target: float | None = None
     """target value of the headline metric"""
+    references: Mapping[str, float] = field(default_factory=dict)
+    """published values of the headline by name"""
     attribute: bool = False
     """compare recipes that differ in one choice"""
 

@@ -139,7 +139,7 @@ def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
             marks.baseline(axes, metric, upright=True)
             axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
             if metric.log:
-                axes.set(xscale="log", xlim=marks.log_limits(table[metric.column]))
+                axes.set(xscale="log", xlim=marks.log_limits(table[metric.column], metric.edge))
             else:
                 axes.set_xlim(*marks.limits(metric, float(np.nanmax(table[metric.column], initial=0.0))))
 
@@ -172,7 +172,7 @@ def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
         finite = table["value"][np.isfinite(table["value"])]
         start, end = marks.limits(metric, float(finite.max()) if len(finite) else 0.0)
         if metric.log:
-            start, end = marks.log_limits(finite)
+            start, end = marks.log_limits(finite, metric.edge)
         for name in table["recipe"].unique():
             own = table[table["recipe"] == name]
             marks.stairs(axes, own, looks[name], f"{name}, n = {own['n'].iloc[0]}", start, end)

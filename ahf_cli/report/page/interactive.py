@@ -81,7 +81,7 @@ def _curves(
     last = float(data.curves["step"].max())
     plot = _plot(
         f"{metric.label} ({metric.short})", "step (one mini-batch each)", (-0.02 * last, last),
-        log_limits(data.curves[metric.column]) if metric.log else _ends(metric),
+        log_limits(data.curves[metric.column], metric.edge) if metric.log else _ends(metric),
         y_axis_type="log" if metric.log else "linear",
     )  # fmt: skip
     table = curve_table(data.curves, metric, band)
