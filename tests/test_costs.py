@@ -61,12 +61,15 @@ def test_units_are_medians_of_ratios_in_a_round_and_the_rest_of_a_step_is_overhe
         "steps adam": (0.02 + 0.004 + 0.004) * pace,
         # ten steps: 11 gradients, the losses of ten records, and 0.05 s of statistics and inverses
         "steps kfac": (0.11 + 0.02 + 0.05) * pace,
+        # two gradients, two losses, and 0.032 s for eight products that stand for factorizations
+        "steps lm": (0.02 + 0.004 + 0.032) * pace,
         "steps lost": 0 * pace,
     }  # fmt: skip
     steps, plain = Counts(2, 2, 12, 4), Counts(2, 2, 0, 0)
     counts = {"hf": [steps] * 3, "adam": [plain] * 3, "lost": [Counts(0, 0, 0, 0)] * 3}
-    counts["kfac"] = [Counts(10, 11, 0, 0)] * 3
+    counts |= {"kfac": [Counts(10, 11, 0, 0)] * 3, "lm": [Counts(2, 2, 8, 2)] * 3}
     uses = {"hf": use, "adam": None, "lost": None, "kfac": CurvatureUse(None, 0, renewal=10)}
+    uses["lm"] = timing.setting_of(RECIPES["lm"])
     found = timing.timing({k: list(v) for k, v in samples.items()}, uses, {"ggn 2": 1}, counts)
     assert found.gradient == 0.02 and found.loss == pytest.approx(0.2) and found.rounds == 3
     assert found.products == pytest.approx({"hessian": 0.9, "ggn": 0.5}) and "lost" not in found.recipes
@@ -77,6 +80,8 @@ def test_units_are_medians_of_ratios_in_a_round_and_the_rest_of_a_step_is_overhe
     assert (adam.product, adam.setup, adam.overhead) == pytest.approx((0.9, 0, 0.004))
     kfac = found.recipes["kfac"]  # its statistics are work, half a gradient a step
     assert (kfac.setup, kfac.overhead) == pytest.approx((0.5, 0))
+    lm = found.recipes["lm"]
+    assert (lm.product, lm.setup, lm.overhead) == pytest.approx((0.4, 0, 0))
 
 
 def test_a_recipe_that_renews_is_timed_over_whole_cycles(monkeypatch: pytest.MonkeyPatch) -> None:

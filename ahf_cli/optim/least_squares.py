@@ -94,8 +94,8 @@ class DampedLeastSquares:
     θ and λ stay.  Sources: Marquardt 1963; Nielsen 1999.
 
     Args:
-        accelerated: u = δ + ½a, with (AᵀA + λI) a = −Aᵀρ″ and ρ″ the second derivative of ρ along δ, where
-            2 ‖a‖ ≤ 0.75 ‖δ‖; else u = δ (geodesic acceleration, Transtrum and Sethna 2012).
+        accelerated: u = δ + ½a where 2 ‖a‖ ≤ 0.75 ‖δ‖, else u = δ (Transtrum and Sethna 2012).  This geodesic
+            acceleration a solves (AᵀA + λI) a = −Aᵀρ″, with ρ″ the second derivative of ρ along δ.
     """
 
     accelerated: bool = False

@@ -88,8 +88,8 @@ class Residuals(nn.Module):
 def drawn(name: str, equation: Equation, source: tuple[int, ...], times: int = 1) -> LabelledImages:
     """Return random points of all terms, `times` as many as a step has.
 
-    A point is (x, number of its term).  Its target is (w, u(x), v): w = weight · N/N_term makes the mean over
-    N points a sum of means over terms, and v = N/N_inside inside, else 0, selects the points of the error.
+    A point is (x, number of its term), and its target (w, u(x), v).  w = weight · N/N_term makes the mean
+    over N points a sum of means over terms.  v = N/N_inside inside, else 0, selects the points of the error.
 
     Raises:
         InputError: a term draws points of another shape or outside the box.

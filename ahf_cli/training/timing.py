@@ -67,6 +67,8 @@ class CurvatureUse:
     batches: int = 0
     renewal: int = 1
     """steps between two renewals of a preconditioner with a memory, whose work is set-up"""
+    factored: bool = False
+    """whether its products stand for a factorization: their unit is that of the measured steps"""
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,11 @@ def timing(
             continue
         steps, gradient, many, losses = own[taken].T
         each = unit[f"steps {name}"][taken] / steps
+        factored = setting is not None and setting.factored
+        if factored:
+            product = max(0.0, float(np.median((each * steps - gradient - loss * losses) / many)))
         rest = each - (gradient + product * many + loss * losses) / steps - setup
-        if setting is None or setting.curvature is None:
+        if setting is None or (setting.curvature is None and not factored):
             rest = rest - loss  # of the record alone: a plain loop does not evaluate it
         left = max(0.0, float(np.median(rest)))
         if setting is not None and setting.renewal > 1:  # statistics and inverses are work of the method
@@ -186,6 +191,8 @@ PRODUCTS: dict[str, Curvature] = {"hessian": hessian, "ggn": gauss_newton}
 def setting_of(recipe: Recipe) -> CurvatureUse | None:
     """Return the linear system of a recipe; None without one."""
     optimizer = compose(recipe.structure)
+    if recipe.structure.squares:
+        return CurvatureUse(None, factored=True)
     if not isinstance(optimizer, Optimizer):
         return None
     return CurvatureUse(
