@@ -45,6 +45,11 @@ class Recipe:
         return float(self._curves.groupby("trial")["seconds"].max().median())
 
     @property
+    def seconds_run(self) -> float:
+        """Median over trials of the seconds of a whole trial, as it ran."""
+        return float(self.trials["seconds"].median())
+
+    @property
     def rerun_mean(self) -> float:
         """Mean test accuracy of the best configuration with new seeds."""
         return float(self._reruns.loc[self.name]["test_accuracy"])  # type: ignore[arg-type]
@@ -83,6 +88,12 @@ class Recipe:
     def finals(self, trials: pd.DataFrame, metric: str) -> pd.Series[float]:
         """Return final values of trials or re-runs; diverged ones at chance, losses capped there."""
         return at_baseline(trials, self._metrics.column(metric))
+
+    def span(self, metric: str) -> str:
+        """Return median, least and largest final value."""
+        values = self.values(metric)
+        low, middle, high = (f"{v:.1e}" for v in (values.min(), np.median(values), values.max()))
+        return f"{middle} ({low} to {high})"
 
     def quartiles(self, metric: str) -> tuple[float, float]:
         """Return the lower and the upper quartile of the final values."""
