@@ -130,16 +130,17 @@ def test_every_model_is_evaluated_and_differentiated_on_a_device(name: str) -> N
 @pytest.mark.parametrize("name", [name for name in IMAGES if name != "resnet34"])
 def test_trials_side_by_side_agree_with_trials_one_by_one(name: str, chain: bool) -> None:
     """`vectorized=True`, as on a GPU, with the values of a CPU."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(3, 1, 28, 28, generator=generator)
-    model = make_model(name, SHAPE, 10)
+    torch.manual_seed(0)
+    # In float32 rounding chooses between two nearly equal inputs of a max-pooling, and so another gradient.
+    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    model = make_model(name, SHAPE, 10).double()
     options: dict[str, Any] = {} if chain else {"chain": None, "vectorized": True}
     together = ModelObjective(model, x, torch.arange(3), **options)
     theta = torch.stack([p.detach() for p in [_row(model)] * 2]) * torch.tensor([[1.0], [0.9]])
     alone = ModelObjective(model, x, torch.arange(3), chain=None, vectorized=False)
     torch.testing.assert_close(together.value(theta), alone.value(theta))
     torch.testing.assert_close(
-        together.evaluate(theta).gradient, alone.evaluate(theta).gradient, rtol=1e-3, atol=1e-5
+        together.evaluate(theta).gradient, alone.evaluate(theta).gradient, rtol=1e-8, atol=1e-10
     )
 
 

@@ -207,7 +207,7 @@ FOREIGN: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     ),
     "adam": (
         lambda own, p: torch.optim.Adam(p).state_dict(),
-        "another recipe: it has no hyperparameter, this one damping",
+        "another recipe: it has (no hyperparameter|eps), this one damping",  # eps once a class was read
     ),
     "no moments": (lambda own, p: emptied(own), "another recipe: it has no first"),
     "other shapes": (lambda own, p: narrowed(own), r"another model: parameter 0 has shape .* was \(7,\)"),
