@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.metrics import TEN_CLASSES
 from ahf_cli.training.records import CurveRow, Status, StepRow, TrialResult
@@ -78,3 +80,9 @@ STEPS = [
     StepRow(s, 2.3, 2.2, 0.05, 5.0, 0.1, 0.005, 0.1, -1e-7, 10.0, 0.5, -0.1, 12, "progress", 1.0, -13.0)
     for s in (1, 2)
 ]
+
+
+def train_losses(results: Path) -> list[float]:
+    """Return the training losses at the evaluations of the one trial in a results folder."""
+    (curve,) = results.rglob("curve.csv")
+    return [float(loss) for loss in pd.read_csv(curve)["train_loss"]]

@@ -30,6 +30,7 @@ from ahf_cli.tasks.initial import INCOMING, orthogonal, sparse
 from ahf_cli.tasks.metrics import image_error
 from ahf_cli.tasks.task import Task, initial_length
 from tests.problems import dense_outputs
+from tests.studies import train_losses
 from tests.test_kronecker import fitted, joined, kronecker
 
 LOSS = PixelCrossEntropy()
@@ -245,10 +246,8 @@ def test_a_recipe_lowers_the_loss_of_the_curves(
     words += ["-o", "train.eval_every=2", "--results", str(tmp_path)]
     assert main(words) == 0
     assert "test image error" in capsys.readouterr().out
-    (curve,) = tmp_path.rglob("curve.csv")
-    rows = [line.split(",") for line in curve.read_text().splitlines()]
-    at = rows[0].index("train_loss")
-    assert float(rows[-1][at]) < float(rows[1][at])
+    first, *_, last = train_losses(tmp_path)
+    assert last < first
 
 
 TASK = ["task.data=curves", "task.model=autoencoder_curves", "task.loss=pixel_cross_entropy"]

@@ -27,6 +27,7 @@ from ahf_cli.tasks.metrics import MEASURES, failures, metrics_of, wrong, wrong_b
 from ahf_cli.tasks.recurrent import PROBLEMS, TanhRNN, sequences, sparse_rnn
 from ahf_cli.tasks.task import Task
 from tests.problems import dense_outputs
+from tests.studies import train_losses
 
 NAMES = [name for name, data in DATA_SETS.items() if name.rpartition("_")[0] in PROBLEMS]
 COUNT = 4_000
@@ -213,10 +214,8 @@ def test_a_recipe_lowers_the_loss_of_additions(
     words += ["-o", "train.steps=2", "-o", "train.eval_every=2", "--results", str(tmp_path)]
     assert main(words) == 0
     assert "test failures" in capsys.readouterr().out
-    (curve,) = tmp_path.rglob("curve.csv")
-    rows = [line.split(",") for line in curve.read_text().splitlines()]
-    at = rows[0].index("train_loss")
-    assert float(rows[-1][at]) < float(rows[1][at])
+    first, *_, last = train_losses(tmp_path)
+    assert last < first
 
 
 @pytest.mark.parametrize(

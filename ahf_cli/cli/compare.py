@@ -307,10 +307,8 @@ def _comparison(request: Request) -> Comparison:
     if request.preset is None and request.config is None and os.path.lexists(own.folder / "config.yaml"):
         config = _settings_of(own, request.overrides) or config
     data = pool(studies)
-    choices = Choices(
-        request.band or config.compare.band, _target(request, config, data), config.compare.references,
-        request.attribute,
-    )  # fmt: skip
+    target, chosen = _target(request, config, data), config.compare
+    choices = Choices(request.band or chosen.band, target, chosen.references, request.attribute)
     return Comparison(data, choices, request.force)
 
 
