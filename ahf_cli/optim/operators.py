@@ -58,7 +58,7 @@ def identity(damping: Tensor, values: Values) -> None:
 
 
 def structural(damping: Tensor, values: Values) -> Curvature:
-    """Return B + λμS, S = (1/N) Σ_n J_{h,n}ᵀ J_{h,n} (Martens and Sutskever 2011, §3.2).
+    """Return B + λμS, S = (1/N) Σ_n J_{h,n}ᵀ J_{h,n} (Martens and Sutskever 2011).
 
     J_{h,n} is the Jacobian of all hidden states of example n.  S is the Gauss-Newton matrix of the mean over
     examples of ½ ‖h(θ + s) − h(θ)‖².  μ is the hyperparameter `structural_weight`.  B is the Gauss-Newton
