@@ -191,3 +191,49 @@ def test_natural_gradient_steps_against_the_damped_fisher_inverse_times_the_grad
     direction = torch.linalg.solve(fisher + 0.1 * torch.eye(len(fisher), dtype=torch.float64), -gradient)
     torch.testing.assert_close(info.update[0], 0.3 * direction, rtol=2e-2, atol=1e-4)
     assert state.damping.item() == 0.1
+
+
+def test_clipped_gradients_are_those_of_torch_step_by_step() -> None:
+    """Two rows with bounds of their own: one cuts every gradient, one cuts none."""
+    objective = problem("mlp")
+    theta, bounds = rows(objective, 2), (0.05, 100.0)
+    recipe = RECIPES["adam"].derive("clipped", {"gradient_clipping": "norm"})
+    core = compose(recipe.structure)
+    state = core.init(theta, {**recipe.complete({"lr": 0.05}), "gradient_radius": torch.tensor(bounds)})
+    expected = []
+    for start, bound in zip(theta, bounds, strict=True):
+        leaf = start.clone().requires_grad_()
+        pieces = [p[0] for p in objective.layout.split(leaf[None])]
+        leaves = [nn.Parameter(p.detach().clone()) for p in pieces]
+        theirs = torch.optim.Adam(leaves, lr=0.05)
+        path = []
+        for step in range(8):
+            batch, vector = problem("mlp", seed=step), torch.cat([p.detach().flatten() for p in leaves])
+            slope = batch.evaluate(vector[None]).gradient
+            for own, g in zip(leaves, batch.layout.split(slope), strict=True):
+                own.grad = g[0].clone()
+            norm = nn.utils.clip_grad_norm_(leaves, bound)
+            assert (norm > bound) == (bound < 1)
+            theirs.step()
+            path.append(torch.cat([p.detach().flatten() for p in leaves]))
+        expected.append(torch.stack(path))
+    for step in range(8):
+        state, _ = core.step(state, problem("mlp", seed=step))
+        for k in range(2):
+            torch.testing.assert_close(state.parameters[k], expected[k][step], rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_clipping_is_for_first_order_recipes() -> None:
+    for name, line in (
+        ("hf_martens", "gradient_clipping is for first-order recipes, and hf_martens is Hessian-free"),
+        ("adahessian", "gradient_clipping must be none for diagonal adahessian, got 'norm'"),
+        ("lm", "gradient_clipping must be none for least_squares lm, got 'norm'"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            RECIPES[name].derive("x", {"gradient_clipping": "norm"})
+    with pytest.raises(ValueError, match="gradient_clipping must be one of none, norm, got 'value'"):
+        RECIPES["adam"].derive("x", {"gradient_clipping": "value"})
+    with pytest.raises(ValueError, match=r"gradient_radius must be in \(0, inf\), got 0"):
+        RECIPES["adam"].derive("x", {"gradient_clipping": "norm", "gradient_radius": 0.0})
+    with pytest.raises(ValueError, match="gradient_radius has no effect in 'x'"):
+        RECIPES["adam"].derive("x", {"gradient_radius": 1.0})

@@ -205,12 +205,15 @@ def test_the_second_model_begins_with_an_orthogonal_matrix() -> None:
     assert MODELS["rnn_100"].axes == 2
 
 
-@pytest.mark.parametrize(("recipe", "model"), [("hf_martens", "rnn_100"), ("adam", "rnn_100_orthogonal")])
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [("hf_martens", "rnn_100"), ("hf_structural", "rnn_100"), ("adam_clipped", "rnn_100_orthogonal")],
+)
 def test_a_recipe_lowers_the_loss_of_additions(
     recipe: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", recipe, "-o", "task.data=addition_50", "-o", f"task.model={model}", "-q"]
-    words += ["-o", "task.loss=squared_error", "-o", "task.batch_size=50", "-o", "task.subset=50"]
+    words = ["train", recipe, "--preset", "rnn", "-o", f"task.model={model}", "-q"]
+    words += ["-o", "task.batch_size=50", "-o", "task.subset=50", "-o", "train.longer={}"]
     words += ["-o", "train.steps=2", "-o", "train.eval_every=2", "--results", str(tmp_path)]
     assert main(words) == 0
     assert "test failures" in capsys.readouterr().out

@@ -266,6 +266,11 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
         if found and any(part.likelihood for part in found.recipe.structure.parts_used.values()):
             rule = "must be the negative log-likelihood of a distribution, as cross_entropy is, for recipe"
             problems.append((("task", "loss"), f"{rule} {name}, got {show(config.task.loss)}"))
+    for name in config.search.recipes if model and not model.states else ():
+        found = resolved.get(name)
+        if found and any(part.states for part in found.recipe.structure.parts_used.values()):
+            rule = f"must give its hidden states, as rnn_100 does, for recipe {name}"
+            problems.append((("task", "model"), f"{rule}, got {show(config.task.model)}"))
     return problems
 
 

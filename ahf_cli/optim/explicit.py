@@ -90,19 +90,39 @@ Formula = Callable[[At], tuple[Tensor, Moments]]
 """point ↦ u and the new moments."""
 
 
+Limit = Callable[[Tensor, Values], Tensor]
+"""(g, hyperparameters) ↦ g or a shorter gradient; (K, P) → (K, P)."""
+
+
+def unlimited(gradient: Tensor, values: Values) -> Tensor:
+    """Return g itself."""
+    return gradient
+
+
+def within_norm(gradient: Tensor, values: Values) -> Tensor:
+    """Return g · min(1, c/(‖g‖ + 1e-6)), as `torch.nn.utils.clip_grad_norm_` (Pascanu et al. 2013).
+
+    c is the hyperparameter `gradient_radius`.
+    """
+    return gradient * rows.expand((values["gradient_radius"] / (rows.l2(gradient) + 1e-6)).clamp_max(1))
+
+
 @dataclass(frozen=True)
 class FirstOrderOptimizer(ExplicitOptimizer):
     """u from the formula of an optimizer of `torch.optim`, whose steps it repeats, row by row."""
 
     memory: tuple[str, ...]
     formula: Formula
+    limit: Limit = unlimited
+    """limit of the gradient's length, before the formula"""
 
     def move(self, state: State, here: Evaluation) -> Move:
         """Apply the formula to all rows at once."""
         # Float64, as PyTorch computes with Python's numbers: 1 − β₂ᵗ loses digits in float32.
         columns = {name: rows.expand(value.double()) for name, value in state.hyperparameters.items()}
         t = rows.expand(state.step + 1).double()
-        at = At(here.gradient, state.parameters, state.moments, columns, t, here.layout)
+        g = self.limit(here.gradient, state.hyperparameters)
+        at = At(g, state.parameters, state.moments, columns, t, here.layout)
         update, moments = self.formula(at)
         return Move(state.parameters + update, update, moments)
 

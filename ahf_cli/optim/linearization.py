@@ -95,9 +95,22 @@ class Linearization(Evaluation, Protocol):
         """Return v ↦ ∇²R v for the part R of h that does not pass through z; None for R = 0."""
         ...
 
+    def with_states(self, weight: Tensor) -> Linearization:
+        """Return the linearization whose outputs are z and all hidden states, by one more forward pass.
+
+        Its H_L has a second block, weight/N · I for the states of N examples; weight, (K,).
+        Raises ValueError for a model without hidden states.
+        """
+        ...
+
     def check_outputs(self) -> Tensor:
         """Return z; raises ValueError if the outputs are not given."""
         ...
+
+
+WithStates = Callable[[Tensor], Linearization]
+"""Weights of the hidden states, (K,) ↦ the linearization of outputs and hidden states."""
+NO_STATES = "damping_matrix: structural needs a model's hidden states; a closure gives none"
 
 
 class GraphLinearization:
@@ -116,6 +129,7 @@ class GraphLinearization:
         beside: () ↦ v ↦ ∇²R v for the part R of h that does not pass through the outputs; None for R = 0.
         around: () ↦ the context of each backward pass.
         fisher: the pieces of the Fisher matrix.
+        states: the function `with_states`.
     """
 
     def __init__(
@@ -129,6 +143,7 @@ class GraphLinearization:
         beside: Callable[[], Callable[[Tensor], Tensor] | None] | None = None,
         around: Callable[[], AbstractContextManager[object]] = nullcontext,
         fisher: Callable[[Draw], FisherSample] | None = None,
+        states: WithStates | None = None,
     ):
         self.layout = layout
         self.leaves = tuple(leaves)
@@ -137,6 +152,7 @@ class GraphLinearization:
         self._beside, self._around = beside, around
         self._make_loss_hessian = loss_hessian
         self._make_squared_gradients, self._make_fisher = squared_gradients, fisher
+        self._with_states = states
 
     @property
     def loss(self) -> Tensor:
@@ -242,6 +258,12 @@ class GraphLinearization:
     def beside_outputs(self) -> Callable[[Tensor], Tensor] | None:
         """Return v ↦ ∇²R v for the part R of h that does not pass through z; None for R = 0."""
         return self._surrounded(self._beside) if self._beside is not None else None
+
+    def with_states(self, weight: Tensor) -> Linearization:
+        """Return the linearization of z and all hidden states; raises ValueError for a closure."""
+        if self._with_states is None:
+            raise ValueError(NO_STATES)
+        return self._with_states(weight)
 
     def _surrounded(self, make: Callable[[], Any]) -> Any:
         """Return the operator that `make` makes, with both in the context of backward passes."""

@@ -15,11 +15,12 @@ import ahf_cli.optim.rows as rows
 from ahf_cli.optim.fast_operations import faster_operations
 from ahf_cli.optim.layer_statistics import EXAMPLES, Draw, FisherSample, sample
 from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
-from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization
+from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization, WithStates
 from ahf_cli.optim.losses import Likelihood, OutputLoss, SoftmaxCrossEntropy, SumOfSquares
 from ahf_cli.optim.moments import Values
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
+from ahf_cli.optim.states import Both, beside
 
 
 class Objective(Protocol):
@@ -162,6 +163,7 @@ class ModelObjective:
                 self.loss,
                 squared_gradients,
                 fisher,
+                self._states_at(parameters),
             )
         # A leaf for each tensor: the backward pass of slices of one row would add up padded rows.
         leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
@@ -170,18 +172,50 @@ class ModelObjective:
             losses = self.loss.value(outputs, self.targets)
         return GraphLinearization(
             self.layout, leaves, losses, outputs, lambda: self.loss.hessian(outputs, self.targets),
-            squared_gradients, fisher=fisher,
+            squared_gradients, fisher=fisher, states=self._states_at(parameters),
         )  # fmt: skip
 
+    def _states_at(self, parameters: Tensor) -> WithStates:
+        """Return the function weight ↦ the linearization of outputs and hidden states at θ; (K, P)."""
+
+        def linearization(weight: Tensor) -> Linearization:
+            both = Both(self.model)
+            names = [both.prefix + name for name in self.layout.names]
+
+            def forward(inputs: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+                found: tuple[Tensor, ...] = functional_call(
+                    both, dict(zip(names, values, strict=True)), (inputs,)
+                )
+                return found
+
+            leaves = [piece.detach().requires_grad_() for piece in self.layout.split(parameters)]
+            with torch.enable_grad():
+                z, *h = self._each_row(forward, leaves)
+                losses = self.loss.value(z, self.targets)
+            return GraphLinearization(
+                self.layout, leaves, losses, (z, *h),
+                lambda: beside(self.loss.hessian(z, self.targets), z, h, weight),
+            )  # fmt: skip
+
+        return linearization
+
     def _outputs(self, tensors: Sequence[Tensor]) -> Tensor:
+        (outputs,) = self._each_row(lambda *row: (self._forward(*row),), tensors)
+        return outputs
+
+    def _each_row(
+        self, forward: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return the results of (inputs, parameters …) ↦ (N, …), …, each (K, N, …)."""
         trials = len(tensors[0])
         with faster_operations(self.inputs.device):
             if self.vectorized and trials > 1:
-                return vmap(self._forward, in_dims=(0 if self.own_batches else None, *[0] * len(tensors)))(
-                    self.inputs, *tensors
-                )
+                batched = vmap(forward, in_dims=(0 if self.own_batches else None, *[0] * len(tensors)))
+                found: tuple[Tensor, ...] = batched(self.inputs, *tensors)
+                return found
             inputs = self._rows.expand(trials, *self._rows.shape[1:])
-            return torch.stack([self._forward(*row) for row in zip(inputs, *tensors, strict=True)])
+            results = [forward(*row) for row in zip(inputs, *tensors, strict=True)]
+            return tuple(torch.stack(own) for own in zip(*results, strict=True))
 
     def _forward(self, inputs: Tensor, *values: Tensor) -> Tensor:
         named = dict(zip(self.layout.names, values, strict=True))

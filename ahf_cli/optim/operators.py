@@ -9,6 +9,7 @@ from torch import Tensor
 
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.linearization import Linearization
+from ahf_cli.optim.moments import Values
 
 Operator = Callable[[Tensor], Tensor]
 """v ↦ B v for each row; (K, P) → (K, P)."""
@@ -48,6 +49,25 @@ def shifted(operator: Operator, amount: Tensor) -> Operator:
     return lambda v: operator(v).addcmul(rows.expand(amount), v)
 
 
+DampingMatrix = Callable[[Tensor, Values], Curvature | None]
+"""(λ, hyperparameters) ↦ the operator of B and all damping beside λI; None for B alone; λ, (K,)."""
+
+
+def identity(damping: Tensor, values: Values) -> None:
+    """Return None: λI is the only damping."""
+
+
+def structural(damping: Tensor, values: Values) -> Curvature:
+    """Return B + λμS, S = (1/N) Σ_n J_{h,n}ᵀ J_{h,n} (Martens and Sutskever 2011).
+
+    J_{h,n} is the Jacobian of all hidden states of example n.  S is the Gauss-Newton matrix of the mean over
+    examples of ½ ‖h(θ + s) − h(θ)‖².  μ is the hyperparameter `structural_weight`.  B is the Gauss-Newton
+    matrix, so that one pass forward and backward gives B v + λμS v.
+    """
+    weight = damping * values["structural_weight"]
+    return lambda at: gauss_newton(at.with_states(weight))
+
+
 @dataclass(frozen=True)
 class QuadraticModel:
     """q(s) = gᵀs + ½ sᵀBs, undamped, around the solution δ of (B + λI) δ ≈ −g."""
@@ -57,10 +77,13 @@ class QuadraticModel:
     direction: Tensor  # δ, (K, P)
     residual_along: Tensor  # rᵀδ with r = −g − (B + λI)δ, (K,)
     damping: Tensor  # λ, (K,)
+    bend: Tensor | None = None  # δᵀBδ, (K,), where more than λI damps the system
 
     def along(self, scale: Tensor | float) -> Tensor:
         """q(αδ) = α gᵀδ + ½ α² δᵀBδ without a product, since δᵀBδ = δᵀ(−g − r) − λ‖δ‖²; (K,) → (K,)."""
         slope = rows.dot(self.gradient, self.direction)
+        if self.bend is not None:
+            return scale * slope + 0.5 * scale * scale * self.bend
         squared = rows.dot(self.direction, self.direction)
         # r and λ come from CG; they replace the product B δ.
         bend = -slope - self.residual_along - self.damping * squared

@@ -12,11 +12,12 @@ from torch import Tensor
 import ahf_cli.optim.rows as rows
 from ahf_cli.optim.any_optimizer import AnyOptimizer
 from ahf_cli.optim.damping import Change, DampingRule, RatioRounding, ReductionRatio, towards
+from ahf_cli.optim.explicit import FirstOrderOptimizer
 from ahf_cli.optim.foreign import Foreign
 from ahf_cli.optim.moments import Transform
 from ahf_cli.optim.newton import Direct, IterateChoice, LinearSolver, LinearSystem
 from ahf_cli.optim.objective import Counted, Objective, Regularization
-from ahf_cli.optim.operators import Curvature, Operator, QuadraticModel
+from ahf_cli.optim.operators import Curvature, DampingMatrix, Operator, QuadraticModel, identity
 from ahf_cli.optim.precision import in_full_precision
 from ahf_cli.optim.preconditioners import Fitted, Preconditioner, Surroundings
 from ahf_cli.optim.rows import Layout
@@ -53,6 +54,8 @@ class Optimizer:
     schedule: Schedule = Schedule(constant, at_once)
     renewal: int = 1
     """steps between two renewals of the preconditioner's memory"""
+    damping_matrix: DampingMatrix = identity
+    """damping beside λI"""
 
     @property
     def recorded_loss(self) -> bool:
@@ -126,7 +129,10 @@ class Optimizer:
             there = self.regularization(curvature_objective, values).evaluate(theta)
         # B before g: the exact Hessian builds the gradient with its graph, and g is read from it.
         operator = there.operator(self.curvature)
+        damped = self.damping_matrix(damping, values)
+        system = operator if damped is None else there.operator(damped)
         gradient = here.gradient
+        # B alone: a preconditioner takes no account of structural damping.
         at = Surroundings(here, operator, damping, state.step, state.moments, there)
         fitted = self.preconditioner(at) or Fitted(None)
         memory = dict(fitted.memory)
@@ -135,18 +141,24 @@ class Optimizer:
             mean, memory["mean"] = _moving_mean(gradient, state)
 
         def select(trials: Tensor) -> Operator | None:
-            part = there.select(trials)
+            part = there.select(trials) if damped is None else None
             return None if part is None else part.operator(self.curvature)
 
         found = self.solver(
             LinearSystem(
-                operator, gradient, damping, state.direction, state.active, fitted.scaling,
+                system, gradient, damping, state.direction, state.active, fitted.scaling,
                 state.first_gradient, select, mean, values,
             )
         )  # fmt: skip
         found = replace(found, products=found.products + fitted.products * state.active)
         chosen = self.iterate(found, lambda s: h.value(theta + s))
-        model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual_along, damping)
+        bend = None
+        if damped is not None:
+            # The structural term is damping as λI is: q, the model of h itself, has neither.  So δᵀBδ takes a
+            # product with B alone.
+            bend = rows.dot(chosen.solution, operator(chosen.solution))
+            chosen = replace(chosen, products=chosen.products + state.active.long())
+        model = QuadraticModel(operator, gradient, chosen.solution, chosen.residual_along, damping, bend)
         gradients = here.gradient_count + (0 if there is here else there.gradient_count) + fitted.gradients
         # The next solve starts from CG's last iterate (`found`), even if backtracking chose an earlier δ.
         return Solved(here, gradient, chosen, found.solution, model, gradients, memory)
@@ -176,6 +188,8 @@ def compose(structure: AnyStructure) -> AnyOptimizer:
     if whole.is_class:
         return Foreign(whole.name, dict(whole.arguments))
     made: AnyOptimizer = whole.part(whole.slot)() if whole.slot == "optimizer" else whole.part(whole.slot)
+    if isinstance(made, FirstOrderOptimizer):
+        return replace(made, limit=whole.part("gradient_clipping"))
     return made
 
 
@@ -221,6 +235,7 @@ def compose_newton(structure: Structure) -> Optimizer:
         clipping=part("clipping"),
         curvature_batches=structure.curvature_batches,
         renewal=structure.renewal if structure.renews else 1,
+        damping_matrix=part("damping_matrix"),
     )
     # Last of all a plug-in may replace parts of the finished composition.
     changed: Optimizer = part("parts")(optimizer) if structure.parts else optimizer

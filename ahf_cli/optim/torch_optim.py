@@ -11,6 +11,7 @@ from torch import Tensor
 import ahf_cli.optim.groups as groups
 from ahf_cli.optim.damping import DOWN, UP, LevenbergMarquardt, ScaledLevenbergMarquardt
 from ahf_cli.optim.layer_statistics import NO_LAYERS
+from ahf_cli.optim.linearization import NO_STATES
 from ahf_cli.optim.preconditioners import Given
 from ahf_cli.optim.single_row import RecipeOptimizer
 from ahf_cli.recipes.builtin import RECIPES
@@ -58,6 +59,8 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
         )
     if "kfac" in (structure.solver.removeprefix("e"), structure.preconditioner):
         raise ValueError(NO_LAYERS)
+    if structure.parts_used["damping_matrix"].states:
+        raise ValueError(NO_STATES)
     if structure.settings:
         raise ValueError(
             "nystrom keeps matrices from step to step, and the state of a class has vectors alone; take the "

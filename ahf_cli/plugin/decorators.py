@@ -162,18 +162,21 @@ def _made(
     return replace(derived, structure=changed, fixed=values, ranges=ranges, source=source)
 
 
-def model(name: str) -> Callable[[F], F]:
+def model(name: str, *, states: bool = False) -> Callable[[F], F]:
     """Register a function (shape of an input, number of outputs) → `nn.Module` as `task.model`.
 
     The module maps (N, *shape) to logits (N, classes), or to numbers in the shape of the targets.  Its
     initial weights are not used.  A trial draws weights from its seed: matrices and kernels uniform by
     Glorot, vectors 0, scales of normalisation layers 1.  The module runs in evaluation mode.
+
+    With `states` the module has a method `with_states`, which returns the outputs and all hidden states
+    (N, …).  Structural damping needs them.
     """
     check_name("model", name)
 
     def register(function: F) -> F:
         enter("model", name, MODELS)
-        MODELS[name] = Model(guarded("model", name, function))
+        MODELS[name] = Model(guarded("model", name, function), states=states)
         return function
 
     return register

@@ -17,8 +17,9 @@ from ahf_cli.recipes.structure import CHOICES, AnyStructure, Structure, all_part
 
 ROOT = Path(__file__).parents[2]
 TERMS = (
-    "curvature", "solver", "moments", "step_size", "preconditioner", "backtracking", "line_search",
-    "clipping", "parts", "method", "diagonal", "least_squares", "optimizer", "schedule", "warmup", "average",
+    "curvature", "solver", "damping_matrix", "moments", "step_size", "preconditioner", "backtracking",
+    "line_search", "clipping", "parts", "gradient_clipping", "method", "diagonal", "least_squares",
+    "optimizer", "schedule", "warmup", "average",
 )  # fmt: skip
 """Slots in the order of their terms in an update rule."""
 

@@ -85,6 +85,18 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("radius", "r", "longest update", 0.3, 0, True, search=Range(0.03, 3, log=True)),
         Hyperparameter("weight_decay", "w", "weight of ½ ‖θ‖² in h, or of −α w θ in u", 2e-5, 0, False),
         Hyperparameter("momentum", "γ", "decay of the gradients' sum or mean", 0.9, 0, False, 1),
+        Hyperparameter(
+            "structural_weight",
+            "μ",
+            "weight of the hidden states' change in the damping",
+            0.1,
+            0,
+            False,
+            search=Range(0.01, 1, log=True),
+        ),
+        Hyperparameter(
+            "gradient_radius", "c", "longest gradient", 1.0, 0, True, search=Range(0.1, 10, log=True)
+        ),
         Hyperparameter("recall", "μ", "share of the last direction that the damping keeps", 0.9, 0, False, 1),
         Hyperparameter("beta1", "β₁", "decay of the first moment", 0.9, 0, False, 1),
         Hyperparameter(

@@ -32,6 +32,8 @@ class Part:
     """whether the loss must be the negative log-likelihood of a known distribution"""
     squares: bool = False
     """whether the loss must be a sum of squares"""
+    states: bool = False
+    """whether the model must give its hidden states"""
 
     def find(self) -> Any:
         """Import the module of the part, and return its class or function."""

@@ -174,6 +174,15 @@ SLOTS: dict[str, dict[str, Part]] = {
             "published:PublishedDamping", "as levenberg_marquardt, only while λ > 0.1", uses=("damping",)),
         "constant": Part("damping:ConstantDamping", sentence="the damping is constant", uses=("damping",)),
     },
+    "damping_matrix": {
+        "identity": Part("operators:identity"),
+        "structural": Part(
+            "operators:structural",
+            "(B + λI + λμS) δ = −g, S the Gauss-Newton matrix of ½ mean ‖h(θ+s) − h(θ)‖², h hidden states",
+            "damping of the hidden states' change beside the weights'", ("structural_weight",),
+            {"solver": ("cg",), "curvature": ("ggn", "fisher", "automatic")}, states=True,
+        ),
+    },
     "moments": {
         "none": Part("moments:Identity", "u = α δ"),
         "adam": Part(
@@ -257,6 +266,12 @@ SLOTS: dict[str, dict[str, Part]] = {
         ),
     },
     "parts": {},
+    "gradient_clipping": {
+        "none": Part("explicit:unlimited"),
+        "norm": Part(
+            "explicit:within_norm", "g ← g min(1, c/‖g‖)", "no gradient longer than c", ("gradient_radius",)
+        ),
+    },
     "method": {
         "sgd_momentum": Part(
             "explicit:sgd_momentum", "b ← γ b + g;  u = −α b", "gradient steps with heavy-ball momentum",
@@ -326,6 +341,7 @@ SLOTS: dict[str, dict[str, Part]] = {
 """All parts by slot and name.
 
 The slots up to `clipping` belong to Hessian-free optimization; every recipe has `schedule`, `warmup` and
-`average`.  `parts` holds functions of plug-ins that change a composition.  A part in one of the last four
+`average`.  `parts` holds functions of plug-ins that change a composition.  `gradient_clipping` belongs to the
+parts of `method`.  A part in one of the last four
 slots is a whole optimizer; plug-ins register in `optimizer`.
 """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Range, middle, nearest
-from ahf_cli.recipes.structure import CHOICES, OUTER, AnyStructure, Structure
+from ahf_cli.recipes.structure import ALONE, CHOICES, AnyStructure, Structure
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Recipe:
         """
         structure: dict[str, Any] = {}
         fixed: dict[str, float] = {}
-        choices = CHOICES if self.hessian_free else OUTER
+        choices = CHOICES if self.hessian_free else ALONE
         for key, value in changes.items():
             if key in choices:
                 structure[key] = value
@@ -77,6 +77,11 @@ class Recipe:
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     raise ValueError(f"{key} must be a number, got {value!r}")
                 fixed[key] = HYPERPARAMETERS[key].check(float(value))
+            elif key == "gradient_clipping":
+                raise ValueError(
+                    f"gradient_clipping is for first-order recipes, and {self.name} is Hessian-free: take "
+                    "clipping, the limit of an update"
+                )
             else:
                 raise ValueError(f"unknown choice {key!r}{nearest(key, [*choices, *HYPERPARAMETERS])}")
         own = replace(self.structure, **structure)  # type: ignore[type-var]

@@ -104,6 +104,8 @@ class Structure(AnyStructure):
     """term that is added to h"""
     clipping: str = "none"
     """limit of an update's length"""
+    damping_matrix: str = "identity"
+    """damping beside λI"""
     curvature_batches: int = 1
     """mini-batches in an independent batch of the curvature"""
     schedule: str = "constant"
@@ -170,6 +172,8 @@ class Whole(AnyStructure):
     schedule: str = "constant"
     warmup: str = "none"
     average: str = "none"
+    gradient_clipping: str = "none"
+    """limit of the gradient's length, of a first-order recipe"""
 
     @property
     def is_class(self) -> bool:
@@ -192,10 +196,14 @@ class Whole(AnyStructure):
         own: dict[str, Any] = {self.slot: self.name}
         arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in self.arguments}
         own |= {"arguments": arguments} if arguments else {}
-        return own | {slot: getattr(self, slot) for slot in OUTER}
+        return own | {slot: getattr(self, slot) for slot in ALONE}
 
     def __post_init__(self) -> None:
-        self.check_slots(OUTER)
+        self.check_slots(ALONE)
+        if self.gradient_clipping != "none" and self.slot != "method":
+            raise ValueError(
+                f"gradient_clipping must be none for {self.slot} {self.name}, got {self.gradient_clipping!r}"
+            )
         self._register()
         # A study may name an optimizer whose plug-in is not loaded.
         if self.name not in SLOTS[self.slot] and self.slot != "optimizer":
@@ -220,13 +228,15 @@ CLASS = "foreign:Foreign"
 """Place of the code that runs a class of another package."""
 OUTER = ("schedule", "warmup", "average")
 """Choices of every recipe, Hessian-free or not."""
+ALONE = (*OUTER, "gradient_clipping")
+"""Choices of a recipe that is one part."""
 WHOLE = ("method", "diagonal", "least_squares", "optimizer")
 """Slots whose parts are whole optimizers."""
 CHOICES = tuple(f.name for f in fields(Structure) if f.name != "parts")
 """Names of the choices of Hessian-free optimization."""
 _LATER = (
     "ratio_rounding", "preconditioner", "renewal", "rank", "backtracking", "line_search", "regularization",
-    "clipping", "curvature_batches", *OUTER, "parts",
+    "clipping", "curvature_batches", "damping_matrix", *ALONE, "parts",
 )  # fmt: skip
 """Choices that are younger than the first committed studies; their defaults are not written."""
 
@@ -239,7 +249,7 @@ def choices_of(structure: AnyStructure) -> dict[str, Any]:
     return {
         key: value
         for key, value in structure.chosen.items()
-        if key not in _LATER or value != getattr(Structure, key)
+        if key not in _LATER or value != getattr(type(structure), key)
     }
 
 
@@ -247,12 +257,12 @@ def structure_of(choices: Mapping[str, Any]) -> AnyStructure:
     """Return the structure with these choices; raises TypeError or ValueError for wrong choices."""
     for slot in WHOLE:
         if slot in choices:
-            if foreign := [key for key in choices if key not in (slot, "arguments", *OUTER)]:
-                raise TypeError(f"{slot} goes with {', '.join(OUTER)} alone, got {', '.join(foreign)}")
+            if foreign := [key for key in choices if key not in (slot, "arguments", *ALONE)]:
+                raise TypeError(f"{slot} goes with {', '.join(ALONE)} alone, got {', '.join(foreign)}")
             arguments = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in choices.get("arguments", {}).items()
             }
-            outer = {k: v for k, v in choices.items() if k in OUTER}
+            outer = {k: v for k, v in choices.items() if k in ALONE}
             return Whole(slot, str(choices[slot]), tuple(arguments.items()), **outer)
     return Structure(**choices)
 

@@ -145,12 +145,21 @@ class TanhRNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map sequences to answers."""
-        first, *others = self.input(x).unbind(dim=-2)  # one product for all steps
-        h = torch.tanh(first)
-        for given in others:
-            h = torch.tanh(given + self.hidden(h))
-        answer: Tensor = self.output(h)
+        answer: Tensor = self.output(self._states(x)[-1])
         return answer
+
+    def with_states(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map sequences to answers (N, outputs) and the state of each step (N, units)."""
+        states = self._states(x)
+        return self.output(states[-1]), *states
+
+    def _states(self, x: Tensor) -> list[Tensor]:
+        """Return h_1, …, h_T, each (N, units)."""
+        first, *others = self.input(x).unbind(dim=-2)  # one product for all steps
+        states = [torch.tanh(first)]
+        for given in others:
+            states.append(torch.tanh(given + self.hidden(states[-1])))
+        return states
 
 
 def sparse_rnn(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:

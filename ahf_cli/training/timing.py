@@ -195,8 +195,11 @@ def setting_of(recipe: Recipe) -> CurvatureUse | None:
         return CurvatureUse(None, factored=True)
     if not isinstance(optimizer, Optimizer):
         return None
+    # The products of CG are those with the whole operator; its second forward pass is set-up.
+    one = torch.ones(1)
+    damped = optimizer.damping_matrix(one, dict.fromkeys(recipe.hyperparameters, one))
     return CurvatureUse(
-        None if optimizer.recorded_loss else optimizer.curvature,
+        None if optimizer.recorded_loss else damped or optimizer.curvature,
         optimizer.curvature_batches if optimizer.independent_batch else 0, optimizer.renewal,
     )  # fmt: skip
 

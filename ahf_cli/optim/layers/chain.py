@@ -15,6 +15,7 @@ from ahf_cli.optim.layers.convolution import Block
 from ahf_cli.optim.layers.dense import FlattenAt, Layer, LinearAt, PointwiseAt, pointwise
 from ahf_cli.optim.layers.record import Convolution, Flatten, Linear, MaxPooling, Pointwise, Recording, record
 from ahf_cli.optim.layers.selected import laid_out
+from ahf_cli.optim.linearization import WithStates
 from ahf_cli.optim.losses import OutputLoss, OutputOperator
 from ahf_cli.optim.rows import Layout
 
@@ -124,6 +125,7 @@ class ExplicitLinearization:
         loss: L.
         squared_gradients: () ↦ the mean over examples of squared gradients, (K, P).
         fisher: the pieces of the Fisher matrix.
+        with_states: gives the linearization of outputs and hidden states.
     """
 
     def __init__(
@@ -136,10 +138,11 @@ class ExplicitLinearization:
         loss: OutputLoss,
         squared_gradients: Callable[[], Tensor],
         fisher: Callable[[Draw], FisherSample],
+        with_states: WithStates,
     ):
         self.layout, self.layers, self.targets = layout, layers, targets
         self.own_batches, self.output_loss = own_batches, loss
-        self._squared_gradients, self.fisher = squared_gradients, fisher
+        self._squared_gradients, self.fisher, self.with_states = squared_gradients, fisher, with_states
         self.outputs = outputs.requires_grad_()
 
     @cached_property
@@ -236,7 +239,7 @@ class ExplicitLinearization:
         part = ExplicitLinearization(
             self.layout, tuple(layer.select(trials) for layer in self.layers), self.outputs.detach()[trials],
             self.targets[trials] if self.own_batches else self.targets, self.own_batches, self.output_loss,
-            lambda: self._squared_gradients()[trials], self.fisher,
+            lambda: self._squared_gradients()[trials], self.fisher, self.with_states,
         )  # fmt: skip
         if "_back" in self.__dict__:
             cotangents, gradient = self._back
