@@ -38,6 +38,8 @@ class Model:
     """number of axes of an input: 1 for points, 2 for sequences, 3 for images; None: any"""
     mirrors: bool = False
     """whether it has as many outputs as an input has numbers"""
+    only: str = ""
+    """name of the only data set of a fit; empty: any data set"""
 
     def misfit(self, shape: tuple[int, ...], outputs: int) -> str | None:
         """Return the rule that a data set breaks; None if inputs and outputs suit the model."""
@@ -67,6 +69,10 @@ MODELS: dict[str, Model] = {
     "autoencoder_digits": Model("ahf_cli.tasks.autoencoders:autoencoder_digits", SPARSE, mirrors=True),
     "rnn_100": Model("ahf_cli.tasks.recurrent:rnn_100", "ahf_cli.tasks.recurrent:sparse_rnn", axes=2),
     "rnn_100_orthogonal": Model("ahf_cli.tasks.recurrent:rnn_100_orthogonal", ORTHOGONAL, axes=2),
+    **{
+        name: Model(f"ahf_cli.tasks.fits:{name}.model", f"ahf_cli.tasks.fits:{name}.initial", only=name)
+        for name in ("rosenbrock", "lanczos", "predator_prey")
+    },
 }
 """The models by name; plug-ins add theirs."""
 
