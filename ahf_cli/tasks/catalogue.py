@@ -70,7 +70,9 @@ MODELS: dict[str, Model] = {
     "rnn_100": Model("ahf_cli.tasks.recurrent:rnn_100", "ahf_cli.tasks.recurrent:sparse_rnn", axes=2),
     "rnn_100_orthogonal": Model("ahf_cli.tasks.recurrent:rnn_100_orthogonal", ORTHOGONAL, axes=2),
     **{
-        name: Model(f"ahf_cli.tasks.fits:{name}.model", f"ahf_cli.tasks.fits:{name}.initial", only=name)
+        name: Model(
+            f"ahf_cli.tasks.fits:{name}.model", f"ahf_cli.tasks.fits:{name}.initial", axes=1, only=name
+        )
         for name in ("rosenbrock", "lanczos", "predator_prey")
     },
 }
