@@ -28,7 +28,7 @@ def describe(result: TrialResult) -> str:
     name = f"{result.recipe}/{result.slot:03d}"
     params = " ".join(f"{key}={value:.4g}" for key, value in result.params.items() if key != "mu")
     if result.status == "diverged":
-        end = f"diverged at step {result.steps}"
+        end = f"diverged at step {result.steps}{f' ({result.error})' if result.error else ''}"
     else:
         loss = f"{result.objective.replace('_', ' ')} {digits(own_value(result))}"
         end = f"{loss}  {headline(result.measured)}"

@@ -91,8 +91,9 @@ def _list(study: Study, as_json: bool) -> None:
 
 
 def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
-    from ahf_cli.report.canvas import save
+    from ahf_cli.report.canvas import Drawing, save
     from ahf_cli.report.diagnosis import diagnose, trial_drawing
+    from ahf_cli.report.exhibits.solution import solution
     from ahf_cli.report.study_data import judged
     from ahf_cli.study.frames import rows_frame
 
@@ -108,9 +109,11 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
     outcome = str(judged(study, [result], study.manifest(), steps)["outcome"].iloc[0])
     found = diagnose(result, steps, outcome, _max_iterations(study, recipe))
     drawing = trial_drawing(result, steps, outcome)
+    solved = solution([(study, recipe, slot)])
     target = out or study.report_folder
     with writing_to(target, study.folder):
-        files = [] if isinstance(drawing, str) else save(drawing, target)
+        drawings = [d for d in (drawing, solved) if isinstance(d, Drawing)]
+        files = [file for d in drawings for file in save(d, target)]
     if as_json:
         document: dict[str, Any] = {"study": study.name, **result.plain(), **asdict(found)}
         emit_json({**document, "files": [str(file) for file in files]})
@@ -118,6 +121,8 @@ def _one(study: Study, trial: str, out: Path | None, as_json: bool) -> None:
     say(textwrap.fill(f"{recipe}/{slot:03d} {found.outcome}", 100, subsequent_indent="  "))
     for line in found.findings:
         say(textwrap.fill(f"- {line}", 100, subsequent_indent="  "))
+    if isinstance(solved, str):
+        say(solved)
     for file in files:
         say(str(file))
 

@@ -220,6 +220,7 @@ def _run(
         "params": single.params,
         "status": result.status,
         "outcome": trials["outcome"].iloc[0],
+        "error": result.error,
         "steps": result.steps,
         "planned_steps": result.planned_steps,
         "seconds": result.seconds,
@@ -265,6 +266,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     began = f"(at first {digits(first['train_loss'])} and {digits(first[column])})"
     if document["status"] == "diverged":
         end = f"diverged at step {document['steps']} of {document['planned_steps']}"
+        end += f" ({document['error']})" if document["error"] else ""
         reached = f"last evaluation before that, at step {last['step']}: {reached}"
     else:
         end = f"{document['steps']} steps in {document['seconds']:.0f} s"

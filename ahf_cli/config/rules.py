@@ -248,14 +248,19 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
     if model and data and (misfit := model.misfit(data.shape, data.outputs)):
         rule = f"{config.task.model} {misfit}, in task.data {config.task.data}"
         problems.append((("task", "model"), rule))
-    if loss and data and loss.equation and not data.equation and loss.classes == (data.classes is not None):
-        rule = f"{config.task.loss} needs an equation, and task.data {config.task.data} is none"
+    if model and data and model.only != data.model:
+        rule = f"must be {data.model}" if data.model else f"must be no fit, as {model.only} is,"
+        line = f"{rule} for task.data {config.task.data}, got {show(config.task.model)}"
+        problems.append((("task", "model"), line))
+    if loss and data and loss.equation and not data.losses and loss.classes == (data.classes is not None):
+        rule = f"{config.task.loss} needs an equation or a fit, and task.data {config.task.data} is none"
         problems.append((("task", "loss"), rule))
     if data and data.fresh and config.task.batch_size != data.training:
         rule = f"must be {data.training}, the points of {data.name}, which are new at each step"
         problems.append((("task", "batch_size"), f"{rule}, got {config.task.batch_size}"))
-    if data and data.equation and config.task.subset is not None:
-        problems.append((("task", "subset"), f"must be null for an equation, got {config.task.subset}"))
+    if data and (data.equation or data.model) and config.task.subset is not None:
+        kind = "an equation" if data.equation else "a fit"
+        problems.append((("task", "subset"), f"must be null for {kind}, got {config.task.subset}"))
     for name in config.search.recipes if loss and not loss.squares else ():
         found = resolved.get(name)
         if found and found.recipe.structure.squares:

@@ -68,6 +68,7 @@ def _outcome(result: TrialResult, outcome: str) -> str:
     how = f"{outcome} at step {result.steps} of {result.planned_steps}"
     if result.status == "diverged":
         how += ", and diverged" if outcome == "stood still" else ""
+        how += f": {result.error}" if result.error else ""
     else:
         how = f"{outcome} in {result.steps} steps: training loss {digits(result.measured['train_loss'])} and "
         how += headline(result.measured)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.multiprocessing  # from here on, processes hand tensors over by reference
 
@@ -163,9 +165,19 @@ class Worker:
             )
             for result in done
         ]  # fmt: skip
-        for result, trial in zip(results, batch.trials, strict=True):
-            self.records.trial(name, result.slot).finish(result, trial.curve, trial.steps)
+        for k, (result, trial) in enumerate(zip(results, batch.trials, strict=True)):
+            weights = None
+            if self.task.split.equation is not None and result.status == "ok":
+                weights = weights_bytes(batch.state.evaluated[k])
+            self.records.trial(name, result.slot).finish(result, trial.curve, trial.steps, weights)
         return results
+
+
+def weights_bytes(theta: torch.Tensor) -> bytes:
+    """Return weights (P,) as the bytes of a NumPy file of float64, from which a solution is drawn."""
+    content = io.BytesIO()
+    np.save(content, theta.detach().double().cpu().numpy(), allow_pickle=False)
+    return content.getvalue()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def arrow_types(names: dict[str, type]) -> dict[str, pa.DataType]:
     """Return the Arrow types of columns."""
     import pyarrow as pa
 
-    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_(), bytes: pa.binary()}
     return {name: kinds[kind] for name, kind in names.items()}
 
 

@@ -121,7 +121,7 @@ class Packed(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     format: Literal[1]
-    tables: dict[Literal["trials", "curves", "steps"], TableFile]
+    tables: dict[Literal["trials", "curves", "steps", "weights"], TableFile]
     partial: bool = False
     without_steps: list[Name] = []
     """recipes whose steps were left out"""

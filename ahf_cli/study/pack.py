@@ -20,7 +20,7 @@ from ahf_cli.study.files import atomic_write, make_folder, sha256, write_json
 from ahf_cli.study.opening import DamagedError, read
 from ahf_cli.study.packed import EXTRAS, KEYS, LOSSES, RESULT
 from ahf_cli.study.store import Study
-from ahf_cli.study.trial_folder import TrialFolder
+from ahf_cli.study.trial_folder import WEIGHTS, TrialFolder
 from ahf_cli.study.trials import labelled
 from ahf_cli.tasks.metrics import MEASURED
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
@@ -63,7 +63,7 @@ def pack(study: Study, to: Path, partial: bool = False, without_steps: Sequence[
         raise InputError(
             f"study {study.name!r} is not finished ({'; '.join(short)}); --partial packs it as far as it is"
         )
-    tables: dict[str, list[pa.Table]] = {"trials": [], "curves": [], "steps": []}
+    tables: dict[str, list[pa.Table]] = {"trials": [], "curves": [], "steps": [], "weights": []}
     checkpoints: dict[str, bytes] = {}
     for phase, part in parts.items():
         results, _ = read_parts[phase]
@@ -77,7 +77,7 @@ def pack(study: Study, to: Path, partial: bool = False, without_steps: Sequence[
     }
     with _written_at_once(to / study.name) as folder:
         said = {}
-        for name, parts_of in tables.items():
+        for name, parts_of in {k: each for k, each in tables.items() if each}.items():
             data = _parquet(_joined(parts_of))
             atomic_write(folder / f"{name}.parquet", data)
             said[name] = {"bytes": len(data), "sha256": sha256(data)}
@@ -160,6 +160,12 @@ def _add_part(
                 if found:
                     running.append(labelled(reader.running_curve(recipe, slot), recipe, slot))
     tables["trials"].append(_trials_table(rows))
+    kept_weights = [(*key, data) for key in done if (data := reader.weights(*key)) is not None]
+    if kept_weights:
+        columns = ([phase] * len(kept_weights), *zip(*kept_weights, strict=True))
+        types = arrow_types({**KEYS, "weights": bytes}).items()
+        each_column = zip(types, columns, strict=True)
+        tables["weights"].append(pa.table({n: pa.array(list(c), t) for (n, t), c in each_column}))
     for name, each in (("curves", [curves.rows, *running]), ("steps", [steps.rows])):
         joined = pa.concat_tables(each, promote_options="default")
         tables[name].append(joined.add_column(0, "phase", pa.repeat(pa.scalar(phase), len(joined))))
@@ -278,7 +284,8 @@ def _write_trials(part: Study, phase: str, folder: Path) -> None:
                 trial.write_params(note)
             if key in done:
                 kept = bool(part.pack.trials[part.phase, recipe, slot]["has_steps"])
-                _write_trial(trial, done[key], curves.get(key), steps.get(key), kept)
+                weights = part.reader.weights(*key)
+                _write_trial(trial, done[key], curves.get(key), steps.get(key), kept, weights)
                 continue
             running = part.reader.running_curve(*key)
             if len(running):
@@ -288,14 +295,16 @@ def _write_trials(part: Study, phase: str, folder: Path) -> None:
 
 
 def _write_trial(
-    trial: TrialFolder, result: TrialResult, curve: pa.Table | None, steps: pa.Table | None, kept: bool
-) -> None:
+    trial: TrialFolder, result: TrialResult, curve: pa.Table | None, steps: pa.Table | None, kept: bool,
+    weights: bytes | None,
+) -> None:  # fmt: skip
     """Write the files of a finished trial, the result last."""
     files = {
         "curve.csv": csv_of(curve if curve is not None else empty((), CurveRow), CurveRow),
         "steps.csv.gz": gzip.compress(
             csv_of(steps if steps is not None else empty((), StepRow), StepRow), mtime=0
         ),
+        **({} if weights is None else {WEIGHTS: weights}),
     }
     trial.commit(result, files, leave_out=() if kept else ("steps.csv.gz",))
 

@@ -116,6 +116,19 @@ class Pack:
         """The table of steps."""
         return self._rows("steps", StepRow, lambda steps: steps)
 
+    @cached_property
+    def weights(self) -> dict[Key, bytes]:
+        """The files of final weights by trial; packs of other tasks have no such table."""
+        if "weights" not in self.section.tables:
+            return {}
+        rows = self._table("weights", {**KEYS, "weights": bytes}, len(self.trials)).to_pylist()
+        found = {(row["phase"], row["recipe"], row["trial"]): row["weights"] for row in rows}
+        if not found.keys() <= self.trials.keys() or None in found.values():
+            raise DamagedError(
+                self.folder / "weights.parquet", "each row must have weights of a trial of trials.parquet"
+            )
+        return found
+
     def _rows(self, name: str, row: Row, most: Callable[[int], int]) -> pa.Table:
         """Return a table, each of whose rows belongs to a trial that can have as many."""
         import pyarrow as pa
@@ -260,6 +273,10 @@ class PackedTrials:
             except FileNotFoundError:
                 continue
         return found
+
+    def weights(self, recipe: str, slot: int) -> bytes | None:
+        """Return the file of a finished trial's final weights, None where it has none."""
+        return self.pack.weights.get((self.phase, recipe, slot))
 
     def curves(self, results: Sequence[TrialResult]) -> Labelled:
         """Return the evaluations of finished trials."""

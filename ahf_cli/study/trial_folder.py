@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # slow to import, and workers need them not
     import pyarrow as pa
 
 log = logging.getLogger("ahf")
-_FILES = ("params.json", "curve.csv", "steps.csv.gz", "result.json")
+WEIGHTS = "weights.npy"
+"""the final weights θ of a trial of an equation, (P,) float64"""
+_FILES = ("params.json", "curve.csv", "steps.csv.gz", WEIGHTS, "result.json")
 """the files of a finished trial, in the order in which they are written"""
 _RESULT: TypeAdapter[TrialResult] = TypeAdapter(TrialResult)
 _FLOATS = [f.name for f in fields(TrialResult) if f.type == "float"]
@@ -120,19 +122,22 @@ class TrialFolder:
         found = ((file.name, _read(file, 64 * LARGE)) for file in self._checkpoints())
         return {name: data for name, data in found if data is not None}
 
-    def finish(self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow]) -> bool:
+    def finish(
+        self, result: TrialResult, curve: Sequence[CurveRow], steps: Sequence[StepRow],
+        weights: bytes | None = None,
+    ) -> bool:  # fmt: skip
         """Write the trial's tables and then its result, and remove its checkpoints.
 
         A trial that is finished already is kept as it is, and False returned: a slot that two workers got is
         counted once.  A failed one is replaced.
         """
-        before = self.result()
-        if before is not None and before.status != "failed":
+        if (before := self.result()) is not None and before.status != "failed":
             log.info("trial %s/%d is finished already; kept", self.recipe, self.slot)
             return False
         files = {
             "curve.csv": rows_bytes(curve, CurveRow),
             "steps.csv.gz": gzip.compress(rows_bytes(steps, StepRow), mtime=0),
+            **({} if weights is None else {WEIGHTS: weights}),
         }
         self.commit(result, files)
         for file in self._checkpoints():
@@ -146,11 +151,8 @@ class TrialFolder:
         for name, data in files.items():
             if name not in leave_out:
                 atomic_write(self.path / name, data)
-        sizes = {
-            name: {"bytes": len(data), "sha256": sha256(data)}
-            for name, data in files.items()
-            if name not in leave_out
-        }
+        kept = {name: data for name, data in files.items() if name not in leave_out}
+        sizes = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in kept.items()}
         write_json(result_file, {"schema": SCHEMA, **result.plain(), "files": sizes})
 
     def result(self) -> TrialResult | None:
@@ -216,6 +218,10 @@ class TrialFolder:
             return None
         return parse_csv(file, unzip(file, self._table(file)), StepRow)
 
+    def weights(self) -> bytes | None:
+        """Return `weights.npy`, None where it was not kept."""
+        return _read(self.path / WEIGHTS)
+
     def _table(self, file: Path) -> bytes:
         try:
             return read(file, LARGE)
@@ -230,8 +236,8 @@ class TrialFolder:
         content = as_json(file, data)
         try:
             result = parse_result(content)
-            written_files = {"steps.csv.gz": None, **content["files"]}  # steps may have been left out
-            sizes = {name: written_files[name] for name in ("curve.csv", "steps.csv.gz")}
+            optional = {"steps.csv.gz": None, WEIGHTS: None}
+            sizes = {name: {**optional, **content["files"]}[name] for name in ("curve.csv", *optional)}
             said = {
                 name: found and (int(found["bytes"]), str(found["sha256"])) for name, found in sizes.items()
             }
@@ -244,8 +250,8 @@ class TrialFolder:
             )
         for name, written in said.items():
             table = self.path / name
-            if name == "steps.csv.gz" and not os.path.lexists(table):
-                continue  # steps may be left out
+            if name in optional and not os.path.lexists(table):
+                continue
             found = self._table(table)
             if (len(found), sha256(found)) != written:
                 raise DamagedError(table, "is not the file that was written with result.json")

@@ -44,6 +44,10 @@ class Trials(Protocol):
         """Return the files of an unfinished trial's checkpoints by name."""
         ...
 
+    def weights(self, recipe: str, slot: int) -> bytes | None:
+        """Return the file of a finished trial's final weights, None where it has none."""
+        ...
+
     def curves(self, results: Sequence[TrialResult]) -> Labelled:
         """Return the evaluations of finished trials."""
         ...
@@ -91,6 +95,10 @@ class InFolders:
     def checkpoints(self, recipe: str, slot: int) -> dict[str, bytes]:
         """Return the files of an unfinished trial's checkpoints by name."""
         return self.folders.trial(recipe, slot).checkpoint_files()
+
+    def weights(self, recipe: str, slot: int) -> bytes | None:
+        """Return the file of a finished trial's final weights, None where it has none."""
+        return self.folders.trial(recipe, slot).weights()
 
     def curves(self, results: Sequence[TrialResult]) -> Labelled:
         """Return the evaluations of finished trials."""

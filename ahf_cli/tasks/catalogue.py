@@ -40,6 +40,8 @@ class Model:
     """whether it has as many outputs as an input has numbers"""
     states: bool = False
     """whether it gives its hidden states, by `with_states`"""
+    only: str = ""
+    """name of the only data set of a fit; empty: any data set"""
 
     def misfit(self, shape: tuple[int, ...], outputs: int) -> str | None:
         """Return the rule that a data set breaks; None if inputs and outputs suit the model."""
@@ -73,6 +75,12 @@ MODELS: dict[str, Model] = {
     "rnn_100_orthogonal": Model(
         "ahf_cli.tasks.recurrent:rnn_100_orthogonal", ORTHOGONAL, axes=2, states=True
     ),
+    **{
+        name: Model(
+            f"ahf_cli.tasks.fits:{name}.model", f"ahf_cli.tasks.fits:{name}.initial", axes=1, only=name
+        )
+        for name in ("rosenbrock", "lanczos", "predator_prey")
+    },
 }
 """The models by name; plug-ins add theirs."""
 

@@ -95,7 +95,9 @@ def load(
     if folder is not None:
         verify(folder, data)
     images, labels, test_images, test_labels = checked(data, data.read(folder or Path()))
-    train, validation = split_rows(len(images), split)
+    train, validation = split_rows(len(images), "full" if data.model else split)
+    if data.model and split == "paper":  # a fit has no other examples
+        validation = train
     classes = data.classes is not None
     return Split(
         _select(images, labels, train[:subset], classes),

@@ -58,6 +58,8 @@ class DataSet:
     """whether the reader is a function () → `Equation`, whose points are the examples"""
     fresh: bool = False
     """whether each step draws new points of the equation"""
+    model: str = ""
+    """name of the only model of a fit, whose examples serve all three sets; empty: any model"""
 
     @property
     def folder(self) -> str:
@@ -182,6 +184,24 @@ DATA_SETS |= {
 }  # fmt: skip
 
 
+def _fit(name: str, title: str, residuals: int) -> DataSet:
+    """Return a least-squares fit; the model of its name is the vector of parameters."""
+    return DataSet(
+        name, title, None, (1,), residuals, f"ahf_cli.tasks.fits:{name}.read", target=(1,),
+        metrics=("distance",), losses=("least_squares",), model=name,
+    )  # fmt: skip
+
+
+DATA_SETS |= {
+    d.name: d
+    for d in (
+        _fit("rosenbrock", "Rosenbrock's function", 2),
+        _fit("lanczos", "Sum of three exponentials", 24),
+        _fit("predator_prey", "Rates of predators and prey", 50),
+    )
+}
+
+
 def find(name: str) -> DataSet:
     """Return the data set of a name; raises InputError with the nearest known name."""
     if name not in DATA_SETS:
@@ -197,5 +217,5 @@ def validation_size(training: int) -> int:
 def training_size(name: str, split: str) -> int:
     """Number of examples that train, in a split of a data set."""
     whole = DATA_SETS[name].training
-    own = split == "paper" and not DATA_SETS[name].equation
+    own = split == "paper" and not (DATA_SETS[name].equation or DATA_SETS[name].model)
     return whole - validation_size(whole) if own else whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ahf_cli.errors import InputError
 from ahf_cli.tasks.catalogue import found
@@ -83,6 +84,35 @@ class Residuals(nn.Module):
         for number, term in enumerate(self.equation.terms):
             r = torch.where(kind == number, term.residual(u, x), r)
         return torch.stack([r, u.value], dim=-1)
+
+    def not_finite(self, points: Tensor, weights: Mapping[str, Tensor]) -> str:
+        """Return the first term that is not finite at some weights and points of any term; "" for none.
+
+        Its derivative with respect to the weights counts, too, as that of a root at 0.
+        """
+        leaves = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+        x = points[..., :-1]
+        u = functional_call(_JetOf(self), leaves, (x,))
+        for term in self.equation.terms:
+            r = term.residual(u, x)
+            if not bool(torch.isfinite(r).all()):
+                return f"term {term.name!r}"
+            slopes = torch.autograd.grad(r.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+            if any(s is not None and not bool(torch.isfinite(s).all()) for s in slopes):
+                return f"the derivative of term {term.name!r}"
+        return ""
+
+
+class _JetOf(nn.Module):
+    """(N, d) → u and its derivatives, with the weights' names of `Residuals`."""
+
+    def __init__(self, own: Residuals) -> None:
+        super().__init__()
+        self.net, self.second = own.net, own.equation.second
+
+    def forward(self, x: Tensor) -> Jet:
+        """Return the jet."""
+        return jet(self.net, x, self.second)
 
 
 def drawn(name: str, equation: Equation, source: tuple[int, ...], times: int = 1) -> LabelledImages:

@@ -232,6 +232,11 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return targets[..., 2] * (outputs[..., 1] - targets[..., 1]).square()
 
 
+def second_output(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the second output of each example, as ‖θ − θ*‖ of a fit; (K, N, 2) → (K, N)."""
+    return outputs[..., 1]
+
+
 def root(mean: Tensor) -> Tensor:
     """Return the square root."""
     return mean.sqrt()
@@ -266,6 +271,10 @@ MEASURES: dict[str, Measure] = {
     "error": Measure(
         Metric("error", "error", "lower", "root mean square of u − u*", "absolute", log=True),
         squared_error, classes=False, of_mean=root,
+    ),
+    "distance": Measure(
+        Metric("distance", "distance", "lower", "‖θ − θ*‖ to the known parameters", "‖θ − θ*‖", log=True),
+        second_output, classes=False,
     ),
 }  # fmt: skip
 """The metrics beside the loss, by name; plug-ins add theirs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from ahf_cli.optim.losses import OutputLoss, SoftmaxCrossEntropy
 from ahf_cli.tasks.catalogue import MODELS, found, make_loss, make_model
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName, load
 from ahf_cli.tasks.datasets import DATA_SETS
-from ahf_cli.tasks.equations import FRESH, Equation, drawn, find, residuals
+from ahf_cli.tasks.equations import FRESH, Equation, Residuals, drawn, find, residuals
 from ahf_cli.tasks.initial import Initial, glorot_uniform
 
 GRADIENT_STREAM, CURVATURE_STREAM = 1, 2
@@ -175,6 +175,18 @@ class Task:
         if len(seeds) > 1:
             return ModelObjective(self.model, inputs, targets, self.loss, own_batches=True, chain=None)
         return ModelObjective(self.model, inputs[0], targets[0], self.loss, chain=None)
+
+    def not_finite(self, weights: Iterable[Tensor], seed: int, stream: int, step: int) -> str:
+        """Return the term of the equation that is first not finite at some weights (P,); "" for none."""
+        if not isinstance(self.model, Residuals):
+            return ""
+        points = self.batch([seed], stream, step).inputs
+        for row in weights:
+            pieces = [piece[0] for piece in self.layout.split(row[None])]
+            said = self.model.not_finite(points, dict(zip(self.layout.names, pieces, strict=True)))
+            if said:
+                return said
+        return ""
 
     def targets(self, labels: Tensor) -> Tensor:
         """Return classes unchanged, and numbers like inputs."""

@@ -114,7 +114,7 @@ class TrialResult:
     """number of steps with α = 0, since Eq. 3 was negative"""
     attempts: int = 1
     error: str = ""
-    """for a failed trial: the exception in one line"""
+    """for a failed trial: the exception in one line; for a diverged one: the term that was not finite"""
     started: str = ""
     """ISO 8601, UTC"""
     host: str = ""

@@ -76,6 +76,7 @@ class Trial:
     seconds: float = 0.0
     diverged_at: int = 0
     still_from: int = 0
+    error: str = ""
 
 
 @dataclass
@@ -229,13 +230,18 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     objective = task.objective(seeds, GRADIENT_STREAM, batch.step)
     wanted = (seeds, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
-    size = rows.l2(batch.state.parameters)
+    theta = batch.state.parameters
+    size = rows.l2(theta)
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
     _record(batch, info, optimizer.curvature_batches, size)
     seconds = (time.perf_counter() - before) / len(batch.trials)
-    for trial in batch.trials:
+    for k, trial in enumerate(batch.trials):
         trial.seconds += 0 if trial.diverged_at else seconds
+        if trial.diverged_at == batch.step:
+            tried = [row for row in (theta[k], theta[k] + info.update[k]) if bool(row.isfinite().all())]
+            said = task.not_finite(tried, trial.seed, GRADIENT_STREAM, batch.step - 1)
+            trial.error = f"{said} was not finite at step {batch.step}" if said else ""
 
 
 def _record(batch: Batch, info: StepInfo, batches: int, size: Tensor) -> None:
@@ -320,6 +326,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         stalled=not diverged and not fell(first["train_loss"], final["train_loss"]),
         numerics=numerics(batch.state.parameters.device.type),
         still_from=trial.still_from,
+        error=trial.error,
         zero_steps=sum(row.step_size == 0 and row.eq3_step_size < 0 for row in trial.steps),
     )
 

@@ -9,10 +9,12 @@ Words that depend on numbers stand in `verdict(condition, words)`; data that con
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -39,11 +41,16 @@ def fill(template: Path, results: Path) -> str:
     def study(name: str) -> Study:
         return load(results / name)
 
+    def fits() -> list[dict[str, Any]]:
+        """Return the rows that `python -m benchmarks.fits` has written."""
+        found: list[dict[str, Any]] = json.loads((results / "fits.json").read_text())["rows"]
+        return found
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )  # Markdown of our own
     text = environment.from_string(template.read_text(encoding="utf-8"))
-    return text.render(study=study, verdict=verdict, difference=difference).strip() + "\n"
+    return text.render(study=study, verdict=verdict, difference=difference, fits=fits).strip() + "\n"
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:
