@@ -173,7 +173,7 @@ def model(name: str) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         enter("model", name, MODELS)
-        MODELS[name] = Model(guarded("model", name, function))
+        MODELS[name] = Model(guarded("model", name, function), symbols=None)
         return function
 
     return register

@@ -38,9 +38,14 @@ class Model:
     """number of axes of an input: 1 for points, 2 for sequences, 3 for images; None: any"""
     mirrors: bool = False
     """whether it has as many outputs as an input has numbers"""
+    symbols: bool | None = False
+    """whether an input is made of symbols, integers in [0, outputs); None: any input"""
 
-    def misfit(self, shape: tuple[int, ...], outputs: int) -> str | None:
+    def misfit(self, shape: tuple[int, ...], outputs: int, symbols: bool = False) -> str | None:
         """Return the rule that a data set breaks; None if inputs and outputs suit the model."""
+        if self.symbols is not None and self.symbols != symbols:
+            named = ("numbers", "symbols")
+            return f"takes {named[self.symbols]}, and an input has {named[symbols]}"
         if self.axes is not None and len(shape) != self.axes:
             kinds = {
                 1: "points (coordinates)",
@@ -67,6 +72,15 @@ MODELS: dict[str, Model] = {
     "autoencoder_digits": Model("ahf_cli.tasks.autoencoders:autoencoder_digits", SPARSE, mirrors=True),
     "rnn_100": Model("ahf_cli.tasks.recurrent:rnn_100", "ahf_cli.tasks.recurrent:sparse_rnn", axes=2),
     "rnn_100_orthogonal": Model("ahf_cli.tasks.recurrent:rnn_100_orthogonal", ORTHOGONAL, axes=2),
+    **{
+        f"transformer_{width}": Model(
+            f"ahf_cli.tasks.language:transformer_{width}",
+            "ahf_cli.tasks.language:transformer_weights",
+            axes=1,
+            symbols=True,
+        )
+        for width in (128, 64, 32)
+    },
 }
 """The models by name; plug-ins add theirs."""
 
