@@ -233,7 +233,7 @@ def test_an_output_does_not_depend_on_later_inputs() -> None:
 
 
 def test_attention_is_pytorchs_own() -> None:
-    block = language.Block(64).double()
+    block = language.AttentionBlock(64).double()
     reference = nn.TransformerEncoderLayer(
         64, 2, 256, dropout=0, activation="gelu", batch_first=True, norm_first=True, dtype=torch.float64
     )
@@ -312,9 +312,9 @@ def test_rows_side_by_side_are_each_alone(own: int | None, vectorized: bool) -> 
         single = lone.fisher(Draw(0))
         assert sample.rest is not None and single.rest is not None
         torch.testing.assert_close(sample.rest[k], single.rest[0])
-        for layer, other in zip(sample.layers, single.layers, strict=True):
-            torch.testing.assert_close(layer.inputs[k], other.inputs[0])
-            torch.testing.assert_close(layer.cotangents[:, k], other.cotangents[:, 0])
+        for layer, same in zip(sample.layers, single.layers, strict=True):
+            torch.testing.assert_close(layer.inputs[k], same.inputs[0])
+            torch.testing.assert_close(layer.cotangents[:, k], same.cotangents[:, 0])
 
 
 def test_roots_and_draws_have_the_curvature_of_the_mean_over_positions() -> None:

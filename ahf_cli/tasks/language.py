@@ -85,7 +85,7 @@ def uncompressed(packed: bytes) -> bytes:
     return b"".join(found)
 
 
-class Block(nn.Module):
+class AttentionBlock(nn.Module):
     """Causal self-attention and two dense layers, each after a layer normalisation and added to its input."""
 
     def __init__(self, width: int) -> None:
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.symbol = nn.Embedding(symbols, width)
         self.position = nn.Embedding(steps, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.blocks = nn.ModuleList(AttentionBlock(width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, symbols)
         self.register_buffer("mask", torch.full((steps, steps), -math.inf).triu(1), persistent=False)
