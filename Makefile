@@ -44,6 +44,7 @@ $(VENV)/installed-examples: $(VENV)/installed
 	touch $@
 
 test-long: $(VENV)/installed-dev $(VENV)/installed-examples data
+	$(BIN)/ahf data fetch bible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 $(VENV)/installed-bench: $(VENV)/installed

@@ -85,9 +85,9 @@ def fetch(
 ) -> None:
     """Fetch missing files of a data set, and print their folder.
 
-    The command looks in the user's cache and, for Fashion-MNIST, in the folder of Debian's package.
-    Otherwise torchvision downloads the files into the cache, or apt-get gets that package.  A folder named by
-    --data-dir or AHF_DATA_DIR is made if need be, and gets copies of the files that it lacks.
+    The command looks in the user's cache and, for Fashion-MNIST and the Bible, in the folder of Debian's
+    package.  Otherwise torchvision downloads the files into the cache, or apt-get gets that package.  A
+    folder named by --data-dir or AHF_DATA_DIR is made if need be, and gets copies of the files that it lacks.
     """
     log, data = _log(quiet), _find(name)
     folder = sources.fetch(data_dir, log, data=data)

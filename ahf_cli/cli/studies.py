@@ -93,6 +93,8 @@ def _registered(what: str) -> dict[str, str]:
 
     def targets(data: DataSet) -> str:
         kind = f"targets of {shape(data.target)}" if data.classes is None else f"{data.classes} classes"
+        if data.classes is not None and data.target:
+            kind += f" at {shape(data.target)} positions"
         return f"{kind}; metrics: {', '.join(('loss', *data.metrics))}"
 
     own = {

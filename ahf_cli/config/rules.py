@@ -245,7 +245,7 @@ def _task_problems(config: Settings, resolved: Mapping[str, Resolved | None]) ->
         rule = f"must be {' or '.join(data.losses)} for task.data {config.task.data}"
         problems.append((("task", "loss"), f"{rule}, got {show(config.task.loss)}"))
     model = MODELS.get(config.task.model)
-    if model and data and (misfit := model.misfit(data.shape, data.outputs)):
+    if model and data and (misfit := model.misfit(data.shape, data.outputs, data.symbols)):
         rule = f"{config.task.model} {misfit}, in task.data {config.task.data}"
         problems.append((("task", "model"), rule))
     if model and data and model.only != data.model:

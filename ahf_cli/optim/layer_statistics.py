@@ -105,7 +105,7 @@ def sample(
     trials = len(tensors[0])
     x = inputs.expand(trials, *inputs.shape[1:])
     calls = _calls(model, layout, [t[0] for t in tensors], x[0])
-    zeros = [x.new_zeros(trials, *call.shape, requires_grad=True) for call in calls]
+    zeros = [tensors[0].new_zeros(trials, *call.shape, requires_grad=True) for call in calls]
 
     def run(own: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         return _recorded(model, layout, calls, own, values)

@@ -41,19 +41,22 @@ class Likelihood(OutputLoss, Protocol):
 
 
 class SoftmaxCrossEntropy:
-    """L = −(1/N) Σ_n log softmax(z_n)[y_n], of logits z (K, N, C) and classes y (N,)."""
+    """L = −(1/N) Σ_n (1/T) Σ_t log softmax(z_nt)[y_nt], of logits z (K, N, …, C) and classes y (N, …).
+
+    The axes between are T positions of an example; without them T = 1.
+    """
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """L; (K, N, C), (N,) → (K,)."""
+        """L; (K, N, …, C), (N, …) → (K,)."""
         log_p = torch.log_softmax(outputs, dim=-1)
         chosen = log_p.gather(-1, targets.expand(outputs.shape[:-1]).unsqueeze(-1))
-        return -chosen.squeeze(-1).mean(dim=-1)
+        return -chosen.flatten(1).mean(dim=-1)
 
     def hessian(self, outputs: Tensor, targets: Tensor) -> OutputOperator:
-        """H_L w = (p∘w − p (pᵀw)) / N with p = softmax(z); it does not depend on y."""
+        """H_L w = (p∘w − p (pᵀw)) / NT at each position, with p = softmax(z); it does not depend on y."""
         # The closed form is cheaper than a double backward through log-softmax.
         p = torch.softmax(outputs.detach(), dim=-1)
-        scale = 1 / outputs.shape[-2]
+        scale = 1 / outputs.shape[1:-1].numel()
 
         def product(w: Tensor) -> Tensor:
             pw = p * w
@@ -62,18 +65,23 @@ class SoftmaxCrossEntropy:
         return product
 
     def roots(self, outputs: Tensor) -> Tensor:
-        """Return √p_c (e_c − p) for each class c, (C, K, N, C)."""
-        p = torch.softmax(outputs, dim=-1)
-        units = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)[:, None, None]
-        return p.movedim(-1, 0).sqrt().unsqueeze(-1) * (units - p)
+        """Return √(p_c/T) (e_c − p) for each class c at one position, and 0 at others, (C·T, K, N, …, C)."""
+        (trials, examples), classes = outputs.shape[:2], outputs.shape[-1]
+        p = torch.softmax(outputs, dim=-1).reshape(trials, examples, -1, classes)
+        units = torch.eye(classes, dtype=p.dtype, device=p.device)[:, None, None, None]
+        each = (p.movedim(-1, 0) / p.shape[2]).sqrt().unsqueeze(-1) * (units - p)
+        places = torch.eye(p.shape[2], dtype=p.dtype, device=p.device)[:, None, None, :, None]
+        return (each.unsqueeze(1) * places).reshape(-1, *outputs.shape)
 
     def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
-        """Return p − e_y, the gradient for a class y drawn from p, (1, K, N, C)."""
+        """Return (p − e_y)/√T, with a class y drawn from p at each position, (1, K, N, …, C)."""
         p = torch.softmax(outputs, dim=-1)
-        level = torch.rand(p.shape[1], 1, generator=source, dtype=torch.float64).to(p)
+        level = torch.rand(*p.shape[1:-1], 1, generator=source, dtype=torch.float64).to(p)
         # The last class also where rounding leaves the sum of p below the level.
         y = (p.cumsum(dim=-1) < level).sum(dim=-1, keepdim=True).clamp_max(p.shape[-1] - 1)
-        return (p - torch.zeros_like(p).scatter(-1, y, 1.0)).unsqueeze(0)
+        # Independent draws have no mean product across positions: E s sᵀ is H of the mean over positions.
+        each = (p - torch.zeros_like(p).scatter(-1, y, 1.0)) / math.sqrt(p.shape[2:-1].numel())
+        return each.unsqueeze(0)
 
 
 @runtime_checkable

@@ -176,7 +176,7 @@ def model(name: str, *, states: bool = False) -> Callable[[F], F]:
 
     def register(function: F) -> F:
         enter("model", name, MODELS)
-        MODELS[name] = Model(guarded("model", name, function), states=states)
+        MODELS[name] = Model(guarded("model", name, function), states=states, symbols=None)
         return function
 
     return register

@@ -42,9 +42,14 @@ class Model:
     """whether it gives its hidden states, by `with_states`"""
     only: str = ""
     """name of the only data set of a fit; empty: any data set"""
+    symbols: bool | None = False
+    """whether an input is made of symbols, integers in [0, outputs); None: any input"""
 
-    def misfit(self, shape: tuple[int, ...], outputs: int) -> str | None:
+    def misfit(self, shape: tuple[int, ...], outputs: int, symbols: bool = False) -> str | None:
         """Return the rule that a data set breaks; None if inputs and outputs suit the model."""
+        if self.symbols is not None and self.symbols != symbols:
+            named = ("numbers", "symbols")
+            return f"takes {named[self.symbols]}, and an input has {named[symbols]}"
         if self.axes is not None and len(shape) != self.axes:
             kinds = {
                 1: "points (coordinates)",
@@ -80,6 +85,15 @@ MODELS: dict[str, Model] = {
             f"ahf_cli.tasks.fits:{name}.model", f"ahf_cli.tasks.fits:{name}.initial", axes=1, only=name
         )
         for name in ("rosenbrock", "lanczos", "predator_prey")
+    },
+    **{
+        f"transformer_{width}": Model(
+            f"ahf_cli.tasks.language:transformer_{width}",
+            "ahf_cli.tasks.language:transformer_weights",
+            axes=1,
+            symbols=True,
+        )
+        for width in (128, 64, 32)
     },
 }
 """The models by name; plug-ins add theirs."""

@@ -41,9 +41,9 @@ class LabelledImages:
     """Inputs, mostly images, and their targets; pixels stay bytes, and a task divides each batch by 255."""
 
     images: torch.Tensor
-    """(N, *shape) uint8, or floating point"""
+    """(N, *shape) uint8, or floating point, or symbols as int64"""
     labels: torch.Tensor
-    """(N,) int64 in [0, classes), or numbers (N, …) as uint8 or floating point"""
+    """(N, …) int64 in [0, classes), or numbers (N, …) as uint8 or floating point"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,7 +95,7 @@ def load(
     if folder is not None:
         verify(folder, data)
     images, labels, test_images, test_labels = checked(data, data.read(folder or Path()))
-    train, validation = split_rows(len(images), "full" if data.model else split)
+    train, validation = split_rows(len(images), "full" if data.model else split, data.validation)
     if data.model and split == "paper":  # a fit has no other examples
         validation = train
     classes = data.classes is not None
@@ -108,15 +108,18 @@ def load(
     )
 
 
-def split_rows(count: int, split: SplitName) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+def split_rows(
+    count: int, split: SplitName, last: int | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
     """Return the rows of training and of validation examples among `count` official training examples.
 
-    A fixed permutation chooses a sixth for validation in the split `paper`; `full` has no validation rows.
+    In the split `paper` the `last` rows validate; by default a fixed permutation chooses a sixth.  The split
+    `full` has no validation rows.
     """
     if split == "full":
         return np.arange(count), None
-    order = np.random.default_rng(SPLIT_SEED).permutation(count)
-    cut = count - validation_size(count)
+    order = np.random.default_rng(SPLIT_SEED).permutation(count) if last is None else np.arange(count)
+    cut = count - validation_size(count, last)
     return order[:cut], order[cut:]
 
 
@@ -141,15 +144,27 @@ def _check_targets(data: DataSet, what: str, count: int, targets: Array) -> None
                 f"{what}targets must be finite, and {int((~np.isfinite(targets)).sum())} are not"
             )
         return
-    if targets.shape != (count,) or targets.dtype.kind not in "iu":
+    if targets.shape != (count, *data.target) or targets.dtype.kind not in "iu":
+        each = f"{data.target} integer labels" if data.target else "one integer label"
         raise InputError(
-            f"{what}set must have one integer label per input, found {targets.dtype} of shape {targets.shape}"
+            f"{what}set must have {each} per input, found {targets.dtype} of shape {targets.shape}"
         )
     if not count:
         raise InputError(f"{what}set must have examples, found none")
     if targets.min() < 0 or targets.max() >= data.classes:
         raise InputError(
             f"{what}labels must be in [0, {data.classes}), found {targets.min()} to {targets.max()}"
+        )
+
+
+def _check_symbols(data: DataSet, what: str, inputs: Array) -> None:
+    """Raise InputError if inputs are not integers in [0, classes)."""
+    assert data.classes is not None
+    if inputs.dtype != "int64":
+        raise InputError(f"{what}inputs must be symbols as int64, found {inputs.dtype}")
+    if inputs.size and not 0 <= inputs.min() <= inputs.max() < data.classes:
+        raise InputError(
+            f"{what}symbols must be in [0, {data.classes}), found {inputs.min()} to {inputs.max()}"
         )
 
 
@@ -162,7 +177,9 @@ def checked(data: DataSet, arrays: Arrays) -> Arrays:
         what = f"data set {data.name}: the {name} "
         if inputs.shape[1:] != data.shape:
             raise InputError(f"{what}inputs must have shape {data.shape}, found {inputs.shape[1:]}")
-        if inputs.dtype not in ("uint8", "float16", "float32", "float64"):
+        if data.symbols:
+            _check_symbols(data, what, inputs)
+        elif inputs.dtype not in ("uint8", "float16", "float32", "float64"):
             raise InputError(f"{what}inputs must be bytes or floating-point numbers, found {inputs.dtype}")
         if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
             raise InputError(f"{what}inputs must be finite, and {int((~np.isfinite(inputs)).sum())} are not")

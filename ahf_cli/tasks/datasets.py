@@ -46,8 +46,10 @@ class DataSet:
     """name of torchvision's class, which downloads the files"""
     debian: str = ""
     """name of Debian's package of the files"""
+    installed: str = ""
+    """folder under /usr that the package fills; empty: share/datasets and the data set's own folder"""
     target: tuple[int, ...] = ()
-    """shape of a target of numbers"""
+    """shape of a target; () for one class"""
     metrics: tuple[str, ...] = ("accuracy",)
     """names of the metrics beside the loss"""
     losses: tuple[str, ...] = ()
@@ -60,6 +62,10 @@ class DataSet:
     """whether each step draws new points of the equation"""
     model: str = ""
     """name of the only model of a fit, whose examples serve all three sets; empty: any model"""
+    symbols: bool = False
+    """whether an input is made of symbols, integers in [0, classes)"""
+    validation: int | None = None
+    """number of the last training examples that validate, in the split `paper`; None: a drawn sixth"""
 
     @property
     def folder(self) -> str:
@@ -68,7 +74,7 @@ class DataSet:
 
     @property
     def outputs(self) -> int:
-        """Length of a model's output for one input."""
+        """Length of a model's output for one input, or for one position of it."""
         return math.prod(self.target) if self.classes is None else self.classes
 
     def read(self, folder: Path) -> Arrays:
@@ -180,6 +186,13 @@ DATA_SETS |= {
         _sequences("temporal_order_3", "Order of three symbols", 50, 6, classes=8),
         _sequences("random_permutation", "First of many random symbols", 50, 100, 10_000, classes=2),
         _sequences("memorization", "Five bits", 50, 4, 1_920, target=(5,), **_BITS),
+        # Of the 34,409 windows the first 90 % train, the next 5 % validate, and the last 5 % test.
+        DataSet(
+            "bible", "King James Bible", 73, (128,), 32_688, "ahf_cli.tasks.language:read_bible",
+            {"bible.data": "6c746c2acc8a34bfded980883ff1701a5d68934a1c853ebf88a07b978fe0ae0e"},
+            debian="bible-kjv-text", installed="lib", target=(128,), metrics=("bits_per_character",),
+            losses=("cross_entropy",), symbols=True, validation=1_720,
+        ),
     )
 }  # fmt: skip
 
@@ -209,13 +222,13 @@ def find(name: str) -> DataSet:
     return DATA_SETS[name]
 
 
-def validation_size(training: int) -> int:
-    """Number of the official training examples that validate, in the split `paper`: a sixth."""
-    return training // 6
+def validation_size(training: int, last: int | None = None) -> int:
+    """Number of training examples that validate, in the split `paper`: `last`, by default a sixth."""
+    return training // 6 if last is None else last
 
 
 def training_size(name: str, split: str) -> int:
     """Number of examples that train, in a split of a data set."""
-    whole = DATA_SETS[name].training
-    own = split == "paper" and not (DATA_SETS[name].equation or DATA_SETS[name].model)
-    return whole - validation_size(whole) if own else whole
+    data = DATA_SETS[name]
+    own = split == "paper" and not (data.equation or data.model)
+    return data.training - validation_size(data.training, data.validation) if own else data.training

@@ -16,8 +16,8 @@ from ahf_cli.errors import InputError
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
 
 ENVIRONMENT = "AHF_DATA_DIR"
-SYSTEM = Path("/usr/share/datasets")
-"""folder of Debian's packages of data sets"""
+SYSTEM = Path("/usr")
+"""folder that Debian's packages fill"""
 SHOWN = 12
 """hexadecimal digits of a digest in a message"""
 
@@ -29,7 +29,7 @@ def cache_folder(data: DataSet) -> Path:
 
 def system_folder(data: DataSet) -> Path:
     """Return the folder that Debian's package of a data set fills."""
-    return SYSTEM / data.folder
+    return SYSTEM / (data.installed or f"share/datasets/{data.folder}")
 
 
 def missing(folder: Path, data: DataSet) -> list[str]:

@@ -23,7 +23,7 @@ def glorot_uniform(layout: Layout, seed: int, ones: Collection[str] = ()) -> Ten
     Vectors named in `ones`, the scales of normalisation layers, are 1.  The result depends on the arguments
     alone and is equal on every device, because NumPy draws the random numbers.
     """
-    return _drawn(layout, seed, ones, _uniform)
+    return drawn_matrices(layout, seed, ones, _uniform)
 
 
 def sparse(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
@@ -38,7 +38,7 @@ def sparse(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
         np.put_along_axis(weights, chosen, rng.standard_normal(chosen.shape), axis=1)
         return weights
 
-    return _drawn(layout, seed, ones, draw)
+    return drawn_matrices(layout, seed, ones, draw)
 
 
 def orthogonal(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
@@ -54,7 +54,7 @@ def orthogonal(layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
         q, r = np.linalg.qr(rng.standard_normal(tuple(shape)))
         return q * np.sign(np.diag(r))  # without these signs Q is not uniform
 
-    return _drawn(layout, seed, ones, draw)
+    return drawn_matrices(layout, seed, ones, draw)
 
 
 def _uniform(rng: np.random.Generator, shape: torch.Size) -> NDArray[np.float64]:
@@ -62,7 +62,7 @@ def _uniform(rng: np.random.Generator, shape: torch.Size) -> NDArray[np.float64]
     return rng.uniform(-bound, bound, shape.numel())
 
 
-def _drawn(
+def drawn_matrices(
     layout: Layout, seed: int, ones: Collection[str],
     draw: Callable[[np.random.Generator, torch.Size], NDArray[np.float64]],
 ) -> Tensor:  # fmt: skip

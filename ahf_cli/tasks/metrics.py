@@ -227,6 +227,13 @@ def image_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.sigmoid() - targets).square().sum(dim=-1)
 
 
+def bits_per_character(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return −mean_t log₂ softmax(z_t)[y_t] over the positions t; (K, N, T, C), (N, T) → (K, N)."""
+    log_p = outputs.log_softmax(dim=-1)
+    chosen = log_p.gather(-1, targets.expand(outputs.shape[:-1]).unsqueeze(-1))
+    return -chosen.squeeze(-1).mean(dim=-1) / math.log(2)
+
+
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return v (u − u*)² at each point of an equation; (K, N, 2) of (r, u), (N, 3) of (w, u*, v) → (K, N)."""
     return targets[..., 2] * (outputs[..., 1] - targets[..., 1]).square()
@@ -267,6 +274,11 @@ MEASURES: dict[str, Measure] = {
         Metric("image_error", "reconstruction error", "lower", "squared error per image", "squared error"),
         image_error,
         classes=False,
+    ),
+    "bits_per_character": Measure(
+        Metric("bits_per_character", "cross-entropy", "lower", "bits per character", "bits"),
+        bits_per_character,
+        math.log2,
     ),
     "error": Measure(
         Metric("error", "error", "lower", "root mean square of u − u*", "absolute", log=True),

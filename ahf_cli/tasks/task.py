@@ -193,7 +193,9 @@ class Task:
         return labels if labels.dtype == torch.int64 else self.pixels(labels)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """Return bytes divided by 255, and numbers unchanged, in the task's dtype."""
+        """Return bytes divided by 255, and numbers unchanged, in the task's dtype; symbols stay integers."""
+        if images.dtype == torch.int64:
+            return images
         if images.is_floating_point():
             return images.to(self.dtype)
         return images.to(self.dtype, copy=True).div_(255)  # in place: no second array of this size

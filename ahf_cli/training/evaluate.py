@@ -12,7 +12,7 @@ from ahf_cli.tasks.metrics import MEASURES
 from ahf_cli.tasks.task import Task
 
 CHUNK = {"cpu": 1_000, "cuda": 10_000}
-"""Number of examples in one forward pass, by device.
+"""Number of examples in one forward pass, or of positions of sequences, by device.
 
 Few examples fit the caches of a CPU; many examples hide the cost of each call.  The number for a CPU is
 measured (docs/performance.md), the number for a GPU is not.
@@ -42,7 +42,8 @@ def evaluate(
     names = ("loss", *task.split.metrics)
     totals = torch.zeros(len(names), parameters.shape[0], dtype=torch.float64, device=task.device)
     measures = [MEASURES[name] for name in task.split.metrics]
-    chunk = max(1, min(CHUNK[task.device.type], MOST // len(parameters)))
+    positions = examples.labels[0].numel() if examples.labels.dtype == torch.int64 else 1
+    chunk = max(1, min(CHUNK[task.device.type], MOST // len(parameters)) // positions)
     rank, world = task.part
     for first in range(rank * chunk, count, world * chunk):
         part = task.examples(examples, first, min(first + chunk, count))
