@@ -24,7 +24,7 @@ STEP, TIMES, SIGMA = 0.1, 25, 0.05
 
 @dataclass(frozen=True)
 class Fit:
-    """½ ‖ρ(θ)‖² of M residuals, with a published start and the parameters that made the data."""
+    """½ ‖ρ(θ)‖² of M residuals, with a start and the parameters that made the data."""
 
     predict: Callable[[Tensor], Tensor]
     """θ (P,) → predictions, (M,)"""
@@ -56,7 +56,7 @@ class Fit:
         return Parameters(self)
 
     def initial(self, layout: Layout, seed: int, ones: Collection[str] = ()) -> Tensor:
-        """Return the published start for seed 0, else its entries times 1 + 0.1 ξ, ξ normal; → (P,)."""
+        """Return the start itself for seed 0, else its entries times 1 + 0.1 ξ, ξ normal; → (P,)."""
         start = np.array(self.start)
         changes = SPREAD * np.random.default_rng([seed, 0]).standard_normal(len(start))
         return torch.from_numpy(start * (1 + changes) if seed else start)
