@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ahf_cli.cli import main
 from ahf_cli.config.load import Config, load, parse
 from ahf_cli.errors import InputError
 from ahf_cli.optim import ModelObjective, State, compose
+from ahf_cli.recipes.builtin import find_recipe
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, declare, of_class
 from ahf_cli.recipes.parts import SLOTS
 from ahf_cli.recipes.recipe import Recipe
@@ -66,7 +68,9 @@ def batch(step: int, dtype: torch.dtype) -> ModelObjective:
     return ModelObjective(own.model.to(dtype), own.inputs.to(dtype), own.targets, chain=None)
 
 
-def loop(made: Any, arguments: Mapping[str, Any], theta: Tensor, closed: bool) -> tuple[Tensor, int]:
+def loop(
+    made: Any, arguments: Mapping[str, Any], theta: Tensor, closed: bool, steps: int = STEPS
+) -> tuple[Tensor, int]:
     """Return θ after a plain loop with an object of the class, and the number of its gradients.
 
     A closure takes loss and gradient from the objective: a line search multiplies their roundings.
@@ -74,7 +78,7 @@ def loop(made: Any, arguments: Mapping[str, Any], theta: Tensor, closed: bool) -
     layout, count = batch(0, theta.dtype).layout, 0
     tensors = [nn.Parameter(piece[0].clone()) for piece in layout.split(theta[None])]
     optimizer = made(tensors, **arguments)
-    for step in range(STEPS):
+    for step in range(steps):
         h = batch(step, theta.dtype)
 
         def closure(h: ModelObjective = h) -> Tensor:
@@ -137,6 +141,16 @@ def test_steps_are_those_of_a_plain_loop(name: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(state.parameters[k], expected, rtol=rtol, atol=atol)
         assert int(counts[k]) == gradients
     assert not torch.equal(state.parameters[0], theta[0])
+
+
+def test_the_recipe_lbfgs_is_the_class_without_tolerances() -> None:
+    own, theta = find_recipe("lbfgs"), rows(batch(0, torch.float64), 1)
+    core = compose(own.structure)
+    state, counts = walk(core, core.init(theta, own.complete({"lr": 0.5})), 0, 2)
+    exact: Any = {"tolerance_grad": 0.0, "tolerance_change": 0.0, "line_search_fn": "strong_wolfe"}
+    expected, gradients = loop(partial(torch.optim.LBFGS, **exact), {"lr": 0.5}, theta[0], True, steps=2)
+    torch.testing.assert_close(state.parameters[0], expected, rtol=1e-12, atol=1e-13)
+    assert int(counts[0]) == gradients > 2 * 20  # a step has twenty iterations of a gradient or more
 
 
 @pytest.mark.parametrize("name", [*CLASSES, "Noisy"])

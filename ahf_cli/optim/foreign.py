@@ -160,6 +160,15 @@ class Foreign(ExplicitOptimizer):
         return row
 
 
+def lbfgs() -> Foreign:
+    """Return `torch.optim.LBFGS` with its strong Wolfe line search, for full batches (Liu and Nocedal 1989).
+
+    A step has at most 20 iterations.  It has no tolerances: their absolute sizes depend on the units of h.
+    """
+    settings = {"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}
+    return Foreign("torch.optim.LBFGS", settings)
+
+
 def _evaluate(here: Evaluation, theta: Tensor, k: int, objective: Objective, counts: Tensor) -> Evaluate:
     """Return the evaluation of a row, which counts its calls; at θ itself it is done already."""
 

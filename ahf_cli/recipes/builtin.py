@@ -129,6 +129,10 @@ RECIPES: dict[str, Recipe] = {
             ranges=_SMALL_LR, source="Jordan et al. 2024; torch.optim.Muon",
         ),
         Recipe(
+            "lbfgs", Whole("optimizer", "lbfgs"), ranges={"lr": Range(1e-3, 1, log=True)},
+            source="Liu and Nocedal 1989; torch.optim.LBFGS",
+        ),
+        Recipe(
             "lm", Whole("least_squares", "lm"), ranges=_LM_RANGES, source="Marquardt 1963; Nielsen 1999",
         ),
         Recipe(

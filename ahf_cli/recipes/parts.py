@@ -268,9 +268,7 @@ SLOTS: dict[str, dict[str, Part]] = {
     "parts": {},
     "gradient_clipping": {
         "none": Part("explicit:unlimited"),
-        "norm": Part(
-            "explicit:within_norm", "g ← g min(1, c/‖g‖)", "no gradient longer than c", ("gradient_radius",)
-        ),
+        "norm": Part("explicit:within_norm", "‖g‖ ≤ c", "no gradient longer than c", ("gradient_radius",)),
     },
     "method": {
         "sgd_momentum": Part(
@@ -336,7 +334,12 @@ SLOTS: dict[str, dict[str, Part]] = {
             "does not fall", ("damping",), squares=True,
         ),
     },
-    "optimizer": {},
+    "optimizer": {
+        "lbfgs": Part(
+            "foreign:lbfgs", "20 times u = −α S g, S from the last 100 changes of g, α by Wolfe's conditions",
+            "twenty iterations of L-BFGS a step, with a line search by Wolfe's conditions", ("lr",),
+        ),
+    },
 }  # fmt: skip
 """All parts by slot and name.
 

@@ -244,6 +244,7 @@ _ORDER = (
     "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_stable",
     "adaptive_hf_stable", "adahessian", "hf_martens", "natural_gradient", "nesterov", "rmsprop", "adagrad",
     "adamw", "nadam", "muon", "kfac", "ekfac", "hf_nystrom", "hf_kfac", "hf_spring", "lm", "lm_geodesic",
+    "lbfgs",
 )  # fmt: skip
 _FIXED = {name: index for index, name in enumerate(_ORDER)}
 _RESERVED = 4
