@@ -65,7 +65,9 @@ class Group:
         shown["trained, 95 %"] = [within(row, "share_trained", 2) for row in rows]
         seconds, work = (short(first[f"{cost}_budget"]) for cost in ("seconds", "work"))
         for head, name in zip((f"at {seconds} s", f"at work {work}", "at the end"), PLACES, strict=True):
-            means = ["unknown" if math.isnan(row[name]) else within(row, name, 3) for row in rows]
+            known = [not math.isnan(row[name]) for row in rows]
+            cells = [within(row, name, 3, fixed=not self.metric.log) for row in rows]
+            means = [cell if has else "unknown" for has, cell in zip(known, cells, strict=True)]
             shown[f"{head}, 95 %"] = means
         draws = [within(row, "attempts", 1) for row in rows]
         shown[f"draws to {number(first['target'], 3)}, 95 %"] = draws
@@ -276,7 +278,10 @@ def drawing(board: Leaderboard) -> Drawing:
             axes.set_xlabel(marks.labelled(group.metric, theme))
             title = "\n".join(textwrap.wrap(group.title.partition(": ")[2], 46))
             axes.set_title(title, fontsize="small", parse_math=False)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            if group.metric.log:
+                axes.set_xscale("log")
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(5))
         marks.legend(figure, theme, points=True)
 
     size = max(0.6, 0.13 * max(len(group.rows) for group in board.groups) + 0.35)

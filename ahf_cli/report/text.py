@@ -34,12 +34,15 @@ def spread_interval(name: str, found: Interval) -> dict[str, float]:
     return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def within(row: Mapping[Any, Any], name: str, digits: int = 4) -> str:
-    """Return the estimate and interval in a row's columns as text, such as `0.5 [0.4, 0.6]`."""
+def within(row: Mapping[Any, Any], name: str, digits: int = 4, *, fixed: bool = True) -> str:
+    """Return the estimate and interval in a row's columns as text, such as `0.5 [0.4, 0.6]`.
+
+    Unless `fixed`, numbers have two significant digits in place of so many decimals.
+    """
     values = [float(row[name + end]) for end in ("", "_low", "_high")]
     if math.isnan(values[0]):
         return NOTHING
-    centre, low, high = (number(v, digits, fixed=True) for v in values)
+    centre, low, high = (number(v, digits, fixed=True) if fixed else f"{v:.2g}" for v in values)
     return centre if math.isnan(values[1]) else f"{centre} [{low}, {high}]"
 
 
