@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ahf_cli.config.load import Config, Setting, load, parse
+from ahf_cli.config.load import Config, Setting, load, parse, stored
 from ahf_cli.config.schema import NAME
 from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.errors import InputError
@@ -215,3 +215,13 @@ def test_a_wrong_override_is_one_line(override: str | Setting, line: str | None)
     assert (
         caught.value.lines == [line] if line else caught.value.lines[0].startswith("--study: study: must be")
     )
+
+
+def test_a_study_keeps_its_own_recipe_where_a_built_in_one_has_taken_the_name() -> None:
+    text = """
+    recipes: {adam: {base: hf, max_iterations: 3}, shorter: {base: adam, max_iterations: 2}}
+    search: {recipes: [adam, shorter]}
+    """
+    found = stored(text, "config.yaml", "config")
+    assert [found.recipe(name).choices.max_iterations for name in ("adam", "shorter")] == [3, 2]
+    assert found.recipe("shorter").lineage == ("adam", "hf")

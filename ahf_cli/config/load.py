@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ahf_cli.config.paths import key_path
-from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
+from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes, stored_names
 from ahf_cli.config.schema import (
     KeyPath,
     Problem,
@@ -262,7 +262,7 @@ def stored(
     A fair study without the key `search.seeds` is older than it, and has one training seed for all draws.
     Optimizer classes are left alone, unless `with_classes`: their defaults are then unknown.
     """
-    with nullcontext() if with_classes else reading():
+    with stored_names(), nullcontext() if with_classes else reading():
         return _parsed(with_seeds(parse_yaml(content, source)), source, stem, overrides)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,8 +42,7 @@ def resolve_recipes(
 ) -> tuple[dict[str, Resolved | None], list[Problem]]:
     """Resolve built-in and derived recipes, and list their problems.
 
-    A recipe with a problem is None, and so is each recipe based on it.  Names in `broken` are None too; their
-    problems are already known.
+    A recipe with a problem is None, as is each one based on it.  So are `broken` ones, of known problems.
     """
     resolver = _Resolver(recipes, spaces, broken)
     known = tuple(dict.fromkeys((*RECIPES, *recipes, *broken)))
@@ -51,6 +52,19 @@ def resolve_recipes(
         if name not in known:
             resolver.report(("spaces", name), f"unknown recipe{nearest(name, known, pluggable=True)}")
     return {name: resolver.done[name] for name in known}, resolver.problems
+
+
+_STORED: ContextVar[bool] = ContextVar("stored", default=False)
+
+
+@contextmanager
+def stored_names() -> Iterator[None]:
+    """Let a study's own recipes hide built-in ones within the block: a name may be younger than the study."""
+    token = _STORED.set(True)
+    try:
+        yield
+    finally:
+        _STORED.reset(token)
 
 
 class _Resolver:
@@ -73,18 +87,18 @@ class _Resolver:
     def visit(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
         """Resolve a known recipe; `trail` are the unfinished recipes, the last one based on it."""
         if name not in self.done:
-            problem = self._name_problem(name)
-            if problem:
-                self.report(("recipes", name), problem)
-            if name in RECIPES:
+            if name not in self.recipes:
                 self.done[name] = self._with_space(Resolved(RECIPES[name]), {})
-            else:
-                self.done[name] = None if problem else self._derived(name, (*trail, name))
+                return self.done[name]
+            problem, before = self._name_problem(name), list(self.problems)
+            self.done[name] = self._derived(name, (*trail, name))
+            if problem:  # one line for a wrong name
+                self.problems = [*before, (("recipes", name), problem)]
         return self.done[name]
 
     def _name_problem(self, name: str) -> str | None:
-        if name in RECIPES:
-            return "is the name of a built-in recipe: choose another" if name in self.recipes else None
+        if name in RECIPES and not _STORED.get():
+            return "is the name of a built-in recipe: choose another"
         return None if re.fullmatch(NAME, name) else f"the name must match {NAME}, got {show(name)}"
 
     def _derived(self, name: str, trail: tuple[str, ...]) -> Resolved | None:
