@@ -106,6 +106,10 @@ def errors(text: str) -> list[str]:
             "recipes: {x: {}}",
             "F: recipes.x.base: must be the name of the recipe that this one is derived from, got nothing",
         ),
+        (
+            "{recipes: {x: {base: adam, batch_growth: 400}}, task: {batch_size: 128}}",
+            "F: recipes.x.batch_growth: must be ≤ 390, the mini-batches of an epoch, got 400",
+        ),
         ("recipes: {x: {base: hff}}", "F: recipes.x.base: unknown recipe 'hff'; did you mean 'hf'?"),
         ("recipes: {x: {base: x}}", "F: recipes.x.base: must not lead back to the recipe itself, got x → x"),
         (

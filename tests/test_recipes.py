@@ -12,7 +12,7 @@ import pytest
 from ahf_cli.optim import compose
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.classes import recipe_of
-from ahf_cli.recipes.document import sentences
+from ahf_cli.recipes.document import rule, sentence, sentences
 from ahf_cli.recipes.structure import Structure, choices_of, structure_of
 from ahf_cli.report import marks
 
@@ -87,3 +87,14 @@ def test_curvature_batches_need_a_batch_of_their_own() -> None:
         Structure(curvature_batch="same", curvature_batches=2)
     with pytest.raises(ValueError, match="curvature_batches must be an integer ≥ 1, got 0"):
         replace(RECIPES["hf"].choices, curvature_batches=0)
+
+
+@pytest.mark.parametrize("name", ["hf", "adam"])
+def test_batch_growth_is_a_number_of_every_recipe(name: str) -> None:
+    grown = RECIPES[name].derive("grown", {"batch_growth": 4})
+    assert structure_of(choices_of(grown.structure)) == grown.structure
+    assert "batch_growth" not in choices_of(RECIPES[name].structure)
+    assert rule(grown).endswith("batches grow to 4 mini-batches")
+    assert "batches grow to 4 mini-batches" in sentence("grown", grown.structure)
+    with pytest.raises(ValueError, match="batch_growth must be an integer ≥ 1, got 1.5"):
+        RECIPES[name].derive("grown", {"batch_growth": 1.5})

@@ -297,6 +297,7 @@ def mixed(model: nn.Module) -> list[nn.Parameter]:
         (lambda m: m.parameters(), {"history_size": 5}, "history_size is an option of torch.optim.LBFGS"),
         (lambda m: m.parameters(), {"norm": "l1"}, "norm has no effect with step_size constant"),
         (lambda m: m.parameters(), {"curvature_batches": 2}, "the closures are the batches"),
+        (lambda m: m.parameters(), {"batch_growth": 2}, "the closures are the batches"),
         (lambda m: m.parameters(), {"regularization": "none"}, "must be l2, with weight_decay for each"),
         (lambda m: m.parameters(), {"weight_decay": -1.0}, r"weight_decay must be in \[0, inf\), got -1.0"),
         (lambda m: m.parameters(), {"sigma": 1.0}, "sigma has no effect in 'HessianFree'"),

@@ -42,10 +42,9 @@ def record_trace(
 
     if not recipe.hessian_free:
         raise InputError(f"--record: a trace records linear systems, and recipe {recipe.name!r} solves none")
-    if recipe.choices.curvature_batches > 1:
-        raise InputError(
-            "--record: a trace has batches of one size, and this recipe has curvature_batches > 1"
-        )
+    for key in ("curvature_batches", "batch_growth"):
+        if getattr(recipe.choices, key) > 1:
+            raise InputError(f"--record: a trace has batches of one size, and this recipe has {key} > 1")
     for key, needed in (("model", "lenet"), ("loss", "cross_entropy")):
         if (found := getattr(config.task, key)) != needed:
             raise InputError(f"--record: a trace needs LeNet and cross-entropy, got task.{key} {found}")

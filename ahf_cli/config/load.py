@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ahf_cli.config.paths import key_path
-from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes, stored_names
+from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
 from ahf_cli.config.schema import (
     KeyPath,
     Problem,
@@ -22,6 +22,7 @@ from ahf_cli.config.schema import (
     TaskSection,
     schema_problems,
     show,
+    stored_names,
     without,
 )
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file

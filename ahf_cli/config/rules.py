@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ahf_cli.config.schema import NAME, Bounds, KeyPath, Problem, SearchSection, Settings, show
+from ahf_cli.config.schema import NAME, STORED, Bounds, KeyPath, Problem, SearchSection, Settings, show
 from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.recipes.classes import from_mapping
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS, Hyperparameter, Range, nearest
@@ -54,19 +52,6 @@ def resolve_recipes(
     return {name: resolver.done[name] for name in known}, resolver.problems
 
 
-_STORED: ContextVar[bool] = ContextVar("stored", default=False)
-
-
-@contextmanager
-def stored_names() -> Iterator[None]:
-    """Let a study's own recipes hide built-in ones within the block: a name may be younger than the study."""
-    token = _STORED.set(True)
-    try:
-        yield
-    finally:
-        _STORED.reset(token)
-
-
 class _Resolver:
     """A walk from each recipe to its base; each recipe is resolved once."""
 
@@ -97,7 +82,7 @@ class _Resolver:
         return self.done[name]
 
     def _name_problem(self, name: str) -> str | None:
-        if name in RECIPES and not _STORED.get():
+        if name in RECIPES and not STORED.get():
             return "is the name of a built-in recipe: choose another"
         return None if re.fullmatch(NAME, name) else f"the name must match {NAME}, got {show(name)}"
 
@@ -239,6 +224,12 @@ def cross_problems(config: Settings, known: set[KeyPath]) -> list[Problem]:
     if config.task.subset is not None and config.task.subset < config.task.batch_size:
         rule = f"must be ≥ task.batch_size ({config.task.batch_size})"
         problems.append((("task", "subset"), f"{rule}, got {config.task.subset}"))
+    most = max(1, (config.task.subset or whole) // config.task.batch_size)
+    for name in config.recipes:
+        found = resolved.get(name)
+        if found and (growth := found.recipe.structure.batch_growth) > most:
+            rule = f"must be ≤ {most}, the mini-batches of an epoch"
+            problems.append((("recipes", name, "batch_growth"), f"{rule}, got {growth}"))
     return problems
 
 

@@ -40,8 +40,9 @@ def _recipe(name: str, base: str, choices: Mapping[str, Any], values: Mapping[st
         raise ValueError(
             f"{foreign[0]} is an option of torch.optim.LBFGS; here max_iterations limits the iterations of CG"
         )
-    if choices.get("curvature_batches", 1) != 1:
-        raise ValueError(f"curvature_batches has no effect in {name}: the closures are the batches")
+    for key in ("curvature_batches", "batch_growth"):
+        if choices.get(key, 1) != 1:
+            raise ValueError(f"{key} has no effect in {name}: the closures are the batches")
     if outer := [key for key in choices if key in OUTER]:
         raise ValueError(
             f"{outer[0]} is a choice of recipes; here take a scheduler of torch.optim.lr_scheduler, or an "

@@ -169,7 +169,7 @@ def constructed(made: type[Any], settings: Mapping[str, Any], values: Mapping[st
 
 
 def recipe_of(
-    name: str, path: str, given: Mapping[str, Any], searched: Collection[str], **outer: str
+    name: str, path: str, given: Mapping[str, Any], searched: Collection[str], **outer: Any
 ) -> Recipe:
     """Return the recipe of a class.
 

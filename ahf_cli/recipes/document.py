@@ -30,7 +30,9 @@ def rule(recipe: Recipe) -> str:
     terms = {slot: formula(parts[slot]) for slot in TERMS if slot in parts}
     if "curvature_batch" in parts:
         terms["curvature"] += f" {parts['curvature_batch'].formula}"
-    return ";  ".join(term for term in terms.values() if term)
+    growth = recipe.structure.batch_growth
+    grown = f"batches grow to {growth} mini-batches" if growth > 1 else ""
+    return ";  ".join(term for term in (*terms.values(), grown) if term)
 
 
 def formula(part: Part) -> str:
@@ -44,6 +46,7 @@ def formula(part: Part) -> str:
 def sentence(name: str, structure: AnyStructure, fixed: Mapping[str, float] = MappingProxyType({})) -> str:
     """Return one sentence about a recipe, from its structural choices and fixed hyperparameters."""
     said = [part.said(structure.chosen, fixed) for part in structure.parts_used.values()]
+    said += [f"batches grow to {structure.batch_growth} mini-batches"] if structure.batch_growth > 1 else []
     said += ["parts changed by a plug-in"] if structure.chosen.get("parts") else []
     words = "; ".join(text for text in said if text) or "an optimizer of a plug-in"
     known = name in RECIPES and not structure.chosen.get("parts")

@@ -23,6 +23,8 @@ class AnyStructure:
     """rise of α at the start of a trial"""
     average: str
     """average of the iterates that is evaluated"""
+    batch_growth: int
+    """mini-batches in the batch of the last step: their number rises from 1 along a line"""
 
     @property
     def scheduled(self) -> bool:
@@ -51,6 +53,13 @@ class AnyStructure:
             value = getattr(self, slot)
             if value not in tuple(SLOTS[slot]):
                 raise ValueError(f"{slot} must be one of {', '.join(SLOTS[slot])}, got {value!r}")
+
+    def check_counts(self, names: Iterable[str]) -> None:
+        """Raise ValueError for the first of these numbers that is no integer ≥ 1."""
+        for name in names:
+            count = getattr(self, name)
+            if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
+                raise ValueError(f"{name} must be an integer ≥ 1, got {count!r}")
 
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that the parts read, in the order of `HYPERPARAMETERS`."""
@@ -111,6 +120,7 @@ class Structure(AnyStructure):
     schedule: str = "constant"
     warmup: str = "none"
     average: str = "none"
+    batch_growth: int = 1
     parts: str = ""
     """a plug-in's change of the composition; not a choice of configurations"""
 
@@ -134,10 +144,7 @@ class Structure(AnyStructure):
 
     def __post_init__(self) -> None:
         self.check_slots(f.name for f in fields(self) if f.name in SLOTS and f.name != "parts")
-        for key in ("max_iterations", "curvature_batches", "renewal", "rank"):
-            count = getattr(self, key)
-            if isinstance(count, bool) or not (isinstance(count, int) and count >= 1):
-                raise ValueError(f"{key} must be an integer ≥ 1, got {count!r}")
+        self.check_counts(("max_iterations", "curvature_batches", "renewal", "rank", "batch_growth"))
         for key in ("renewal", "rank"):
             if key not in self.settings and getattr(self, key) != getattr(Structure, key):
                 raise ValueError(
@@ -172,6 +179,7 @@ class Whole(AnyStructure):
     schedule: str = "constant"
     warmup: str = "none"
     average: str = "none"
+    batch_growth: int = 1
     gradient_clipping: str = "none"
     """limit of the gradient's length, of a first-order recipe"""
 
@@ -187,7 +195,7 @@ class Whole(AnyStructure):
         if not self.is_class:
             return known
         # The order of `HYPERPARAMETERS` would depend on the classes that this process read before.
-        outer = {name for slot in OUTER for name in self.parts_used[slot].uses}
+        outer = {name for slot in OUTER if slot in SLOTS for name in self.parts_used[slot].uses}
         return tuple(dict.fromkeys((*self.uses, *(name for name in known if name in outer))))
 
     @property
@@ -199,7 +207,8 @@ class Whole(AnyStructure):
         return own | {slot: getattr(self, slot) for slot in ALONE}
 
     def __post_init__(self) -> None:
-        self.check_slots(ALONE)
+        self.check_slots(slot for slot in ALONE if slot in SLOTS)
+        self.check_counts(("batch_growth",))
         if self.gradient_clipping != "none" and self.slot != "method":
             raise ValueError(
                 f"gradient_clipping must be none for {self.slot} {self.name}, got {self.gradient_clipping!r}"
@@ -226,7 +235,7 @@ class Whole(AnyStructure):
 
 CLASS = "foreign:Foreign"
 """Place of the code that runs a class of another package."""
-OUTER = ("schedule", "warmup", "average")
+OUTER = ("schedule", "warmup", "average", "batch_growth")
 """Choices of every recipe, Hessian-free or not."""
 ALONE = (*OUTER, "gradient_clipping")
 """Choices of a recipe that is one part."""

@@ -80,8 +80,10 @@ def counted(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.assign(work=curves["gradients"] + curves["products"], seconds=curves["seconds_run"])
 
 
-def _batches(structure: Mapping[str, Any]) -> int:
-    """Return the number of mini-batches that a step sees."""
+def _batches(structure: Mapping[str, Any]) -> float:
+    """Return the number of mini-batches that a step sees; NaN where it differs from step to step."""
+    if structure.get("batch_growth", 1) != 1:
+        return math.nan
     if structure.get("curvature_batch") != "independent":
         return 1
     many = structure.get("curvature_batches", 1)

@@ -41,6 +41,17 @@ def batch_indices(seed: int, stream: int, step: int, count: int, batch_size: int
     return order[position * batch_size : (position + 1) * batch_size]
 
 
+def mini_batches(step: int, steps: int, growth: int) -> tuple[int, int]:
+    """Return the number of mini-batches before a step, and of those in it; see `AnyStructure.batch_growth`.
+
+    Step t of T, counted from 0, has 1 + ⌊(g − 1) t/(T − 1)⌋ mini-batches.
+    """
+    more, last = growth - 1, max(1, steps - 1)
+    # Each further mini-batch k is there from step ⌈k (T − 1)/(g − 1)⌉ on.
+    before = step + sum(max(0, step + (-k * last) // more) for k in range(1, growth))
+    return before, 1 + more * min(step, last) // last
+
+
 def initial_length(task: Mapping[str, Any], seed: int) -> float | None:
     """Return ‖θ₀‖ for a training seed, scales of normalisation layers left out; None for unknown names.
 
@@ -132,20 +143,19 @@ class Task:
         modules = ((name, m) for name, m in self.model.named_modules() if isinstance(m, kinds))
         return frozenset(f"{name}.weight" for name, m in modules if m.weight is not None)
 
-    def objective(self, seeds: Sequence[int], stream: int, step: int, batches: int = 1) -> Objective:
-        """Return h on the whole batch of a step, or on `batches` of them, over all ranks; see `batch`."""
-        own = self.batch(seeds, stream, step, batches)
+    def objective(self, seeds: Sequence[int], stream: int, first: int, batches: int = 1) -> Objective:
+        """Return h on whole mini-batches over all ranks; see `batch`."""
+        own = self.batch(seeds, stream, first, batches)
         return own if self.part[1] == 1 else DistributedObjective(own)
 
-    def batch(self, seeds: Sequence[int], stream: int, step: int, batches: int = 1) -> ModelObjective:
-        """Return h on this process's part of a stream's batch at a step, counted from 0.
+    def batch(self, seeds: Sequence[int], stream: int, first: int, batches: int = 1) -> ModelObjective:
+        """Return h on this process's part of consecutive mini-batches of a stream, counted from 0.
 
-        Each row has the batch of its own seed; rows with one seed share one batch.  A step takes `batches`
-        consecutive batches.
+        Each row has the batch of its own seed; rows with one seed share one batch.
         """
         own = len(set(seeds)) > 1
         count, (rank, world) = len(self.split.train), self.part
-        steps = range(step * batches, (step + 1) * batches)
+        steps = range(first, first + batches)
         if self._equation is not None and self._equation.fresh:
             return self._fresh(seeds if own else seeds[:1], stream, list(steps))
         whole = [
@@ -176,11 +186,11 @@ class Task:
             return ModelObjective(self.model, inputs, targets, self.loss, own_batches=True, chain=None)
         return ModelObjective(self.model, inputs[0], targets[0], self.loss, chain=None)
 
-    def not_finite(self, weights: Iterable[Tensor], seed: int, stream: int, step: int) -> str:
+    def not_finite(self, weights: Iterable[Tensor], seed: int, first: int, batches: int) -> str:
         """Return the term of the equation that is first not finite at some weights (P,); "" for none."""
         if not isinstance(self.model, Residuals):
             return ""
-        points = self.batch([seed], stream, step).inputs
+        points = self.batch([seed], GRADIENT_STREAM, first, batches).inputs
         for row in weights:
             pieces = [piece[0] for piece in self.layout.split(row[None])]
             said = self.model.not_finite(points, dict(zip(self.layout.names, pieces, strict=True)))

@@ -88,8 +88,9 @@ def recipe_of(setup: Mapping[str, Any]) -> Recipe:
     found = find_recipe(name)
     _ = found.choices
     derived = found.derive("trace", choices)
-    if derived.choices.curvature_batches > 1:
-        raise ValueError("curvature_batches must be 1 in a trace, whose batches are of one size")
+    for key in ("curvature_batches", "batch_growth"):
+        if getattr(derived.choices, key) > 1:
+            raise ValueError(f"{key} must be 1 in a trace, whose batches are of one size")
     return derived
 
 

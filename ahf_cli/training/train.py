@@ -19,7 +19,7 @@ from ahf_cli.optim.foreign import Row
 from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.metrics import SETS
-from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task
+from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, mini_batches
 from ahf_cli.training.evaluate import evaluate
 from ahf_cli.training.records import CurveRow, Progress, Start, Status, StepRow, TrialResult
 
@@ -227,27 +227,34 @@ def train(
 
 def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     seeds, before = [trial.seed for trial in batch.trials], time.perf_counter()
-    objective = task.objective(seeds, GRADIENT_STREAM, batch.step)
-    wanted = (seeds, CURVATURE_STREAM, batch.step, optimizer.curvature_batches)
+    first, count = _mini_batches(batch)
+    objective = task.objective(seeds, GRADIENT_STREAM, first, count)
+    many = optimizer.curvature_batches
+    wanted = (seeds, CURVATURE_STREAM, many * first, many * count)
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
     theta = batch.state.parameters
     size = rows.l2(theta)
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
-    _record(batch, info, optimizer.curvature_batches, size)
+    _record(batch, info, count, many, size)
     seconds = (time.perf_counter() - before) / len(batch.trials)
     for k, trial in enumerate(batch.trials):
         trial.seconds += 0 if trial.diverged_at else seconds
         if trial.diverged_at == batch.step:
             tried = [row for row in (theta[k], theta[k] + info.update[k]) if bool(row.isfinite().all())]
-            said = task.not_finite(tried, trial.seed, GRADIENT_STREAM, batch.step - 1)
+            said = task.not_finite(tried, trial.seed, first, count)
             trial.error = f"{said} was not finite at step {batch.step}" if said else ""
 
 
-def _record(batch: Batch, info: StepInfo, batches: int, size: Tensor) -> None:
+def _mini_batches(batch: Batch) -> tuple[int, int]:
+    """Return the number of mini-batches before the next step, and of those in it."""
+    return mini_batches(batch.step, batch.plan.steps, batch.recipe.structure.batch_growth)
+
+
+def _record(batch: Batch, info: StepInfo, batches: int, curvature_batches: int, size: Tensor) -> None:
     """Record the step in every active trial, by one transfer from the device; ‖θ‖ before it is `size`, (K,).
 
-    A product on a curvature batch of several mini-batches counts as that many.
+    A gradient, product or loss on several mini-batches counts as that many.
     """
     still = info.update_l2 <= torch.finfo(size.dtype).eps * size
     columns = [*(getattr(info, name).double() for name in _FROM_INFO), still.double()]
@@ -258,9 +265,9 @@ def _record(batch: Batch, info: StepInfo, batches: int, size: Tensor) -> None:
         row = dict(zip(_FROM_INFO, values, strict=True))
         if not row.pop("active"):
             continue
-        trial.products += batches * int(row.pop("products"))
-        trial.gradients += count
-        trial.losses += info.losses
+        trial.products += batches * curvature_batches * int(row.pop("products"))
+        trial.gradients += batches * count
+        trial.losses += batches * info.losses
         trial.diverged_at = 0 if row.pop("finite") else batch.step
         if not trial.diverged_at:  # a trial that stood still before it diverged has stood still
             trial.still_from = (trial.still_from or batch.step) if below else 0
@@ -286,7 +293,7 @@ def _evaluate(task: Task, batch: Batch) -> None:
         trial.curve.append(
             CurveRow(
                 step=batch.step,
-                epoch=batch.step / per_epoch,
+                epoch=_mini_batches(batch)[0] / per_epoch,
                 measured={column: values[k] for column, values in measured.items()},
                 products=trial.products,
                 gradients=trial.gradients,
@@ -338,8 +345,4 @@ def fell(first: float, last: float) -> bool:
 
 def _result_columns(measured: Mapping[str, float]) -> list[str]:
     """Return the columns of a result: the training loss, then all test and validation columns."""
-    parts = (
-        ("train_loss",),
-        *([n for n in measured if n.startswith(f"{w}_")] for w in ("test", "validation")),
-    )
-    return [name for part in parts for name in part]
+    return ["train_loss", *(n for w in ("test", "validation") for n in measured if n.startswith(f"{w}_"))]
