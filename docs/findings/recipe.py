@@ -89,10 +89,10 @@ class Recipe:
         """Return final values of trials or re-runs; diverged ones at chance, losses capped there."""
         return at_baseline(trials, self._metrics.column(metric))
 
-    def span(self, metric: str) -> str:
-        """Return median, least and largest final value."""
+    def span(self, metric: str, form: str = ".1e") -> str:
+        """Return median, least and largest final value, in a format."""
         values = self.values(metric)
-        low, middle, high = (f"{v:.1e}" for v in (values.min(), np.median(values), values.max()))
+        low, middle, high = (format(v, form) for v in (values.min(), np.median(values), values.max()))
         return f"{middle} ({low} to {high})"
 
     def quartiles(self, metric: str) -> tuple[float, float]:
