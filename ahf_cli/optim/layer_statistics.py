@@ -110,10 +110,16 @@ def sample(
         inputs: x, (K or 1, N, …).
         cotangents: draws the vectors s.
         vectorized: let K trials run as one batched computation.
+
+    Raises:
+        ValueError: the model has no layer with Kronecker factors.
     """
     trials = len(tensors[0])
     x = inputs.expand(trials, *inputs.shape[1:])
     calls = _calls(model, layout, [t[0] for t in tensors], x[0])
+    if not calls:
+        kind = type(model).__name__
+        raise ValueError(f"kfac and ekfac need a model with linear layers or convolutions, got {kind}")
     zeros = [tensors[0].new_zeros(trials, *call.shape, requires_grad=True) for call in calls]
 
     def run(own: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
