@@ -84,16 +84,16 @@ def test_the_curvature_is_the_dense_hessian() -> None:
 
 
 def test_roots_and_draws_have_the_curvature_of_an_example() -> None:
-    z, _ = logits(rows=1, examples=3)
+    z, y = logits(rows=1, examples=3)
     p = torch.sigmoid(z)[0]
     expected = torch.diag_embed(p * (1 - p))
     assert isinstance(LOSS, Likelihood)
-    s = LOSS.roots(z)[:, 0]
+    s = LOSS.roots(z, y)[:, 0]
     torch.testing.assert_close(torch.einsum("sni,snj->nij", s, s), expected)
     source = torch.Generator().manual_seed(1)
-    drawn = LOSS.drawn(z.expand(2, 3, 4), source)
+    drawn = LOSS.drawn(z.expand(2, 3, 4), y, source)
     assert drawn.shape == (1, 2, 3, 4) and torch.equal(drawn[0, 0], drawn[0, 1])
-    many = LOSS.drawn(z[:, :1].expand(1, 40_000, 4), source)[0, 0]
+    many = LOSS.drawn(z[:, :1].expand(1, 40_000, 4), y, source)[0, 0]
     # The standard error of an entry is at most 0.25/√40,000.
     torch.testing.assert_close(many.T @ many / len(many), expected[0], rtol=0, atol=0.006)
     torch.testing.assert_close(many.mean(dim=0), torch.zeros(4).double(), rtol=0, atol=0.012)

@@ -46,7 +46,7 @@ def dense_ggn(h: ModelObjective, theta: Tensor) -> Tensor:
     jacobian = jacrev(dense_outputs(h))(theta)
     z = dense_outputs(h)(theta)[None]
     assert isinstance(h.loss, Likelihood)
-    each = torch.einsum("sknc,ncp->snp", h.loss.roots(z), jacobian)
+    each = torch.einsum("sknc,ncp->snp", h.loss.roots(z, h.targets), jacobian)
     return torch.einsum("snp,snq->pq", each, each) / len(h.inputs)
 
 
@@ -132,7 +132,7 @@ class Reference:
         for x in h.inputs:
             outputs.clear()
             z = functional_call(h.model, named, (x[None],))
-            for s in h.loss.roots(z.detach()[None])[:, 0, 0]:
+            for s in h.loss.roots(z.detach()[None], h.targets)[:, 0, 0]:
                 for _, y in outputs:
                     y.grad = None
                 z[0].backward(s, retain_graph=True)
@@ -197,9 +197,9 @@ def test_vectors_of_a_loss_have_its_curvature_and_drawn_ones_have_it_in_the_mean
     y = torch.zeros(3, dtype=torch.int64) if isinstance(loss, SoftmaxCrossEntropy) else torch.zeros(3, 4)
     units = torch.eye(4, dtype=torch.float64)
     curvature = torch.stack([3 * loss.hessian(z, y)(e.expand_as(z)) for e in units], dim=-1)
-    roots = loss.roots(z)
+    roots = loss.roots(z, y)
     torch.testing.assert_close(torch.einsum("sknc,sknd->kncd", roots, roots), curvature)
-    many = [loss.drawn(z, torch.Generator().manual_seed(n))[0] for n in range(4000)]
+    many = [loss.drawn(z, y, torch.Generator().manual_seed(n))[0] for n in range(4000)]
     mean = torch.stack([torch.einsum("knc,knd->kncd", s, s) for s in many]).mean(dim=0)
     # Entries are of size 1, and a mean of 4,000 of them has a standard error of at most 2/√4000.
     torch.testing.assert_close(mean, curvature, rtol=0, atol=4 * 2 / 4000**0.5)

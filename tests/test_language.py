@@ -322,9 +322,10 @@ def test_roots_and_draws_have_the_curvature_of_the_mean_over_positions() -> None
     dense = torch.zeros(3, 4, SYMBOLS, 4, SYMBOLS, dtype=torch.float64)
     for t, block in enumerate((softmax_curvature(z[0]) / 4).unbind(1)):
         dense[:, t, :, t] = block
-    s = LOSS.roots(z)[:, 0]
+    y = torch.zeros(3, 4, dtype=torch.int64)
+    s = LOSS.roots(z, y)[:, 0]
     torch.testing.assert_close(torch.einsum("sntc,snud->ntcud", s, s), dense)
-    many = LOSS.drawn(z[:, :1].expand(2, 40_000, 4, SYMBOLS), torch.Generator().manual_seed(1))[0]
+    many = LOSS.drawn(z[:, :1].expand(2, 40_000, 4, SYMBOLS), y, torch.Generator().manual_seed(1))[0]
     assert many.shape == (2, 40_000, 4, SYMBOLS)
     mean = torch.einsum("ntc,nud->tcud", many[0], many[0]) / 40_000
     # An entry of s sᵀ is at most 1/4, so that its mean has a standard error of at most 0.25/√40,000.

@@ -27,9 +27,11 @@ class Kfac:
     """F ≈ A ⊗ G for each layer, with A = E Σ_t a aᵀ and G = E ḡ ḡᵀ (Martens and Grosse 2015; 2016).
 
     The vectors a are a layer's inputs at T positions t, with a last 1 for its bias.  A convolution's input is
-    a patch.  The vectors ḡ are the cotangents of its outputs, for labels that are drawn from the model.  E is
-    the mean over examples, for G also over positions.  A and G are moving averages.  They are renewed every
-    `renewal` steps, and in each of the first three.  Parameters of other layers have a diagonal.
+    a patch.  In an equation the positions are the value and its derivatives, and the value alone has the 1
+    (Dangel et al. 2024).  The vectors ḡ are the cotangents of the layer's outputs, for labels that are drawn
+    from the model.  E is the mean over examples, for G also over positions.  A and G are moving averages.
+    They are renewed every `renewal` steps, and in each of the first three.  Parameters of other layers have a
+    diagonal.
 
     (F + λI)⁻¹ ≈ (A + π√λ I)⁻¹ ⊗ (G + √λ/π I)⁻¹ with π² = (tr A / dim A)/(tr G / dim G).
 
@@ -39,6 +41,7 @@ class Kfac:
             (S + λ)⁻¹ replaces the inverses.  S = E (Σ_t (U_Gᵀ ḡ)(U_Aᵀ a)ᵀ)² on the batch of the renewal.
         exact: all of the loss's curvature in place of drawn labels, by C backward passes.
         part: a renewal sees the first N/part examples of a batch, and at least 32 (2015, §8: a part of 8).
+            It sees all points of an equation.
     """
 
     renewal: int = 10

@@ -40,11 +40,11 @@ class Draw:
         """Return the number of examples."""
         return min(examples, max(LEAST, examples // self.part))
 
-    def vectors(self, loss: Likelihood, outputs: Tensor) -> Tensor:
+    def vectors(self, loss: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return vectors s, (S, K, N, C), with Σ_s s sᵀ = H of the loss of each example, or in the mean."""
         if self.exact:
-            return loss.roots(outputs)
-        return loss.drawn(outputs, torch.Generator().manual_seed(self.step))
+            return loss.roots(outputs, targets)
+        return loss.drawn(outputs, targets, torch.Generator().manual_seed(self.step))
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LayerStatistics:
     weight: int
     """number of W in the layout"""
     bias: int | None
-    inputs: Tensor  # a with a last entry 1 for b, (K, N, T, in)
+    inputs: Tensor  # a with a last entry 1 for b, 0 where b does not enter, (K, N, T, in)
     cotangents: Tensor  # ∂(sᵀz)/∂y for each s, (S, K, N, T, out)
 
     def after(self, other: LayerStatistics | None) -> LayerStatistics:
@@ -79,6 +79,14 @@ class FisherSample:
     """mean over the ranks that share a batch"""
 
 
+class SharedLayers(nn.Module):
+    """A model whose linear layers serve T vectors of each example; b enters the first of them alone."""
+
+    def forward(self, inputs: Tensor, stacked: bool = False) -> Tensor:
+        """Return z; `stacked` calls each layer once, on (N, T, in), so that the vectors are positions."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class LayerCall:
     """One call of a layer in the forward pass."""
@@ -86,6 +94,7 @@ class LayerCall:
     module: nn.Linear | nn.Conv2d
     name: str
     shape: torch.Size  # of its output, (N, …)
+    first_only: bool = False  # whether b enters at the first position alone
 
 
 def sample(
@@ -101,10 +110,16 @@ def sample(
         inputs: x, (K or 1, N, …).
         cotangents: draws the vectors s.
         vectorized: let K trials run as one batched computation.
+
+    Raises:
+        ValueError: the model has no layer with Kronecker factors.
     """
     trials = len(tensors[0])
     x = inputs.expand(trials, *inputs.shape[1:])
     calls = _calls(model, layout, [t[0] for t in tensors], x[0])
+    if not calls:
+        kind = type(model).__name__
+        raise ValueError(f"kfac and ekfac need a model with linear layers or convolutions, got {kind}")
     zeros = [tensors[0].new_zeros(trials, *call.shape, requires_grad=True) for call in calls]
 
     def run(own: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
@@ -158,12 +173,13 @@ def _calls(model: nn.Module, layout: Layout, tensors: Sequence[Tensor], x: Tenso
     found: list[LayerCall] = []
 
     def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, args, output: found.append(LayerCall(module, name, output.shape))  # type: ignore[arg-type]
+        shared = isinstance(model, SharedLayers)
+        return lambda module, args, output: found.append(LayerCall(module, name, output.shape, shared))  # type: ignore[arg-type]
 
     handles = [module.register_forward_hook(hook(name)) for name, module in layers.items()]
     try:
         with torch.no_grad():
-            functional_call(model, dict(zip(layout.names, tensors, strict=True)), (x,))
+            functional_call(model, dict(zip(layout.names, tensors, strict=True)), (x,), _stacked(model))
     finally:
         for handle in handles:
             handle.remove()
@@ -184,11 +200,17 @@ def _recorded(
 
     handles = [module.register_forward_hook(hook) for module in dict.fromkeys(c.module for c in calls)]
     try:
-        z: Tensor = functional_call(model, dict(zip(layout.names, values[:count], strict=True)), (x,))
+        named = dict(zip(layout.names, values[:count], strict=True))
+        z: Tensor = functional_call(model, named, (x,), _stacked(model))
     finally:
         for handle in handles:
             handle.remove()
     return z, *seen
+
+
+def _stacked(model: nn.Module) -> dict[str, bool]:
+    """Return the arguments of a forward pass whose calls of layers have hooks."""
+    return {"stacked": True} if isinstance(model, SharedLayers) else {}
 
 
 def _statistics(layout: Layout, call: LayerCall, a: Tensor, g: Tensor) -> LayerStatistics:
@@ -207,7 +229,10 @@ def _statistics(layout: Layout, call: LayerCall, a: Tensor, g: Tensor) -> LayerS
     bias = None
     if module.bias is not None:
         bias = layout.names.index(f"{call.name}bias")
-        a = torch.cat([a, torch.ones_like(a[..., :1])], dim=-1)
+        one = torch.ones_like(a[..., :1])
+        if call.first_only:
+            one[..., 1:, :] = 0
+        a = torch.cat([a, one], dim=-1)
     return LayerStatistics(layout.names.index(f"{call.name}weight"), bias, a, g)
 
 

@@ -31,11 +31,14 @@ class OutputLoss(Protocol):
 class Likelihood(OutputLoss, Protocol):
     """A loss of a known distribution, whose curvature is an expectation over labels."""
 
-    def roots(self, outputs: Tensor) -> Tensor:
-        """Return vectors s, (S, K, N, C), with Σ_s s sᵀ = H of the loss of each example alone."""
+    def roots(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return vectors s, (S, K, N, C), with Σ_s s sᵀ = H of the loss of each example alone.
+
+        Only the weights of examples among the targets may count.
+        """
         ...
 
-    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+    def drawn(self, outputs: Tensor, targets: Tensor, source: torch.Generator) -> Tensor:
         """Return one random vector s, (1, K, N, C), with E s sᵀ = H; its noise is the same in all rows."""
         ...
 
@@ -64,7 +67,7 @@ class SoftmaxCrossEntropy:
 
         return product
 
-    def roots(self, outputs: Tensor) -> Tensor:
+    def roots(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return √(p_c/T) (e_c − p) for each class c at one position, and 0 at others, (C·T, K, N, …, C)."""
         (trials, examples), classes = outputs.shape[:2], outputs.shape[-1]
         p = torch.softmax(outputs, dim=-1).reshape(trials, examples, -1, classes)
@@ -73,7 +76,7 @@ class SoftmaxCrossEntropy:
         places = torch.eye(p.shape[2], dtype=p.dtype, device=p.device)[:, None, None, :, None]
         return (each.unsqueeze(1) * places).reshape(-1, *outputs.shape)
 
-    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+    def drawn(self, outputs: Tensor, targets: Tensor, source: torch.Generator) -> Tensor:
         """Return (p − e_y)/√T, with a class y drawn from p at each position, (1, K, N, …, C)."""
         p = torch.softmax(outputs, dim=-1)
         level = torch.rand(*p.shape[1:-1], 1, generator=source, dtype=torch.float64).to(p)
@@ -109,13 +112,13 @@ class SquaredError:
         """ρ = √(2/N) (z − y); (K, N, …), (N, …) → (K, M)."""
         return math.sqrt(2 / outputs.shape[1]) * (outputs - targets).flatten(1)
 
-    def roots(self, outputs: Tensor) -> Tensor:
+    def roots(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return √2 e_c for each output c, (C, K, N, …)."""
         entries = outputs[0, 0].numel()
         units = math.sqrt(2) * torch.eye(entries, dtype=outputs.dtype, device=outputs.device)
         return units.view(entries, 1, 1, *outputs.shape[2:]).expand(entries, *outputs.shape)
 
-    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+    def drawn(self, outputs: Tensor, targets: Tensor, source: torch.Generator) -> Tensor:
         """Return √2 times random signs, (1, K, N, …)."""
         signs = torch.randint(0, 2, outputs.shape[1:], generator=source).to(outputs) * 2 - 1
         return (math.sqrt(2) * signs).expand_as(outputs).unsqueeze(0)
@@ -136,14 +139,14 @@ class PixelCrossEntropy:
         curvature = torch.sigmoid(z) * torch.sigmoid(-z) / z.shape[1]
         return lambda w: curvature * w
 
-    def roots(self, outputs: Tensor) -> Tensor:
+    def roots(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return √(p_c (1 − p_c)) e_c for each output c, (C, K, N, …)."""
         deviation = (torch.sigmoid(outputs) * torch.sigmoid(-outputs)).sqrt()
         entries = outputs[0, 0].numel()
         units = torch.eye(entries, dtype=outputs.dtype, device=outputs.device)
         return units.view(entries, 1, 1, *outputs.shape[2:]) * deviation
 
-    def drawn(self, outputs: Tensor, source: torch.Generator) -> Tensor:
+    def drawn(self, outputs: Tensor, targets: Tensor, source: torch.Generator) -> Tensor:
         """Return p − y, the gradient for independent y of 0 or 1 drawn from p, (1, K, N, …)."""
         p = torch.sigmoid(outputs)
         level = torch.rand(outputs.shape[1:], generator=source, dtype=torch.float64).to(p)
@@ -173,6 +176,15 @@ class LeastSquares:
             return torch.stack([along, torch.zeros_like(along)], dim=-1)
 
         return product
+
+    def roots(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return √w (1, 0), (1, K, N, 2)."""
+        root = targets[..., 0].sqrt().expand(outputs.shape[:-1])
+        return torch.stack([root, torch.zeros_like(root)], dim=-1).unsqueeze(0)
+
+    def drawn(self, outputs: Tensor, targets: Tensor, source: torch.Generator) -> Tensor:
+        """Return the root: it is a single vector, and its sign does not matter."""
+        return self.roots(outputs, targets)
 
 
 class MeanLoss:

@@ -16,7 +16,7 @@ from ahf_cli.optim.fast_operations import faster_operations
 from ahf_cli.optim.layer_statistics import EXAMPLES, Draw, FisherSample, sample
 from ahf_cli.optim.layers.chain import Chain, ExplicitLinearization
 from ahf_cli.optim.linearization import Evaluation, GraphLinearization, Linearization, WithStates
-from ahf_cli.optim.losses import Likelihood, OutputLoss, SoftmaxCrossEntropy, SumOfSquares
+from ahf_cli.optim.losses import LeastSquares, Likelihood, OutputLoss, SoftmaxCrossEntropy, SumOfSquares
 from ahf_cli.optim.moments import Values
 from ahf_cli.optim.operators import Operator
 from ahf_cli.optim.rows import Layout
@@ -142,13 +142,15 @@ class ModelObjective:
             return torch.stack([self._squared_gradients(*row) for row in each])
 
         def fisher(draw: Draw) -> FisherSample:
-            loss, x = self.loss, self._rows
+            loss, x, y = self.loss, self._rows, self.targets
             if not isinstance(loss, Likelihood):
                 raise ValueError("kfac and ekfac need a loss with a distribution, such as cross_entropy")
-            x = x[:, : draw.taken(x.shape[1])]
+            # A part of an equation's points may lack a term, since they can be ordered by term.
+            count = x.shape[1] if isinstance(loss, LeastSquares) else draw.taken(x.shape[1])
+            x, y = x[:, :count], y[:, :count] if self.own_batches else y[:count]
             pieces = self.layout.split(parameters.detach())
             return sample(
-                self.model, self.layout, pieces, x, lambda z: draw.vectors(loss, z), self.vectorized
+                self.model, self.layout, pieces, x, lambda z: draw.vectors(loss, z, y), self.vectorized
             )
 
         if self.chain is not None:

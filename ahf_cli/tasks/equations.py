@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ahf_cli.errors import InputError
+from ahf_cli.optim.layer_statistics import SharedLayers
 from ahf_cli.tasks.catalogue import found
 from ahf_cli.tasks.data import LabelledImages, Split, SplitName
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet
@@ -68,18 +69,21 @@ def find(name: str) -> Equation:
     return made
 
 
-class Residuals(nn.Module):
-    """(N, d + 1) → (N, 2): the residual and u at points whose last number is the number of their term."""
+class Residuals(SharedLayers):
+    """(N, d + 1) → (N, 2): the residual and u at points whose last number is the number of their term.
+
+    A layer serves d + 2 vectors: those of the value, of the first derivatives, and of the second-order term.
+    """
 
     def __init__(self, net: nn.Module, equation: Equation) -> None:
         super().__init__()
         check_smooth(net)
         self.net, self.equation = cast(nn.Sequential, net), equation
 
-    def forward(self, points: Tensor) -> Tensor:
+    def forward(self, points: Tensor, stacked: bool = False) -> Tensor:
         """Return (r, u)."""
         x, kind = points[..., :-1], points[..., -1]
-        u = jet(self.net, x, self.equation.second)
+        u = jet(self.net, x, self.equation.second, stacked)
         r = torch.zeros_like(u.value)
         for number, term in enumerate(self.equation.terms):
             r = torch.where(kind == number, term.residual(u, x), r)

@@ -61,21 +61,44 @@ def check_smooth(net: nn.Module) -> None:
             raise ValueError(f"an equation needs second derivatives, of Linear, {kinds}; got {layer}")
 
 
-def jet(net: nn.Sequential, x: Tensor, coefficients: Sequence[float]) -> Jet:
+Vectors = tuple[Tensor, Tensor, Tensor]
+"""value (N, n), first derivatives (d, N or 1, n), second-order term (N or 1, n)"""
+
+
+def _apart(layer: nn.Linear, value: Tensor, first: Tensor, second: Tensor) -> Vectors:
+    """Apply W to each vector, and b to the value."""
+    return (
+        nn.functional.linear(value, layer.weight, layer.bias),
+        nn.functional.linear(first, layer.weight),
+        nn.functional.linear(second, layer.weight),
+    )
+
+
+def _stacked(layer: nn.Linear, value: Tensor, first: Tensor, second: Tensor) -> Vectors:
+    """Return the same from one call of the layer, on (N, d + 2, n)."""
+    rows = [value, *first.expand(-1, *value.shape), second.expand_as(value)]
+    value, *rest = layer(torch.stack(rows, dim=-2)).unbind(dim=-2)
+    if layer.bias is not None:
+        rest = [vector - layer.bias for vector in rest]
+    return value, torch.stack(rest[:-1]), rest[-1]
+
+
+def jet(net: nn.Sequential, x: Tensor, coefficients: Sequence[float], stacked: bool = False) -> Jet:
     """Return u = net(x), ∇u and Σ_i c_i ∂²u/∂x_i²; x, (N, d); c, d numbers.
 
     Through σ the second-order term S becomes σ′ S + σ″ Σ_i c_i (∂_i z)²; one pass carries d + 2 vectors.
     Source: forward Laplacian, Li et al. 2024.
+
+    `stacked` calls each linear layer once for all vectors of all points, so that hooks see them.
     """
+    apply = _stacked if stacked else _apart
     curved = [(i, float(c)) for i, c in enumerate(coefficients) if c != 0]
     value, second = x, torch.zeros_like(x[..., :1, :])
     # ∂x/∂x_i and Σ c_i ∂²x/∂x_i² are equal at all points: one row serves them up to the first unit.
     first = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).unsqueeze(1)
     for layer in net:
         if isinstance(layer, nn.Linear):
-            value = nn.functional.linear(value, layer.weight, layer.bias)
-            first = nn.functional.linear(first, layer.weight)
-            second = nn.functional.linear(second, layer.weight)
+            value, first, second = apply(layer, value, first, second)
         else:
             value, slope, bend = UNITS[type(layer)](value)
             second = slope * second
