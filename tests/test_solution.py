@@ -130,7 +130,7 @@ def test_the_comparison_draws_the_best_trial_of_each_recipe(results: Path) -> No
     best = [f"{recipe}/{int(row['trial']):03d}" for recipe, row in data.best.iterrows()]
     assert list(drawn.table["trial"].unique()) == best and len(best) == 2
     assert "with the least validation loss of each recipe" in drawn.caption[0]
-    for old in ("quick", "pinn"):  # another task, and a pack of a version without weights
+    for old in ("quick", "pinn_heat"):  # another task, and a pack of a version without weights
         assert figure(load_study(f"results/reference/{old}"), Choices()) is None
 
 
@@ -141,9 +141,10 @@ def test_show_writes_the_picture_and_says_where_there_are_no_weights(
     assert main([*words, str(results)]) == 0
     assert "figures/solution_lm_001.png" in capsys.readouterr().out
     assert (tmp_path / "data" / "solution_lm_001.csv").exists()
-    assert main([*words, "results/reference"]) == 0
+    old = ["show", "pinn_heat", "lm_fixed/1", "--out", str(tmp_path), "--results", "results/reference"]
+    assert main(old) == 0
     said = capsys.readouterr().out
-    assert "trial lm/001 has no weights, so that its solution is not drawn" in said
+    assert "trial lm_fixed/001 has no weights, so that its solution is not drawn" in said
     assert "solution_lm" not in said
 
 

@@ -20,7 +20,7 @@ from ahf_cli.tasks.datasets import DATA_SETS
 
 POINTS = 65
 """points of the grid along each of the two coordinates"""
-MOST = 6
+MOST = 3
 """most recipes of one figure"""
 DECADES, FLOOR = 1e3, 1e-16
 """range of the logarithmic colour scale below the largest error, and its least value"""
