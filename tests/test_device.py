@@ -98,7 +98,10 @@ def allowed(recipe: str) -> int:
     return 2 + math.ceil(structure.max_iterations / 5) + math.ceil(tries / 5) + math.ceil(kept / 5)
 
 
-@pytest.mark.parametrize("recipe", [name for name, r in RECIPES.items() if not r.structure.squares])
+@pytest.mark.parametrize(
+    "recipe",  # `lbfgs` is an object a row, which reads its line search on the host
+    [k for k, r in RECIPES.items() if not r.structure.squares and "optimizer" not in r.structure.chosen],
+)
 def test_a_step_runs_on_a_device_and_seldom_waits_for_it(recipe: str) -> None:
     for answer in (True, False):  # a loop that asks may hear either
         watch = step(recipe, 4, answer)

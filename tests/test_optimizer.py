@@ -16,7 +16,8 @@ from ahf_cli.recipes.structure import Structure
 from tests.problems import problem, quadratic, rows, spd
 
 EVERY = {
-    **{name: recipe for name, recipe in RECIPES.items() if not recipe.structure.squares},
+    # `lbfgs` is an object a row: tests/test_foreign.py
+    **{k: r for k, r in RECIPES.items() if not r.structure.squares and "optimizer" not in r.structure.chosen},
     "hf_ggn": RECIPES["hf"].derive("hf_ggn", {"curvature": "ggn"}),
     "hf_update": RECIPES["hf"].derive("hf_update", {"reduction_ratio": "update"}),
     "adaptive_hf_ggn": RECIPES["adaptive_hf"].derive("a", {"curvature": "ggn", "norm": "l1", "mu": 60.0}),
