@@ -18,6 +18,7 @@ from ahf_cli.cli import (
     compare,
     config,
     data,
+    doctor,
     leaderboard,
     prerun,
     reproduce,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": studies.pack,
     "unpack": studies.unpack,
     "repair": studies.repair,
+    "doctor": doctor.doctor,
 }
 GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}
 
