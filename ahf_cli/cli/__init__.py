@@ -16,6 +16,7 @@ import ahf_cli
 from ahf_cli.cli import (
     audit,
     compare,
+    completion,
     config,
     data,
     doctor,
@@ -140,6 +141,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(args: Sequence[str] | None) -> int:
+    completion.join_words()
     try:
         app(args, prog_name="ahf")
     except SystemExit as end:  # Typer ends so, after it has printed help or a usage error

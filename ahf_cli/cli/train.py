@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import completion, session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
@@ -47,7 +47,9 @@ EVERY = 5.0
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="Recipe, such as hf, or an optimizer class, such as torch.optim.NAdam."
+        metavar="RECIPE",
+        help="Recipe, such as hf, or an optimizer class, such as torch.optim.NAdam.",
+        autocompletion=completion.recipes,
     ),
 ]
 Param = Annotated[
