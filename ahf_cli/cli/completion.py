@@ -65,9 +65,17 @@ def _study(context: typer.Context) -> Study:
 @_completer
 def presets(context: typer.Context, before: str) -> Iterable[str]:
     """Return the names of the presets."""
-    from ahf_cli.config.load import presets
+    from ahf_cli.config.shipped import presets
 
     return presets()
+
+
+@_completer
+def examples(context: typer.Context, before: str) -> Iterable[str]:
+    """Return the names of the examples."""
+    from ahf_cli.config.shipped import examples
+
+    return examples()
 
 
 @_completer
