@@ -16,8 +16,10 @@ import ahf_cli
 from ahf_cli.cli import (
     audit,
     compare,
+    completion,
     config,
     data,
+    doctor,
     leaderboard,
     prerun,
     reproduce,
@@ -59,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": studies.pack,
     "unpack": studies.unpack,
     "repair": studies.repair,
+    "doctor": doctor.doctor,
 }
 GROUPS: dict[str, typer.Typer] = {"compare": compare.app, "data": data.app, "config": config.app}
 
@@ -138,6 +141,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(args: Sequence[str] | None) -> int:
+    completion.join_words()
     try:
         app(args, prog_name="ahf")
     except SystemExit as end:  # Typer ends so, after it has printed help or a usage error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ahf_cli.cli import completion
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
@@ -50,6 +51,7 @@ Studies = Annotated[
         "--study",
         metavar="[LABEL=]STUDY",
         help="Study by name or path, under a label of your choice; repeatable. Default: the preset's study.",
+        autocompletion=completion.studies,
     ),
 ]
 BandOption = Annotated[

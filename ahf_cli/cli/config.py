@@ -1,7 +1,8 @@
-"""`ahf config`: list presets, show resolved configurations, check files."""
+"""`ahf config`: list, show and copy presets and examples, check files."""
 
 from __future__ import annotations
 
+import ast
 import shutil
 import textwrap
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ahf_cli.cli import completion
 from ahf_cli.cli.options import (
     ConfigFile,
     Device,
@@ -24,7 +26,27 @@ from ahf_cli.cli.options import (
 )
 from ahf_cli.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="List presets, show and check configurations.")
+app = typer.Typer(no_args_is_help=True, help="List and copy presets, show and check configurations.")
+
+PresetName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PRESET", help="A preset; `ahf config ls` lists them.", autocompletion=completion.presets
+    ),
+]
+NewFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A new file, or a folder that gets the preset's file name.")
+]
+ExampleName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="An example, such as spirals.py.", autocompletion=completion.examples
+    ),
+]
+ExampleFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="[FILE]", help="A new file, or a folder; default: the current folder."),
+]
 
 
 @app.command("ls")
@@ -36,9 +58,59 @@ def list_presets(as_json: Json = False) -> None:
     if as_json:
         emit_json([{"name": name, "purpose": purpose} for name, purpose in found.items()])
         return
+    _say_purposes(found)
+
+
+def _say_purposes(found: dict[str, str]) -> None:
     width, columns = max(map(len, found), default=0), max(40, min(shutil.get_terminal_size().columns, 100))
     for name, purpose in found.items():
         say(textwrap.fill(f"{name:<{width}}  {purpose}", columns, subsequent_indent=" " * (width + 2)))
+
+
+@app.command("cp")
+def copy_preset(preset: PresetName, file: NewFile, as_json: Json = False) -> None:
+    """Copy the file of a preset, with its comments, to a new file for `--config`."""
+    from ahf_cli.config.load import presets
+    from ahf_cli.config.shipped import copy
+    from ahf_cli.recipes.hyperparameters import nearest
+
+    known = presets()
+    if preset not in known:
+        raise InputError(f"unknown preset {preset!r}{nearest(preset, known)}")
+    _say_file("preset", preset, copy(known[preset], file), as_json)
+
+
+@app.command()
+def example(name: ExampleName = None, file: ExampleFile = None, as_json: Json = False) -> None:
+    """Copy an example of this package to a new file; without NAME, list the examples."""
+    from ahf_cli.config.shipped import copy, examples
+    from ahf_cli.recipes.hyperparameters import nearest
+
+    known = examples()
+    if name is None:
+        found = {name: _example_purpose(text.read_text(encoding="utf-8")) for name, text in known.items()}
+        if as_json:
+            emit_json([{"name": name, "purpose": purpose} for name, purpose in found.items()])
+        else:
+            _say_purposes(found)
+        return
+    if name not in known:
+        raise InputError(f"unknown example {name!r}{nearest(name, known)}")
+    _say_file("example", name, copy(known[name], file or Path(name)), as_json)
+
+
+def _say_file(kind: str, name: str, file: Path, as_json: bool) -> None:
+    if as_json:
+        emit_json({kind: name, "file": str(file)})
+    else:
+        say(str(file))
+
+
+def _example_purpose(text: str) -> str:
+    """Return the first line of the docstring of a program, or the opening comment of a configuration."""
+    if text.startswith("#"):
+        return preset_purpose(text)
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 
 
 @app.command()

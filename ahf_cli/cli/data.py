@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ahf_cli.cli import completion
 from ahf_cli.errors import InputError
 from ahf_cli.tasks import sources
 from ahf_cli.tasks.datasets import DATA_SETS, DataSet, find
@@ -37,6 +38,7 @@ Name = Annotated[
         metavar="[NAME]",
         help=f"Data set: {', '.join(WITH_FILES)}.",
         show_default=True,
+        autocompletion=completion.data_files,
     ),
 ]
 DataDir = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ahf_cli.cli import options
+from ahf_cli.cli import completion, options
 from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, emit_json, log, say
 from ahf_cli.errors import AhfError, InputError
 
@@ -23,6 +23,7 @@ Studies = Annotated[
     typer.Argument(
         metavar="[STUDY]...",
         help="Names or paths of studies, packed or not; default: all of --results and its reference.",
+        autocompletion=completion.studies,
     ),
 ]
 _BUDGET = "for the means; default: the least median total of a recipe in a table."

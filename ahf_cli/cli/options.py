@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from ahf_cli.cli import completion
 from ahf_cli.errors import InputError
 from ahf_cli.streams import takes_unicode
 
@@ -32,6 +33,7 @@ Preset = Annotated[
         "--preset",
         metavar="NAME",
         help="Take a preset; `ahf config ls` lists them.",
+        autocompletion=completion.presets,
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -48,6 +50,7 @@ Override = Annotated[
         "-o",
         metavar="KEY=VALUE",
         help="Set one key, such as train.epochs=1; repeatable.",
+        autocompletion=completion.settings,
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -57,6 +60,7 @@ Study = Annotated[
         "--study",
         metavar="NAME",
         help="Name of the study and its folder; default: the name of the preset or file.",
+        autocompletion=completion.own_studies,
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -67,6 +71,7 @@ Recipe = Annotated[
         metavar="NAME",
         help="Take this recipe, or an optimizer class such as torch.optim.NAdam, instead of search.recipes; "
         "repeatable. A study keeps the recipes that it has.",
+        autocompletion=completion.recipes,
         rich_help_panel=_CONFIGURATION,
     ),
 ]

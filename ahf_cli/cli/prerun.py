@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import completion, session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
@@ -37,6 +37,7 @@ OneRecipe = Annotated[
         "--recipe",
         metavar="NAME",
         help="Take this recipe instead of prerun.recipe, in the folder prerun-NAME.",
+        autocompletion=completion.recipes,
     ),
 ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ahf_cli.cli import completion
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     Device,
@@ -27,10 +28,16 @@ from ahf_cli.recipes.hyperparameters import nearest
 if TYPE_CHECKING:
     from ahf_cli.study.store import Study
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name or path.")]
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="The study's name or path.", autocompletion=completion.studies)
+]
 TrialName = Annotated[
     str | None,
-    typer.Argument(metavar="[RECIPE/SLOT]", help="One trial, such as hf/003; default: all of them."),
+    typer.Argument(
+        metavar="[RECIPE/SLOT]",
+        help="One trial, such as hf/003; default: all of them.",
+        autocompletion=completion.trials,
+    ),
 ]
 Out = Annotated[
     Path | None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import completion, session
 from ahf_cli.cli.options import DEFAULT_RESULTS, Json, Results, Storage, emit_json, log, say
 from ahf_cli.errors import InputError
 from ahf_cli.tasks.metrics import digits
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 Name = Annotated[
     str | None,
     typer.Option(
-        "--study", metavar="STUDY", help="A study's name or path; default: all in the results folder."
+        "--study",
+        metavar="STUDY",
+        help="A study's name or path; default: all in the results folder.",
+        autocompletion=completion.studies,
     ),
 ]
 Watch = Annotated[

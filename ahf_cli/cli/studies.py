@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import completion, session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     Json,
@@ -27,12 +27,22 @@ from ahf_cli.errors import InputError
 if TYPE_CHECKING:
     from ahf_cli.study.store import Study
 
-Name = Annotated[str, typer.Argument(metavar="STUDY", help="Name or path of the study.", show_default=False)]
+_STUDY = "Name or path of the study."
+Name = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help=_STUDY, show_default=False, autocompletion=completion.studies),
+]
+OwnName = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help=_STUDY, show_default=False, autocompletion=completion.own_studies),
+]
 Kind = Literal["recipes", "parts", "models", "tasks", "losses"]
 What = Annotated[
     str,
     typer.Argument(
-        metavar="WHAT", help="studies, recipes, parts, models, tasks or losses; or a study's name or path."
+        metavar="WHAT",
+        help="studies, recipes, parts, models, tasks or losses; or a study's name or path.",
+        autocompletion=completion.kinds_and_studies,
     ),
 ]
 To = Annotated[Path, typer.Option("--to", metavar="DIR", help="Parent of the written folder DIR/STUDY.")]
@@ -41,7 +51,12 @@ Partial = Annotated[
 ]
 WithoutSteps = Annotated[
     list[str] | None,
-    typer.Option("--without-steps", metavar="RECIPE", help="Leave out the steps of a recipe; repeatable."),
+    typer.Option(
+        "--without-steps",
+        metavar="RECIPE",
+        help="Leave out the steps of a recipe; repeatable.",
+        autocompletion=completion.planned_recipes,
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without a question.")]
 Format = Annotated[Literal["csv", "parquet"], typer.Option("--format", help="Format of the tables.")]
@@ -145,7 +160,7 @@ def _entry(study: Study) -> dict[str, Any]:
     }
 
 
-def rm(study: Name, results: Results = DEFAULT_RESULTS, storage: Storage = None, yes: Yes = False) -> None:
+def rm(study: OwnName, results: Results = DEFAULT_RESULTS, storage: Storage = None, yes: Yes = False) -> None:
     """Delete a study: its folder, and its trials in the storage if one is given."""
     from ahf_cli.study.find import find_study
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import completion, session
 from ahf_cli.cli.options import (
     DEFAULT_RESULTS,
     ConfigFile,
@@ -31,6 +30,7 @@ from ahf_cli.cli.record import record_trace
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import Interruption
 from ahf_cli.tasks.metrics import digits
+from ahf_cli.training.environment import THREADS, thread_count
 from ahf_cli.training.records import headline_of
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
     from ahf_cli.training.ranks import Ranks
     from ahf_cli.training.records import Progress
 
-THREADS = "OMP_NUM_THREADS"
-MAX_THREADS = 1024
 EVERY = 5.0
 """seconds between lines without a terminal"""
 
 Name = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="Recipe, such as hf, or an optimizer class, such as torch.optim.NAdam."
+        metavar="RECIPE",
+        help="Recipe, such as hf, or an optimizer class, such as torch.optim.NAdam.",
+        autocompletion=completion.recipes,
     ),
 ]
 Param = Annotated[
@@ -108,7 +108,7 @@ def train(
     resolved = resolve(preset, config, study, override, device=device).with_class(recipe)
     found = _find(resolved, recipe)
     params = _params(param or (), found)
-    count = _threads(threads)
+    count = thread_count(threads)
     if record is not None:
         record_trace(resolved, found, params, record, count, as_json, quiet)
         return
@@ -176,17 +176,6 @@ def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
         raise ValueError(f"{name} must be a number, got {text!r}") from None
     recipe.complete({name: value})
     return {name: value}
-
-
-def _threads(given: int | None) -> int | None:
-    """Return the number of threads of the option or the environment; None if neither is set."""
-    name, text = ("--threads", str(given)) if given is not None else (THREADS, os.environ.get(THREADS, ""))
-    text = text.partition(",")[0].strip()  # OMP_NUM_THREADS may list one value a level of nesting
-    if not text and given is None:
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
-        raise InputError(f"{name} must be an integer in [1, {MAX_THREADS}], got {text}")
-    return int(text)
 
 
 def _run(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ahf_cli.cli import session
+from ahf_cli.cli import completion, session
 from ahf_cli.cli.options import DEFAULT_RESULTS, Device, Quiet, Results, Storage, log
 from ahf_cli.errors import InputError
 from ahf_cli.interruption import Interruption
@@ -16,7 +16,16 @@ from ahf_cli.interruption import Interruption
 if TYPE_CHECKING:
     from ahf_cli.study.trial_folder import TrialFolders
 
-Name = Annotated[str, typer.Option("--study", metavar="NAME", help="Study to join.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="Study to join.",
+        show_default=False,
+        autocompletion=completion.own_studies,
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", help="Number of processes; default: one a core.")
 ]

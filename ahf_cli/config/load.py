@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,6 +23,7 @@ from ahf_cli.config.schema import (
     stored_names,
     without,
 )
+from ahf_cli.config.shipped import presets as presets
 from ahf_cli.config.strict_yaml import dump_yaml, parse_value, parse_yaml, read_file
 from ahf_cli.errors import InputError
 from ahf_cli.plugin import origins
@@ -209,16 +208,6 @@ class Setting:
     """its name in error messages, such as `--study`"""
     path: KeyPath
     value: Any
-
-
-def presets() -> dict[str, Traversable]:
-    """Return the presets of the package by name."""
-    try:
-        folder: Traversable = resources.files("ahf_cli.configs")
-    except ModuleNotFoundError:  # a source checkout: the folder lies beside the package
-        folder = pathlib.Path(__file__).parents[2] / "configs"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {file.name.removesuffix(".yaml"): file for file in files}
 
 
 def load(

@@ -65,6 +65,8 @@ def _git(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     )
 
 
+THREADS = "OMP_NUM_THREADS"
+MAX_THREADS = 1024
 PACKAGES = ("ahf-cli", "torch", "torchvision", "optuna", "numpy", "pandas")
 
 
@@ -81,6 +83,20 @@ def resolve_device(wanted: str) -> str:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(given: int | None = None) -> int | None:
+    """Return the number of threads of the option or the environment; None if neither is set.
+
+    Raises InputError for a number outside [1, MAX_THREADS].
+    """
+    name, text = ("--threads", str(given)) if given is not None else (THREADS, os.environ.get(THREADS, ""))
+    text = text.partition(",")[0].strip()  # OMP_NUM_THREADS may list one value a level of nesting
+    if not text and given is None:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise InputError(f"{name} must be an integer in [1, {MAX_THREADS}], got {text}")
+    return int(text)
 
 
 def describe(device: str) -> dict[str, Any]:
