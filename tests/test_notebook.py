@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -18,6 +19,7 @@ import pytest
 import ahf_cli
 from ahf_cli.errors import InputError
 from ahf_cli.report.study_data import pool
+from ahf_cli.study.store import Study
 from tests.studies import NAN, write_study
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +162,9 @@ def test_a_study_is_shown_in_five_lines(tmp_path: Path, monkeypatch: pytest.Monk
         "best    no trial has ended with a value",
         f"next    ahf status --study {tmp_path / 'begun'}",
     ]
+    with Study(tmp_path, "one") as held:
+        held.lock()
+        assert f"\nstate   in use by process {os.getpid()} on " in repr(study)
     both = repr(pool({"a": study, "b": begun})).splitlines()
     assert [line.split()[0] for line in both] == ["study", "state", "trials", "next"]
     assert both[-1] == f"next    ahf compare --study {tmp_path / 'one'} --study {tmp_path / 'begun'}"
