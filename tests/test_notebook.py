@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +18,9 @@ import pytest
 
 import ahf_cli
 from ahf_cli.errors import InputError
+from ahf_cli.report.study_data import pool
+from ahf_cli.study.store import Study
+from tests.studies import NAN, write_study
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -132,3 +138,57 @@ def test_every_block_of_the_page_on_python_runs(tmp_path: Path, monkeypatch: pyt
     blocks[1] = blocks[1].replace('"search": ', '"prerun": {"trials": 2}, "search": ')
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
+
+
+FINISHED = """\
+study   one in {folder}
+state   finished
+trials  hf 2 of 2, adam 1 of 1
+best    hf/001, training loss 0.2000
+next    ahf compare --study {folder}"""
+
+
+def test_a_study_is_shown_in_five_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path, "one", {"hf": 2, "adam": 1}, {"hf": [0.3, 0.2], "adam": [0.25]})
+    study = ahf_cli.load_study("one", tmp_path)
+    assert repr(study) == FINISHED.format(folder=tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    assert repr(ahf_cli.load_study("one", ".")).endswith("next    ahf compare --study ./one")
+    write_study(tmp_path, "begun", {"hf": 3, "adam": 1}, {"hf": [NAN, NAN]})
+    begun = ahf_cli.load_study("begun", tmp_path)
+    assert repr(begun).splitlines()[1:] == [
+        "state   not finished: hf 2 of 3, adam 0 of 1",
+        "trials  hf 2 of 3, adam 0 of 1",
+        "best    no trial has ended with a value",
+        f"next    ahf status --study {tmp_path / 'begun'}",
+    ]
+    with Study(tmp_path, "one") as held:
+        held.lock()
+        assert f"\nstate   in use by process {os.getpid()} on " in repr(study)
+    both = repr(pool({"a": study, "b": begun})).splitlines()
+    assert [line.split()[0] for line in both] == ["study", "state", "trials", "next"]
+    assert both[-1] == f"next    ahf compare --study {tmp_path / 'one'} --study {tmp_path / 'begun'}"
+
+
+def test_an_unfinished_study_is_shown_with_the_command_that_resumes(tmp_path: Path) -> None:
+    write_study(tmp_path, "begun", {f"recipe{n}": 70 for n in range(20)}, {"recipe3": [0.1]})
+    file = tmp_path / "begun" / "manifest.json"
+    for command, shown in {
+        "ahf search --preset quick": "ahf search --preset quick",
+        "ahf train hf": "ahf train hf",
+        "ahf -f kernel.json": f"ahf status --study {tmp_path / 'begun'}",
+        "ahf": f"ahf status --study {tmp_path / 'begun'}",
+    }.items():
+        manifest = json.loads(file.read_text())
+        manifest["sessions"] = [{**manifest["sessions"][-1], "command": command}]
+        file.write_text(json.dumps(manifest))
+        lines = repr(ahf_cli.load_study("begun", tmp_path)).splitlines()
+        assert lines[-1] == f"next    {shown}"
+        assert len(lines) == 5 and max(map(len, lines[1:3])) <= 110
+
+
+def test_a_path_with_a_space_is_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "my results"
+    write_study(folder, "one", {"hf": 1}, {"hf": [0.3]})
+    words = shlex.split(repr(ahf_cli.load_study("one", folder)).splitlines()[-1])
+    assert words == ["next", "ahf", "compare", "--study", str(folder / "one")]

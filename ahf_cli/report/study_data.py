@@ -16,6 +16,7 @@ import pandas as pd
 
 from ahf_cli.recipes.classes import declare_arguments
 from ahf_cli.recipes.document import sentences
+from ahf_cli.report.description import description
 from ahf_cli.report.outcomes import with_outcomes
 from ahf_cli.report.work import CostWords, cost_words, costs_of, counted, with_work
 from ahf_cli.study.costs import Costs
@@ -58,6 +59,19 @@ class StudyData:
     """label prefix and study"""
     costs: tuple[Costs, ...] = ()
     """measured costs of each study; empty unless all have them"""
+
+    def __repr__(self) -> str:
+        """Return places, state, trials by recipe, the best trial and the next command, one line each."""
+        ended = self.trials[self.trials["status"] != "failed"]["recipe"].value_counts()
+        return description(
+            [study for _, study in self.sources],
+            next(iter(self.manifests.values())),
+            {str(recipe): int(count) for recipe, count in ended.items()},
+            self.planned,
+            self.missing,
+            self.best,
+            self.minimized.label,
+        )
 
     @cached_property
     def steps(self) -> pd.DataFrame:
