@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run plan install data test lint types pytest test-long bench gpu reliability docs findings clean
+.PHONY: run plan install data test lint types pytest test-long site bench gpu reliability docs findings clean
 
 run: plan $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
@@ -46,6 +46,14 @@ $(VENV)/installed-examples: $(VENV)/installed
 test-long: $(VENV)/installed-dev $(VENV)/installed-examples data
 	$(BIN)/ahf data fetch bible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+$(VENV)/installed-site: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[site]'
+	touch $@
+
+# A warning is an error.  The cells of the tutorials run, and nothing comes from a network.
+site: $(VENV)/installed-site data
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

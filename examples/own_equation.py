@@ -1,7 +1,7 @@
 """Your own equation: Helmholtz' equation Δu + k²u = f on the unit square, with a known solution.
 
-    ahf train lm_geodesic --plugin examples/own_equation.py --config examples/own_equation.yaml
-    ahf show --study train-lm_geodesic
+    ahf train lm_geodesic --plugin examples/own_equation.py --config examples/own_equation.yaml --study waves
+    ahf show --plugin examples/own_equation.py waves lm_geodesic/0
 
 Two terms give the equation inside and the boundary values; `u` has a value, a gradient and Δu.
 """

@@ -78,7 +78,7 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     name="ahf",
-    help=ahf_cli.__doc__,
+    help="A reference laboratory for Hessian-free optimization.",
     cls=_Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
