@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,23 +83,38 @@ def _aligned(texts: pd.DataFrame) -> str:
 
 
 LATEX = {
-    "±": r"$\pm$",
-    "∞": r"$\infty$",
-    "−": "$-$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "–": "--",
-    "×": r"$\times$",
-}
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "–": "--", "±": r"$\pm$", "∞": r"$\infty$", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "×": r"$\times$",
+    "‖": r"$\|$", "∇": r"$\nabla$", "√": r"$\surd$", "←": r"$\leftarrow$", "→": r"$\to$", "≈": r"$\approx$",
+    "½": r"$\frac12$", "¼": r"$\frac14$", "¾": r"$\frac34$", "·": r"$\cdot$", "∘": r"$\circ$", "ᵀ": r"$^T$",
+    "λ": r"$\lambda$", "Λ": r"$\Lambda$", "Σ": r"$\sum$", "ε": r"$\varepsilon$", "⊗": r"$\otimes$",
+    "…": r"\dots{}", "◇": r"$\diamond$", "’": "'",
+}  # fmt: skip
+"""signs that LaTeX spells; Greek letters, and digits above and below the line, are spelt by their names"""
+
+
+def tex(text: str) -> str:
+    """Return plain text as LaTeX: its own signs escaped, and mathematical ones spelt."""
+    return "".join(map(_tex, text))
+
+
+def _tex(sign: str) -> str:
+    if sign in LATEX or sign.isascii():
+        return LATEX.get(sign, sign)
+    kind, _, name = unicodedata.name(sign, "").rpartition(" ")
+    if kind in ("GREEK SMALL LETTER", "GREEK CAPITAL LETTER"):
+        return f"$\\{name.lower() if 'SMALL' in kind else name.capitalize()}$"
+    place = {"SUPERSCRIPT": "^", "SUBSCRIPT": "_"}.get(kind.partition(" ")[0])
+    digit = unicodedata.normalize("NFKC", sign)
+    return f"${place}{{{digit}}}$" if place and digit.isascii() else sign
 
 
 def as_latex(table: pd.DataFrame, title: str) -> str:
     """Return a table of text as LaTeX with booktabs; names are escaped."""
     layout = "".join("l" if is_words(table[name]) else "r" for name in table.columns)
-    escaped = table.to_latex(index=False, escape=True, column_format=layout)
-    for sign, command in LATEX.items():
-        escaped = escaped.replace(sign, command)
-    return f"% {title}\n{escaped}"
+    escaped = table.map(tex).rename(columns=tex)
+    return f"% {title}\n{escaped.to_latex(index=False, escape=False, column_format=layout)}"
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
