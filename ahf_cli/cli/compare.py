@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Compare the finished trials of a study: verdict, tables, figures and report.")
 
 Band = Literal["se", "sd", "ci", "iqr"]
-Theme = Literal["screen", "paper"]
+Theme = Literal["screen", "paper", "paper-wide"]
 Part = Literal["tables", "figures", "report"]
 EVERYTHING: tuple[Part, ...] = ("tables", "figures", "report")
 WIDTH = 100
@@ -72,11 +72,12 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="png|pdf|svg|pgf",
-        help="Format of the figures; repeatable. Default: png, or pdf with --theme paper.",
+        help="Format of the figures; repeatable. Default: png, or pdf for an article.",
     ),
 ]
 ThemeOption = Annotated[
-    Theme, typer.Option("--theme", help="Sizes and fonts for the screen, or for a two-column article.")
+    Theme,
+    typer.Option("--theme", help="Sizes and fonts for the screen, or for one or both columns of an article."),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Give a verdict although conditions differ, and stamp the figures.")

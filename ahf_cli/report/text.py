@@ -82,14 +82,22 @@ def _aligned(texts: pd.DataFrame) -> str:
 
 
 LATEX = {
-    "±": r"$\pm$",
-    "∞": r"$\infty$",
-    "−": "$-$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "–": "--",
-    "×": r"$\times$",
-}
+    "±": r"$\pm$", "∞": r"$\infty$", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "–": "--", "×": r"$\times$",
+    "→": r"$\to$", "◇": r"$\diamond$", "¼": r"$\frac14$", "¾": r"$\frac34$", "‖": r"$\|$", "·": r"$\cdot$",
+    "√": r"$\surd$", "∇": r"$\nabla$", "ᵀ": r"$^{\mathsf{T}}$", "⁻": r"$^{-}$", "¹": r"$^1$", "²": r"$^2$",
+    "₀": r"$_0$", "₁": r"$_1$", "₂": r"$_2$", "ₜ": r"$_t$", "α": r"$\alpha$", "β": r"$\beta$",
+    "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\varepsilon$", "ζ": r"$\zeta$", "η": r"$\eta$",
+    "θ": r"$\theta$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "ρ": r"$\rho$", "τ": r"$\tau$", "σ": r"$\sigma$", "Σ": r"$\Sigma$",
+}  # fmt: skip
+_ESCAPED = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Return a text as LaTeX: special characters are escaped, and signs are commands."""
+    return "".join((_ESCAPED | LATEX).get(sign, sign) for sign in text)
 
 
 def as_latex(table: pd.DataFrame, title: str) -> str:
