@@ -76,8 +76,7 @@ Formats = Annotated[
     ),
 ]
 ThemeOption = Annotated[
-    Theme,
-    typer.Option("--theme", help="Sizes and fonts for the screen, or for one or both columns of an article."),
+    Theme, typer.Option("--theme", help="Sizes for the screen, or for one or both columns of an article.")
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Give a verdict although conditions differ, and stamp the figures.")
@@ -272,7 +271,7 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     from ahf_cli.report.canvas import THEMES, check_formats
 
     formats = check_formats(request.formats or THEMES[request.theme].formats)
-    found = _comparison(request)
+    found = comparison(request)
     data = found.data
     if not len(data.trials) or (data.trials["status"] == "failed").all():
         planned = "; ".join(data.missing) or "none planned"
@@ -296,8 +295,8 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     return Made(found, parts, files, out)
 
 
-def _comparison(request: Request) -> Comparison:
-    """Return the comparison of the requested studies."""
+def comparison(request: Request) -> Comparison:
+    """Return the comparison of the requested studies, with the choices of their configuration."""
     from ahf_cli.report.comparison import Comparison
     from ahf_cli.report.exhibits.exhibit import Choices
     from ahf_cli.report.study_data import pool, read_study
