@@ -146,7 +146,7 @@ def test_the_caption_is_text_beside_the_picture_and_not_in_it(wild: StudyData, t
         "figure2.caption.txt": "5 % of adaptive_hf: ρ < ¼. hf: α & β.\n",
         "figure2.caption.html": "<figcaption>5 % of adaptive_hf: ρ &lt; ¼. hf: α &amp; β.</figcaption>\n",
         "figure2.caption.tex": (
-            "\\caption{5 \\% of adaptive\\_hf: $\\rho$ < $\\frac14$. hf: $\\alpha$ \\& $\\beta$.}\n"
+            "\\caption{5 \\% of adaptive\\_hf: $\\rho$ $<$ $\\frac14$. hf: $\\alpha$ \\& $\\beta$.}\n"
             "\\label{fig:figure2}\n"
         ),
     }

@@ -69,6 +69,10 @@ def test_it_loads_sorts_and_hides_without_errors_and_requests(browser: Browser, 
     opened, wrong = visit(browser, report)
     assert opened.title() == "made-up: comparison of 2 recipes"
     assert opened.locator(".bk-Figure").count() >= 5
+    policy = opened.locator("meta[http-equiv='Content-Security-Policy']").get_attribute("content")
+    assert (
+        policy and policy.startswith("default-src 'none'") and "http" not in policy and "eval" not in policy
+    )
     body = opened.locator("#trials tbody")
     heading = opened.locator("#trials th", has_text="train loss").locator("button")
     column = 1 + opened.locator("#trials th").all_inner_texts().index("train loss")

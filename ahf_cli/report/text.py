@@ -92,6 +92,7 @@ LATEX = {
 }  # fmt: skip
 _ESCAPED = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
 
 

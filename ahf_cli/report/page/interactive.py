@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool, Range1d
+from bokeh.models import BooleanFilter, CDSView, ColumnDataSource, HoverTool, LogTicker, Range1d
 from bokeh.models.annotations import Legend, LegendItem
 from bokeh.plotting import figure
 
@@ -241,6 +241,8 @@ def _plot(
         active_drag="box_zoom", toolbar_location="above", x_range=_range(across), y_range=_range(up),
         x_axis_label=x, y_axis_label=y or None, min_border_right=12, **kinds,
     )  # fmt: skip
+    if kinds.get("x_axis_type") == "log":
+        plot.xaxis.ticker = LogTicker(desired_num_ticks=3, mantissas=[1, 2, 5])  # more overlap on a phone
     plot.toolbar.logo = None
     plot.background_fill_color = plot.border_fill_color = None
     plot.outline_line_color = None
