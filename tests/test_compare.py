@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -83,22 +84,22 @@ def test_formats_that_need_a_missing_program_are_refused_before_any_work(
     assert check_formats(["svg"]) == ("svg",)
 
 
-def test_the_paper_theme_is_one_column_wide_and_has_its_caption_beside(results: Path, tmp_path: Path) -> None:
+def test_the_themes_of_an_article_are_one_column_and_two_columns_wide(results: Path) -> None:
     made = drawings(load_study(results / "paper"), Choices())[0]
-    for drawing in made:
-        width, _ = make(drawing, THEMES["paper"]).figure.get_size_inches()
-        assert width == 3.35
-    paths = make(made[0], THEMES["paper"]).save(tmp_path, ("png",))
-    assert [p.name for p in paths] == ["figure2.csv", "figure2.png", "figure2.caption.txt"]
-    assert paths[-1].read_text().startswith("Mean ± 1 standard error over trials.")
+    figure = next(drawing for drawing in made if drawing.panels > 1)
+    widths = [make(figure, THEMES[name]).figure.get_figwidth() for name in ("paper", "paper-wide")]
+    assert widths == [3.25, 6.75]
 
 
 def test_no_text_of_a_figure_covers_another(results: Path) -> None:
-    """Labels, titles, legends and captions of both themes do not overlap."""
+    """Labels, titles and legends of all themes do not overlap, and an article's have 7 points at least."""
     data = load_study(simulate_study(results, "simulated", trials=6, points=12, reruns=5).folder)
     for theme in THEMES.values():
         for drawing in drawings(data, Choices())[0]:
             picture = make(drawing, theme)
+            texts: list[Any] = picture.figure.findobj(lambda part: hasattr(part, "get_fontsize"))
+            sizes = [t.get_fontsize() for t in texts if t.get_visible() and t.get_text()]
+            assert min(sizes) >= 7, (theme.name, drawing.name)
             renderer = picture.figure.canvas.get_renderer()  # type: ignore[attr-defined]
             parts = [legend.get_window_extent(renderer) for legend in picture.figure.legends]
             for axes in picture.figure.axes:
@@ -115,14 +116,14 @@ def test_no_text_of_a_figure_covers_another(results: Path) -> None:
 
 def test_figures_can_be_told_apart_in_grey(results: Path) -> None:
     from ahf_cli.recipes.builtin import RECIPES
-    from ahf_cli.report.marks import styles
+    from ahf_cli.report.style import styles
 
     looks = styles([*RECIPES, "one", "two", "three"])
     grey = {
         name: Image.new("RGB", (1, 1), look.color).convert("L").getpixel((0, 0))
         for name, look in looks.items()
     }
-    distinct = {(look.line, look.marker) for look in looks.values()}
+    distinct = {(look.line, look.marker, look.hollow) for look in looks.values()}
     assert len(distinct) == len(looks) and all(isinstance(v, int) and 40 < v < 190 for v in grey.values())
 
 

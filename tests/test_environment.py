@@ -107,7 +107,7 @@ def drawn(folder: Path, env: dict[str, str], file: str, content: bytes) -> dict[
 
 def test_figures_are_the_same_bytes_with_all_settings_of_a_user(tmp_path: Path) -> None:
     plain = drawn(tmp_path / "plain", {}, "", b"")
-    assert sum(name.endswith((".png", ".pdf", ".svg")) for name in plain) == 6
+    assert sum(name.endswith((".png", ".pdf", ".svg")) for name in plain) == 9
     for name, settings in AMBIENT.items():
         assert drawn(tmp_path / name, *settings) == plain, name
     for pdf in (tmp_path / "plain").rglob("*.pdf"):

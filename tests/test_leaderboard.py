@@ -16,8 +16,8 @@ from ahf_cli.cli import main
 from ahf_cli.report.canvas import THEMES, make
 from ahf_cli.report.comparison import Comparison
 from ahf_cli.report.leaderboard import Leaderboard, drawing, leaderboard
-from ahf_cli.report.marks import styles
 from ahf_cli.report.study_data import load_study
+from ahf_cli.report.style import styles
 from ahf_cli.study.find import find_study
 from ahf_cli.study.pack import pack
 from ahf_cli.study.store import Study

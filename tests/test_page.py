@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -31,7 +33,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest["sessions"][0]["command"] = f"ahf search {EVIL}"
     manifest["device"] = EVIL
     (study.folder / "manifest.json").write_text(json.dumps(manifest))
-    return save_page(Comparison(load_study(study.folder)), folder)
+    data = load_study(study.folder)
+    steps = data.steps[data.steps["recipe"] == "hf"]
+    vars(data)["prerun"] = (steps.assign(recipe="adaptive_hf"), "l2")
+    return save_page(Comparison(data), folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,10 @@ def test_it_loads_sorts_and_hides_without_errors_and_requests(browser: Browser, 
     opened, wrong = visit(browser, report)
     assert opened.title() == "made-up: comparison of 2 recipes"
     assert opened.locator(".bk-Figure").count() >= 5
+    policy = opened.locator("meta[http-equiv='Content-Security-Policy']").get_attribute("content")
+    assert (
+        policy and policy.startswith("default-src 'none'") and "http" not in policy and "eval" not in policy
+    )
     body = opened.locator("#trials tbody")
     heading = opened.locator("#trials th", has_text="train loss").locator("button")
     column = 1 + opened.locator("#trials th").all_inner_texts().index("train loss")
@@ -86,51 +95,78 @@ def test_it_loads_sorts_and_hides_without_errors_and_requests(browser: Browser, 
     assert wrong == []
 
 
-def test_a_click_on_the_legend_hides_a_recipe_and_hovering_names_a_trial(
+def hover(opened: Page, figure: str) -> tuple[str, str]:
+    """Move the pointer over the first plot of a figure until it names a trial; return text and cursor row."""
+    plot = opened.locator(f"#{figure} .plot").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    said = plot.locator(".readout")
+    for y in range(120, 420, 5):
+        opened.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + y)
+        opened.wait_for_timeout(10)
+        if text := said.text_content():
+            return text, str(opened.locator(".bk-Tooltip").count())
+    return "", ""
+
+
+def test_the_legend_hides_a_recipe_a_drag_zooms_and_the_pointer_names_a_trial_below_the_plot(
     browser: Browser, report: Path
 ) -> None:
     opened, wrong = visit(browser, report, viewport={"width": 1280, "height": 900})
-    plot = opened.locator("#figure2 .bk-Figure").first
-    plot.scroll_into_view_if_needed()
+    for figure in ("figure2", "equal_cost", "prerun_steps"):
+        text, tooltips = hover(opened, figure)
+        searched = r"hf(_published)?/\d{3}: .*outcome (trained|stood still|did not train|diverged)"
+        assert re.match(r"pre-run adaptive_hf/" if figure == "prerun_steps" else searched, text)
+        assert tooltips == "0"
+    place = opened.locator("#figure2 .plot").first
+    place.scroll_into_view_if_needed()
+    drawn, below = place.locator(".drawn").bounding_box(), place.locator(".readout").bounding_box()
+    assert drawn and below and below["y"] >= drawn["y"] + drawn["height"] and drawn["height"] >= 360
     hidden = (
         "Bokeh.documents.flatMap(d => [...d.all_models])"
         ".filter(m => m.type === 'GlyphRenderer' && !m.visible).length"
     )
-    box = plot.bounding_box()
-    assert box is not None and opened.evaluate(hidden) == 0
-    for x in range(20, int(box["width"]), 12):  # the legend is above the panel; its place depends on fonts
-        opened.mouse.click(box["x"] + x, box["y"] + 52)
+    assert opened.evaluate(hidden) == 0
+    for x in range(20, int(drawn["width"]), 12):  # the legend is above the panel; its place depends on fonts
+        opened.mouse.click(drawn["x"] + x, drawn["y"] + 52)
         if opened.evaluate(hidden):
             break
     assert opened.evaluate(hidden) == 3  # centre, band and trials of one recipe
-    tip = opened.locator(".bk-Tooltip")
-    for y in range(90, 320, 6):
-        opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + y)
-        opened.wait_for_timeout(40)
-        if tip.count():
-            break
-    said = tip.first.evaluate("element => element.shadowRoot.textContent")
-    assert re.search(r"hf(_published)?/\d{3}.*(trained|did not train|diverged)", said, re.S)
+    span = (
+        "Bokeh.documents[0].roots().find(r => document.querySelector(`#figure2 [data-root-id='${r.id}']`))"
+        ".x_range"
+    )
+    whole = opened.evaluate(f"{span}.end - {span}.start")
+    middle = drawn["x"] + drawn["width"] / 2, drawn["y"] + 0.6 * drawn["height"]
+    opened.mouse.move(*middle)
+    opened.mouse.down()
+    opened.mouse.move(middle[0] + 80, middle[1] + 60, steps=3)
+    opened.mouse.up()
+    assert 0 < opened.evaluate(f"{span}.end - {span}.start") < 0.5 * whole
     assert wrong == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_fits_the_width_in_both_colour_schemes(
+def test_it_fits_the_width_and_its_figures_follow_the_colour_scheme(
     browser: Browser, report: Path, tmp_path: Path, scheme: str, width: int
 ) -> None:
     opened, wrong = visit(browser, report, color_scheme=scheme, viewport={"width": width, "height": 800})
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
-    ink = opened.evaluate(
-        "Bokeh.documents.flatMap(d => [...d.all_models])"
-        ".find(m => m.type === 'LinearAxis').axis_label_text_color"
-    )
-    assert ink == {"light": "#1a1a1a", "dark": "#e8e8e8"}[scheme]
-    shot = tmp_path / "shot.png"
-    opened.screenshot(path=shot)
-    corner = Image.open(shot).convert("L").getpixel((2, 2))
-    assert isinstance(corner, int) and (corner > 200) == (scheme == "light")
+    for place in ("body", "#figure2 .drawn", "#distribution img"):
+        shot = tmp_path / "shot.png"
+        opened.locator(place).first.screenshot(path=shot)
+        tints = np.asarray(Image.open(shot).convert("L"))
+        paper, (dark, light) = np.median(tints), np.percentile(tints, [0.2, 99.8])
+        assert (paper > 220 and dark < 110) if scheme == "light" else (paper < 40 and light > 145), place
     assert wrong == []
+
+
+def test_each_recipe_is_described_once(report: Path) -> None:
+    text = report.read_text()
+    known = load_study(report.parent / "made-up").explanations
+    assert [text.count(html.escape(known[name], quote=False)) for name in ("hf", "hf_published")] == [1, 1]
 
 
 def test_without_javascript_it_is_a_page_of_images_and_tables(browser: Browser, report: Path) -> None:

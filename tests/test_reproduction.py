@@ -21,7 +21,7 @@ REFERENCE = Path(__file__).parents[1] / "results" / "reference"
     [
         ("a_b & 5 %", r"a\_b \& 5 \%"),
         ("\\x{~^}", r"\textbackslash{}x\{\textasciitilde{}\textasciicircum{}\}"),
-        ("λ₀ = 10⁻²", r"$\lambda$$_{0}$ = 10⁻$^{2}$"),
+        ("λ₀ = 10⁻²", r"$\lambda$$_{0}$ = 10$^-$$^{2}$"),
         ("α ± ∞", r"$\alpha$ $\pm$ $\infty$"),
         ("Ω", r"$\Omega$"),
         ("é", "é"),

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Compare the finished trials of a study: verdict, tables, figures and report.")
 
 Band = Literal["se", "sd", "ci", "iqr"]
-Theme = Literal["screen", "paper"]
+Theme = Literal["screen", "paper", "paper-wide"]
 Part = Literal["tables", "figures", "report"]
 EVERYTHING: tuple[Part, ...] = ("tables", "figures", "report")
 WIDTH = 100
@@ -72,11 +72,11 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="png|pdf|svg|pgf",
-        help="Format of the figures; repeatable. Default: png, or pdf with --theme paper.",
+        help="Format of the figures; repeatable. Default: png, or pdf for an article.",
     ),
 ]
 ThemeOption = Annotated[
-    Theme, typer.Option("--theme", help="Sizes and fonts for the screen, or for a two-column article.")
+    Theme, typer.Option("--theme", help="Sizes for the screen, or for one or both columns of an article.")
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Give a verdict although conditions differ, and stamp the figures.")
@@ -271,7 +271,7 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     from ahf_cli.report.canvas import THEMES, check_formats
 
     formats = check_formats(request.formats or THEMES[request.theme].formats)
-    found = _comparison(request)
+    found = comparison(request)
     data = found.data
     if not len(data.trials) or (data.trials["status"] == "failed").all():
         planned = "; ".join(data.missing) or "none planned"
@@ -295,8 +295,8 @@ def make(request: Request, parts: tuple[Part, ...]) -> Made:
     return Made(found, parts, files, out)
 
 
-def _comparison(request: Request) -> Comparison:
-    """Return the comparison of the requested studies."""
+def comparison(request: Request) -> Comparison:
+    """Return the comparison of the requested studies, with the choices of their configuration."""
     from ahf_cli.report.comparison import Comparison
     from ahf_cli.report.exhibits.exhibit import Choices
     from ahf_cli.report.study_data import pool, read_study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import shutil
 import textwrap
@@ -17,10 +18,11 @@ from PIL import Image
 from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.report.plotting import Figure, FigureCanvasAgg, settings, write
+from ahf_cli.report.text import tex
 from ahf_cli.study.files import SUMMARY_DIGITS, atomic_write, csv_bytes
 
 Format = Literal["png", "pdf", "svg", "pgf"]
-ThemeName = Literal["screen", "paper"]
+ThemeName = Literal["screen", "paper", "paper-wide"]
 DPI = 150
 CHARACTERS_PER_INCH = 130.0
 """for text one point high"""
@@ -40,16 +42,16 @@ class Theme:
     width: float
     """of a whole figure"""
     font: float
-    caption: bool
-    """write the caption below the panels; else into a separate file, for an article's \\caption"""
-    formats: tuple[Format, ...]
+    stacked: bool = False
+    """one panel below the other, for one column of an article"""
+    formats: tuple[Format, ...] = ("pdf",)
     """default formats"""
     rc: Any = field(default_factory=dict)
     """Matplotlib's settings"""
 
     def columns(self, panels: int, across: int) -> int:
-        """Return the number of panels side by side; an article has one column."""
-        return min(panels, across) if self.caption else 1
+        """Return the number of panels side by side."""
+        return 1 if self.stacked else min(panels, across)
 
 
 _COMMON = {
@@ -59,17 +61,21 @@ _COMMON = {
     "path.simplify_threshold": 0.3,
     "pdf.fonttype": 42,  # journals refuse Type 3
 }  # fmt: skip
-THEMES: dict[ThemeName, Theme] = {
-    "screen": Theme("screen", (4.8, 3.7), 10, 10, True, ("png",), {**_COMMON, "font.size": 10}),
-    "paper": Theme(
-        "paper", (3.35, 2.3), 3.35, 8, False, ("pdf",),
-        {**_COMMON, "font.size": 8, "font.family": ["STIXGeneral", "DejaVu Serif"],
-         "mathtext.fontset": "stix", "lines.markersize": 3, "legend.fontsize": 7, "axes.labelsize": 8,
-         "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-         "xtick.labelsize": 7, "ytick.labelsize": 7},
-    ),
+_PAPER = {
+    **_COMMON, "font.size": 8, "font.family": ["STIXGeneral", "DejaVu Serif"], "mathtext.fontset": "stix",
+    "lines.markersize": 3, "lines.markeredgewidth": 0.7, "legend.fontsize": 7, "axes.labelsize": 8,
+    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
 }  # fmt: skip
-"""Themes by name: `screen` for single files, `paper` for one column of a two-column article."""
+THEMES: dict[ThemeName, Theme] = {
+    "screen": Theme(
+        "screen", (4.8, 3.7), 10, 10, formats=("png",),
+        rc={**_COMMON, "font.size": 10, "lines.markersize": 4.5},
+    ),
+    "paper": Theme("paper", (3.25, 2.3), 3.25, 8, stacked=True, rc=_PAPER),
+    "paper-wide": Theme("paper-wide", (3.3, 2.4), 6.75, 8, rc=_PAPER),
+}  # fmt: skip
+"""Themes by name: `screen`; `paper` for one column of a two-column article, and `paper-wide` for both."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Drawing:
     title: str
     table: pd.DataFrame
     caption: Sequence[str]
+    """sentences that stand beside the figure"""
     draw: Callable[[Figure, Theme], None]
     """draws on an empty figure, from the table alone"""
     panels: int = 1
@@ -88,6 +95,10 @@ class Drawing:
     """height of a panel, in multiples of the theme's"""
     across: int = 2
     """most panels side by side"""
+    described: Sequence[str] = ()
+    """sentences on the recipes, which end the caption where no other text describes them"""
+    colored: bool = False
+    """show values by colour, so that a dark page must not change the colours"""
 
 
 def check_formats(formats: Sequence[str]) -> tuple[Format, ...]:
@@ -116,8 +127,6 @@ class Picture:
     theme: Theme
     figure: Figure
     stamp: str
-    below: float
-    """height below the panels for stamp and caption, in inches"""
     image: Image.Image
     """its pixels"""
 
@@ -132,14 +141,6 @@ class Picture:
             write(self.figure, kind, content, DPI, _UNDATED[kind])
         return content.getvalue()
 
-    def panels(self) -> bytes:
-        """Return the panels alone as a PNG."""
-        width, height = self.image.size
-        content = io.BytesIO()
-        alone = self.image.crop((0, 0, width, height - round(self.below * DPI)))
-        alone.save(content, "png", dpi=(DPI, DPI))
-        return content.getvalue()
-
     def small(self) -> bytes:
         """Return the whole figure as a PNG of 128 colours, for the documents of a repository."""
         content = io.BytesIO()
@@ -150,36 +151,44 @@ class Picture:
     def save(self, out: Path, formats: Sequence[Format]) -> list[Path]:
         """Write `data/<name>.csv` and `figures/<name>.<format>` under `out`, and return their paths.
 
-        The paper theme writes the caption beside the figure.
+        The caption stands beside them as text, HTML and LaTeX, `figures/<name>.caption.{txt,html,tex}`.
         """
         paths = [out / "data" / f"{self.drawing.name}.csv"]
         atomic_write(paths[0], csv_bytes(self.drawing.table, SUMMARY_DIGITS))
         for kind in dict.fromkeys(formats):
             paths.append(out / "figures" / f"{self.drawing.name}.{kind}")
             atomic_write(paths[-1], self.written(kind))
-        if not self.theme.caption:
-            paths.append(out / "figures" / f"{self.drawing.name}.caption.txt")
-            text = " ".join([*self.drawing.caption, *([self.stamp] if self.stamp else [])])
+        for end, text in self.captions().items():
+            paths.append(out / "figures" / f"{self.drawing.name}.caption.{end}")
             atomic_write(paths[-1], f"{text}\n".encode())
         return paths
 
+    def captions(self) -> dict[str, str]:
+        """Return the caption, with its stamp, as text, HTML and LaTeX."""
+        drawing = self.drawing
+        text = " ".join([*drawing.caption, *drawing.described, *([self.stamp] if self.stamp else [])])
+        return {
+            "txt": text,
+            "html": f"<figcaption>{html.escape(text)}</figcaption>",
+            "tex": f"\\caption{{{tex(text)}}}\n\\label{{fig:{drawing.name}}}",
+        }
+
 
 def make(drawing: Drawing, theme: Theme, stamp: str = "") -> Picture:
-    """Draw a figure and lay it out once for all formats; caption and stamp never cover a panel."""
+    """Draw a figure and lay it out once for all formats; its stamp covers no panel."""
     with settings(theme.rc):
         columns = theme.columns(drawing.panels, drawing.across)
         rows = -(-drawing.panels // columns)
-        width = theme.width if columns > 1 or theme.name == "paper" else 0.75 * theme.width
+        width = theme.width if columns > 1 or theme.stacked else 0.75 * theme.width
         panels = rows * theme.panel[1] * drawing.height
         figure = Figure(figsize=(width, panels), dpi=DPI, layout="constrained")
         drawing.draw(figure, theme)
-        caption = drawing.caption if theme.caption else ()
-        below = _frame(figure, panels + _legend_height(figure, theme), caption, stamp, 0.8 * theme.font)
+        _frame(figure, panels + _legend_height(figure, theme), stamp, theme.font - 1)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
         figure.set_layout_engine("none")  # laid out once for all formats
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return Picture(drawing, theme, figure, stamp, below, Image.fromarray(pixels).convert("RGB"))
+    return Picture(drawing, theme, figure, stamp, Image.fromarray(pixels).convert("RGB"))
 
 
 def save(drawing: Drawing, out: Path) -> list[Path]:
@@ -187,22 +196,18 @@ def save(drawing: Drawing, out: Path) -> list[Path]:
     return make(drawing, THEMES["screen"]).save(out, THEMES["screen"].formats)
 
 
-def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str, size: float) -> float:
-    """Make room below the panels for stamp and caption, and return its height in inches."""
+def _frame(figure: Figure, panels: float, stamp: str, size: float) -> None:
+    """Make room below the panels for the stamp."""
     width = figure.get_figwidth()
-    texts = [
-        _wrapped(part, width * CHARACTERS_PER_INCH / size) for part in ([stamp] if stamp else [], caption)
-    ]
-    heights = [len(words) * size * 1.32 / 72 for words in texts]
-    below = sum(heights) + 0.15 if any(texts) else 0.02
+    words = textwrap.wrap(stamp, int(width * CHARACTERS_PER_INCH / size), subsequent_indent=" " * 4)
+    below = len(words) * size * 1.32 / 72 + 0.15 if words else 0.02
     height = panels + below
     figure.set_size_inches(width, height)
-    for words, bottom, color in zip(texts, (heights[1], 0), ("#B00020", "black"), strict=True):
-        figure.text(
-            0.1 / width, (0.08 + bottom) / height, "\n".join(words), fontsize=size, va="bottom",
-            linespacing=1.3, parse_math=False, color=color,
-        )  # fmt: skip
     if stamp:
+        figure.text(
+            0.1 / width, 0.08 / height, "\n".join(words), fontsize=size, va="bottom", linespacing=1.3,
+            parse_math=False, color="#B00020",
+        )  # fmt: skip
         figure.text(
             0.5, (below + panels / 2) / height, "FORCED", fontsize=16 * panels, rotation=25, alpha=0.12,
             ha="center", va="center", color="#B00020", weight="bold", zorder=10,
@@ -210,16 +215,9 @@ def _frame(figure: Figure, panels: float, caption: Sequence[str], stamp: str, si
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, below / height, 1, 1 - below / height))  # type: ignore[call-arg]  # it has it
-    return below
 
 
 def _legend_height(figure: Figure, theme: Theme) -> float:
     """Return the height of the legend beyond two rows, in inches; the panels have room for two."""
     rows = sum(-(-len(legend.get_texts()) // legend._ncols) for legend in figure.legends)  # type: ignore[attr-defined]
     return max(0, rows - 2) * theme.font * 1.65 / 72
-
-
-def _wrapped(texts: Sequence[str], characters: float) -> list[str]:
-    return [
-        line for text in texts for line in textwrap.wrap(text, int(characters), subsequent_indent=" " * 4)
-    ]

@@ -25,6 +25,7 @@ from ahf_cli.report.shared import same_reruns
 from ahf_cli.report.statistics.clusters import two_clusters
 from ahf_cli.report.statistics.interval import Interval
 from ahf_cli.report.study_data import StudyData, pool, read_study
+from ahf_cli.report.style import styles
 from ahf_cli.report.text import number, spread_interval, within
 from ahf_cli.report.verdict import ONE_SEED
 from ahf_cli.study.store import Study
@@ -252,7 +253,7 @@ def _unclear_seconds(data: StudyData) -> str:
 
 def drawing(board: Leaderboard) -> Drawing:
     """Return a drawing of the means with their intervals, one panel a group."""
-    looks = marks.styles(row["recipe"] for group in board.groups for row in group.rows)
+    looks = styles(row["recipe"] for group in board.groups for row in group.rows)
     fills = dict(zip(PLACES, ("full", "left", "none"), strict=True))
     caption = [
         "Means over re-runs of the best configuration with new seeds, and their 95 % intervals, none for two "

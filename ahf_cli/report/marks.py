@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ahf_cli.report.canvas import Theme
-from ahf_cli.report.plotting import Axes, Figure
+from ahf_cli.report.plotting import Axes, Figure, FigureCanvasAgg
 from ahf_cli.report.statistics.trajectory import BANDS, Band
+from ahf_cli.report.style import Style
 from ahf_cli.tasks.metrics import Column, Metrics
 from ahf_cli.training.outcome import OUTCOMES
 
@@ -21,6 +22,11 @@ FEW = 10
 
 LONGEST = 46
 """Most characters of a label along a panel's height."""
+
+FILLED = 3
+"""Most recipes of a figure whose bands are filled; more have edges, since fills hide one another."""
+
+_EDGE: Any = {"linewidth": 0.6, "alpha": 0.55, "zorder": 2}
 
 STEP_LABEL = "step (one mini-batch each)"
 
@@ -32,17 +38,28 @@ def grid(figure: Figure, theme: Theme, panels: int, across: int = 2) -> list[Axe
     return [figure.add_subplot(rows, columns, at + 1) for at in range(panels)]
 
 
-def value_top(objective: Column) -> float:
-    """Return the upper limit of an axis of the capped objective."""
-    return float(f"{1.064 * objective.scale:.3g}")
+def zoomed(values: ArrayLike, metric: Column) -> tuple[float, float]:
+    """Return the limits of a linear axis around some values of a metric, within its bounds and its edge."""
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known) & (known <= metric.edge)]
+    if not known.size:
+        return 0.0, min(metric.top, metric.scale) if metric.scale < math.inf else 1.0
+    low, high = float(known.min()), float(known.max())
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    return max(0.0, low - margin), min(high + margin, metric.edge)
 
 
-def limits(metric: Column, highest: float) -> tuple[float, float]:
-    """Return the limits of an axis: the metric's bounds, or 0 and the largest value up to the edge."""
-    if np.isfinite(metric.top):
-        return 0.0, metric.top
-    top = max(highest, metric.scale if np.isfinite(metric.scale) else 0.0)
-    return 0.0, min(top * 1.05, metric.edge) or 1.0
+START = 0.25
+"""part of each line, from its start, by which a vertical axis is not chosen"""
+
+
+def settled(lines: pd.DataFrame, x: str = "step", y: str = "centre") -> NDArray[np.float64]:
+    """Return the values of each recipe's line after its first quarter, which an axis shows."""
+    ends = lines.groupby("recipe")[x].transform("max")
+    return np.asarray(lines.loc[lines[x] >= START * ends, y], dtype=float)
+
+
+START_WORDS = "Vertical axes show the values after the first quarter of each line."
 
 
 def log_limits(values: ArrayLike, edge: float = math.inf) -> tuple[float, float]:
@@ -53,41 +70,43 @@ def log_limits(values: ArrayLike, edge: float = math.inf) -> tuple[float, float]
 
 
 def line(
-    axes: Axes, table: pd.DataFrame, style: Style, label: str | None, x: str = "step", *, solid: bool = False
-) -> None:
-    """Draw a centre line with its band, or without one for n = 1."""
+    axes: Axes, table: pd.DataFrame, style: Style, label: str | None, x: str = "step", *,
+    solid: bool = False, filled: bool = True,
+) -> None:  # fmt: skip
+    """Draw a centre line with its band, or without one for n = 1; without `filled`, the band has edges."""
     along = table[x].to_numpy(dtype=float)
     low, centre, high = (table[k].to_numpy(dtype=float) for k in ("low", "centre", "high"))
-    axes.fill_between(along, low, high, color=style.color, alpha=0.2, linewidth=0, zorder=2)
+    if filled:
+        axes.fill_between(along, low, high, color=style.color, alpha=0.2, linewidth=0, zorder=2)
+    else:
+        axes.plot(along, np.stack([low, high], axis=1), color=style.color, **_EDGE)
     axes.plot(
         along, centre, color=style.color, linestyle="-" if solid else style.line, linewidth=1.5, label=label,
-        marker=None if solid else style.marker, markersize=4, markevery=max(1, len(along) // 9), zorder=3,
+        marker=None if solid else style.marker, markerfacecolor=style.face,
+        markevery=max(1, len(along) // 9), zorder=3,
     )  # fmt: skip
 
 
 def stairs(
-    axes: Axes, table: pd.DataFrame, style: Style, label: str | None, start: float, end: float
-) -> None:
+    axes: Axes, table: pd.DataFrame, style: Style, label: str | None, start: float, end: float, *,
+    filled: bool = True,
+) -> None:  # fmt: skip
     """Draw a distribution with its band, from 0 at `start` to the right edge `end`."""
     value = np.concatenate([[start], table["value"].to_numpy(float), [end]])
     parts = {}
     for name in ("share", "low", "high"):
         known = table[name].to_numpy(float)
         parts[name] = np.concatenate([[0], known, known[-1:] if len(known) else [0]])
-    if table["n"].min() >= FEW:
-        axes.fill_between(
-            value,
-            parts["low"],
-            parts["high"],
-            step="post",
-            color=style.color,
-            alpha=0.13,
-            linewidth=0,
-            zorder=2,
-        )
+    low, high = parts["low"], parts["high"]
+    if table["n"].min() >= FEW and filled:
+        axes.fill_between(value, low, high, step="post", color=style.color, alpha=0.13, linewidth=0, zorder=2)
+    elif table["n"].min() >= FEW:
+        both = np.stack([low, high], axis=1)
+        axes.plot(value, both, drawstyle="steps-post", color=style.color, **_EDGE)
     axes.plot(
         value, parts["share"], drawstyle="steps-post", color=style.color, linestyle=style.line, linewidth=1.5,
-        marker=style.marker, markersize=4, markevery=(1, max(1, len(value) // 7)), label=label, zorder=3,
+        marker=style.marker, markerfacecolor=style.face, markevery=(1, max(1, len(value) // 7)),
+        label=label, zorder=3,
     )  # fmt: skip
 
 
@@ -97,23 +116,30 @@ def spread(numbers: ArrayLike, width: float = 0.3) -> NDArray[np.float64]:
 
 
 def baseline(axes: Axes, metric: Column, *, upright: bool = False) -> None:
-    """Mark the baseline of a metric by a dotted line with a label beside the panel."""
+    """Mark the baseline of a metric by a dotted line with a label beside the panel, if the panel holds it."""
     value = metric.baseline
-    if value is None:
+    low, high = axes.get_xlim() if upright else axes.get_ylim()
+    if value is None or not low <= value <= high:
         return
-    dotted = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (1, 3)), "zorder": 1}
+    dotted: Any = {"color": "0.45", "linewidth": 0.8, "linestyle": (0, (1, 3)), "zorder": 1}
+    text: Any = {"textcoords": "offset points", "color": "0.35", "annotation_clip": False}
     if upright:
-        axes.axvline(value, **dotted)  # type: ignore[arg-type]
+        axes.axvline(value, **dotted)
         axes.annotate(
             "chance", (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), ha="center", va="bottom",
-            textcoords="offset points", fontsize="x-small", color="0.35", annotation_clip=False,
+            fontsize=small(axes), **text,
         )  # fmt: skip
     else:
-        axes.axhline(value, **dotted)  # type: ignore[arg-type]
+        axes.axhline(value, **dotted)
         axes.annotate(
             "chance", (1, value), xycoords=("axes fraction", "data"), xytext=(3, 0), ha="left", va="center",
-            textcoords="offset points", fontsize="x-small", color="0.35", annotation_clip=False,
+            fontsize=small(axes), **text,
         )  # fmt: skip
+
+
+def small(axes: Axes) -> float:
+    """Return the size of tick labels in points, the least size of a text in a panel."""
+    return float(axes.xaxis.label.get_fontsize()) - 1
 
 
 def references(axes: Axes, values: Mapping[str, float]) -> None:
@@ -122,7 +148,7 @@ def references(axes: Axes, values: Mapping[str, float]) -> None:
         axes.axhline(value, color="0.35", linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
         axes.annotate(
             name, (0.01, value), xycoords=("axes fraction", "data"), xytext=(0, 1), ha="left", va="bottom",
-            textcoords="offset points", fontsize="x-small", color="0.35",
+            textcoords="offset points", fontsize=small(axes), color="0.35",
         )  # fmt: skip
 
 
@@ -137,15 +163,20 @@ def legend(figure: Figure, theme: Theme, *, points: bool = False) -> None:
     labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
     if not labels:
         return
-    room = figure.get_figwidth() * 135 / theme.font  # characters
-    columns = max(1, min(len(labels), 4, int(room // (max(map(len, labels)) + (4 if points else 9)))))
-    figure.legend(loc="outside upper center", ncols=columns, handlelength=1 if points else 3.5)
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    for columns in range(min(len(labels), 4), 0, -1):
+        found = figure.legend(
+            loc="outside upper center", ncols=columns, handlelength=1 if points else 4, columnspacing=1.5
+        )
+        if columns == 1 or found.get_window_extent(renderer).width <= 0.98 * figure.bbox.width:
+            break
+        found.remove()
 
 
 def labelled(metric: Column, theme: Theme) -> str:
     """Return the name and unit of a metric, shortened for a small panel."""
     whole = f"{metric.label} ({metric.unit})"
-    return whole if theme.caption and len(whole) <= LONGEST else metric.named
+    return whole if theme.name == "screen" and len(whole) <= LONGEST else metric.named
 
 
 def n_of(trials: pd.DataFrame, planned: int) -> str:
@@ -217,63 +248,6 @@ def outcome_words(trials: pd.DataFrame, metrics: Metrics) -> str:
         bar = f"its final {head.label} is {'≥' if head.better == 'higher' else '≤'} {head.bar:g}"
     still = " It stood still if its updates fell below rounding before." if "stood still" in found else ""
     return f" A trial trained if {bar}.{still}"
-
-
-@dataclass(frozen=True)
-class Style:
-    """Colour, dashes and marker of a recipe; each of them alone distinguishes recipes."""
-
-    color: str
-    line: str | tuple[float, tuple[float, ...]]
-    marker: str
-
-
-# Okabe and Ito's palette without its yellow, a grey, and Tol's wine: distinct in common colour blindness.
-_COLORS = ("#0072B2", "#D55E00", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#666666", "#882255")
-_LINES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
-    "-",
-    (0, (6, 2)),
-    (0, (6, 2, 1.5, 2)),
-    (0, (1.5, 1.5)),
-    (0, (10, 3)),
-    (0, (3, 1.5, 1, 1.5, 1, 1.5)),
-    (0, (8, 2, 1, 2, 1, 2)),
-)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "p", "<", ">", "*", "h")  # no cross: it marks a divergence
-_ORDER = (
-    "hf", "adaptive_hf", "hf_published", "adaptive_hf_published", "adam", "sgd_momentum", "hf_stable",
-    "adaptive_hf_stable", "adahessian", "hf_martens", "natural_gradient", "nesterov", "rmsprop", "adagrad",
-    "adamw", "nadam", "muon", "kfac", "ekfac", "hf_nystrom", "hf_kfac", "hf_spring", "lm", "lm_geodesic",
-    "lbfgs",
-)  # fmt: skip
-_FIXED = {name: index for index, name in enumerate(_ORDER)}
-_RESERVED = 4
-"""Styles of the paper's four recipes, which no derived recipe takes."""
-
-
-def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Return the style of each recipe: fixed for built-in recipes, the next free one for others, by name.
-
-    Among `study/recipe` names of one built-in recipe, only the first has the fixed style.
-    """
-    names = list(dict.fromkeys(names))
-    taken: dict[str, int] = {}
-    for name in names:
-        index = _FIXED.get(name.rpartition("/")[2])
-        if index is not None and index not in taken.values():
-            taken[name] = index
-    free = (i for i in range(_RESERVED, len(_FIXED) + len(names) + 1) if i not in taken.values())
-    for name in sorted(names):
-        if name not in taken:
-            taken[name] = next(free)
-    return {name: _style(taken[name]) for name in names}
-
-
-def _style(index: int) -> Style:
-    lap = index // len(_COLORS)  # after the last colour, the colours repeat with other dashes
-    return Style(
-        _COLORS[index % len(_COLORS)], _LINES[(index + lap) % len(_LINES)], _MARKERS[index % len(_MARKERS)]
-    )
 
 
 def observed(trials: pd.DataFrame) -> str:

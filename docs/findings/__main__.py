@@ -73,8 +73,8 @@ def figures(texts: Iterable[str], root: Path = ROOT) -> dict[Path, bytes]:
     shown = re.findall(r"\]\((?:\.\./)?(results/reference/(\w+)/(\w+)\.png)\)", "\n".join(texts))
     found = {}
     for place, study, name in dict.fromkeys(shown):
-        drawn = {d.name: d for d in load(root / "results" / "reference" / study).comparison.drawn[0]}
-        found[root / place] = make(drawn[name], THEMES["screen"]).small()
+        drawn = load(root / "results" / "reference" / study).drawing(name)
+        found[root / place] = make(drawn, THEMES["screen"]).small()
     return found
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ahf_cli.cli.compare import Request, comparison
 from ahf_cli.config.strict_yaml import parse_yaml
 from ahf_cli.report.audit import of_study
-from ahf_cli.report.comparison import Comparison
-from ahf_cli.report.exhibits.exhibit import Choices
-from ahf_cli.report.study_data import load_study
+from ahf_cli.report.canvas import Drawing
+from ahf_cli.report.exhibits import figures
 from ahf_cli.search.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.study.frames import trials_frame
 from docs.findings.interval import interval
@@ -25,9 +25,21 @@ class Study:
     """Numbers of one study."""
 
     def __init__(self, folder: Path):
-        self.data = load_study(folder)
-        self.comparison = Comparison(self.data, Choices(attribute=True))
+        self.comparison = comparison(Request((str(folder),), attribute=True))
+        self.data = self.comparison.data
         self.name = folder.name
+
+    @cache  # noqa: B019  # studies live as long as the documents are filled in
+    def drawing(self, name: str) -> Drawing:
+        """Return a figure as `ahf compare --attribute` draws it."""
+        made = figures()[name](self.data, self.comparison.choices)
+        if not isinstance(made, Drawing):
+            raise ValueError(f"{self.name} has no figure {name}: {made}")
+        return made
+
+    def caption(self, name: str) -> str:
+        """Return the caption of a figure as one line of Markdown."""
+        return " ".join(self.drawing(name).caption).replace("_", "\\_").replace("*", "\\*")
 
     @property
     def recipes(self) -> list[Recipe]:

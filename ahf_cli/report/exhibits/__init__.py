@@ -10,7 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ahf_cli.report.canvas import Drawing
-from ahf_cli.report.exhibits.exhibit import Choices, Exhibit
+from ahf_cli.report.exhibits.exhibit import Choices, Exhibit, Figure
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import Table
 
@@ -22,6 +22,11 @@ def exhibits() -> tuple[Exhibit, ...]:
     return tuple(sorted((m.EXHIBIT for m in modules if hasattr(m, "EXHIBIT")), key=lambda e: e.place))
 
 
+def figures() -> dict[str, Figure]:
+    """Return the functions that make all figures, by name."""
+    return {name: figure for exhibit in exhibits() for name, figure in exhibit.figures.items()}
+
+
 def tables(data: StudyData, choices: Choices) -> dict[str, Table]:
     """Return the tables that the study has data for, by name."""
     made = (table(data, choices) for exhibit in exhibits() for table in exhibit.tables)
@@ -30,8 +35,7 @@ def tables(data: StudyData, choices: Choices) -> dict[str, Table]:
 
 def drawings(data: StudyData, choices: Choices) -> tuple[list[Drawing], dict[str, str]]:
     """Return the figures that the study has data for, and the reason for each other one."""
-    figures = {name: figure for exhibit in exhibits() for name, figure in exhibit.figures.items()}
-    made = {name: figure(data, choices) for name, figure in figures.items()}
+    made = {name: figure(data, choices) for name, figure in figures().items()}
     return (
         [found for found in made.values() if isinstance(found, Drawing)],
         {name: found for name, found in made.items() if isinstance(found, str)},

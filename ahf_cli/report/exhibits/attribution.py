@@ -166,6 +166,7 @@ def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
         panels = marks.grid(figure, theme, 2)
         for axes, metric in zip(panels, (metrics.headline, metrics.loss), strict=True):
             axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter("{x:.3g}")  # an exponent beside the axis would cover its label
             column = metric.column
             for row, found in enumerate(drawn.to_dict("records")):
                 centre, low, high = (found[f"{column}{end}"] for end in ("", "_low", "_high"))
@@ -176,9 +177,11 @@ def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
                 axes.plot([low, high], [row, row], color=color, linewidth=2)
                 axes.plot(centre, row, marker, color=color, markersize=6)
             axes.axvline(0, color="0.45", linewidth=0.8)
-            named = axes is panels[0] or not theme.caption
+            named = axes is panels[0] or theme.stacked
             labels = [f"{r['before']}\n{r['key']}: {r['new']}" for r in drawn.to_dict("records")]
-            axes.set_yticks(range(len(drawn)), labels if named else [""] * len(drawn), fontsize="small")
+            axes.set_yticks(
+                range(len(drawn)), labels if named else [""] * len(drawn), fontsize=marks.small(axes)
+            )
             axes.set_ylim(-0.6, len(drawn) - 0.4)
             axes.grid(False, axis="y")
             better = "right" if metric.better == "higher" else "left"

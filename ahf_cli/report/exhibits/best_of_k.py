@@ -11,7 +11,6 @@ import pandas as pd
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.best_of import (
     best_so_far,
@@ -19,6 +18,7 @@ from ahf_cli.report.statistics.best_of import (
     probability_of_beating_interval,
 )
 from ahf_cli.report.study_data import ranked
+from ahf_cli.report.style import styles
 from ahf_cli.report.text import NOTHING, Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column
 
@@ -125,13 +125,18 @@ def expected_best(trials: pd.DataFrame, names: list[str], objective: Column, *, 
         panels = marks.grid(figure, theme, 2 if len(beats) else 1)
         renamed = best.rename(columns={"best": "centre", "best_low": "low", "best_high": "high"})
         for name in best["recipe"].unique():
-            marks.line(panels[0], renamed[renamed["recipe"] == name], looks[name], name, "k")
+            own = renamed[renamed["recipe"] == name]
+            marks.line(panels[0], own, looks[name], name, "k", filled=len(names) <= marks.FILLED)
         panels[0].set(xlabel="trials k", ylabel=f"best {label} of k trials ({objective.short})")
-        panels[0].set_ylim(0, None)
+        if objective.log:
+            panels[0].set(yscale="log", ylim=marks.log_limits(best["best"], objective.edge))
+        else:
+            panels[0].set_ylim(*marks.zoomed(best["best"], objective))
         if len(beats):
             panels[1].axhline(0.5, color="0.45", linewidth=0.8, linestyle=(0, (1, 3)))
             for name in beats["recipe"].unique():
-                marks.line(panels[1], beats[beats["recipe"] == name], looks[name], None, "k")
+                own = beats[beats["recipe"] == name]
+                marks.line(panels[1], own, looks[name], None, "k", filled=len(names) <= marks.FILLED)
             panels[1].set(xlabel="trials k", ylabel=f"P(beats {reference})", ylim=(-0.02, 1.02))
         for axes in panels if best["k"].max() > 12 else []:
             axes.set_xscale("log")

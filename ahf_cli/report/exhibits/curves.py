@@ -13,11 +13,12 @@ from ahf_cli.recipes.document import sentences
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme, save
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import observed, styles
+from ahf_cli.report.marks import observed
 from ahf_cli.report.outcomes import capped
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.statistics.trajectory import Array, Band, band, carry_forward, count
 from ahf_cli.report.study_data import recipe_names
+from ahf_cli.report.style import styles
 from ahf_cli.tasks.metrics import Column, Metrics
 
 
@@ -64,7 +65,7 @@ def step_table(steps: pd.DataFrame, columns: list[str], kind: Band) -> pd.DataFr
 
 
 EXPLAINED = 6
-"""Most recipes whose descriptions are in the caption; outcomes are always there."""
+"""Most recipes that a caption describes; their outcomes are always there."""
 
 
 def curves(
@@ -78,17 +79,17 @@ def curves(
 ) -> Drawing:
     """Return a drawing of centre and band of each metric over the trials of each recipe."""
     table = pd.concat([curve_table(evaluations, m, band) for m in metrics.shown], ignore_index=True)
-    table = with_medians(table, evaluations, metrics.loss)
+    table = with_medians(table, evaluations, metrics, band)
     names = recipe_names(trials, planned)
     looks = styles(names)
     own = {name: trials[trials["recipe"] == name] for name in names}
     n = {name: marks.n_of(own[name], planned.get(name, len(own[name]))) for name in names}
     marked = references or {}
     sentence = _band_sentence(table, trials, band, metrics) + marks.reference_words(marked)
-    caption = [sentence, *_cut_off(table, metrics.loss.edge)]
-    for name in names:
-        said = explanations.get(name, "") if len(names) <= EXPLAINED else ""
-        caption.append(f"{name} ({n[name]}): {f'{said} ' if said else ''}{observed(own[name])}")
+    caption = [sentence, *_cut_off(table, metrics)]
+    caption += [f"{name} ({n[name]}): {observed(own[name])}" for name in names]
+    known = names if len(names) <= EXPLAINED else []
+    described = [f"{name}: {explanations[name]}" for name in known if explanations.get(name)]
 
     title = f"{metrics.loss.label.capitalize()} and {metrics.headline.label} against step"
 
@@ -96,67 +97,84 @@ def curves(
         for at, (axes, metric) in enumerate(zip(marks.grid(figure, theme, 2), metrics.shown, strict=True)):
             lines = table[table["metric"] == metric.column]
             for name in lines["recipe"].unique():
-                label = f"{name}, {n[name]}" if at == 0 else None
-                own_line = lines[lines["recipe"] == name]
-                if has_median(own_line):
-                    axes.plot(own_line["step"], own_line["median"], color=looks[name].color, linewidth=0.8)
-                    own_line = own_line.assign(low=np.nan, high=np.nan)
-                marks.line(axes, own_line, looks[name], label)
-            marks.baseline(axes, metric)
+                label = f"{name}, {n[name]}{median_words(table, name)}" if at == 0 else None
+                own_line = drawn_line(lines[lines["recipe"] == name])
+                marks.line(axes, own_line, looks[name], label, filled=len(names) <= marks.FILLED)
             axes.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
             own_marks = marked if metric == metrics.headline else {}
             marks.references(axes, own_marks)
-            _limits(axes, lines, metric, own_marks)
+            limits(axes, lines, metric, own_marks)
+            marks.baseline(axes, metric)
         marks.legend(figure, theme)
 
-    return Drawing("figure2", title, table, caption, draw, panels=2)
+    return Drawing("figure2", title, table, caption, draw, panels=2, described=described)
 
 
-def with_medians(table: pd.DataFrame, evaluations: pd.DataFrame, metric: Column) -> pd.DataFrame:
-    """Return the table with medians of the recipes whose mean loss leaves the panel, maybe by one trial."""
-    beyond = (table["metric"] == "train_loss") & (table["centre"] > metric.edge)
-    gone = list(table.loc[beyond, "recipe"].unique())
-    if not gone:
+def with_medians(
+    table: pd.DataFrame, evaluations: pd.DataFrame, metrics: Metrics, kind: Band
+) -> pd.DataFrame:
+    """Return the table with medians of the recipes whose mean leaves a panel, maybe by one trial."""
+    frames = []
+    for metric in metrics.shown if kind != "iqr" else ():  # its centre is the median
+        beyond = (table["metric"] == metric.column) & (table["centre"] > metric.edge)
+        if beyond.any():
+            gone = evaluations["recipe"].isin(table.loc[beyond, "recipe"])
+            frames.append(curve_table(evaluations[gone], metric, "iqr"))
+    if not frames:
         return table
-    found = curve_table(evaluations[evaluations["recipe"].isin(gone)], metric, "iqr")
-    medians = found.rename(columns={"centre": "median"})[["metric", "recipe", "step", "median"]]
+    medians = pd.concat(frames).rename(columns={"centre": "median"})[["metric", "recipe", "step", "median"]]
     return table.merge(medians, on=["metric", "recipe", "step"], how="left")
 
 
 def has_median(line: pd.DataFrame) -> bool:
-    """Return whether the curve of one recipe and metric has a median to draw instead of its band."""
+    """Return whether a line has a median that is drawn instead of its mean and band."""
     return "median" in line and bool(line["median"].notna().any())
 
 
-def _limits(axes: Axes, table: pd.DataFrame, metric: Column, marked: Mapping[str, float]) -> None:
-    """Set the y axis: the bounds of a fraction, or 0 to the panel's edge, above which losses are cut."""
+def drawn_line(line: pd.DataFrame) -> pd.DataFrame:
+    """Return one recipe's line as drawn: its median without a band if the mean leaves the panel."""
+    return line.assign(centre=line["median"], low=np.nan, high=np.nan) if has_median(line) else line
+
+
+def median_words(table: pd.DataFrame, name: str) -> str:
+    """Return the end of a recipe's label in the legend if some line of it is a median."""
+    own = table[table["recipe"] == name]
+    columns = ("metric", "cost")
+    kinds = next((own[column] for column in columns if column in own), None)
+    if kinds is None or not has_median(own):
+        return ""
+    of = kinds[own["median"].notna()].unique()
+    return ", median" if len(of) == kinds.nunique() else f", median of {' and '.join(of).replace('_', ' ')}"
+
+
+def limits(axes: Axes, lines: pd.DataFrame, metric: Column, marked: Mapping[str, float]) -> None:
+    """Set the y axis by the values after the start, or by all values if it is logarithmic."""
+    drawn = pd.concat([drawn_line(own) for _, own in lines.groupby("recipe")]) if len(lines) else lines
     if metric.log:
-        axes.set(yscale="log", ylim=marks.log_limits([*table["centre"], *marked.values()], metric.edge))
-        return
-    if metric.top == 1:
-        axes.set_ylim(0, 1)
-        axes.set_yticks(np.arange(0, 1.01, 0.2))
-        return
-    scale = metric.scale if np.isfinite(metric.scale) else 0.0
-    top = float(table["centre"].max()) if table["centre"].notna().any() else scale
-    axes.set_ylim(0, min(max(top, scale) * 1.12, metric.edge) or 1.0)
+        axes.set(yscale="log", ylim=marks.log_limits([*drawn["centre"], *marked.values()], metric.edge))
+    else:
+        axes.set_ylim(*marks.zoomed([*marks.settled(drawn), *marked.values()], metric))
 
 
-def _cut_off(table: pd.DataFrame, top: float) -> list[str]:
-    """Return sentences on the curves that leave the panel of the loss, with their peaks."""
-    losses = table[table["metric"] == "train_loss"]
-    above = losses[losses["centre"] > top]
-    if not len(above):
-        return []
-    peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
-    said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
-    instead = "Such a recipe has its median as a thin line without a band."
-    return [f"The loss is cut off above {top:.3g}: {'; '.join(said)}. {instead}"]
+def _cut_off(table: pd.DataFrame, metrics: Metrics) -> list[str]:
+    """Return sentences on the means that leave their panel, with their peaks."""
+    found = []
+    for metric in metrics.shown:
+        above = table[(table["metric"] == metric.column) & (table["centre"] > metric.edge)]
+        if len(above):
+            peaks = above.loc[above.groupby("recipe")["centre"].idxmax()]
+            said = [f"{row.recipe} reaches {row.centre:.3g} at step {row.step}" for row in peaks.itertuples()]
+            cut = f"The {metric.label} is cut off above {metric.edge:.3g}: {'; '.join(said)}."
+            instead = " Such a recipe has its median, without a band, in place of its mean."
+            found.append(cut + (instead if "median" in table else ""))
+    return found
 
 
 def _band_sentence(table: pd.DataFrame, trials: pd.DataFrame, band: Band, metrics: Metrics) -> str:
     most = int(table["n"].max()) if len(table) else 0
     text = f"{marks.band_words(band, most == 1)}."
+    if not all(metric.log for metric in metrics.shown):
+        text += f" {marks.START_WORDS}"
     if most > 1 and (table["n"] == 1).any():
         text += " A line without a band is a single trial."
     return text + marks.diverged_words(trials, metrics) + marks.outcome_words(trials, metrics)

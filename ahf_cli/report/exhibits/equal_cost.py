@@ -9,14 +9,14 @@ import pandas as pd
 
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
-from ahf_cli.report.exhibits.curves import line_frame
+from ahf_cli.report.exhibits.curves import drawn_line, limits, line_frame, median_words
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.outcomes import capped
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import Interval, mean_interval
 from ahf_cli.report.statistics.trajectory import Array, Band, value_at_cost
 from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.style import styles
 from ahf_cli.report.text import NOTHING, Table, number, spread_interval, within
 from ahf_cli.report.work import COUNTED, CostWords
 from ahf_cli.tasks.metrics import Column, Metrics
@@ -176,14 +176,16 @@ def equal_cost(
     references: Mapping[str, float] | None = None,
 ) -> Drawing | str:  # fmt: skip
     """Return a drawing of centre and band of the headline against work and against seconds."""
-    table = spent_table(curves, names, kind, metric)
+    table = spent_lines(curves, names, kind, metric)
     if not len(table):
         return "no trial was evaluated"
     looks = styles(names)
+    gone = " A mean that leaves the panel is replaced by the median." if "median" in table else ""
+    start = "" if metric.log else f" {marks.START_WORDS}"
     caption = [
         f"{metric.label.capitalize()} against the cost of a trial, in work and in seconds. {words.sentences} "
         "Between two evaluations the earlier value holds; a line ends where half the trials had ended. "
-        f"{marks.band_words(kind, False)}.{marks.reference_words(references or {})}"
+        f"{marks.band_words(kind, False)}.{start}{gone}{marks.reference_words(references or {})}"
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -192,21 +194,31 @@ def equal_cost(
                 columns={"spent": "step"}
             )  # `marks.line` needs these names
             for name in lines["recipe"].unique():
-                marks.line(axes, lines[lines["recipe"] == name], looks[name], name if at == 0 else None)
-            marks.baseline(axes, metric)
+                label = f"{name}{median_words(table, name)}" if at == 0 else None
+                own = drawn_line(lines[lines["recipe"] == name])
+                marks.line(axes, own, looks[name], label, filled=len(names) <= marks.FILLED)
             marks.references(axes, references or {})
             axes.set(xlabel=labels(words)[cost], ylabel=marks.labelled(metric, theme))
+            limits(axes, lines, metric, references or {})
             if metric.log:
-                along = lines.loc[lines["step"] > 0, "step"]
-                shown = [*lines["centre"], *(references or {}).values()]
-                axes.set(yscale="log", ylim=marks.log_limits(shown, metric.edge))
-                axes.set(xscale="log", xlim=marks.log_limits(along))
-                continue
-            axes.set_ylim(*marks.limits(metric, float(lines["high"].max())))
-            axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
+                axes.set(xscale="log", xlim=marks.log_limits(lines.loc[lines["step"] > 0, "step"]))
+            else:
+                axes.set_xlim(0, max(float(lines["step"].max()), 1e-9))
+            marks.baseline(axes, metric)
         marks.legend(figure, theme)
 
     return Drawing("equal_cost", f"{metric.label.capitalize()} at equal cost", table, caption, draw, panels=2)
+
+
+def spent_lines(curves: pd.DataFrame, names: list[str], kind: Band, metric: Column) -> pd.DataFrame:
+    """Return the table of `spent_table` with medians of the recipes whose mean leaves the panel."""
+    table = spent_table(curves, names, kind, metric)
+    gone = list(table.loc[table["centre"] > metric.edge, "recipe"].unique())
+    if not gone or kind == "iqr":  # its centre is the median
+        return table
+    medians = spent_table(curves, gone, "iqr", metric).rename(columns={"centre": "median"})
+    keys = ["cost", "recipe", "spent"]
+    return table.merge(medians[[*keys, "median"]], on=keys, how="left")
 
 
 def cost_table(data: StudyData) -> Table:

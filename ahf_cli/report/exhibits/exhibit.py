@@ -24,6 +24,10 @@ class Choices:
     """compare recipes that differ in one choice"""
 
 
+Figure = Callable[[StudyData, Choices], Drawing | str | None]
+"""makes a figure; a text says why it cannot be drawn; None: the reader did not ask for it"""
+
+
 @dataclass(frozen=True)
 class Exhibit:
     """The tables and figures of one question; a module of this package declares one as `EXHIBIT`."""
@@ -32,5 +36,5 @@ class Exhibit:
     """position among the exhibits of a report"""
     tables: Sequence[Callable[[StudyData, Choices], Table | None]] = ()
     """None: the study has no data for this table"""
-    figures: Mapping[str, Callable[[StudyData, Choices], Drawing | str | None]] = field(default_factory=dict)
-    """by name; a text says why the figure cannot be drawn; None: the reader did not ask for it"""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """by name"""

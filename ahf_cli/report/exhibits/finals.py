@@ -11,13 +11,13 @@ import pandas as pd
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.clusters import mean_of_all, mean_of_trained
 from ahf_cli.report.statistics.interval import iqm_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution, summarize
 from ahf_cli.report.study_data import StudyData, recipe_names
+from ahf_cli.report.style import styles
 from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 from ahf_cli.training.outcome import OUTCOMES
@@ -120,28 +120,22 @@ def final_values(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
                 height = row + marks.spread(own["trial"], 0.26)
                 color, marker = looks[name].color, looks[name].marker
                 axes.scatter(
-                    values[ok],
-                    height[ok],
-                    s=15,
-                    color=color,
-                    marker=marker,
-                    alpha=0.75,
-                    linewidths=0,
-                    zorder=3,
-                )
+                    values[ok], height[ok], s=15, marker=marker, edgecolors=color, alpha=0.75,
+                    facecolors=looks[name].face, linewidths=0.7, zorder=3,
+                )  # fmt: skip
                 axes.scatter(
                     values[~ok], height[~ok], s=22, color=color, marker="x", linewidths=1.1, zorder=3
                 )
-            named = at == 0 or not theme.caption
+            named = at == 0 or theme.stacked
             axes.set_yticks(range(len(drawn)), [*reversed(drawn)] if named else [""] * len(drawn))
             axes.set_ylim(-0.6, len(drawn) - 0.4)
             axes.grid(False, axis="y")
-            marks.baseline(axes, metric, upright=True)
             axes.set_xlabel(f"final {marks.labelled(metric, theme)}")
             if metric.log:
                 axes.set(xscale="log", xlim=marks.log_limits(table[metric.column], metric.edge))
             else:
-                axes.set_xlim(*marks.limits(metric, float(np.nanmax(table[metric.column], initial=0.0))))
+                axes.set_xlim(*marks.zoomed(table[metric.column], metric))
+            marks.baseline(axes, metric, upright=True)
 
     size = max(0.6, 0.13 * len(drawn) + 0.35)
     return Drawing("final_values", "Final values of all trials", table, caption, draw, panels=2, height=size)
@@ -170,17 +164,18 @@ def distribution(trials: pd.DataFrame, names: list[str], metrics: Metrics) -> Dr
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
         finite = table["value"][np.isfinite(table["value"])]
-        start, end = marks.limits(metric, float(finite.max()) if len(finite) else 0.0)
+        start, end = marks.zoomed(finite, metric)
         if metric.log:
             start, end = marks.log_limits(finite, metric.edge)
         for name in table["recipe"].unique():
             own = table[table["recipe"] == name]
-            marks.stairs(axes, own, looks[name], f"{name}, n = {own['n'].iloc[0]}", start, end)
-        marks.baseline(axes, metric, upright=True)
+            label = f"{name}, n = {own['n'].iloc[0]}"
+            marks.stairs(axes, own, looks[name], label, start, end, filled=len(names) <= marks.FILLED)
         axes.set(
             xlim=(start, end), xscale="log" if metric.log else "linear", ylim=(0, 1),
             xlabel=f"final {marks.labelled(metric, theme)}", ylabel="share of trials at most at x",
         )  # fmt: skip
+        marks.baseline(axes, metric, upright=True)
         marks.legend(figure, theme)
 
     return Drawing("distribution", "Distribution of the final loss", table, caption, draw)

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.plotting import Figure, MaxNLocator
 from ahf_cli.report.shared import same_reruns
@@ -21,6 +20,7 @@ from ahf_cli.report.statistics.clusters import mean_of_all, two_clusters
 from ahf_cli.report.statistics.interval import wilson_interval
 from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_difference, paired_permutation_test
 from ahf_cli.report.study_data import StudyData, ranked
+from ahf_cli.report.style import styles
 from ahf_cli.report.text import Table, number, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
 
@@ -171,16 +171,18 @@ def reruns(
                 for status, marker in (("ok", look.marker), ("diverged", "x")):
                     some = own[own["status"] == status]
                     height = row + 0.1 + marks.spread(some["trial"], 0.14)
+                    fill: Any = {"edgecolors": look.color, "facecolors": look.face} if status == "ok" else {}
                     axes.scatter(
-                        some[metric.column], height, s=18, color=look.color, marker=marker, alpha=0.8
-                    )
+                        some[metric.column], height, s=18, marker=marker, alpha=0.8, linewidths=1,
+                        **(fill or {"color": look.color}),
+                    )  # fmt: skip
                 trained = int((own["outcome"] == "trained").sum())
                 mean = mean_of_all(own[metric.column], trained, len(own))
                 axes.plot([mean.low, mean.high], [row - 0.22] * 2, color=look.color, linewidth=3, alpha=0.55)
                 axes.plot(mean.estimate, row - 0.22, "|", color="black", markersize=9, markeredgewidth=1.6)
                 searched = seen[metric.column].get(name, float("nan"))
                 axes.plot(searched, row - 0.22, "D", markersize=5, markerfacecolor="none", color=look.color)
-            named = at == 0 or not theme.caption
+            named = at == 0 or theme.stacked
             axes.set_yticks(range(len(drawn)), [*reversed(drawn)] if named else [""] * len(drawn))
             axes.set_ylim(-0.6, len(drawn) - 0.4)
             axes.grid(False, axis="y")

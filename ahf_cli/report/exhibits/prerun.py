@@ -11,9 +11,9 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme, save
 from ahf_cli.report.exhibits.curves import step_table
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.style import styles
 
 NORMS = {
     "l2": ("direction_l2", r"$\|g_t\|_2$"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.study_data import ranked
+from ahf_cli.report.style import styles
 from ahf_cli.tasks.metrics import Column, Metrics
 
 
@@ -65,9 +67,11 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metri
                 for status, marker, size in (("ok", look.marker, 16), ("diverged", "x", 22)):
                     some = own[own["status"] == status]
                     first = name not in seen and len(some) > 0 and status == "ok"
+                    fill: Any = {"edgecolors": look.color, "facecolors": look.face} if status == "ok" else {}
                     axes.scatter(
-                        some["setting"], some["value"], s=size, marker=marker, color=look.color, alpha=0.75,
-                        linewidths=1.1 if status == "diverged" else 0, label=name if first else None,
+                        some["setting"], some["value"], s=size, marker=marker, alpha=0.75,
+                        linewidths=0.7 if fill else 1.1, label=name if first else None,
+                        **(fill or {"color": look.color}),
                     )  # fmt: skip
                     seen |= {name} if first else set()
             declared = HYPERPARAMETERS[key]
@@ -77,7 +81,7 @@ def sensitivity(trials: pd.DataFrame, names: list[str], objective: Column, metri
             if objective.log:
                 axes.set(yscale="log")
             else:
-                axes.set_ylim(0, marks.value_top(objective))
+                axes.set_ylim(*marks.zoomed(table["value"], objective))
             axes.minorticks_off()
         marks.legend(figure, theme, points=True)
 

@@ -110,7 +110,15 @@ def _drawing(table: pd.DataFrame, dimension: int, chosen: str) -> Drawing:
     stem = next(iter(own)).replace("/", "_")
     name = "solution" if chosen else f"solution_{stem}"
     return Drawing(
-        name, "Solution of the equation", table, caption, draw, panels=3 * len(own), height=0.75, across=3
+        name,
+        "Solution of the equation",
+        table,
+        caption,
+        draw,
+        panels=3 * len(own),
+        height=0.75,
+        across=3,
+        colored=True,
     )
 
 

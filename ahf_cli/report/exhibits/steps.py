@@ -9,8 +9,8 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.curves import line_frame
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import Style, styles
 from ahf_cli.report.plotting import Axes, Figure
+from ahf_cli.report.style import Style, styles
 
 WINDOWS = 70
 """most windows of steps, and points, of a line"""
@@ -68,15 +68,18 @@ def cost(steps: pd.DataFrame, curves: pd.DataFrame, trials: pd.DataFrame, names:
         "evaluation, averaged between two evaluations; it depends on the machine and on its other load."
     ]
     labels = {"cg_iterations": "CG iterations a step", "milliseconds": "time a step (ms)"}
+    if not (table.loc[table["quantity"] == "cg_iterations", "centre"] > 0).any():
+        del labels["cg_iterations"]  # no recipe solves by CG
 
     def draw(figure: Figure, theme: Theme) -> None:
-        for axes, (quantity, label) in zip(marks.grid(figure, theme, 2), labels.items(), strict=True):
+        panels = marks.grid(figure, theme, len(labels))
+        for axes, (quantity, label) in zip(panels, labels.items(), strict=True):
             _lines(axes, table[table["quantity"] == quantity], looks, named=quantity == "milliseconds")
             axes.set(xlabel=marks.STEP_LABEL, ylabel=label)
             axes.set_ylim(bottom=0)
         marks.legend(figure, theme)
 
-    return Drawing("cost", "Cost of a step", table, caption, draw, panels=2)
+    return Drawing("cost", "Cost of a step", table, caption, draw, panels=len(labels))
 
 
 def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Drawing | str:
@@ -91,16 +94,23 @@ def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Draw
     if not (table.loc[table["quantity"] == "damping", "centre"] > 0).any():
         return "no recipe of the study has a damping"
     looks = styles(names)
+    known = set(table.loc[table["centre"].notna(), "quantity"])
+    shown = [name for name in names if (table["recipe"] == name).any()]
+    ratio = (
+        "Dotted lines are ρ = ¼ and ¾; between them the Levenberg-Marquardt rule keeps λ. The panel of ρ is "
+        "cut off at −1 and 2. "
+    )
     caption = [
-        f"{_median(steps)} (n at the start: {marks.counts(trials, names)}). Dotted lines are ρ = ¼ "
-        "and ¾; between them the Levenberg-Marquardt rule keeps λ. The panel of ρ is cut off at −1 and 2. "
+        f"{_median(steps)} (n at the start: {marks.counts(trials, shown)}). "
+        f"{ratio if 'reduction_ratio' in known else ''}"
         "The step size as used is α or Eq. 3; a step size of 0 is not drawn. The released Adaptive HF has a "
         "constant 0.001."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        panels = marks.grid(figure, theme, 3, 3)
-        for at, (axes, (quantity, label)) in enumerate(zip(panels, quantities.items(), strict=True)):
+        panels = marks.grid(figure, theme, len(known), 3)
+        drawn = [(quantity, label) for quantity, label in quantities.items() if quantity in known]
+        for at, (axes, (quantity, label)) in enumerate(zip(panels, drawn, strict=True)):
             _lines(axes, table[table["quantity"] == quantity], looks, named=at == 0)
             axes.set(xlabel=marks.STEP_LABEL, ylabel=label)
             if quantity == "reduction_ratio":
@@ -112,22 +122,16 @@ def damping(steps: pd.DataFrame, trials: pd.DataFrame, names: list[str]) -> Draw
                 axes.minorticks_off()
         marks.legend(figure, theme)
 
-    return Drawing(
-        "damping",
-        "Damping, reduction ratio and step size",
-        table,
-        caption,
-        draw,
-        panels=3,
-        height=0.9,
-        across=3,
-    )
+    title = "Damping, reduction ratio and step size"
+    return Drawing("damping", title, table, caption, draw, panels=len(known), height=0.9, across=3)
 
 
 def _lines(axes: Axes, table: pd.DataFrame, looks: dict[str, Style], *, named: bool) -> None:
     drawable = table.replace([np.inf, -np.inf], np.nan)
-    for name in table["recipe"].unique():
-        marks.line(axes, drawable[drawable["recipe"] == name], looks[name], name if named else None)
+    drawn = table["recipe"].unique()
+    for name in drawn:
+        own = drawable[drawable["recipe"] == name]
+        marks.line(axes, own, looks[name], name if named else None, filled=len(drawn) <= marks.FILLED)
 
 
 def _median(steps: pd.DataFrame) -> str:

@@ -9,12 +9,12 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.equal_cost import COSTS, by_trial, labels
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.marks import styles
 from ahf_cli.report.plotting import Figure
 from ahf_cli.report.statistics.interval import median_interval, wilson_interval
 from ahf_cli.report.statistics.sample import empirical_distribution
 from ahf_cli.report.statistics.trajectory import first_crossing
 from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.style import styles
 from ahf_cli.report.text import Table, spread_interval, within
 from ahf_cli.report.work import COUNTED, CostWords
 from ahf_cli.tasks.metrics import Column
@@ -99,12 +99,12 @@ def time_to_target(
             zip(marks.grid(figure, theme, 3, 3), labels(words).items(), strict=True)
         ):
             lines = table[table["cost"] == cost]
-            for name in lines["recipe"].unique():
+            drawn = lines["recipe"].unique()
+            for name in drawn:
                 own = lines[lines["recipe"] == name]
-                marks.stairs(axes, own, looks[name], name if at == 0 else None, 0, ends[cost])
-            axes.set(
-                xlabel=label, ylabel=f"share at {sign} {target:g}" if at == 0 or not theme.caption else ""
-            )
+                named, few = name if at == 0 else None, len(drawn) <= marks.FILLED
+                marks.stairs(axes, own, looks[name], named, 0, ends[cost], filled=few)
+            axes.set(xlabel=label, ylabel=f"share at {sign} {target:g}" if at == 0 or theme.stacked else "")
             axes.set_ylim(0, 1)
             axes.set_xlim(0, max(ends[cost], 1e-9))
         marks.legend(figure, theme)

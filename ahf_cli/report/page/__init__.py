@@ -101,10 +101,10 @@ def _resource(name: str) -> str:
 def _figure(picture: Picture, divs: list[Markup]) -> dict[str, Any]:
     """Return the parts of a figure by name, with its caption as text."""
     drawing = picture.drawing
-    image = base64.b64encode(picture.panels()).decode()
+    image = base64.b64encode(picture.small()).decode()
     return {
         "name": drawing.name, "title": drawing.title, "divs": divs, "caption": "\n".join(drawing.caption),
-        "image": f"data:image/png;base64,{image}",
+        "image": f"data:image/png;base64,{image}", "colored": drawing.colored,
     }  # fmt: skip
 
 
