@@ -89,7 +89,8 @@ LATEX = {
     "‖": r"$\|$", "∇": r"$\nabla$", "√": r"$\surd$", "←": r"$\leftarrow$", "→": r"$\to$", "≈": r"$\approx$",
     "½": r"$\frac12$", "¼": r"$\frac14$", "¾": r"$\frac34$", "·": r"$\cdot$", "∘": r"$\circ$", "ᵀ": r"$^T$",
     "λ": r"$\lambda$", "Λ": r"$\Lambda$", "Σ": r"$\sum$", "ε": r"$\varepsilon$", "⊗": r"$\otimes$",
-    "…": r"\dots{}", "◇": r"$\diamond$", "’": "'", "<": "$<$", ">": "$>$", "|": "$|$", "⁻": r"$^-$", "ₜ": "$_t$",
+    "<": "$<$", ">": "$>$", "|": "$|$", "⁻": r"$^-$", "ₜ": "$_t$",
+    "…": r"\dots{}", "◇": r"$\diamond$", "’": "'",
 }  # fmt: skip
 """signs that LaTeX spells; Greek letters, and digits above and below the line, are spelt by their names"""
 
