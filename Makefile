@@ -43,7 +43,11 @@ $(VENV)/installed-examples: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
 	touch $@
 
-test-long: $(VENV)/installed-dev $(VENV)/installed-examples data
+$(VENV)/installed-log: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[log]'
+	touch $@
+
+test-long: $(VENV)/installed-dev $(VENV)/installed-examples $(VENV)/installed-log data
 	$(BIN)/ahf data fetch bible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 

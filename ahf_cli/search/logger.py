@@ -35,18 +35,18 @@ class _Followed:
             self.stepped = step.step
             self.target.step(step)
         if progress.row is not None:
-            self.evaluations()
+            self.evaluations(progress.row.step)
 
-    def evaluations(self) -> None:
-        """Hand on the rows of `curve.csv` that the target has not: none is lost or out of order."""
+    def evaluations(self, last: int) -> None:
+        """Hand on the rows of `curve.csv` up to a step that the target has not: none is lost."""
         for values in self.folder.running_curve().to_pylist():
-            if values["step"] > self.evaluated:
+            if self.evaluated < values["step"] <= last:
                 self.evaluated = values["step"]
                 self.target.evaluation(CurveRow.of(values))
 
     def end(self, result: TrialResult) -> None:
         """Hand on the remaining evaluations and the result."""
-        self.evaluations()
+        self.evaluations(result.steps)
         self.target.end(result)
 
 
@@ -64,6 +64,7 @@ class Logger:
         """Take the progress of a trial; the first one opens its run."""
         if folder not in self._followed:
             self._followed[folder] = self._opened(folder, progress)
+            self._followed[folder].evaluations(progress.step - 1)
         self._followed[folder].progress(progress)
 
     def result(self, folder: TrialFolder, result: TrialResult) -> None:

@@ -188,6 +188,11 @@ class WeightsAndBiases:
             resume="allow", reinit="create_new", settings=quiet,
         )  # fmt: skip
         self._run.define_metric("*", step_metric="step")
+        for path in run.folder.rglob(
+            "*"
+        ):  # to its log in the user's cache; a study with links is not resumed
+            if path.is_symlink():
+                path.unlink()
         self.resumed = before or bool(self._run.resumed)
 
     def step(self, row: StepRow) -> None:
@@ -213,21 +218,20 @@ class Kind:
     modules: tuple[str, ...]
     package: str
     """to be installed"""
-    private: Mapping[str, str]
-    """environment variables that keep it from the network, unless the user sets them or `unless`"""
-    unless: str = ""
+    defaults: Mapping[str, str]
+    """environment variables where the user sets none: no telemetry, and no minutes of repeated requests"""
 
 
+_MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
 TARGETS: dict[str, Kind] = {
     "tensorboard": Kind(TensorBoard, ("torch.utils.tensorboard",), "tensorboard", {}),
-    "mlflow": Kind(
-        MLflow, ("mlflow", "alembic"), "mlflow-skinny", {"MLFLOW_DISABLE_TELEMETRY": "true"},
-        "MLFLOW_TRACKING_URI",
-    ),
-    "wandb": Kind(
-        WeightsAndBiases, ("wandb",), "wandb", {"WANDB_ERROR_REPORTING": "false"}, "WANDB_MODE"
-    ),
-}  # fmt: skip
+    "mlflow": Kind(MLflow, ("mlflow", "alembic"), "mlflow-skinny", _MLFLOW),
+    "wandb": Kind(WeightsAndBiases, ("wandb",), "wandb", {"WANDB_ERROR_REPORTING": "false"}),
+}
 
 
 def target(name: str | None) -> Kind | None:
@@ -241,9 +245,8 @@ def target(name: str | None) -> Kind | None:
     if name not in TARGETS:
         raise InputError(f"--log must be one of {', '.join(TARGETS)}, got {name!r}")
     kind = TARGETS[name]
-    if kind.unless not in os.environ:
-        for variable, value in kind.private.items():
-            os.environ.setdefault(variable, value)
+    for variable, value in kind.defaults.items():
+        os.environ.setdefault(variable, value)
     try:
         for module in kind.modules:
             importlib.import_module(module)
