@@ -59,6 +59,7 @@ test-versions: $(VERSIONS:%=test-python%)
 test-python%: build/python%/installed data
 	OMP_NUM_THREADS=1 build/python$*/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
 
+.PRECIOUS: build/python%/installed
 build/python%/installed: pyproject.toml
 	PATH="$$(echo $$HOME/.pyenv/versions/$*.*/bin | tr ' ' :):$$PATH"; python$* -m venv build/python$*
 	build/python$*/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -112,7 +112,8 @@ def test_the_metadata_have_the_extras_and_what_this_environment_fits(
     }
     needed = [Requirement(line[15:]) for line in lines if line.startswith("Requires-Dist: ")]
     code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-    own = [r for r in needed if r.marker is None or r.marker.evaluate({"extra": "postgres"})]
+    extras = ({"extra": name} for name in ("", "postgres", "log"))
+    own = [r for extra in extras for r in needed if r.marker is None or r.marker.evaluate(extra)]
     found = installed("python", "-c", code, *(r.name for r in own)).split()
     assert len(found) > 10 and all(r.specifier.contains(v) for r, v in zip(own, found, strict=True))
 
