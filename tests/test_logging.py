@@ -19,7 +19,7 @@ from ahf_cli.search import targets
 from ahf_cli.search.run import run
 from ahf_cli.search.single import Single, train_single
 from ahf_cli.search.storage import in_memory
-from ahf_cli.search.targets import TARGETS, Kind, Run, numbers, target
+from ahf_cli.search.targets import TARGETS, Kind, TargetRun, numbers, target
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder
 from ahf_cli.training.records import CurveRow, StepRow, TrialResult
@@ -39,10 +39,10 @@ class Copies:
     def __init__(self, fails: str = "", after: int = 0):
         self.calls: dict[str, list[tuple[str, Any]]] = {}
         self.keys: dict[str, str] = {}
-        self.opened: list[Run] = []
+        self.opened: list[TargetRun] = []
         self.fails, self.after = fails, after
 
-    def __call__(self, run: Run) -> Copy:
+    def __call__(self, run: TargetRun) -> Copy:
         self.opened.append(run)
         self.called("open")
         return Copy(self, run)
@@ -60,7 +60,7 @@ class Copies:
 class Copy:
     """One run of `Copies`."""
 
-    def __init__(self, copies: Copies, run: Run):
+    def __init__(self, copies: Copies, run: TargetRun):
         self.copies, self.run = copies, run
         self.resumed = copies.keys.setdefault(run.key, run.name) in copies.calls
         copies.calls.setdefault(run.name, [])

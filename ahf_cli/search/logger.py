@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ahf_cli.search.plan import Hooks
 from ahf_cli.search.pool import describe
-from ahf_cli.search.targets import Kind, Run, Target
+from ahf_cli.search.targets import Kind, Target, TargetRun
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolder, TrialFolders
 from ahf_cli.training.records import CurveRow, Progress, TrialResult
@@ -94,7 +94,9 @@ class Logger:
         # A trial whose first evaluation is known from another trial begins with step 1.
         step = progress.step if progress.step > 1 else 0
         key = hashlib.sha256(said.encode()).hexdigest()[:16]
-        target = self.kind.open(Run(self.study.name, name, key, params, step, self.study.folder / "log"))
+        target = self.kind.open(
+            TargetRun(self.study.name, name, key, params, step, self.study.folder / "log")
+        )
         return _Followed(target, folder, step - 1 if target.resumed else -1)
 
 

@@ -22,7 +22,7 @@ from ahf_cli.training.records import CurveRow, StepRow, TrialResult
 
 
 @dataclass(frozen=True)
-class Run:
+class TargetRun:
     """A trial that a target shows as one run."""
 
     study: str
@@ -71,7 +71,7 @@ def final(result: TrialResult) -> dict[str, float]:
 class TensorBoard:
     """A run as event files in `log/tensorboard/`."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TargetRun):
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run.folder / "tensorboard" / run.name
@@ -107,7 +107,7 @@ class MLflow:
     MOST, EVERY = 900, 5.0
     """metrics and seconds after which waiting steps are written: MLflow takes at most 1000 metrics a call"""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TargetRun):
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):  # each tells of the tables that it makes
@@ -166,7 +166,7 @@ class MLflow:
 class WeightsAndBiases:
     """A run of Weights & Biases by WANDB_MODE, by default offline in `log/wandb/`."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TargetRun):
         import wandb
 
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ class WeightsAndBiases:
 class Kind:
     """A kind of target: how a run is opened, and its Python packages."""
 
-    open: Callable[[Run], Target]
+    open: Callable[[TargetRun], Target]
     modules: tuple[str, ...]
     package: str
     """to be installed"""
