@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run plan install data test lint types pytest test-long site bench gpu reliability docs findings clean
+.PHONY: run plan install data test lint types pytest test-long site test-versions release bench gpu reliability docs findings clean
 
 run: plan $(VENV)/installed data
 	$(BIN)/ahf reproduce --preset quick
@@ -43,7 +43,11 @@ $(VENV)/installed-examples: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
 	touch $@
 
-test-long: $(VENV)/installed-dev $(VENV)/installed-examples data
+$(VENV)/installed-log: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[log]'
+	touch $@
+
+test-long: $(VENV)/installed-dev $(VENV)/installed-examples $(VENV)/installed-log data
 	$(BIN)/ahf data fetch bible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
@@ -54,6 +58,23 @@ $(VENV)/installed-site: $(VENV)/installed
 # A warning is an error.  The cells of the tutorials run, and nothing comes from a network.
 site: $(VENV)/installed-site data
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
+
+# Other Pythons of this machine, of pyenv as well: make test-versions VERSIONS=3.13 TESTS=tests/test_search.py
+VERSIONS ?= 3.12 3.13
+
+test-versions: $(VERSIONS:%=test-python%)
+
+test-python%: build/python%/installed data
+	OMP_NUM_THREADS=1 build/python$*/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+.PRECIOUS: build/python%/installed
+build/python%/installed: pyproject.toml
+	PATH="$$(echo $$HOME/.pyenv/versions/$*.*/bin | tr ' ' :):$$PATH"; python$* -m venv build/python$*
+	build/python$*/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+release: $(VENV)/installed-dev
+	.ci/release
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

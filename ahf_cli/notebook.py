@@ -74,6 +74,7 @@ def run(
     results: str | Path = "results",
     *,
     storage: str | None = None,
+    log: str | None = None,
     verbose: bool = False,
 ) -> StudyData:
     """Run or resume a search, with the re-runs of a fair design, and return the study.
@@ -84,15 +85,17 @@ def run(
         source: the configuration, as for `configure`.
         results: the folder that holds studies.
         storage: the URL of a PostgreSQL storage that other processes share.
+        log: a target that shows the trials: tensorboard, mlflow or wandb.
         verbose: print remarks and one line a finished trial.
 
     Raises:
-        InputError: a wrong configuration, or a folder that holds a study with other settings.
+        InputError: a wrong configuration, a target that is not installed, or a folder that holds a study with
+            other settings.
         AhfError: trials failed too often.
     """
     config = configure(source)
     study = Study(Path(results), config.study)
-    run_search(config, study, storage=storage, reporter=_reporter(verbose))
+    run_search(config, study, storage=storage, log=log, reporter=_reporter(verbose))
     return read_study(study)
 
 
@@ -127,6 +130,7 @@ def train(
     source: Source = "quick",
     results: str | Path = "results",
     *,
+    log: str | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     **params: float,
 ) -> StudyData:
@@ -136,6 +140,7 @@ def train(
         recipe: the name of the recipe, or an optimizer class, such as `torch.optim.NAdam`.
         source: the configuration, as for `configure`.
         results: the folder that holds studies.
+        log: a target that shows the run: tensorboard, mlflow or wandb.
         on_progress: a function that is called at every step.
         params: hyperparameters, such as `lr=0.3`; the others have the defaults of `ahf train`.
 
@@ -150,7 +155,7 @@ def train(
         raise InputError(str(error)) from None
     single = Single(config, found, single_run(found) | params)
     study = single.study(Path(results))
-    if train_single(single, study, on_progress=on_progress) is None:
+    if train_single(single, study, on_progress=on_progress, log=log) is None:
         raise AhfError(f"{recipe} was stopped; the same call resumes from its checkpoint")
     return read_study(study)
 

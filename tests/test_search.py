@@ -64,8 +64,9 @@ def test_the_storage_is_an_index_that_is_rebuilt(tmp_path: Path) -> None:
 
 def test_a_killed_search_leaves_stale_trials_that_count_for_nothing(tmp_path: Path) -> None:
     study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
-    killed = Search(plan(4), study.trials, open_storage(storage))
-    job = killed._next_job(Hooks())  # asked, and then the process is gone
+    with closing(open_storage(storage)) as opened:
+        killed = Search(plan(4), study.trials, opened)
+        job = killed._next_job(Hooks())  # asked, and then the process is gone
     jobs = run(study, plan(4), storage)
     assert job and jobs[0].params == job.params  # the same hyperparameters, from the trial's folder
     assert sorted(completed(storage)) == [0, 1, 2, 3]
@@ -86,9 +87,10 @@ def test_a_trial_redone_after_damage_is_complete_once(tmp_path: Path) -> None:
 def test_an_index_that_counts_a_slot_twice_is_made_anew(tmp_path: Path) -> None:
     study, storage = Study(tmp_path, "s"), sqlite_url(tmp_path / "a.db")
     run(study, plan(3), storage)
-    twice = optuna.load_study(study_name="hf", storage=storage)
-    twice.add_trial(twice.trials[1])
-    twice.enqueue_trial({})  # by another program, without a slot
+    with closing(open_storage(storage)) as opened:
+        twice = optuna.load_study(study_name="hf", storage=opened.backend)
+        twice.add_trial(twice.trials[1])
+        twice.enqueue_trial({})  # by another program, without a slot
     assert run(study, plan(3), storage) == []
     assert sorted(completed(storage)) == [0, 1, 2]
 

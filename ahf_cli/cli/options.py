@@ -105,6 +105,14 @@ Storage = Annotated[
         "AHF_STORAGE may hold the URL, and must if it has a password. Default: a SQLite file of the study.",
     ),
 ]
+Log = Annotated[
+    Literal["tensorboard", "mlflow", "wandb"] | None,
+    typer.Option(
+        "--log",
+        help="Show steps and evaluations in this program too, by default from files in RESULTS/STUDY/log. "
+        "It must be installed: pip install tensorboard, mlflow-skinny or wandb.",
+    ),
+]
 DEFAULT_RESULTS = Path("results")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]

@@ -15,6 +15,7 @@ from ahf_cli.cli.options import (
     Design,
     Device,
     Json,
+    Log,
     Override,
     Preset,
     Quiet,
@@ -89,6 +90,7 @@ def search(
     study: Study = None,
     results: Results = DEFAULT_RESULTS,
     storage: Storage = None,
+    log: Log = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -115,7 +117,7 @@ def search(
             for line in estimate_lines(estimate):
                 say(line)
         return
-    summary = session.run_search(resolved, folder, quiet, "search", storage=storage)
+    summary = session.run_search(resolved, folder, quiet, "search", storage=storage, log=log)
     if as_json:
         emit_json(summary)
     else:

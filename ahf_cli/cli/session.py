@@ -40,7 +40,13 @@ def storage_url(option: str | None, config: Config | None) -> str | None:
 
 
 def run_search(
-    config: Config, study: Study, quiet: bool, title: str, stream: int = 0, storage: str | None = None
+    config: Config,
+    study: Study,
+    quiet: bool,
+    title: str,
+    stream: int = 0,
+    storage: str | None = None,
+    log: str | None = None,
 ) -> dict[str, Any]:
     """Run or resume the search of a configuration in a study's folder, and return a summary.
 
@@ -53,8 +59,9 @@ def run_search(
     stop, url = Interruption(), storage_url(storage, config)
     with stop.watched(quiet):
         finished = run(
-            config, study, title, stream=stream, storage=url, reporter=Terminal(quiet), should_stop=stop
-        )
+            config, study, title, stream=stream, storage=url, log=log, reporter=Terminal(quiet),
+            should_stop=stop,
+        )  # fmt: skip
     if not finished.done:
         raise interrupted()
     return finished.summary

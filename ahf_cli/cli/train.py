@@ -17,6 +17,7 @@ from ahf_cli.cli.options import (
     ConfigFile,
     Device,
     Json,
+    Log,
     Override,
     Preset,
     Quiet,
@@ -84,6 +85,7 @@ def train(
     param: Param = None,
     record: Record = None,
     threads: Threads = None,
+    log: Log = None,
     preset: Preset = None,
     config: ConfigFile = None,
     override: Override = None,
@@ -110,6 +112,8 @@ def train(
     params = _params(param or (), found)
     count = thread_count(threads)
     if record is not None:
+        if log is not None:
+            raise InputError(f"--record writes a trace alone: leave out --log {log}")
         record_trace(resolved, found, params, record, count, as_json, quiet)
         return
     from ahf_cli.search.single import Single
@@ -122,7 +126,7 @@ def train(
         if not ranks.leads:
             _follow(single, count, ranks)
             return
-        document = _run(single, results, study, count, quiet, ranks)
+        document = _run(single, results, study, count, quiet, ranks, log)
     if as_json:
         emit_json(document)
         return
@@ -179,7 +183,13 @@ def _checked(name: str, text: str, recipe: Recipe) -> dict[str, float]:
 
 
 def _run(
-    single: Single, results: Path, study: str | None, threads: int | None, quiet: bool, ranks: Ranks
+    single: Single,
+    results: Path,
+    study: str | None,
+    threads: int | None,
+    quiet: bool,
+    ranks: Ranks,
+    log: str | None,
 ) -> dict[str, Any]:
     """Train, unless the run is finished, and return its result as plain data."""
     from ahf_cli.cli.progress import Display, Terminal
@@ -192,7 +202,7 @@ def _run(
     with stop.watched(quiet), Display(recipe.name, 0, 1, quiet) as display:
         result = train_single(
             single, folder, threads, reporter=Terminal(quiet), on_progress=_shown(display), should_stop=stop,
-            ranks=ranks,
+            ranks=ranks, log=log,
         )  # fmt: skip
     if result is None:
         raise session.interrupted()

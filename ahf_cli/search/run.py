@@ -11,6 +11,7 @@ from typing import Any
 
 from ahf_cli.config.load import Config
 from ahf_cli.search.cost import measure_costs
+from ahf_cli.search.logger import Logger, following
 from ahf_cli.search.machine import (
     manifest,
     plan_of,
@@ -32,6 +33,7 @@ from ahf_cli.search.storage import (
     sqlite_url,
 )
 from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining, summarize
+from ahf_cli.search.targets import target
 from ahf_cli.search.worker import TaskSpec, process_pool
 from ahf_cli.study.costs import read_costs
 from ahf_cli.study.files import keep_plugins
@@ -71,6 +73,7 @@ def run(
     *,
     stream: int = 0,
     storage: str | None = None,
+    log: str | None = None,
     reporter: Reporter = SILENT,
     should_stop: ShouldStop = never,
 ) -> Finished:
@@ -82,6 +85,7 @@ def run(
         title: name of the stage in remarks.
         stream: of the sampler: 0 for a search, 1 for a pre-run.
         storage: URL of a storage that several machines share; by default the study's own file.
+        log: name of a target that shows the trials: tensorboard, mlflow or wandb.
         reporter: is told of remarks and trials.
         should_stop: ends the run early, with checkpoints.
 
@@ -92,6 +96,7 @@ def run(
     started = time.monotonic()
     # All that can be wrong is found before anything is written.
     refuse_classes(config, config.searched)
+    kind = target(log)
     spec, plan = task_spec(config), plan_of(config)
     workers, batch = workers_and_batch(config, spec.device)
     if not study.exists():
@@ -119,7 +124,8 @@ def run(
         search = replace(search, known=grown.search.trials)
         done = conduct(
             search, study.trials, opened or own_storage(study),
-            Training(spec, plan, workers, title, str(study.folder)), reporter, should_stop,
+            Training(spec, plan, workers, title, str(study.folder), Logger(kind, study) if kind else None),
+            reporter, should_stop,
             again_of(config, study.reruns.trials, search.prefix),
         )  # fmt: skip
         write_tables(study)
@@ -178,6 +184,7 @@ class Training:
     workers: int
     title: str
     where: str
+    logger: Logger | None = None
 
 
 @dataclass(frozen=True)
@@ -261,7 +268,10 @@ def _train(
     reporter.say(_plan_line(title, training.where, total, left, steps, training.workers, spec.device))
     workers = max(1, min(training.workers, left))
     threads = threads_of(spec.device)
-    with reporter.stage(title, total - left, total) as hooks:
+    with (
+        reporter.stage(title, total - left, total) as shown,
+        following(training.logger, records, shown) as hooks,
+    ):
         return search.run(
             lambda: process_pool(spec, training.plan, records, workers, threads),
             replace(hooks, should_stop=should_stop),

@@ -16,9 +16,11 @@ import torch
 from ahf_cli.config.load import Config
 from ahf_cli.errors import AhfError, IncompleteError
 from ahf_cli.recipes.recipe import Recipe
+from ahf_cli.search.logger import Logger, following
 from ahf_cli.search.machine import manifest, plan_of, refuse_classes, task_spec, threads_of, used_plugins
-from ahf_cli.search.plan import SILENT, Reporter, ShouldStop, never
+from ahf_cli.search.plan import SILENT, Hooks, Reporter, ShouldStop, never
 from ahf_cli.search.pool import Job
+from ahf_cli.search.targets import target
 from ahf_cli.search.worker import TaskSpec, Worker
 from ahf_cli.study.files import keep_plugins
 from ahf_cli.study.frames import write_tables
@@ -64,6 +66,7 @@ def train_single(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: ShouldStop = never,
     ranks: Ranks = ALONE,
+    log: str | None = None,
 ) -> TrialResult | None:
     """Train, or find that it is done, and return the result; None where it was stopped.
 
@@ -75,12 +78,13 @@ def train_single(
         on_progress: hears of every step.
         should_stop: ends the run early, with a checkpoint.
         ranks: this process's place among those that train together.
+        log: name of a target that shows the run: tensorboard, mlflow or wandb.
 
     Raises:
         AhfError: the training failed.
         IncompleteError: the finished trial has vanished from the folder.
     """
-    config, recipe = single.config, single.recipe
+    config, recipe, kind = single.config, single.recipe, target(log)
     refuse_classes(config, [recipe.name], single.params)
     spec, plan = task_spec(config), plan_of(config).of(recipe.name)
     count = threads or threads_of(spec.device)
@@ -105,8 +109,12 @@ def train_single(
         _announce(single, study, plan, spec.device, ranks, reporter)
         torch.set_num_threads(count)
         shared(ranks, trial.load_checkpoints())
-        worker = Worker(_part(spec, ranks), plan, study.trials, on_progress, agreed(ranks, should_stop))
-        result = _outcome(worker, single)
+        logger = Logger(kind, study) if kind else None
+        with following(logger, study.trials, Hooks(on_progress=on_progress)) as hooks:
+            part, stop = _part(spec, ranks), agreed(ranks, should_stop)
+            result = _outcome(Worker(part, plan, study.trials, hooks.on_progress, stop), single)
+            if result is not None:
+                hooks.on_result(result)
         if result is not None and trial.result() is None:
             raise IncompleteError(
                 f"{recipe.name}: the finished trial has vanished from {study.folder}, 0 of 1 is left; "

@@ -134,7 +134,15 @@ def open_storage(url: str) -> Storage:
         with quiet():
             # A URL's braces are a template of Optuna's.
             plain = parsed.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-            backend = RDBStorage(plain, dict(options), **beat)
+            # Its constructor's own check would leave connections open.
+            backend = RDBStorage(plain, dict(options), skip_compatibility_check=True, **beat)
+            versions = backend.get_current_version(), backend.get_head_version()
+            if versions[0] != versions[1]:
+                backend.engine.dispose()
+                raise OtherSchemaError(
+                    f"storage {safe_url(url)} cannot be used: its tables are of version {versions[0]}, and "
+                    f"this version of Optuna has {versions[1]}"
+                )
             if not shared:
                 event.listen(backend.engine, "connect", _relax)
                 backend.engine.dispose()
@@ -143,8 +151,6 @@ def open_storage(url: str) -> Storage:
         raise InputError("a PostgreSQL storage needs: pip install 'ahf-cli[postgres]'") from None
     except FAILURES as error:
         raise InputError(f"storage {safe_url(url)} cannot be opened: {reason(error)}") from None
-    except RuntimeError as error:  # of another version of Optuna
-        raise OtherSchemaError(f"storage {safe_url(url)} cannot be used: {reason(error)}") from None
     return Storage(cached, shared, safe_url(url), grace, backend.engine)
 
 

@@ -172,6 +172,8 @@ class Progress:
     """loss of the last batch"""
     row: CurveRow | None = None
     """the evaluation at this step, if there was one"""
+    last: StepRow | None = None
+    """the record of the last step; None before the first"""
 
 
 @dataclass(frozen=True)

@@ -306,8 +306,9 @@ def _evaluate(task: Task, batch: Batch) -> None:
 def _report(batch: Batch, on_progress: Callable[[Progress], None]) -> None:
     for trial in batch.trials:
         row = trial.curve[-1] if trial.curve[-1].step == batch.step else None
-        loss = trial.steps[-1].loss if trial.steps else trial.curve[0].measured["train_loss"]
-        on_progress(Progress(batch.recipe.name, trial.slot, batch.step, batch.plan.steps, loss, row))
+        last = trial.steps[-1] if trial.steps else None
+        loss = last.loss if last else trial.curve[0].measured["train_loss"]
+        on_progress(Progress(batch.recipe.name, trial.slot, batch.step, batch.plan.steps, loss, row, last))
 
 
 def _result(batch: Batch, trial: Trial) -> TrialResult:
