@@ -15,6 +15,7 @@ from ahf_cli.optim.layer_statistics import Draw
 from ahf_cli.optim.losses import LeastSquares
 from ahf_cli.optim.preconditioners import Surroundings
 from ahf_cli.recipes.builtin import RECIPES
+from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.data import load
 from ahf_cli.tasks.datasets import DATA_SETS
 from ahf_cli.tasks.equations import Equation, Residuals, Term, drawn
@@ -186,11 +187,13 @@ def test_a_part_of_the_points_is_never_taken_since_it_may_lack_a_term() -> None:
         assert torch.equal(value, part[name])
 
 
-@pytest.mark.parametrize("name", ["kfac", "hf_kfac"])
-def test_a_fit_has_no_layers_and_is_refused(name: str) -> None:
+HF_KFAC = RECIPES["hf_careful"].derive("hf_kfac", {"preconditioner": "kfac"})
+
+
+@pytest.mark.parametrize("recipe", [RECIPES["kfac"], HF_KFAC], ids=lambda recipe: recipe.name)
+def test_a_fit_has_no_layers_and_is_refused(recipe: Recipe) -> None:
     data = load(None, "paper", None, DATA_SETS["lanczos"])
     own = Task.on(data, "lanczos", len(data.train), "cpu", torch.float64, "least_squares")
-    recipe = RECIPES[name]
     core = compose(recipe.choices)
     state = core.init(own.initial(0)[None], recipe.complete({}))
     with pytest.raises(ValueError, match="need a model with linear layers or convolutions, got Parameters"):

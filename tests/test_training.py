@@ -89,7 +89,7 @@ def test_a_run_records_steps_evaluations_and_its_end(name: str) -> None:
         assert (products == 0) == (name in ("kfac", "ekfac"))
     else:
         assert products == (6 if name == "adahessian" else 0)
-    renewals = {"kfac": 3, "ekfac": 3, "hf_kfac": 3}  # in the first three steps
+    renewals = {"kfac": 3, "ekfac": 3}  # in the first three steps
     second = 6 if recipe.hessian_free and recipe.choices.curvature == "hessian" and two else 0
     if name == "lbfgs":  # up to twenty iterations a step, with a line search each
         assert trial.curve[-1].gradients > 6 * 20

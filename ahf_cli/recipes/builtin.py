@@ -77,8 +77,8 @@ RECIPES: dict[str, Recipe] = {
             source="Amari 1998",
         ),
         Recipe(
-            "hf_kfac", replace(_CAREFUL, preconditioner="kfac"), {"lr": 1.0}, ranges=_CAREFUL_RANGES,
-            source="Martens and Grosse 2015, as a preconditioner of CG",
+            "hf_careful", _CAREFUL, {"lr": 1.0}, ranges=_CAREFUL_RANGES,
+            source="Martens 2010, with the choices of the class HessianFree",
         ),
         Recipe(
             "hf_spring", replace(_CAREFUL, solver="spring"), {"lr": 1.0, "recall": 0.9},
