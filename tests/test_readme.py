@@ -15,7 +15,8 @@ from ahf_cli.config.load import load
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted(page for page in (ROOT / "docs").rglob("*.md") if "templates" not in page.parts)
+PAGES = [ROOT / "README.md", ROOT / "results" / "README.md", *DOCS]
 ADDED = {"prerun": "--preset smoke", "search": "--preset smoke", "compare": "--preset smoke"}
 """arguments that a test adds to a command that takes hours"""
 

@@ -95,6 +95,10 @@ class Recipe:
         low, middle, high = (format(v, form) for v in (values.min(), np.median(values), values.max()))
         return f"{middle} ({low} to {high})"
 
+    def median(self, metric: str) -> float:
+        """Return the median final value."""
+        return float(np.median(self.values(metric)))
+
     def quartiles(self, metric: str) -> tuple[float, float]:
         """Return the lower and the upper quartile of the final values."""
         low, high = np.quantile(self.values(metric), [0.25, 0.75])
