@@ -230,12 +230,6 @@ def test_who_is_ahead_is_never_written_by_hand() -> None:
         assert not re.findall(r"is ahead|beats (?!HF)|is better|outperforms", bare), template.name
 
 
-def test_links_of_the_pages_lead_somewhere() -> None:
-    for page in (ROOT / "docs").glob("*.md"):
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
-
-
 def test_a_template_with_an_unknown_name_is_an_error(made: Study, tmp_path: Path) -> None:
     template = tmp_path / "t.md"
     template.write_text("{{ study('s')['hf'].n }} trials")
