@@ -10,6 +10,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import typer.main
 from jupyter_cache.executors.utils import single_nb_execution
@@ -82,10 +83,8 @@ def setup(app: Sphinx) -> None:
     """Write the generated page, and map links as pages are read."""
     (DOCS / "options.md").write_text(commands(), encoding="utf-8")
 
-    def read(app: Sphinx, name: str, source: list[str]) -> None:
-        source[0] = mapped(source[0])
-
-    def include(app: Sphinx, path: Path, name: str, source: list[str]) -> None:
+    def read(app: Sphinx, *where: object) -> None:
+        source = cast(list[str], where[-1])  # a page, or a file that a page includes
         source[0] = mapped(source[0])
 
     def docstring(app: Sphinx, what: str, name: str, item: object, options: object, lines: list[str]) -> None:
@@ -94,4 +93,4 @@ def setup(app: Sphinx) -> None:
 
     app.connect("autodoc-process-docstring", docstring, priority=400)  # before Napoleon
     app.connect("source-read", read)
-    app.connect("include-read", include)
+    app.connect("include-read", read)

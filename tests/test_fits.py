@@ -115,7 +115,7 @@ def test_a_wrong_configuration_of_a_fit_gets_one_line(change: str, line: str) ->
         read("quick", None, [*FIT[1::2], change])
 
 
-def agree(found: list[fits.Row], kept: list[fits.Row]) -> None:
+def assert_agree(found: list[fits.Row], kept: list[fits.Row]) -> None:
     """Norms below 1e-12 are rounding; counts may differ by the rounding of another processor."""
     assert [row["method"] for row in kept] == [row["method"] for row in found]
     for old, new in zip(kept, found, strict=True):
@@ -127,7 +127,7 @@ def test_some_kept_numbers_are_those_of_a_run() -> None:
     rows = json.loads(fits.NUMBERS.read_text())["rows"]
     kept = {row["method"]: row for row in rows if row["fit"] == "rosenbrock"}
     found = [fits.by_recipe("rosenbrock", "lm"), *(fits.by_scipy("rosenbrock", m) for m in ("lm", "trf"))]
-    agree(found, [kept[row["method"]] for row in found])
+    assert_agree(found, [kept[row["method"]] for row in found])
 
 
 @pytest.mark.long
@@ -135,4 +135,4 @@ def test_some_kept_numbers_are_those_of_a_run() -> None:
 def test_all_kept_numbers_are_those_of_a_run(name: str) -> None:
     kept = [row for row in json.loads(fits.NUMBERS.read_text())["rows"] if row["fit"] == name]
     assert len(kept) == 8
-    agree(fits.rows(name), kept)
+    assert_agree(fits.rows(name), kept)

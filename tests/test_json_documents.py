@@ -51,7 +51,7 @@ def parts_of(document: Any, part: str) -> Iterator[Any]:
     yield from found
 
 
-def check(section: str, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_documented_keys(section: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Run each command of a section, in its order, and compare keys."""
     for command, parts in documented(section).items():
         words = command.split()
@@ -76,13 +76,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("here")
 def test_commands_that_read_have_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    check(READ, capsys)
+    assert_documented_keys(READ, capsys)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("here", "one_process")
 def test_commands_that_train_or_write_have_the_documented_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    check(WRITE, capsys)
+    assert_documented_keys(WRITE, capsys)
 
 
 def test_every_command_with_the_option_is_on_the_page() -> None:

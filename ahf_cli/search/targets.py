@@ -188,10 +188,8 @@ class WeightsAndBiases:
             resume="allow", reinit="create_new", settings=quiet,
         )  # fmt: skip
         self._run.define_metric("*", step_metric="step")
-        for path in run.folder.rglob(
-            "*"
-        ):  # to its log in the user's cache; a study with links is not resumed
-            if path.is_symlink():
+        for path in run.folder.rglob("*"):
+            if path.is_symlink():  # to its log in the user's cache; a study with links is not resumed
                 path.unlink()
         self.resumed = before or bool(self._run.resumed)
 
