@@ -261,3 +261,22 @@ def test_a_search_of_some_recipes_keeps_the_contrasts_between_them() -> None:
     assert config.searching(["hf", "adam"]).compare.contrasts == (("hf", "adam"),)
     assert config.searching(["hf"]).compare.contrasts == ()
     assert config.searching(config.searched).identity() == config.identity()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left"),
+    [
+        (["search.recipes=[hf_structural, hf_plain]"], (("hf_structural", "hf_plain"),)),
+        (["search.recipes=[adam_clipped]"], ()),
+        (["search.recipes=[adam, hf]", "compare.contrasts=[[hf, adam]]"], (("hf", "adam"),)),
+    ],
+)
+def test_other_recipes_leave_the_contrasts_of_the_preset_between_them(
+    overrides: list[str], left: tuple[tuple[str, str], ...]
+) -> None:
+    assert load("rnn", overrides=overrides).compare.contrasts == left
+
+
+def test_contrasts_of_the_command_line_must_be_of_its_recipes() -> None:
+    with pytest.raises(InputError, match="compare.contrasts: must be pairs of two recipes"):
+        load("rnn", overrides=["search.recipes=[hf]", "compare.contrasts=[[hf, adam_clipped]]"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -97,3 +99,20 @@ def test_the_wheel_has_the_files_of_both_folders() -> None:
         patterns = [*tool["package-data"][package], "*.py"]
         files = [path for path in (ROOT / folder).iterdir() if path.is_file()]
         assert files and all(any(path.match(pattern) for pattern in patterns) for path in files)
+
+
+def searches() -> list[str]:
+    """Return the `ahf search` commands in the heads of presets and in the pages, with a configuration."""
+    files = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [re.sub(r"\\\n#? *", "", path.read_text()) for path in files]
+    lines = [line for text in texts for line in re.findall(r"^(?:# {5}|\$ )?(ahf search .*)$", text, re.M)]
+    return [line for line in lines if "--preset" in line and "OPTIONS" not in line]
+
+
+def test_each_printed_search_has_a_valid_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = searches()
+    assert len(commands) > 20
+    for command in commands:
+        words = re.sub(r" --(?:log|results) \S+| --dry-run| -q", "", command.split("  #")[0])
+        code = main(["config", "show", *shlex.split(words)[2:]])
+        assert code == 0, f"{command}: {capsys.readouterr().err}"

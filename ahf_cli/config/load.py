@@ -44,10 +44,7 @@ class Config(Settings):
     def _searching(self, **changes: object) -> Config:
         plain = self.plain()
         search = {**plain["search"], **changes}
-        # Of the contrasts those between recipes that are left.
-        contrasts = [c for c in plain["compare"]["contrasts"] if set(c) <= set(search["recipes"])]
-        compare = {**plain["compare"], "contrasts": contrasts}
-        return parse({**plain, "search": search, "compare": compare}, self.study)
+        return parse(_with_contrasts_left({**plain, "search": search}), self.study)
 
     def _find(self, name: str) -> Resolved:
         found = self._resolved.get(name)
@@ -267,6 +264,9 @@ def _parsed(data: Mapping[str, Any], source: str, stem: str, overrides: Sequence
     settings = _read_overrides(overrides)
     for setting in settings:
         data = _with_value(data, setting.path, setting.value)
+    given = {setting.path for setting in settings}
+    if ("search", "recipes") in given and ("compare", "contrasts") not in given:
+        data = _with_contrasts_left(data)
     if data.get("study") is None:
         data = {**data, "study": stem}
         of_file = f"{source}: the file's name names the study, unless --study NAME or the key study does"
@@ -330,6 +330,16 @@ def _with_value(data: Mapping[str, Any], path: KeyPath, value: object) -> dict[s
         return {**data, path[0]: value}
     inner = data.get(path[0])
     return {**data, path[0]: _with_value(inner if isinstance(inner, Mapping) else {}, path[1:], value)}
+
+
+def _with_contrasts_left(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the data of a configuration without the contrasts of recipes that it does not search."""
+    compare, names = data.get("compare"), data["search"]["recipes"]
+    contrasts = compare.get("contrasts") if isinstance(compare, Mapping) else None
+    if not isinstance(contrasts, list) or not isinstance(names, list):
+        return dict(data)
+    left = [c for c in contrasts if not isinstance(c, list) or all(name in names for name in c)]
+    return _with_value(data, ("compare", "contrasts"), left)
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
