@@ -85,8 +85,10 @@ def project(tmp_path: Path) -> Path:
         "pyproject.toml": '[project]\nname = "own"\nversion = "1.2.3"\n',
         "CHANGELOG.md": "# Changelog\n\n## 1.2.3\n",
         "CITATION.cff": "version: 1.2.3\n",
+        "README.md": LINKED + (ROOT / "README.md").read_text(),
         ".gitignore": ".venv/\ndist/\n",
-        ".venv/bin/python": '#!/bin/sh\nmkdir -p dist\necho "$@" > dist/arguments\n',
+        ".venv/bin/python": "#!/bin/sh\nmkdir -p dist\nfor last; do :; done\n"
+        'echo "$@" > dist/arguments\ncp "$last/README.md" dist\n',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +109,12 @@ def commit(folder: Path) -> None:
     git(folder, "commit", "--quiet", "--allow-empty", "--message", "state")
 
 
-def release(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    script = [str(ROOT / ".ci" / "release"), *options]
+URL = "https://example.org/own"
+LINKED = "![a curve](figures/a.png), [page](docs/page.md#part), [`x`](https://example.org/x)\n"
+
+
+def release(folder: Path, *options: str, url: str = URL) -> subprocess.CompletedProcess[str]:
+    script = [str(ROOT / ".ci" / "release"), *([url] if url else []), *options]
     return subprocess.run(script, cwd=folder, capture_output=True, text=True)
 
 
@@ -117,14 +123,34 @@ def test_a_release_is_built_from_a_clean_commit_with_its_changes(project: Path) 
     (project / "dist" / "older.whl").write_text("")
     done = release(project, "--no-isolation")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "arguments\nnext: git tag v1.2.3, then upload the files of dist/\n"
-    assert (project / "dist" / "arguments").read_text() == "-m build --outdir dist --no-isolation .\n"
+    assert done.stdout.startswith(
+        "README.md\narguments\nnext: git tag v1.2.3, push it to https://example.org/own,"
+    )
+    *words, copy = (project / "dist" / "arguments").read_text().split()
+    assert words == ["-m", "build", "--outdir", "dist", "--no-isolation"] and not Path(copy).exists()
+    text = (project / "dist" / "README.md").read_text()
+    assert text.startswith(
+        f"![a curve]({URL}/raw/v1.2.3/figures/a.png), [page]({URL}/blob/v1.2.3/docs/page.md#part), "
+        "[`x`](https://example.org/x)\n"
+    )
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert len(targets) > 20 and all(target.startswith("https://") for target in targets)
+    assert (project / "README.md").read_text().startswith(LINKED)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "--no-isolation", "http://a.org/b", "https://a.org", "https://a.org/b/", "https://a.org/b c"]
+)
+def test_a_release_needs_the_address_of_the_repository(url: str, project: Path) -> None:
+    done = release(project, url=url)
+    line = f"release: URL must be the repository's address, https://HOST/PATH, got '{url}'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 @pytest.mark.parametrize(
     ("file", "text", "committed", "line"),
     [
-        ("README.md", "new", False, "the tree must be clean: commit or remove ?? README.md"),
+        ("new.md", "new", False, "the tree must be clean: commit or remove ?? new.md"),
         ("CHANGELOG.md", "## 1.2.3\nmore", False, "the tree must be clean: commit or remove  M CHANGELOG.md"),
         ("CHANGELOG.md", "## 1.2.30\n### 1.2.3\n", True, "CHANGELOG.md must have the entry ## 1.2.3"),
         ("CITATION.cff", "version: 1.2.2\n", True, "CITATION.cff must have the version 1.2.3"),
