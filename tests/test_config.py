@@ -35,7 +35,8 @@ def test_presets_are_as_described() -> None:
     files = (Path(__file__).parents[1] / "configs").glob("*.yaml")
     assert list(presets()) == sorted(file.stem for file in files)
     paper, published, quick, smoke = map(load, ("paper", "published", "quick", "smoke"))
-    assert paper == parse({"study": "paper"}, "F"), "the defaults are the paper's protocol"
+    beside = {"hf": "motokawa_2020.csv/HF", "adaptive_hf": "motokawa_2020.csv/Adaptive HF"}
+    assert paper == parse({"study": "paper", "compare": {"published": beside}}, "F"), "the paper's protocol"
     assert paper.total_steps(50_000) == 1170
     assert published.total_steps(60_000) == 1404 and published.task.split == "full"
     assert quick.searched == ("hf", "hf_ggn", "adaptive_hf", "hf_published", "adaptive_hf_published")

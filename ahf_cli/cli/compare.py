@@ -309,8 +309,8 @@ def comparison(request: Request) -> Comparison:
     if request.preset is None and request.config is None and os.path.lexists(own.folder / "config.yaml"):
         config = _settings_of(own, request.overrides) or config
     data = pool(studies)
-    target, chosen = _target(request, config, data), config.compare
-    choices = Choices(request.band or chosen.band, target, chosen.references, request.attribute)
+    target, its = _target(request, config, data), config.compare
+    choices = Choices(request.band or its.band, target, its.references, its.published, request.attribute)
     return Comparison(data, choices, request.force)
 
 

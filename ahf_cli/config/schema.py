@@ -207,6 +207,11 @@ class CompareSection(_Section):
     target: float | None = None
     references: Annotated[dict[str, Positive], Field(description="a mapping of names to numbers > 0")] = {}
     """published values of the headline, drawn as dotted lines"""
+    published: Annotated[
+        dict[str, Annotated[str, Field(pattern=r"^.+/[^/]+$")]],
+        Field(description="a mapping of recipes to FILE.csv/CURVE"),
+    ] = {}
+    """published curve of each recipe, drawn beside it: a curve of a CSV file, your own or the package's"""
     contrasts: Annotated[
         tuple[tuple[str, str], ...], Field(description="a list of pairs of recipes that the search has")
     ] = ()
@@ -301,6 +306,8 @@ def _rule(path: KeyPath) -> str:
     if len(path) == 3 and path[:2] == ("train", "longer"):
         return "must be an integer in [1, 10^9]"
     model = _model(path[:-1]) if path else None
+    if model is None and (section := _model(path[:-2])) and path[-2] in section.model_fields:
+        return _rule(path[:-1])  # of the mapping that has the value
     if model is None or _model(path):
         return "must be a mapping"
     if allowed := _allowed(path):

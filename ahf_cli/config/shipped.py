@@ -19,6 +19,11 @@ def examples() -> dict[str, Traversable]:
     return _files("examples", ".py", ".yaml")
 
 
+def published() -> dict[str, Traversable]:
+    """Return the package's tables of published curves by the names of their files."""
+    return _files("configs", ".csv")
+
+
 def _files(folder: str, *suffixes: str) -> dict[str, Traversable]:
     try:
         where: Traversable = resources.files(f"ahf_cli.{folder}")

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from ahf_cli.report.canvas import THEMES, make
+from ahf_cli.report.exhibits.published import read_curve
 from docs.findings import Study, difference, load
 
 ROOT = Path(__file__).parents[2]
@@ -46,11 +48,17 @@ def fill(template: Path, results: Path) -> str:
         found: list[dict[str, Any]] = json.loads((results / "fits.json").read_text())["rows"]
         return found
 
+    def curve(name: str, metric: str) -> pd.DataFrame:
+        """Return a published curve of the paper's Figure 2."""
+        found = read_curve(f"motokawa_2020.csv/{name}")
+        return found[found["metric"] == metric]
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )  # Markdown of our own
     text = environment.from_string(template.read_text(encoding="utf-8"))
-    return text.render(study=study, verdict=verdict, difference=difference, fits=fits).strip() + "\n"
+    filled = text.render(study=study, verdict=verdict, difference=difference, fits=fits, curve=curve)
+    return filled.strip() + "\n"
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:

@@ -124,6 +124,18 @@ class Study:
         lower = self.data.metrics.column(metric).better == "lower"
         return bool(row["p_holm"] < 0.05 and (sign * row["difference"] > 0) != lower)
 
+    def beside(self, recipe: str, step: int, metric: str = "test_accuracy") -> pd.Series[Any]:
+        """Return a recipe's mean at a step beside the published one: a row of the table `published`."""
+        table = self.comparison.tables["published"].numbers
+        own = table[(table["recipe"] == recipe) & (table["metric"] == metric) & (table["step"] == step)]
+        return own.iloc[0]
+
+    def farthest(self, recipe: str, metric: str = "test_accuracy") -> float:
+        """Return the largest difference between a recipe's mean and the published one over all steps."""
+        table = self.comparison.tables["published"].numbers
+        own = table[(table["recipe"] == recipe) & (table["metric"] == metric)]
+        return float(own["difference"].abs().max())
+
     def share_of_steps(
         self, recipe: str, query: str, trials: Recipe | None = None, first: int | None = None
     ) -> float:

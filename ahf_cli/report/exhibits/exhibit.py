@@ -20,6 +20,8 @@ class Choices:
     """target value of the headline metric"""
     references: Mapping[str, float] = field(default_factory=dict)
     """published values of the headline by name"""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """source of the published curve of each recipe, FILE/CURVE"""
     attribute: bool = False
     """compare recipes that differ in one choice"""
 

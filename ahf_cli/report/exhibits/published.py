@@ -1,0 +1,232 @@
+"""The means of a study beside published curves, and their difference."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ahf_cli.config.shipped import published
+from ahf_cli.errors import InputError
+from ahf_cli.recipes.hyperparameters import nearest
+from ahf_cli.report import marks
+from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.plotting import Axes, Figure
+from ahf_cli.report.statistics.trajectory import band, carry_forward, count
+from ahf_cli.report.study_data import StudyData
+from ahf_cli.report.style import styles
+from ahf_cli.report.text import Table, number, within
+from ahf_cli.study import opening
+from ahf_cli.tasks.metrics import Column, Metrics
+
+COLUMNS = ("curve", "metric", "step", "mean", "low", "high")
+_LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1.5)))
+"""dashes of published curves"""
+
+
+def read_curve(source: str) -> pd.DataFrame:
+    """Return a published curve: metric, step, mean, low, high, by metric in the order of the steps.
+
+    Args:
+        source: FILE/CURVE, with a file of this package or the path of another one.  It is CSV with the
+            columns `COLUMNS`; lines from # on are comments.
+
+    Raises:
+        InputError: no such file or curve, or the file is not such a table.
+    """
+    file, _, name = source.rpartition("/")
+    shipped = published()
+    try:
+        content = shipped[file].read_bytes() if file in shipped else opening.read(Path(file))
+        table = pd.read_csv(io.BytesIO(content), comment="#", dtype=dict.fromkeys(COLUMNS[2:], float))
+    except FileNotFoundError:
+        raise InputError(f"{file}: there is no such file{nearest(file, shipped)}") from None
+    except (ValueError, UnicodeError) as error:  # of pandas' parser
+        raise InputError(f"{file}: not a table of curves: {str(error).partition(chr(10))[0]}") from None
+    if lacking := [column for column in COLUMNS if column not in table]:
+        raise InputError(f"{file}: must have the columns {', '.join(COLUMNS)}; lacks {', '.join(lacking)}")
+    numbers = table[list(COLUMNS[2:])]
+    if not np.isfinite(numbers.to_numpy()).all():
+        raise InputError(f"{file}: step, mean, low and high must be finite numbers")
+    own = table[table["curve"] == name]
+    if own.empty:
+        raise InputError(f"{file}: unknown curve {name!r}{nearest(name, map(str, table['curve'].unique()))}")
+    if own.duplicated(["metric", "step"]).any():
+        raise InputError(f"{file}: the curve {name!r} must have each step of a metric once")
+    return own[list(COLUMNS[1:])].sort_values(["metric", "step"], ignore_index=True)
+
+
+def beside_table(
+    evaluations: pd.DataFrame, chosen: Mapping[str, str], curves: Mapping[str, pd.DataFrame], metrics: Metrics
+) -> pd.DataFrame:
+    """Return mean and standard error of each recipe at its evaluations beside a published curve.
+
+    The published values are interpolated linearly between their steps.  Values of trials are not capped.  A
+    trial that diverged leaves the mean of a loss, and counts at the baseline of another metric: a network of
+    NaN guesses.  Failed trials are left out.
+
+    Args:
+        evaluations: columns of `curves_frame`.
+        chosen: source of the curve of each recipe.
+        curves: the curves by source, as of `read_curve`.
+        metrics: those of the task; a metric that a curve lacks is left out.
+
+    Returns:
+        Columns: metric, recipe, curve, step, n, centre, low, high, published, published_low, published_high,
+        difference, in_errors.  `difference` is centre − published, and `in_errors` the same in standard
+        errors of the centre.
+    """
+    frames = []
+    finished = evaluations[evaluations["status"] != "failed"]
+    for recipe, source in chosen.items():
+        own = finished[finished["recipe"] == recipe]
+        for metric in metrics.shown:
+            known = curves[source][curves[source]["metric"] == metric.column]
+            values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
+            if known.empty or values.empty:
+                continue
+            steps = values.columns.to_series()
+            values = values.loc[:, steps.between(known["step"].min(), known["step"].max())]
+            diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
+            # a network of NaN guesses, and its loss is not finite
+            after = np.nan if metric == metrics.loss or metric.baseline is None else metric.baseline
+            x = carry_forward(values.to_numpy(float), diverged.to_numpy(), after)
+            finite = np.where(np.isfinite(x), x, np.nan)
+            centre, low, high = band(finite, "se")
+            at = values.columns.to_numpy(float)
+            given = {k: np.interp(at, known["step"], known[k]) for k in ("mean", "low", "high")}
+            with np.errstate(divide="ignore", invalid="ignore"):
+                errors = (centre - given["mean"]) / (high - centre)
+            columns = {
+                "metric": metric.column, "recipe": recipe, "curve": source.rpartition("/")[2],
+                "step": values.columns, "n": count(finite), "centre": centre, "low": low, "high": high,
+                "published": given["mean"], "published_low": given["low"], "published_high": given["high"],
+                "difference": centre - given["mean"], "in_errors": errors,
+            }  # fmt: skip
+            frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _chosen(data: StudyData, published: Mapping[str, str]) -> dict[str, str]:
+    """Return the source of the curve of each recipe of the study that has one."""
+    bare = {name: name.rpartition("/")[2] for name in data.recipes}
+    return {name: published[own] for name, own in bare.items() if own in published}
+
+
+def _found(data: StudyData, published: Mapping[str, str]) -> pd.DataFrame | str | None:
+    if not published:
+        return None
+    chosen = _chosen(data, published)
+    try:
+        curves = {source: read_curve(source) for source in chosen.values()}
+    except InputError as error:
+        return error.lines[0]
+    table = beside_table(data.curves, chosen, curves, data.metrics)
+    return table if len(table) else "no recipe has a published curve of this task's metrics and steps"
+
+
+def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | None:
+    table = _found(data, published)
+    if not isinstance(table, pd.DataFrame):
+        return table
+    names = list(dict.fromkeys(table["recipe"]))
+    metrics = [metric for metric in data.metrics.shown if metric.column in set(table["metric"])]
+    looks, curve_of = styles(names), dict(zip(table["recipe"], table["curve"], strict=True))
+    dashes = dict(zip(dict.fromkeys(curve_of.values()), _LINES * len(names), strict=False))
+    said = ", ".join(f"{curve_of[name]} beside {name}" for name in names)
+    own = data.trials[data.trials["recipe"].isin(names)]
+    caption = [
+        f"{marks.band_words('se', False)}, and published means with their bands in black: {said} "
+        f"(n: {marks.counts(own, names)}). The lower panels show the mean minus the published one, with a "
+        "standard error of the mean alone. Losses have no cap; a trial that diverged leaves the mean of the "
+        f"loss, and counts as chance in other metrics. {marks.START_WORDS}"
+        f"{_leaving(table, metrics)}"
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels = marks.grid(figure, theme, 2 * len(metrics), len(metrics))
+        for at, metric in enumerate(metrics):
+            upper, lower = panels[at], panels[at + len(metrics)]
+            lines = table[table["metric"] == metric.column]
+            for name, line in lines.groupby("recipe", sort=False):
+                look, half = looks[str(name)], line["high"] - line["centre"]
+                marks.line(upper, line, look, str(name) if at == 0 else None, filled=False)
+                gap = line["difference"]
+                marks.line(
+                    lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None, filled=False
+                )
+            for curve, line in lines.groupby("curve", sort=False):
+                label = f"{curve}, published" if at == 0 else None
+                _dashed(upper, line.drop_duplicates("step").sort_values("step"), dashes[str(curve)], label)
+            both = [*marks.settled(lines), *marks.settled(lines, y="published")]
+            upper.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
+            upper.set_ylim(*marks.zoomed(both, metric))
+            lower.axhline(0, color="0.45", linewidth=0.8)
+            lower.set(xlabel=marks.STEP_LABEL, ylabel=f"difference in {metric.label}")
+            lower.set_ylim(*_around_0(lines, metric))
+        marks.legend(figure, theme)
+
+    title = "The study beside published curves"
+    return Drawing("published", title, table, caption, draw, panels=2 * len(metrics), across=len(metrics))
+
+
+def _dashed(axes: Axes, line: pd.DataFrame, dashes: Any, label: str | None) -> None:
+    """Draw a published curve, with the edges of its band."""
+    along = line["step"].to_numpy(float)
+    axes.plot(along, line["published"], color="black", linestyle=dashes, linewidth=1.3, label=label, zorder=4)
+    edges = line[["published_low", "published_high"]].to_numpy(float)
+    axes.plot(along, edges, color="black", linestyle=dashes, linewidth=0.5, alpha=0.6, zorder=2)
+
+
+def _around_0(lines: pd.DataFrame, metric: Column) -> tuple[float, float]:
+    """Return limits of an axis of differences around 0, by the means that stay in the upper panel."""
+    inside = lines[lines["centre"] <= metric.edge]
+    most = float(np.max(np.abs(marks.settled(inside, y="difference")), initial=0.0))
+    return (-1.1 * most, 1.1 * most) if most else (-1.0, 1.0)
+
+
+def _leaving(table: pd.DataFrame, metrics: list[Column]) -> str:
+    """Return a sentence on the means beyond the edge of their panel, or ""."""
+    edges = table["metric"].map({metric.column: metric.edge for metric in metrics})
+    beyond = table[table["centre"] > edges]
+    if beyond.empty:
+        return ""
+    peaks = beyond.loc[beyond.groupby("recipe", sort=False)["centre"].idxmax()]
+    said = "; ".join(f"{row.recipe} to {row.centre:.3g} at step {row.step:g}" for row in peaks.itertuples())
+    return f" Mean losses leave their panel: {said}."
+
+
+def _table(data: StudyData, published: Mapping[str, str]) -> Table | None:
+    """Return the differences in the middle and at the end of each recipe's curve."""
+    table = _found(data, published)
+    if not isinstance(table, pd.DataFrame):
+        return None
+    groups = table.groupby(["recipe", "metric"], sort=False)
+    kept = pd.concat([own.iloc[[(len(own) - 1) // 2, -1]].drop_duplicates() for _, own in groups])
+    labels = {metric.column: metric.label for metric in data.metrics.shown}
+    text = pd.DataFrame(
+        {
+            "recipe": kept["recipe"],
+            "published curve": kept["curve"],
+            "metric": kept["metric"].map(labels),
+            "step": kept["step"].map("{:g}".format),
+            "mean": kept["centre"].map(number),
+            "published mean [band]": [within(row, "published") for row in kept.to_dict("records")],
+            "difference": kept["difference"].map(number),
+            "in standard errors": kept["in_errors"].map(lambda value: number(value, 1)),
+        }
+    )
+    note = "Standard errors are those of the study's means; the published means have their own, unknown ones."
+    return Table("published", table, {"Means beside published curves": text}, note)
+
+
+EXHIBIT = Exhibit(
+    2,
+    [lambda data, choices: _table(data, choices.published)],
+    {"published": lambda data, choices: _figure(data, choices.published)},
+)

@@ -1,0 +1,165 @@
+"""The figure `published`: the package's table, files of others, and differences against closed forms."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ahf_cli.cli import main
+from ahf_cli.config.load import load, presets
+from ahf_cli.errors import InputError
+from ahf_cli.report.exhibits import figures, tables
+from ahf_cli.report.exhibits.exhibit import Choices
+from ahf_cli.report.exhibits.published import beside_table, read_curve
+from ahf_cli.report.study_data import load_study
+from ahf_cli.tasks.metrics import metrics_of
+
+METRICS = metrics_of({"data": "fashion_mnist"})
+HEAD = "curve,metric,step,mean,low,high\n"
+
+
+@pytest.mark.parametrize("curve", ["HF", "Adaptive HF"])
+def test_the_published_table_is_whole_and_within_its_bands(curve: str) -> None:
+    table = read_curve(f"motokawa_2020.csv/{curve}")
+    logged = {epoch * 468 + own for epoch in range(3) for own in [*range(1, 468, 10), 468]}
+    for metric in ("train_loss", "test_accuracy"):
+        own = table[table["metric"] == metric]
+        assert set(own["step"]) == logged and len(own) == 144
+        assert (own["low"] < own["mean"]).all() and (own["mean"] < own["high"]).all()
+    assert (table.loc[table["metric"] == "test_accuracy", "high"] < 1).all()
+
+
+# Values that were read off the printed figure by eye.
+@pytest.mark.parametrize(
+    ("curve", "metric", "step", "value"),
+    [
+        ("HF", "test_accuracy", 201, 0.57),
+        ("HF", "test_accuracy", 391, 0.60),
+        ("HF", "test_accuracy", 1404, 0.631),
+        ("HF", "train_loss", 391, 1.29),
+        ("HF", "train_loss", 1404, 1.74),
+        ("Adaptive HF", "test_accuracy", 201, 0.66),
+        ("Adaptive HF", "train_loss", 201, 1.05),
+        ("Adaptive HF", "train_loss", 1404, 0.60),
+    ],
+)
+def test_the_published_table_has_the_values_of_the_figure(
+    curve: str, metric: str, step: int, value: float
+) -> None:
+    table = read_curve(f"motokawa_2020.csv/{curve}")
+    (mean,) = table.loc[(table["metric"] == metric) & (table["step"] == step), "mean"]
+    assert mean == pytest.approx(value, abs=0.011)
+
+
+def test_presets_name_curves_that_exist() -> None:
+    named = {curve for name in presets() for curve in load(name).compare.published.values()}
+    assert len(named) == 2 and all(len(read_curve(curve)) == 288 for curve in named)
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("", "not a table of curves: No columns to parse from file"),
+        (
+            "curve,metric\nA,train_loss\n",
+            "must have the columns curve, metric, step, mean, low, high; lacks ",
+        ),
+        (HEAD + "A,train_loss,1,x,0,1\n", "not a table of curves: could not convert string to float: 'x'"),
+        (HEAD + "A,train_loss,1,,0,1\n", "step, mean, low and high must be finite numbers"),
+        (HEAD + "A,train_loss,1,inf,0,1\n", "step, mean, low and high must be finite numbers"),
+        (HEAD + "B,train_loss,1,1,0,1\n", "unknown curve 'A'; known: B"),
+        (
+            HEAD + "A,loss,1,1,0,1\nA,loss,1,2,0,1\n",
+            "the curve 'A' must have each step of a metric",
+        ),
+        ("\xff\xfe", "not a table of curves: "),
+    ],
+)
+def test_a_wrong_file_is_one_line(content: str, rule: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        read_curve(f"{file}/A")
+    (line,) = caught.value.lines
+    assert line.startswith(f"{file}: {rule}")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "link", "pipe"])
+def test_only_a_regular_file_is_read(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        (tmp_path / "there").write_text(HEAD)
+        file.symlink_to(tmp_path / "there")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    with pytest.raises(InputError, match=re.escape(str(file))):
+        read_curve(f"{file}/A")
+
+
+def evaluations() -> pd.DataFrame:
+    """Three trials of `own`: two finished, one diverged after step 10; one failed trial."""
+    rows = [
+        ("own", 0, "ok", 0, 2.0, 0.2), ("own", 0, "ok", 10, 1.0, 0.5), ("own", 0, "ok", 20, 5.0, 0.6),
+        ("own", 1, "ok", 0, 2.0, 0.1), ("own", 1, "ok", 10, 3.0, 0.4), ("own", 1, "ok", 20, 7.0, 0.8),
+        ("own", 2, "diverged", 0, 2.0, 0.3), ("own", 2, "diverged", 10, 8.0, 0.3),
+        ("own", 3, "failed", 0, 9.0, 0.9), ("own", 3, "failed", 10, 9.0, 0.9),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["recipe", "trial", "status", "step", "train_loss", "test_accuracy"])
+
+
+def test_differences_are_those_of_the_closed_form(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    values = "A,train_loss,5,1,0,4\nA,train_loss,25,3,2,6\nA,test_accuracy,5,0.2,0.1,0.3\n"
+    file.write_text(f"# a source\n{HEAD}{values}A,test_accuracy,25,0.6,0.5,0.7\n")
+    source = f"{file}/A"
+    table = beside_table(evaluations(), {"own": source}, {source: read_curve(source)}, METRICS)
+    loss, accuracy = (table[table["metric"] == metric] for metric in ("train_loss", "test_accuracy"))
+    assert list(loss["step"]) == list(accuracy["step"]) == [10, 20]  # step 0 lies before the published curve
+    assert list(loss["n"]) == [3, 2] and list(accuracy["n"]) == [3, 3]
+    # at step 10 a quarter of the way, 1 + 2/4; at 20 three quarters.  Losses above chance stay as they are
+    np.testing.assert_allclose(loss["published"], [1.5, 2.5])
+    np.testing.assert_allclose(loss["published_high"], [4.5, 5.5])
+    np.testing.assert_allclose(loss["difference"], [4.0 - 1.5, 6.0 - 2.5])
+    # the standard error of 1, 3, 8 is √(13/3), of 5, 7 it is 1
+    np.testing.assert_allclose(loss["in_errors"], [2.5 / np.sqrt(13 / 3), 3.5])
+    # the diverged trial guesses at step 20: (0.6 + 0.8 + 0.1)/3
+    np.testing.assert_allclose(accuracy["difference"], [0.4 - 0.3, 0.0], atol=1e-12)
+    assert list(table["curve"].unique()) == ["A"]
+
+
+def test_a_study_without_published_curves_has_no_such_figure() -> None:
+    data = load_study("results/reference/fair")
+    assert figures()["published"](data, Choices()) is None and "published" not in tables(data, Choices())
+
+
+@pytest.mark.parametrize(
+    ("published", "reason"),
+    [
+        ({"hf": "motokawa.csv/HF"}, "motokawa.csv: there is no such file; did you mean 'motokawa_2020.csv'?"),
+        ({"hf": "motokawa_2020.csv/HFF"}, "motokawa_2020.csv: unknown curve 'HFF'; did you mean 'HF'?"),
+        ({"nag": "motokawa_2020.csv/HF"}, "no recipe has a published curve of this task's metrics and steps"),
+    ],
+)
+def test_the_reason_for_no_figure_is_one_line(published: dict[str, str], reason: str) -> None:
+    data = load_study("results/reference/quick")
+    assert figures()["published"](data, Choices(published=published)) == reason
+    assert "published" not in tables(data, Choices(published=published))
+
+
+def test_the_command_draws_it_and_refuses_a_source_without_a_curve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "plots", "--study", "results/reference/quick", "--out", str(tmp_path)]
+    assert main([*words, "-o", "compare.published={hf: motokawa_2020.csv/HF}"]) == 0
+    caption = (tmp_path / "figures" / "published.caption.txt").read_text()
+    assert "HF beside hf" in caption and (tmp_path / "data" / "published.csv").is_file()
+    capsys.readouterr()
+    assert main([*words, "-o", "compare.published={hf: HF}"]) == 2
+    assert "compare.published.hf: must be a mapping of recipes to FILE.csv/CURVE" in capsys.readouterr().err
