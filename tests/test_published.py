@@ -15,7 +15,7 @@ from ahf_cli.config.load import load, presets
 from ahf_cli.errors import InputError
 from ahf_cli.report.exhibits import figures, tables
 from ahf_cli.report.exhibits.exhibit import Choices
-from ahf_cli.report.exhibits.published import beside_table, read_curve
+from ahf_cli.report.exhibits.published_curves import beside_table, read_curve
 from ahf_cli.report.study_data import load_study
 from ahf_cli.tasks.metrics import metrics_of
 

@@ -20,7 +20,7 @@ import jinja2
 import pandas as pd
 
 from ahf_cli.report.canvas import THEMES, make
-from ahf_cli.report.exhibits.published import read_curve
+from ahf_cli.report.exhibits.published_curves import read_curve
 from docs.findings import Study, difference, load
 
 ROOT = Path(__file__).parents[2]
