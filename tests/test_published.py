@@ -34,6 +34,14 @@ def test_the_published_table_is_whole_and_within_its_bands(curve: str) -> None:
     assert (table.loc[table["metric"] == "test_accuracy", "high"] < 1).all()
 
 
+def test_the_first_published_figure_is_whole_and_within_its_bands() -> None:
+    table = read_curve("motokawa_2020.csv/Pre-run")
+    logged = [*range(1, 468, 10), 468]
+    assert list(table.loc[table["metric"] == "cg_norm", "step"]) == logged
+    assert list(table.loc[table["metric"] == "step_size", "step"]) == logged[1:]
+    assert (table["low"] < table["mean"]).all() and (table["mean"] < table["high"]).all()
+
+
 # Values that were read off the printed figure by eye.
 @pytest.mark.parametrize(
     ("curve", "metric", "step", "value"),

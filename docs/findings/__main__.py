@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from ahf_cli.report.canvas import THEMES, make
@@ -53,12 +54,17 @@ def fill(template: Path, results: Path) -> str:
         found = read_curve(f"motokawa_2020.csv/{name}")
         return found[found["metric"] == metric]
 
+    def slope() -> float:
+        """Return the slope of log step size on log norm over the points of the paper's Figure 1."""
+        both = curve("Pre-run", "cg_norm").merge(curve("Pre-run", "step_size"), on="step")
+        return float(np.polyfit(np.log(both["mean_x"]), np.log(both["mean_y"]), 1)[0])
+
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )  # Markdown of our own
     text = environment.from_string(template.read_text(encoding="utf-8"))
-    filled = text.render(study=study, verdict=verdict, difference=difference, fits=fits, curve=curve)
-    return filled.strip() + "\n"
+    given = {"study": study, "verdict": verdict, "difference": difference, "fits": fits}
+    return text.render(**given, curve=curve, slope=slope).strip() + "\n"
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:
