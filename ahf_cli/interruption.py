@@ -31,7 +31,7 @@ def command_line() -> str:
 
 def resume_line() -> str:
     """Return the line of an interrupted command, with the command line where that resumes it."""
-    resumes = sys.argv[1:2] and sys.argv[1] in RESUMABLE
+    resumes = sys.argv[1:2] and sys.argv[1] in RESUMABLE and "--dry-run" not in sys.argv
     return f"interrupted; this resumes it: {command_line()}" if resumes else "interrupted"
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from ahf_cli.cli import main
 from ahf_cli.config.load import load
+from ahf_cli.interruption import resume_line
 from ahf_cli.report.trace_file import read_trace
 from ahf_cli.study.store import Study
 from ahf_cli.tasks.folder import locate
@@ -143,6 +144,30 @@ def test_ranges_of_the_prerun_are_searched(searched: Path) -> None:
     assert result.params["sigma"] < 30  # 2-norms at the start are of order 0.1, not the paper's 30 to 100
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("search --preset rnn", "interrupted; this resumes it: ahf search --preset rnn"),
+        ("search --preset rnn --dry-run", "interrupted"),
+        ("compare --study rnn", "interrupted"),
+    ],
+)
+def test_an_interrupted_command_is_named_where_it_resumes(
+    words: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ahf", *words.split()])
+    assert resume_line() == line
+
+
+def test_a_run_of_a_fair_preset_plans_no_reruns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--preset", "pinn", "-o", "train.steps=1", "-o", "train.longer={}", "--results", str(tmp_path)]
+    assert main(["train", "lm", *words, "--study", "one", "-q"]) == 0
+    capsys.readouterr()
+    assert main(["status", "--study", "one", "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 ok" in said and "waiting, of 3" not in said and "reruns" not in said
+
+
 @pytest.mark.long
 def test_terminated_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     words = [
@@ -207,6 +232,8 @@ def test_train_saves_a_curve_and_says_when_it_is_done(
     assert main([*words, "--json"]) == 0
     second = capsys.readouterr()
     assert second.err == f"hf: done already, in {folder}\n"
+    assert main([*words, "--json", "--log", "tensorboard"]) == 0
+    assert capsys.readouterr().err == f"hf: done already, in {folder}; --log shows no trial that is done\n"
     document = json.loads(second.out)
     assert document["params"] == {"lr": 0.3, "damping": 5.0} and document["final"]["step"] == 3
     assert {p: p.read_bytes() for p in folder.rglob("*.*") if p.name != ".lock"} == before

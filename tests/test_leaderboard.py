@@ -68,7 +68,7 @@ def write(
         "task": {"data": "fashion_mnist", "split": "paper", "model": "lenet", "batch_size": 128},
         "recipes": {k: {"structure": {"method": k}, "fixed": {}} for k in draws},
     }  # fmt: skip
-    identity |= {key: {**identity[key], **changes} for key, changes in sections.items()}
+    identity |= {key: {**identity.get(key, {}), **changes} for key, changes in sections.items()}
     plans = {key: {k: len(v) for k, v in of.items()} for key, of in (("plan", draws), ("rerun_plan", reruns))}
     with Study(results, name) as study:
         study.open_for_writing(f"study: {name}\n", identity, GIVEN | plans | given)
@@ -219,6 +219,17 @@ def test_a_study_that_does_not_fit_is_named_and_the_others_are_shown(
         "cut: it cannot be read: ",
     ):
         assert any(line.startswith(f"left out: {words}") for line in lines), words
+
+
+def test_a_run_of_ahf_train_is_left_out_in_silence_unless_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "good", *SMALL)
+    write(tmp_path, "one", SMALL[0], {}, {"params": {"lr": 1.0}})
+    assert main(["leaderboard", "--results", str(tmp_path)]) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert main(["leaderboard", "good", "one", "--results", str(tmp_path)]) == 0
+    assert "left out: one: it has no re-runs" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,13 @@ def commit(folder: Path) -> None:
     git(folder, "commit", "--quiet", "--allow-empty", "--message", "state")
 
 
+def test_the_extension_has_no_format_that_one_python_builds_and_another_refuses() -> None:
+    """`#` needs a macro until Python 3.12 and none from 3.13 on; one wheel serves all."""
+    source = (ROOT / "ahf_cli" / "optim" / "layers" / "_selected.c").read_text()
+    formats = re.findall(r'PyArg_ParseTuple\(args, "([^"]*)"', source)
+    assert len(formats) == 4 and not [found for found in formats if "#" in found]
+
+
 URL = "https://example.org/own"
 LINKED = "![a curve](figures/a.png), [page](docs/page.md#part), [`x`](https://example.org/x)\n"
 

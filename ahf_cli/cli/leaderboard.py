@@ -106,7 +106,15 @@ def _studies(names: Sequence[str], results: Path) -> dict[str, Study]:
         found.setdefault(own, (str(own.relative_to(home)) if own.is_relative_to(home) else name, study))
     if unknown:
         raise InputError(unknown)
-    return dict(found.values())
+    return {label: study for label, study in found.values() if names or not _single(study)}
+
+
+def _single(study: Study) -> bool:
+    """Return whether a study is one run of `ahf train`, which has hyperparameters of its own."""
+    try:
+        return "params" in study.manifest().get("identity", {})
+    except AhfError:
+        return False
 
 
 def _write(board: Leaderboard, csv: Path | None, to: Path | None) -> list[Path]:

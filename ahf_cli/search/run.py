@@ -266,6 +266,8 @@ def _train(
     own = {training.plan.of(name).steps for name in plan.recipes}
     steps = f"{min(own)} to {max(own)}" if len(own) > 1 else str(*own)
     reporter.say(_plan_line(title, training.where, total, left, steps, training.workers, spec.device))
+    if training.logger and left < total:
+        reporter.say("--log shows no trial that is done")
     workers = max(1, min(training.workers, left))
     threads = threads_of(spec.device)
     with (

@@ -90,6 +90,7 @@ def train_single(
     count = threads or threads_of(spec.device)
     own = manifest(config, spec, 1, [recipe.name]) | {
         "plan": {recipe.name: 1},
+        "rerun_plan": {},
         "threads": count,
         "ranks": ranks.world,
     }
@@ -102,7 +103,8 @@ def train_single(
         result = trial.result()
         if result is not None:
             shared(ranks, None)
-            reporter.say(f"{recipe.name}: done already, in {study.folder}")
+            unlogged = "; --log shows no trial that is done" if log else ""
+            reporter.say(f"{recipe.name}: done already, in {study.folder}{unlogged}")
             study.drop_session()
             write_tables(study)
             return result

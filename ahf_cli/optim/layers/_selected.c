@@ -4,7 +4,6 @@
    offset of its window in the image, or -1 for an output that is 0.  A row is read in whole vectors: the numbers
    beyond its end meet weights that are 0, and each image ends with LANES zeros of its own. */
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -72,9 +71,13 @@ typedef struct {
 
 typedef unsigned long long Address;
 
-/* Return the sizes that a call was given, or 0 with an exception. */
-static const Geometry *sizes(const char *bytes, Py_ssize_t size)
+/* Return the sizes that a call was given as bytes, or 0 with an exception.
+   A format with "#" would give them too, but built by Python 3.13 it fails in 3.11 and 3.12. */
+static const Geometry *sizes(PyObject *given)
 {
+    char *bytes;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(given, &bytes, &size)) return 0;
     if (size == sizeof(Geometry)) return (const Geometry *)bytes;
     PyErr_SetString(PyExc_ValueError, "geometry has another size");
     return 0;
@@ -99,11 +102,10 @@ static void clear_slack(const Geometry *g, void *y, size_t width, int64_t first,
 static PyObject *forward(PyObject *self, PyObject *args)
 {
     Address x, w, u, v, b, at, y;
-    const char *bytes;
-    Py_ssize_t size;
+    PyObject *given;
     int wide, failed = 0;
-    if (!PyArg_ParseTuple(args, "y#iKKKKKKK", &bytes, &size, &wide, &x, &w, &u, &v, &b, &at, &y)) return 0;
-    const Geometry *g = sizes(bytes, size);
+    if (!PyArg_ParseTuple(args, "OiKKKKKKK", &given, &wide, &x, &w, &u, &v, &b, &at, &y)) return 0;
+    const Geometry *g = sizes(given);
     if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) { \
@@ -122,11 +124,10 @@ static PyObject *forward(PyObject *self, PyObject *args)
 static PyObject *input(PyObject *self, PyObject *args)
 {
     Address y, w, z, v, at, x;
-    const char *bytes;
-    Py_ssize_t size;
+    PyObject *given;
     int wide, failed = 0;
-    if (!PyArg_ParseTuple(args, "y#iKKKKKK", &bytes, &size, &wide, &y, &w, &z, &v, &at, &x)) return 0;
-    const Geometry *g = sizes(bytes, size);
+    if (!PyArg_ParseTuple(args, "OiKKKKKK", &given, &wide, &y, &w, &z, &v, &at, &x)) return 0;
+    const Geometry *g = sizes(given);
     if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) { \
@@ -146,11 +147,10 @@ static PyObject *input(PyObject *self, PyObject *args)
 static PyObject *weight(PyObject *self, PyObject *args)
 {
     Address y, x, z, u, at, w, b;
-    const char *bytes;
-    Py_ssize_t size;
+    PyObject *given;
     int wide;
-    if (!PyArg_ParseTuple(args, "y#iKKKKKKK", &bytes, &size, &wide, &y, &x, &z, &u, &at, &w, &b)) return 0;
-    const Geometry *g = sizes(bytes, size);
+    if (!PyArg_ParseTuple(args, "OiKKKKKKK", &given, &wide, &y, &x, &z, &u, &at, &w, &b)) return 0;
+    const Geometry *g = sizes(given);
     if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) \
@@ -166,11 +166,10 @@ static PyObject *weight(PyObject *self, PyObject *args)
 static PyObject *block(PyObject *self, PyObject *args)
 {
     Address x, w, b, y, at;
-    const char *bytes;
-    Py_ssize_t size;
+    PyObject *given;
     int wide, failed = 0;
-    if (!PyArg_ParseTuple(args, "y#iKKKKK", &bytes, &size, &wide, &x, &w, &b, &y, &at)) return 0;
-    const Geometry *g = sizes(bytes, size);
+    if (!PyArg_ParseTuple(args, "OiKKKKK", &given, &wide, &x, &w, &b, &y, &at)) return 0;
+    const Geometry *g = sizes(given);
     if (!g) return 0;
     Py_BEGIN_ALLOW_THREADS
 #define BODY(N, S) { \
