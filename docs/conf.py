@@ -28,13 +28,15 @@ import ahf_cli  # noqa: E402
 from ahf_cli.cli import app as program  # noqa: E402
 
 project = "ahf"
-author = "The ahf developers"
+author = "The ahf authors"
+copyright = f"2026, {author}"
 release = ahf_cli.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["findings", "coverage", "**/__pycache__"]
 html_theme = "furo"
 html_title = "ahf"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 # Equations are Unicode text in these pages, so that no script renders them.
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4

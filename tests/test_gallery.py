@@ -37,7 +37,7 @@ def test_the_command_below_a_figure_is_valid_and_asks_for_it(
     monkeypatch.setattr(compare, "make", make)
     assert main(shlex.split(command)) == 2
     ((request, parts),) = asked
-    assert parts == ("figures",) and request.out == Path("gallery")
+    assert parts == ("figures",) and request.out == Path("gallery") / study
     found = compare.comparison(request)  # a bare name is sought in results/ and in its reference/
     assert found.data.study.folder.name == study
     names = {name for _, name, own in SHOWN if own == command}

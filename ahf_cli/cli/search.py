@@ -133,5 +133,7 @@ def _at(results: Path) -> str:
     from ahf_cli.plugin import LOADED
 
     own = [] if results == DEFAULT_RESULTS else ["--results", str(results)]
-    own += [word for path in LOADED for word in ("--plugin", str(path))]
+    here = Path.cwd()
+    for path in LOADED:
+        own += ["--plugin", str(path.relative_to(here) if path.is_relative_to(here) else path)]
     return f" {shlex.join(own)}" if own else ""

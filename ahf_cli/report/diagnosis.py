@@ -141,7 +141,9 @@ def _step_sizes(result: TrialResult, steps: pd.DataFrame) -> list[str]:
             f"{np.nansum(moved[np.isfinite(moved)]):.3g}."
         )
     if share_moved < TINY:
-        lines.append(f"An update is {share_moved:.1g} of the direction's length: the weights hardly move.")
+        lines.append(
+            f"The median update has {share_moved:.1g} of the direction's length: the weights hardly move."
+        )
     return lines
 
 
