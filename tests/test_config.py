@@ -269,6 +269,7 @@ def test_a_search_of_some_recipes_keeps_the_contrasts_between_them() -> None:
     [
         (["search.recipes=[hf_structural, hf_plain]"], (("hf_structural", "hf_plain"),)),
         (["search.recipes=[adam_clipped]"], ()),
+        (["search={recipes: [adam_clipped]}"], ()),
         (["search.recipes=[adam, hf]", "compare.contrasts=[[hf, adam]]"], (("hf", "adam"),)),
     ],
 )
@@ -278,6 +279,8 @@ def test_other_recipes_leave_the_contrasts_of_the_preset_between_them(
     assert load("rnn", overrides=overrides).compare.contrasts == left
 
 
-def test_contrasts_of_the_command_line_must_be_of_its_recipes() -> None:
+@pytest.mark.parametrize("key", ["compare.contrasts=", "compare={contrasts: "])
+def test_contrasts_of_the_command_line_must_be_of_its_recipes(key: str) -> None:
+    given = f"{key}[[hf, adam_clipped]]{'}' if '{' in key else ''}"
     with pytest.raises(InputError, match="compare.contrasts: must be pairs of two recipes"):
-        load("rnn", overrides=["search.recipes=[hf]", "compare.contrasts=[[hf, adam_clipped]]"])
+        load("rnn", overrides=["search.recipes=[hf]", given])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from ahf_cli.cli import main
 from ahf_cli.config.load import load, presets
 from ahf_cli.errors import InputError
+from ahf_cli.report.canvas import THEMES, Drawing, make
 from ahf_cli.report.exhibits import figures, tables
 from ahf_cli.report.exhibits.exhibit import Choices
 from ahf_cli.report.exhibits.published_curves import beside_table, read_curve
@@ -20,7 +20,8 @@ from ahf_cli.report.study_data import load_study
 from ahf_cli.tasks.metrics import metrics_of
 
 METRICS = metrics_of({"data": "fashion_mnist"})
-HEAD = "curve,metric,step,mean,low,high\n"
+HEAD = "curve,data,model,metric,step,mean,low,high\n"
+TASK = "fashion_mnist,lenet"
 
 
 @pytest.mark.parametrize("curve", ["HF", "Adaptive HF"])
@@ -69,46 +70,69 @@ def test_presets_name_curves_that_exist() -> None:
     assert len(named) == 2 and all(len(read_curve(curve)) == 288 for curve in named)
 
 
+def row(
+    curve: str = "A", metric: str = "train_loss", step: str = "1", mean: str = "1", **changed: str
+) -> str:
+    low, high = changed.get("low", "0"), changed.get("high", "4")
+    return f"{curve},{changed.get('task', TASK)},{metric},{step},{mean},{low},{high}\n"
+
+
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
         ("", "not a table of curves: No columns to parse from file"),
         (
-            "curve,metric\nA,train_loss\n",
-            "must have the columns curve, metric, step, mean, low, high; lacks ",
+            "curve,metric\nA,B\n",
+            f"must have the columns {HEAD[:-1].replace(',', ', ')}; lacks data, model, step, ",
         ),
-        (HEAD + "A,train_loss,1,x,0,1\n", "not a table of curves: could not convert string to float: 'x'"),
-        (HEAD + "A,train_loss,1,,0,1\n", "step, mean, low and high must be finite numbers"),
-        (HEAD + "A,train_loss,1,inf,0,1\n", "step, mean, low and high must be finite numbers"),
-        (HEAD + "B,train_loss,1,1,0,1\n", "unknown curve 'A'; known: B"),
-        (
-            HEAD + "A,loss,1,1,0,1\nA,loss,1,2,0,1\n",
-            "the curve 'A' must have each step of a metric",
-        ),
+        (HEAD + row(mean="x"), "not a table of curves: could not convert string to float: 'x'"),
+        (HEAD + row(mean=""), "not a table of curves: could not convert string to float: ''"),
+        (HEAD + row(mean="inf", high="inf"), "step, mean, low and high must be finite numbers"),
+        (HEAD + row("B"), "unknown curve 'A'; known: B"),
+        (HEAD + row(low="2"), "the curve 'A' must have low ≤ mean ≤ high"),
+        (HEAD + row(high="0.5"), "the curve 'A' must have low ≤ mean ≤ high"),
+        (HEAD + 2 * row(), "the curve 'A' must have one task, and each step of a metric once"),
+        (HEAD + row() + row(step="2", task="mnist,lenet"), "the curve 'A' must have one task, and each step"),
         ("\xff\xfe", "not a table of curves: "),
     ],
 )
 def test_a_wrong_file_is_one_line(content: str, rule: str, tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
-    file.write_bytes(content.encode("latin-1"))
+    file.write_bytes(content.encode("latin-1" if "\xff" in content else "utf-8"))
     with pytest.raises(InputError) as caught:
         read_curve(f"{file}/A")
     (line,) = caught.value.lines
     assert line.startswith(f"{file}: {rule}")
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "link", "pipe"])
-def test_only_a_regular_file_is_read(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["1", "NA", "HF #2"])
+def test_the_name_of_a_curve_is_any_text(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text(f"# a source\n{HEAD}{row(name)}")
+    assert list(read_curve(f"{file}/{name}")["mean"]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        ("missing", "there is no such file; known: "),
+        ("folder", "must be a regular file"),
+        ("link", "is a link, and links are not followed"),
+        ("pipe", "must be a regular file"),
+    ],
+)
+def test_only_a_regular_file_is_read(kind: str, rule: str, tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     if kind == "folder":
         file.mkdir()
     elif kind == "link":
-        (tmp_path / "there").write_text(HEAD)
+        (tmp_path / "there").write_text(HEAD + row())
         file.symlink_to(tmp_path / "there")
     elif kind == "pipe":
         os.mkfifo(file)
-    with pytest.raises(InputError, match=re.escape(str(file))):
+    with pytest.raises(InputError) as caught:
         read_curve(f"{file}/A")
+    assert caught.value.lines[0].startswith(f"{file}: {rule}")
 
 
 def evaluations() -> pd.DataFrame:
@@ -124,8 +148,10 @@ def evaluations() -> pd.DataFrame:
 
 def test_differences_are_those_of_the_closed_form(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
-    values = "A,train_loss,5,1,0,4\nA,train_loss,25,3,2,6\nA,test_accuracy,5,0.2,0.1,0.3\n"
-    file.write_text(f"# a source\n{HEAD}{values}A,test_accuracy,25,0.6,0.5,0.7\n")
+    accuracies = [("5", "0.2", "0.1", "0.3"), ("25", "0.6", "0.5", "0.7")]
+    rows = [row(step="5"), row(step="25", mean="3", low="2", high="6")]
+    rows += [row(metric="test_accuracy", step=t, mean=m, low=l, high=h) for t, m, l, h in accuracies]
+    file.write_text(HEAD + "".join(rows))
     source = f"{file}/A"
     table = beside_table(evaluations(), {"own": source}, {source: read_curve(source)}, METRICS)
     loss, accuracy = (table[table["metric"] == metric] for metric in ("train_loss", "test_accuracy"))
@@ -152,13 +178,34 @@ def test_a_study_without_published_curves_has_no_such_figure() -> None:
     [
         ({"hf": "motokawa.csv/HF"}, "motokawa.csv: there is no such file; did you mean 'motokawa_2020.csv'?"),
         ({"hf": "motokawa_2020.csv/HFF"}, "motokawa_2020.csv: unknown curve 'HFF'; did you mean 'HF'?"),
-        ({"nag": "motokawa_2020.csv/HF"}, "no recipe has a published curve of this task's metrics and steps"),
+        ({"nag": "motokawa_2020.csv/HF"}, "the study has none of the recipes of compare.published, nag"),
+        ({"hf": "motokawa_2020.csv/Pre-run"}, "no published curve has a metric and a step of the study"),
     ],
 )
 def test_the_reason_for_no_figure_is_one_line(published: dict[str, str], reason: str) -> None:
     data = load_study("results/reference/quick")
     assert figures()["published"](data, Choices(published=published)) == reason
     assert "published" not in tables(data, Choices(published=published))
+
+
+def test_a_curve_of_another_task_is_not_drawn() -> None:
+    data, choices = load_study("results/reference/pinn"), Choices(published={"lm": "motokawa_2020.csv/HF"})
+    reason = "motokawa_2020.csv/HF is a curve of task.data fashion_mnist and task.model lenet"
+    assert figures()["published"](data, choices) == reason
+
+
+def test_curves_of_one_name_in_two_files_are_two_lines(tmp_path: Path) -> None:
+    chosen = {}
+    for recipe, mean in (("hf", "1"), ("hf_published", "2")):
+        file = tmp_path / f"{recipe}.csv"
+        file.write_text(HEAD + row(step="0", mean=mean) + row(step="60", mean=mean))
+        chosen[recipe] = f"{file}/A"
+    drawing = figures()["published"](load_study("results/reference/quick"), Choices(published=chosen))
+    assert isinstance(drawing, Drawing)
+    upper, _ = make(drawing, THEMES["screen"]).figure.axes
+    black = [line for line in upper.lines if line.get_color() == "black" and line.get_linewidth() > 1]
+    assert [set(np.asarray(line.get_ydata(), float)) for line in black] == [{1.0}, {2.0}]
+    assert len({str(line.get_label()) for line in black}) == 2
 
 
 def test_the_command_draws_it_and_refuses_a_source_without_a_curve(

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ahf_cli.config.paths import key_path
+from ahf_cli.config.paths import key_path, merged, with_value
 from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
 from ahf_cli.config.schema import (
     KeyPath,
@@ -194,7 +194,7 @@ class Config(Settings):
         """
         if set(ranges) == {"spaces"} and isinstance(ranges["spaces"], Mapping):
             ranges = ranges["spaces"]
-        return parse({**self.plain(), "spaces": _merged(self.plain()["spaces"], ranges)}, source)
+        return parse({**self.plain(), "spaces": merged(self.plain()["spaces"], ranges)}, source)
 
 
 @dataclass(frozen=True)
@@ -263,9 +263,8 @@ def with_seeds(data: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(data: Mapping[str, Any], source: str, stem: str, overrides: Sequence[str | Setting]) -> Config:
     settings = _read_overrides(overrides)
     for setting in settings:
-        data = _with_value(data, setting.path, setting.value)
-    given = {setting.path for setting in settings}
-    if ("search", "recipes") in given and ("compare", "contrasts") not in given:
+        data = with_value(data, setting.path, setting.value)
+    if _sets(settings, "search", "recipes") and not _sets(settings, "compare", "contrasts"):
         data = _with_contrasts_left(data)
     if data.get("study") is None:
         data = {**data, "study": stem}
@@ -324,12 +323,13 @@ def _read_overrides(overrides: Iterable[str | Setting]) -> list[Setting]:
     return settings
 
 
-def _with_value(data: Mapping[str, Any], path: KeyPath, value: object) -> dict[str, Any]:
-    """Copy nested mappings with one value set."""
-    if len(path) == 1:
-        return {**data, path[0]: value}
-    inner = data.get(path[0])
-    return {**data, path[0]: _with_value(inner if isinstance(inner, Mapping) else {}, path[1:], value)}
+def _sets(settings: Sequence[Setting], section: str, key: str) -> bool:
+    """Return whether some setting gives a key of a section, alone or within the whole section."""
+    for setting in settings:
+        whole = setting.path == (section,) and isinstance(setting.value, Mapping) and key in setting.value
+        if whole or setting.path[:2] == (section, key):
+            return True
+    return False
 
 
 def _with_contrasts_left(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,11 +339,4 @@ def _with_contrasts_left(data: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(contrasts, list) or not isinstance(names, list):
         return dict(data)
     left = [c for c in contrasts if not isinstance(c, list) or all(name in names for name in c)]
-    return _with_value(data, ("compare", "contrasts"), left)
-
-
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy nested mappings with the values of a second one set."""
-    pairs = ((key, old.get(key), value) for key, value in new.items())
-    both = {k: _merged(a, b) for k, a, b in pairs if isinstance(a, Mapping) and isinstance(b, Mapping)}
-    return {**old, **new, **both}
+    return with_value(data, ("compare", "contrasts"), left)

@@ -1,6 +1,9 @@
-"""The dotted keys of overrides as paths of keys."""
+"""The dotted keys of overrides as paths of keys, and nested mappings with other values."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from ahf_cli.config.schema import Bounds, KeyPath
 from ahf_cli.recipes.hyperparameters import HYPERPARAMETERS
@@ -27,3 +30,18 @@ def key_path(key: str, value: object) -> KeyPath:
         return (first, *rest)
     cut = len(rest) - last
     return (first, ".".join(rest[:cut]), *rest[cut:])
+
+
+def with_value(data: Mapping[str, Any], path: KeyPath, value: object) -> dict[str, Any]:
+    """Copy nested mappings with one value set."""
+    if len(path) == 1:
+        return {**data, path[0]: value}
+    inner = data.get(path[0])
+    return {**data, path[0]: with_value(inner if isinstance(inner, Mapping) else {}, path[1:], value)}
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy nested mappings with the values of a second one set."""
+    pairs = ((key, old.get(key), value) for key, value in new.items())
+    both = {k: merged(a, b) for k, a, b in pairs if isinstance(a, Mapping) and isinstance(b, Mapping)}
+    return {**old, **new, **both}

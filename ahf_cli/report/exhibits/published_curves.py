@@ -24,40 +24,44 @@ from ahf_cli.report.text import Table, number, within
 from ahf_cli.study import opening
 from ahf_cli.tasks.metrics import Column, Metrics
 
-COLUMNS = ("curve", "metric", "step", "mean", "low", "high")
+COLUMNS = ("curve", "data", "model", "metric", "step", "mean", "low", "high")
 _LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1.5)))
 """dashes of published curves"""
 
 
 def read_curve(source: str) -> pd.DataFrame:
-    """Return a published curve: metric, step, mean, low, high, by metric in the order of the steps.
+    """Return a published curve: the columns `COLUMNS` after the first, by metric in the order of the steps.
 
     Args:
         source: FILE/CURVE, with a file of this package or the path of another one.  It is CSV with the
-            columns `COLUMNS`; lines from # on are comments.
+            columns `COLUMNS`; `data` and `model` are those of the task, and lines that begin with # are
+            comments.
 
     Raises:
         InputError: no such file or curve, or the file is not such a table.
     """
     file, _, name = source.rpartition("/")
     shipped = published()
+    kinds = dict.fromkeys(COLUMNS[:4], str) | dict.fromkeys(COLUMNS[4:], float)
     try:
         content = shipped[file].read_bytes() if file in shipped else opening.read(Path(file))
-        table = pd.read_csv(io.BytesIO(content), comment="#", dtype=dict.fromkeys(COLUMNS[2:], float))
+        lines = [line for line in content.decode().splitlines() if not line.startswith("#")]
+        table = pd.read_csv(io.StringIO("\n".join(lines)), dtype=kinds, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{file}: there is no such file{nearest(file, shipped)}") from None
-    except (ValueError, UnicodeError) as error:  # of pandas' parser
+    except ValueError as error:  # of pandas' parser, or bytes that are no text
         raise InputError(f"{file}: not a table of curves: {str(error).partition(chr(10))[0]}") from None
     if lacking := [column for column in COLUMNS if column not in table]:
         raise InputError(f"{file}: must have the columns {', '.join(COLUMNS)}; lacks {', '.join(lacking)}")
-    numbers = table[list(COLUMNS[2:])]
-    if not np.isfinite(numbers.to_numpy()).all():
-        raise InputError(f"{file}: step, mean, low and high must be finite numbers")
     own = table[table["curve"] == name]
     if own.empty:
-        raise InputError(f"{file}: unknown curve {name!r}{nearest(name, map(str, table['curve'].unique()))}")
-    if own.duplicated(["metric", "step"]).any():
-        raise InputError(f"{file}: the curve {name!r} must have each step of a metric once")
+        raise InputError(f"{file}: unknown curve {name!r}{nearest(name, table['curve'].unique())}")
+    if not np.isfinite(own[list(COLUMNS[4:])].to_numpy()).all():
+        raise InputError(f"{file}: step, mean, low and high must be finite numbers")
+    if (own["low"] > own["mean"]).any() or (own["mean"] > own["high"]).any():
+        raise InputError(f"{file}: the curve {name!r} must have low ≤ mean ≤ high")
+    if own.duplicated(["metric", "step"]).any() or len(own[["data", "model"]].drop_duplicates()) > 1:
+        raise InputError(f"{file}: the curve {name!r} must have one task, and each step of a metric once")
     return own[list(COLUMNS[1:])].sort_values(["metric", "step"], ignore_index=True)
 
 
@@ -74,7 +78,7 @@ def beside_table(
         evaluations: columns of `curves_frame`.
         chosen: source of the curve of each recipe.
         curves: the curves by source, as of `read_curve`.
-        metrics: those of the task; a metric that a curve lacks is left out.
+        metrics: those of the task; one that a curve lacks, or with a logarithmic axis, is left out.
 
     Returns:
         Columns: metric, recipe, curve, step, n, centre, low, high, published, published_low, published_high,
@@ -83,9 +87,11 @@ def beside_table(
     """
     frames = []
     finished = evaluations[evaluations["status"] != "failed"]
+    short = {source: source.rpartition("/")[2] for source in curves}
+    names = {s: n if list(short.values()).count(n) == 1 else s for s, n in short.items()}
     for recipe, source in chosen.items():
         own = finished[finished["recipe"] == recipe]
-        for metric in metrics.shown:
+        for metric in (m for m in metrics.shown if not m.log):
             known = curves[source][curves[source]["metric"] == metric.column]
             values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
             if known.empty or values.empty:
@@ -103,7 +109,7 @@ def beside_table(
             with np.errstate(divide="ignore", invalid="ignore"):
                 errors = (centre - given["mean"]) / (high - centre)
             columns = {
-                "metric": metric.column, "recipe": recipe, "curve": source.rpartition("/")[2],
+                "metric": metric.column, "recipe": recipe, "curve": names[source],
                 "step": values.columns, "n": count(finite), "centre": centre, "low": low, "high": high,
                 "published": given["mean"], "published_low": given["low"], "published_high": given["high"],
                 "difference": centre - given["mean"], "in_errors": errors,
@@ -112,22 +118,26 @@ def beside_table(
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _chosen(data: StudyData, published: Mapping[str, str]) -> dict[str, str]:
-    """Return the source of the curve of each recipe of the study that has one."""
-    bare = {name: name.rpartition("/")[2] for name in data.recipes}
-    return {name: published[own] for name, own in bare.items() if own in published}
-
-
 def _found(data: StudyData, published: Mapping[str, str]) -> pd.DataFrame | str | None:
     if not published:
         return None
-    chosen = _chosen(data, published)
+    bare = {name: name.rpartition("/")[2] for name in data.recipes}
+    chosen = {name: published[own] for name, own in bare.items() if own in published}
+    if not chosen:
+        return f"the study has none of the recipes of compare.published, {', '.join(published)}"
     try:
         curves = {source: read_curve(source) for source in chosen.values()}
     except InputError as error:
         return error.lines[0]
+    for _, identity in data.identities:
+        own = {key: str(identity.get("task", {}).get(key)) for key in ("data", "model")}
+        for source, curve in curves.items():
+            theirs = curve[["data", "model"]].iloc[0].to_dict()
+            if theirs != own:
+                of = " and ".join(f"task.{key} {value}" for key, value in theirs.items())
+                return f"{source} is a curve of {of}"
     table = beside_table(data.curves, chosen, curves, data.metrics)
-    return table if len(table) else "no recipe has a published curve of this task's metrics and steps"
+    return table if len(table) else "no published curve has a metric and a step of the study"
 
 
 def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | None:
@@ -139,12 +149,13 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     looks, curve_of = styles(names), dict(zip(table["recipe"], table["curve"], strict=True))
     dashes = dict(zip(dict.fromkeys(curve_of.values()), _LINES * len(names), strict=False))
     said = ", ".join(f"{curve_of[name]} beside {name}" for name in names)
+    files = ", ".join(dict.fromkeys(source.rpartition("/")[0] for source in published.values()))
     own = data.trials[data.trials["recipe"].isin(names)]
     caption = [
         f"{marks.band_words('se', False)}, and published means with their bands in black: {said} "
-        f"(n: {marks.counts(own, names)}). The lower panels show the mean minus the published one, with a "
-        "standard error of the mean alone. Losses have no cap; a trial that diverged leaves the mean of the "
-        f"loss, and counts as chance in other metrics. {marks.START_WORDS}"
+        f"(of {files}; n: {marks.counts(own, names)}). The lower panels show the mean minus the published "
+        "one, with a standard error of the mean alone. Losses have no cap; a trial that diverged leaves the "
+        f"mean of the loss, and counts as chance in other metrics. {marks.START_WORDS}"
         f"{_leaving(table, metrics)}"
     ]
 
