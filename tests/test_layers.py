@@ -110,6 +110,16 @@ def test_this_installation_has_the_compiled_maps() -> None:
     assert compiled.REASON == "" and compiled.numerics("cpu") == "compiled"
 
 
+@pytest.mark.parametrize(
+    ("geometry", "error", "line"),
+    [(b"", ValueError, "geometry has another size"), ("x", TypeError, "bytes"), (None, TypeError, "bytes")],
+)
+def test_the_compiled_maps_refuse_other_sizes(geometry: object, error: type[Exception], line: str) -> None:
+    for name, addresses in (("forward", 7), ("input", 6), ("weight", 7), ("block", 5)):
+        with pytest.raises(error, match=line):
+            getattr(selected.maps(), name)(geometry, 0, *[0] * addresses)
+
+
 @pytest.mark.long
 def test_triton_kernels_compile_for_a_gpu() -> None:
     run = subprocess.run(

@@ -150,7 +150,7 @@ def test_differences_are_those_of_the_closed_form(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     accuracies = [("5", "0.2", "0.1", "0.3"), ("25", "0.6", "0.5", "0.7")]
     rows = [row(step="5"), row(step="25", mean="3", low="2", high="6")]
-    rows += [row(metric="test_accuracy", step=t, mean=m, low=l, high=h) for t, m, l, h in accuracies]
+    rows += [row(metric="test_accuracy", step=at, mean=m, low=a, high=b) for at, m, a, b in accuracies]
     file.write_text(HEAD + "".join(rows))
     source = f"{file}/A"
     table = beside_table(evaluations(), {"own": source}, {source: read_curve(source)}, METRICS)
