@@ -95,6 +95,15 @@ class Recipe:
         low, middle, high = (format(v, form) for v in (values.min(), np.median(values), values.max()))
         return f"{middle} ({low} to {high})"
 
+    def at(self, step: int, metric: str) -> float:
+        """Return the median value of the trials at an evaluation."""
+        return float(self._curves.loc[self._curves["step"] == step, metric].median())
+
+    def chosen(self, hyperparameter: str) -> float:
+        """Return a hyperparameter of the trial with the least objective."""
+        ok = self.trials[self.trials["status"] == "ok"].sort_values("value")
+        return float(ok[f"params.{hyperparameter}"].iloc[0])
+
     def median(self, metric: str) -> float:
         """Return the median final value."""
         return float(np.median(self.values(metric)))
