@@ -21,7 +21,7 @@ STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
 
 
 def test_there_are_studies() -> None:
-    assert len(STUDIES) == 27
+    assert len(STUDIES) == 28
 
 
 @pytest.mark.parametrize("name", STUDIES)
