@@ -16,6 +16,7 @@ from ahf_cli.cli import main
 from ahf_cli.config.load import Config, load
 from ahf_cli.errors import InputError
 from ahf_cli.search import targets
+from ahf_cli.search.plan import Silent
 from ahf_cli.search.run import run
 from ahf_cli.search.single import Single, train_single
 from ahf_cli.search.storage import in_memory
@@ -31,6 +32,16 @@ FIT = [
 ]
 WORDS = ["--preset", "smoke", *itertools.chain(*(("-o", setting) for setting in FIT))]
 CALLS = ("open", "step", "evaluation", "end")
+
+
+class Remarks(Silent):
+    """A reporter that keeps the remarks."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 class Copies:
@@ -136,8 +147,10 @@ def test_a_run_has_every_step_every_evaluation_and_the_result(tmp_path: Path, co
     assert text([vars(row) for row in said.of(opened.name, "step")]) == text(steps)
     assert [row["step"] for row in evaluations] == [0, 3, 6, 7] and len(steps) == 7
     assert said.calls[opened.name][-1] == ("end", result)
-    assert train_single(single, study, log="wandb") is not None
+    again = Remarks()
+    assert train_single(single, study, log="wandb", reporter=again) is not None
     assert len(said.opened) == 1  # it is finished, and nothing trains
+    assert again.lines == [f"adam: done already, in {study.folder}; --log shows no trial that is done"]
 
 
 @pytest.mark.usefixtures("one_process", "light")
@@ -146,6 +159,9 @@ def test_each_trial_and_rerun_of_a_search_is_a_run_of_its_own(tmp_path: Path, co
     study = Study(tmp_path, "s")
     fair = config("search.recipes=[adam, lm]", "search.design=fair", "search.reruns=1", "run.batch=2")
     assert run(fair, study, log="wandb").done
+    again = Remarks()
+    assert run(fair, study, log="wandb", reporter=again).done
+    assert again.lines.count("--log shows no trial that is done") == 2  # of the draws and of the re-runs
     names = [f"trials/{recipe}/{slot:03d}" for recipe in ("adam", "lm") for slot in (0, 1)]
     assert sorted(said.calls) == [*(f"reruns/{r}/000" for r in ("adam", "lm")), *names]
     assert len({opened.key for opened in said.opened}) == 6
