@@ -121,8 +121,9 @@ def test_the_interval_of_a_difference_of_rates_is_newcombes() -> None:
     assert rate_difference(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
     assert rate_difference(10, 10, 0, 10) == pytest.approx((1, 0.6075, 1), abs=5e-5)
     assert math.isnan(rate_difference(0, 0, 1, 2).estimate)
-    with pytest.raises(ValueError, match="must not be greater than n"):
-        wilson_interval(4, 3)
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=rf"successes must be in \[0, 3\], got {wrong}"):
+            wilson_interval(wrong, 3)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6, 7])

@@ -121,6 +121,8 @@ def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
     """
     from scipy.stats import binomtest  # 0.7 s to import
 
+    if not 0 <= successes <= n:  # scipy raises up to 1.17, and returns NaN from 1.18 on
+        raise ValueError(f"successes must be in [0, {n}], got {successes}")
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
     ends = binomtest(successes, n).proportion_ci(level, method="wilson")
