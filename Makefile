@@ -74,7 +74,7 @@ build/python%/installed: pyproject.toml
 	touch $@
 
 release: $(VENV)/installed-dev
-	.ci/release $(URL)
+	.ci/release "$(URL)"
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

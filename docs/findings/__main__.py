@@ -50,7 +50,7 @@ def fill(template: Path, results: Path) -> str:
         return found
 
     def curve(name: str, metric: str) -> pd.DataFrame:
-        """Return a published curve of the paper's Figure 2."""
+        """Return a curve of the paper's figures."""
         found = read_curve(f"motokawa_2020.csv/{name}")
         return found[found["metric"] == metric]
 

@@ -28,11 +28,14 @@ def line_frame(head: Mapping[str, Any], values: Array, kind: Band) -> pd.DataFra
     return pd.DataFrame({**head, "n": count(values), "centre": centre, "low": low, "high": high})
 
 
-def curve_table(curves: pd.DataFrame, metric: Column, kind: Band) -> pd.DataFrame:
+def curve_table(
+    curves: pd.DataFrame, metric: Column, kind: Band, left_as: float | None = None
+) -> pd.DataFrame:
     """Centre and band of one metric at each evaluation of each recipe, the data of a line with its band.
 
     `curves` has the columns of `curves_frame`.  Diverged trials are carried forward at the baseline, or end
-    without a baseline; failed trials are left out.
+    without a baseline; failed trials are left out.  With `left_as` they are carried forward at it, NaN to
+    end them, and no value is capped.
     Columns: metric, recipe, step, n, centre, low, high.
     """
     frames = []
@@ -44,8 +47,9 @@ def curve_table(curves: pd.DataFrame, metric: Column, kind: Band) -> pd.DataFram
         values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
         values = values.reindex(columns=steps)
         diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
-        counted = np.nan if metric.baseline is None else metric.baseline
-        filled = carry_forward(capped(values, metric).to_numpy(), diverged.to_numpy(), counted)
+        counted = (np.nan if metric.baseline is None else metric.baseline) if left_as is None else left_as
+        shown = capped(values, metric) if left_as is None else values
+        filled = carry_forward(shown.to_numpy(), diverged.to_numpy(), counted)
         frames.append(line_frame({"metric": metric.column, "recipe": recipe, "step": steps}, filled, kind))
     columns = ["metric", "recipe", "step", "n", "centre", "low", "high"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -86,7 +90,7 @@ def curves(
     n = {name: marks.n_of(own[name], planned.get(name, len(own[name]))) for name in names}
     marked = references or {}
     sentence = _band_sentence(table, trials, band, metrics) + marks.reference_words(marked)
-    caption = [sentence, *_cut_off(table, metrics)]
+    caption = [sentence, *cut_off(table, metrics)]
     caption += [f"{name} ({n[name]}): {observed(own[name])}" for name in names]
     known = names if len(names) <= EXPLAINED else []
     described = [f"{name}: {explanations[name]}" for name in known if explanations.get(name)]
@@ -156,7 +160,7 @@ def limits(axes: Axes, lines: pd.DataFrame, metric: Column, marked: Mapping[str,
         axes.set_ylim(*marks.zoomed([*marks.settled(drawn), *marked.values()], metric))
 
 
-def _cut_off(table: pd.DataFrame, metrics: Metrics) -> list[str]:
+def cut_off(table: pd.DataFrame, metrics: Metrics) -> list[str]:
     """Return sentences on the means that leave their panel, with their peaks."""
     found = []
     for metric in metrics.shown:

@@ -15,9 +15,9 @@ from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.curves import curve_table, cut_off
 from ahf_cli.report.exhibits.exhibit import Exhibit
 from ahf_cli.report.plotting import Axes, Figure
-from ahf_cli.report.statistics.trajectory import band, carry_forward, count
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import styles
 from ahf_cli.report.text import Table, number, within
@@ -81,40 +81,28 @@ def beside_table(
         metrics: those of the task; one that a curve lacks, or with a logarithmic axis, is left out.
 
     Returns:
-        Columns: metric, recipe, curve, step, n, centre, low, high, published, published_low, published_high,
+        Columns: metric, recipe, step, n, centre, low, high, curve, published, published_low, published_high,
         difference, in_errors.  `difference` is centre − published, and `in_errors` the same in standard
         errors of the centre.
     """
     frames = []
-    finished = evaluations[evaluations["status"] != "failed"]
     short = {source: source.rpartition("/")[2] for source in curves}
     names = {s: n if list(short.values()).count(n) == 1 else s for s, n in short.items()}
-    for recipe, source in chosen.items():
-        own = finished[finished["recipe"] == recipe]
-        for metric in (m for m in metrics.shown if not m.log):
+    for metric in (m for m in metrics.shown if not m.log):
+        # a network of NaN guesses, and its loss is not finite
+        left_as = np.nan if metric == metrics.loss or metric.baseline is None else metric.baseline
+        lines = curve_table(evaluations[evaluations["recipe"].isin(chosen)], metric, "se", left_as)
+        for recipe, line in lines.groupby("recipe", sort=False):
+            source = chosen[str(recipe)]
             known = curves[source][curves[source]["metric"] == metric.column]
-            values = own.pivot_table(index="trial", columns="step", values=metric.column, dropna=False)
-            if known.empty or values.empty:
+            line = line[line["step"].between(known["step"].min(), known["step"].max())]
+            if line.empty:
                 continue
-            steps = values.columns.to_series()
-            values = values.loc[:, steps.between(known["step"].min(), known["step"].max())]
-            diverged = own.groupby("trial")["status"].first().reindex(values.index) == "diverged"
-            # a network of NaN guesses, and its loss is not finite
-            after = np.nan if metric == metrics.loss or metric.baseline is None else metric.baseline
-            x = carry_forward(values.to_numpy(float), diverged.to_numpy(), after)
-            finite = np.where(np.isfinite(x), x, np.nan)
-            centre, low, high = band(finite, "se")
-            at = values.columns.to_numpy(float)
-            given = {k: np.interp(at, known["step"], known[k]) for k in ("mean", "low", "high")}
-            with np.errstate(divide="ignore", invalid="ignore"):
-                errors = (centre - given["mean"]) / (high - centre)
-            columns = {
-                "metric": metric.column, "recipe": recipe, "curve": names[source],
-                "step": values.columns, "n": count(finite), "centre": centre, "low": low, "high": high,
-                "published": given["mean"], "published_low": given["low"], "published_high": given["high"],
-                "difference": centre - given["mean"], "in_errors": errors,
-            }  # fmt: skip
-            frames.append(pd.DataFrame(columns))
+            given = {k: np.interp(line["step"].to_numpy(float), known["step"], known[k]) for k in COLUMNS[5:]}
+            gap, error = line["centre"] - given["mean"], line["high"] - line["centre"]
+            beside = {"curve": names[source], "published": given["mean"], "published_low": given["low"]}
+            beside |= {"published_high": given["high"], "difference": gap, "in_errors": gap / error}
+            frames.append(line.assign(**beside))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -152,11 +140,11 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     files = ", ".join(dict.fromkeys(source.rpartition("/")[0] for source in published.values()))
     own = data.trials[data.trials["recipe"].isin(names)]
     caption = [
-        f"{marks.band_words('se', False)}, and published means with their bands in black: {said} "
-        f"(of {files}; n: {marks.counts(own, names)}). The lower panels show the mean minus the published "
-        "one, with a standard error of the mean alone. Losses have no cap; a trial that diverged leaves the "
-        f"mean of the loss, and counts as chance in other metrics. {marks.START_WORDS}"
-        f"{_leaving(table, metrics)}"
+        f"{marks.band_words('se', False)}. Published means with their bands are black, of {files}: {said}. "
+        f"Trials: {marks.counts(own, names)}. The lower panels show the mean minus the published one, with a "
+        "standard error of the mean alone. Losses have no cap. A trial that diverged leaves the mean of the "
+        f"loss, and counts as chance in other metrics. {marks.START_WORDS}",
+        *cut_off(table, data.metrics),
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -199,17 +187,6 @@ def _around_0(lines: pd.DataFrame, metric: Column) -> tuple[float, float]:
     inside = lines[lines["centre"] <= metric.edge]
     most = float(np.max(np.abs(marks.settled(inside, y="difference")), initial=0.0))
     return (-1.1 * most, 1.1 * most) if most else (-1.0, 1.0)
-
-
-def _leaving(table: pd.DataFrame, metrics: list[Column]) -> str:
-    """Return a sentence on the means beyond the edge of their panel, or ""."""
-    edges = table["metric"].map({metric.column: metric.edge for metric in metrics})
-    beyond = table[table["centre"] > edges]
-    if beyond.empty:
-        return ""
-    peaks = beyond.loc[beyond.groupby("recipe", sort=False)["centre"].idxmax()]
-    said = "; ".join(f"{row.recipe} to {row.centre:.3g} at step {row.step:g}" for row in peaks.itertuples())
-    return f" Mean losses leave their panel: {said}."
 
 
 def _table(data: StudyData, published: Mapping[str, str]) -> Table | None:
