@@ -32,14 +32,14 @@ def test_signs_become_latex(plain: str, expected: str) -> None:
 
 
 def test_the_report_has_the_numbers_of_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "quick", "--out", str(tmp_path), "--json"]) == 0
+    assert main(["report", str(REFERENCE / "quick"), "--out", str(tmp_path), "--json"]) == 0
     files = [Path(name) for name in json.loads(capsys.readouterr().out)["files"]]
     assert files[0] == tmp_path / "reproduction.tex" and all(file.stat().st_size for file in files)
     text = files[0].read_text()
     sections = re.findall(r"\\section\{(.*?)\}", text)
     assert sections == ["Scope of reproducibility", "Methodology", "Results", "Discussion"]
     assert set(re.findall(r"\\includegraphics\[.*?\]\{(.*?)\}", text)) == {file.name for file in files[1:]}
-    study = load_study("quick")
+    study = load_study(REFERENCE / "quick")
     for recipe in study.recipes:
         assert rf"\item[\texttt{{{tex(recipe)}}}]" in text
     shares = study.trials["outcome"].eq("trained").groupby(study.trials["recipe"]).mean()
@@ -52,7 +52,7 @@ def test_the_report_has_the_numbers_of_the_study(tmp_path: Path, capsys: pytest.
 
 
 def test_another_format_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "quick", "--format", "word"]) == 2
+    assert main(["report", str(REFERENCE / "quick"), "--format", "word"]) == 2
     assert "mlrc" in capsys.readouterr().err
 
 
@@ -60,7 +60,7 @@ def test_another_format_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("study", ["quick", "opponents_mlp", "pinn"])
 def test_the_report_compiles(study: str, tmp_path: Path) -> None:
     """Debian's texlive-latex-recommended and lmodern have all packages."""
-    assert main(["report", study, "--out", str(tmp_path), "-q"]) == 0
+    assert main(["report", str(REFERENCE / study), "--out", str(tmp_path), "-q"]) == 0
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "reproduction.tex"],
         cwd=tmp_path, capture_output=True, text=True, errors="replace",
