@@ -233,8 +233,8 @@ def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.Cap
             "search.design is crossed, got 25",
         ),
         (
-            ["--design", "paper", "-o", "search.seeds=draw"],
-            "--override: search.seeds: must be one where search.design is paper, got 'draw'",
+            ["--design", "paper", "-o", "search.seeds=3"],
+            "--override: search.seeds: must be one or draw where search.design is paper, got 3",
         ),
         (["-o", "search.reruns=0"], "--override: search.reruns: must be an integer in [1, 10^5], got 0"),
     ],

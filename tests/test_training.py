@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, fields, replace
 
@@ -167,6 +168,16 @@ def test_checkpoints_come_at_their_interval_and_not_at_the_end() -> None:
     batch = begin(task(), RECIPES["hf"], replace(PLAN, checkpoint_every=2), {0: {}})
     train(task(), batch, on_checkpoint=lambda slot, data, step: steps.append(step))
     assert steps == [2, 4]
+
+
+def test_checkpoints_of_a_long_trial_cost_a_multiple_of_its_length_and_lose_2_percent() -> None:
+    plan, length = replace(PLAN, checkpoint_every=3), 30_000
+    written = [step for step in range(1, length) if plan.writes_at(step)]
+    assert written[:100] == list(range(3, 303, 3))
+    gaps = [after - before for before, after in itertools.pairwise([*written, length])]
+    assert all(gap <= max(3, 0.02 * step) for gap, step in zip(gaps, written, strict=True))
+    assert sum(written) < 110 * length  # each holds as many rows as its step; at equal distances 5,000
+    assert not any(replace(PLAN, checkpoint_every=None).writes_at(step) for step in range(1, 9))
 
 
 def test_trials_in_a_batch_equal_trials_alone_and_one_that_diverges_stops_alone() -> None:

@@ -290,7 +290,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 _ALLOWED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "paper": {"seeds": ("one",), "repeats": (1,)},
+    "paper": {"seeds": ("one", "draw"), "repeats": (1,)},
     "fair": {
         "sampler": ("random", "qmc"), "objective": ("validation_loss",), "seeds": ("draw", "one"),
         "repeats": (1,),

@@ -168,7 +168,7 @@ class SearchSection(_Section):
     objective: Literal["train_loss", "validation_loss"] = "train_loss"
     """default of fair and crossed: validation_loss"""
     seeds: Seeds = "one"
-    """training seeds: one for all draws, `draw` for one per draw (fair), or their number (crossed)"""
+    """training seeds: one for all draws, `draw` for one per draw, or their number (crossed)"""
     repeats: Trials = 1
     """runs of each draw and seed; later ones start from weights changed in their last digits (crossed)"""
     reruns: Trials = 10
@@ -227,7 +227,7 @@ class RunSection(_Section):
     batch: OptionalCount = None
     """number of trials side by side in one process; None: chosen by the device"""
     checkpoint_every: Count = 50
-    """number of steps between two checkpoints"""
+    """number of steps between two checkpoints; later up to 2 % of the steps so far, if these are more"""
     mix_numerics: bool = False
     """let a study go on by another numerical path, which rounds differently"""
 

@@ -55,6 +55,17 @@ class Plan:
     cap: float | None = None
     """largest value for the sampler, and value of a diverged trial; None: the first value of the trial"""
 
+    def writes_at(self, step: int) -> bool:
+        """Tell whether trials write a checkpoint after this step.
+
+        A checkpoint holds one row of each step so far.  At equal distances a trial would write the square of
+        its length: the distance doubles from 100 of them on, and again at each doubling of the step.
+        """
+        if self.checkpoint_every is None:
+            return False
+        hundreds = step // (100 * self.checkpoint_every)
+        return step % (self.checkpoint_every << hundreds.bit_length()) == 0
+
     def of(self, recipe: str) -> Plan:
         """Return the plan of one recipe."""
         times = self.longer.get(recipe, 1)
@@ -198,7 +209,7 @@ def train(
         task: data and model.
         batch: from `begin` or `restore`; advanced in place.
         on_progress: called after every step of each trial.
-        on_checkpoint: called with (slot, bytes, step) of each trial every `checkpoint_every` steps, and at a
+        on_checkpoint: called with (slot, bytes, step) of each trial after steps of `Plan.writes_at`, and at a
             stop.
         should_stop: called after every step; true ends the training.
 
@@ -217,7 +228,7 @@ def train(
         _report(batch, on_progress)
         last = batch.step == plan.steps
         stop = should_stop() and not last
-        if stop or (plan.checkpoint_every and batch.step % plan.checkpoint_every == 0 and not last):
+        if stop or (plan.writes_at(batch.step) and not last):
             for k, trial in enumerate(batch.trials):
                 on_checkpoint(trial.slot, dump(batch, k), batch.step)
         if stop:

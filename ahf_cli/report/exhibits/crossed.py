@@ -27,7 +27,8 @@ def components_table(data: StudyData) -> Table:
         InputError: the design is not crossed, or no recipe has a value in every cell.
     """
     if data.design != "crossed":
-        seeds = " with one seed for all draws" if data.one_seed or data.design == "paper" else ""
+        one = data.identity.get("search", {}).get("seeds", "one") == "one"
+        seeds = " with one seed for all draws" if one else ""
         raise InputError(
             f"study {data.names[0]} has the design {data.design}{seeds}: variance components need the design "
             "crossed, as in `ahf search --design crossed`"
