@@ -38,8 +38,8 @@ def test_the_published_table_is_whole_and_within_its_bands(curve: str) -> None:
 def test_the_first_published_figure_is_whole_and_within_its_bands() -> None:
     table = read_curve("motokawa_2020.csv/Pre-run")
     logged = [*range(1, 468, 10), 468]
-    assert list(table.loc[table["metric"] == "cg_norm", "step"]) == logged
-    assert list(table.loc[table["metric"] == "step_size", "step"]) == logged[1:]
+    assert list(table.loc[table["metric"] == "direction_l1", "step"]) == logged
+    assert list(table.loc[table["metric"] == "eq3_step_size", "step"]) == logged[1:]
     assert (table["low"] < table["mean"]).all() and (table["mean"] < table["high"]).all()
 
 

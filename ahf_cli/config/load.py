@@ -16,6 +16,7 @@ from ahf_cli.config.rules import Resolved, cross_problems, resolve_recipes
 from ahf_cli.config.schema import (
     KeyPath,
     Problem,
+    SearchSection,
     Settings,
     TaskSection,
     schema_problems,
@@ -171,9 +172,10 @@ class Config(Settings):
 
     def for_prerun(self) -> Config:
         """Return the configuration of the pre-run: a Bayesian search of its one recipe on training loss."""
+        own = self.search if self.search.design == "paper" else SearchSection()
         return self._searching(
             recipes=[self.prerun.recipe], trials=self.prerun.trials, objective="train_loss", design="paper",
-            sampler=self.search.sampler if self.search.design == "paper" else "tpe", seeds="one", repeats=1,
+            sampler=own.sampler, seeds=own.seeds, repeats=1,
         )  # fmt: skip
 
     def searching(self, names: Sequence[str]) -> Config:

@@ -211,7 +211,7 @@ class CompareSection(_Section):
         dict[str, Annotated[str, Field(pattern=r"^.+/[^/]+$")]],
         Field(description="a mapping of recipes to FILE.csv/CURVE"),
     ] = {}
-    """published curve of each recipe, drawn beside it: a curve of a CSV file, your own or the package's"""
+    """published curve of each recipe, and of the pre-run (`prerun`), in a CSV file: yours or the package's"""
     contrasts: Annotated[
         tuple[tuple[str, str], ...], Field(description="a list of pairs of recipes that the search has")
     ] = ()

@@ -56,7 +56,7 @@ def fill(template: Path, results: Path) -> str:
 
     def slope() -> float:
         """Return the slope of log step size on log norm over the points of the paper's Figure 1."""
-        both = curve("Pre-run", "cg_norm").merge(curve("Pre-run", "step_size"), on="step")
+        both = curve("Pre-run", "direction_l1").merge(curve("Pre-run", "eq3_step_size"), on="step")
         return float(np.polyfit(np.log(both["mean_x"]), np.log(both["mean_y"]), 1)[0])
 
     environment = jinja2.Environment(

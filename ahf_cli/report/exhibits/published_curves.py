@@ -15,8 +15,9 @@ from ahf_cli.errors import InputError
 from ahf_cli.recipes.hyperparameters import nearest
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
-from ahf_cli.report.exhibits.curves import curve_table, cut_off
+from ahf_cli.report.exhibits.curves import curve_table, cut_off, step_table
 from ahf_cli.report.exhibits.exhibit import Exhibit
+from ahf_cli.report.exhibits.prerun import NORMS
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import styles
@@ -27,6 +28,8 @@ from ahf_cli.tasks.metrics import Column, Metrics
 COLUMNS = ("curve", "data", "model", "metric", "step", "mean", "low", "high")
 _LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1.5)))
 """dashes of published curves"""
+PRERUN = "prerun"
+"""key of `compare.published` for the pre-run, whose curve has columns of steps.csv.gz as its metrics"""
 
 
 def read_curve(source: str) -> pd.DataFrame:
@@ -94,19 +97,25 @@ def beside_table(
         lines = curve_table(evaluations[evaluations["recipe"].isin(chosen)], metric, "se", left_as)
         for recipe, line in lines.groupby("recipe", sort=False):
             source = chosen[str(recipe)]
-            known = curves[source][curves[source]["metric"] == metric.column]
-            line = line[line["step"].between(known["step"].min(), known["step"].max())]
-            if line.empty:
-                continue
-            given = {k: np.interp(line["step"].to_numpy(float), known["step"], known[k]) for k in COLUMNS[5:]}
-            gap, error = line["centre"] - given["mean"], line["high"] - line["centre"]
-            beside = {"curve": names[source], "published": given["mean"], "published_low": given["low"]}
-            beside |= {"published_high": given["high"], "difference": gap, "in_errors": gap / error}
-            frames.append(line.assign(**beside))
+            frames.append(_beside(line, curves[source], metric.column).assign(curve=names[source]))
+    frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
+def _beside(line: pd.DataFrame, curve: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the rows of a line at steps of a published curve, with its values and the differences."""
+    known = curve[curve["metric"] == metric]
+    line = line[line["step"].between(known["step"].min(), known["step"].max())]
+    if line.empty:
+        return line
+    given = {k: np.interp(line["step"].to_numpy(float), known["step"], known[k]) for k in COLUMNS[5:]}
+    gap, error = line["centre"] - given["mean"], line["high"] - line["centre"]
+    beside = {"published": given["mean"], "published_low": given["low"], "published_high": given["high"]}
+    return line.assign(**beside, difference=gap, in_errors=gap / error)
+
+
 def _found(data: StudyData, published: Mapping[str, str]) -> pd.DataFrame | str | None:
+    published = {name: source for name, source in published.items() if name != PRERUN}
     if not published:
         return None
     bare = {name: name.rpartition("/")[2] for name in data.recipes}
@@ -114,18 +123,22 @@ def _found(data: StudyData, published: Mapping[str, str]) -> pd.DataFrame | str 
     if not chosen:
         return f"the study has none of the recipes of compare.published, {', '.join(published)}"
     try:
-        curves = {source: read_curve(source) for source in chosen.values()}
+        curves = {source: _of_task(data, source) for source in chosen.values()}
     except InputError as error:
         return error.lines[0]
-    for _, identity in data.identities:
-        own = {key: str(identity.get("task", {}).get(key)) for key in ("data", "model")}
-        for source, curve in curves.items():
-            theirs = curve[["data", "model"]].iloc[0].to_dict()
-            if theirs != own:
-                of = " and ".join(f"task.{key} {value}" for key, value in theirs.items())
-                return f"{source} is a curve of {of}"
     table = beside_table(data.curves, chosen, curves, data.metrics)
     return table if len(table) else "no published curve has a metric and a step of the study"
+
+
+def _of_task(data: StudyData, source: str) -> pd.DataFrame:
+    """Return a published curve, or raise InputError if it is one of another task."""
+    curve = read_curve(source)
+    theirs = curve[["data", "model"]].iloc[0].to_dict()
+    for _, identity in data.identities:
+        if theirs != {key: str(identity.get("task", {}).get(key)) for key in theirs}:
+            of = " and ".join(f"task.{key} {value}" for key, value in theirs.items())
+            raise InputError(f"{source} is a curve of {of}")
+    return curve
 
 
 def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | None:
@@ -153,12 +166,8 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
             upper, lower = panels[at], panels[at + len(metrics)]
             lines = table[table["metric"] == metric.column]
             for name, line in lines.groupby("recipe", sort=False):
-                look, half = looks[str(name)], line["high"] - line["centre"]
-                marks.line(upper, line, look, str(name) if at == 0 else None, filled=False)
-                gap = line["difference"]
-                marks.line(
-                    lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None, filled=False
-                )
+                marks.line(upper, line, looks[str(name)], str(name) if at == 0 else None, filled=False)
+                marks.line(lower, _gap(line), looks[str(name)], None, filled=False)
             for curve, line in lines.groupby("curve", sort=False):
                 label = f"{curve}, published" if at == 0 else None
                 _dashed(upper, line.drop_duplicates("step").sort_values("step"), dashes[str(curve)], label)
@@ -172,6 +181,65 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
 
     title = "The study beside published curves"
     return Drawing("published", title, table, caption, draw, panels=2 * len(metrics), across=len(metrics))
+
+
+_QUANTITIES = {"direction_l1": NORMS["l1"][1], "eq3_step_size": r"step size of Eq. 3 $\alpha_t$"}
+
+
+def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | None:
+    """Draw the pre-run's mean at each step beside the published one, with the difference below it."""
+    if PRERUN not in published:
+        return None
+    steps, _ = data.prerun
+    if steps.empty:
+        return "the study has no pre-run with steps"
+    try:
+        curve = _of_task(data, published[PRERUN])
+    except InputError as error:
+        return error.lines[0]
+    shared = [metric for metric in curve["metric"].unique() if metric in steps]
+    lines = [
+        _beside(own, curve, str(name)) for name, own in step_table(steps, shared, "se").groupby("quantity")
+    ]
+    table = pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()
+    if table.empty:
+        return f"{published[PRERUN]} has no metric that is a column of steps.csv.gz"
+    names = [name for name in shared if name in set(table["quantity"])]
+    recipe, n = data.sources[0][1].prerun.recipes()[0], steps["trial"].nunique()
+    table = table.assign(recipe=recipe)
+    caption = [
+        f"{marks.band_words('se', n == 1)}, n = {n} trials of {recipe}. The published mean with its band is "
+        f"black, of {published[PRERUN]}. The lower panels show the mean minus the published one, with a "
+        f"standard error of the mean alone. {marks.START_WORDS}"
+    ]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        panels, look = marks.grid(figure, theme, 2 * len(names), len(names)), styles([recipe])[recipe]
+        for at, name in enumerate(names):
+            upper, lower = panels[at], panels[at + len(names)]
+            line = table[table["quantity"] == name]
+            label = _QUANTITIES.get(name, name)
+            marks.line(upper, line, look, recipe if at == 0 else None, filled=False)
+            _dashed(upper, line, _LINES[0], "published" if at == 0 else None)
+            upper.set(xlabel=marks.STEP_LABEL, ylabel=label)
+            settled = marks.settled(line), marks.settled(line, y="published")
+            upper.set_ylim(0, 1.15 * float(np.max(np.concatenate(settled), initial=0.0)) or 1.0)
+            half, gap = line["high"] - line["centre"], line["difference"]
+            marks.line(
+                lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None, filled=False
+            )
+            lower.axhline(0, color="0.45", linewidth=0.8)
+            lower.set(xlabel=marks.STEP_LABEL, ylabel=f"difference in {label}")
+        marks.legend(figure, theme)
+
+    title = "The pre-run beside the published one"
+    return Drawing("published_prerun", title, table, caption, draw, panels=2 * len(names), across=len(names))
+
+
+def _gap(line: pd.DataFrame) -> pd.DataFrame:
+    """Return the line of the differences, with the standard error of its own mean."""
+    half, gap = line["high"] - line["centre"], line["difference"]
+    return line.assign(centre=gap, low=gap - half, high=gap + half)
 
 
 def _dashed(axes: Axes, line: pd.DataFrame, dashes: Any, label: str | None) -> None:
@@ -216,5 +284,8 @@ def _table(data: StudyData, published: Mapping[str, str]) -> Table | None:
 EXHIBIT = Exhibit(
     2,
     [lambda data, choices: _table(data, choices.published)],
-    {"published": lambda data, choices: _figure(data, choices.published)},
+    {
+        "published": lambda data, choices: _figure(data, choices.published),
+        "published_prerun": lambda data, choices: _before(data, choices.published),
+    },
 )
