@@ -67,7 +67,8 @@ def test_the_published_table_has_the_values_of_the_figure(
 
 def test_presets_name_curves_that_exist() -> None:
     named = {curve for name in presets() for curve in load(name).compare.published.values()}
-    assert len(named) == 2 and all(len(read_curve(curve)) == 288 for curve in named)
+    values = {curve.rpartition("/")[2]: len(read_curve(curve)) for curve in named}
+    assert values == {"HF": 288, "Adaptive HF": 288, "Pre-run": 95}
 
 
 def row(
@@ -186,6 +187,35 @@ def test_the_reason_for_no_figure_is_one_line(published: dict[str, str], reason:
     data = load_study("results/reference/quick")
     assert figures()["published"](data, Choices(published=published)) == reason
     assert "published" not in tables(data, Choices(published=published))
+
+
+def test_a_pre_run_stands_beside_a_published_one(tmp_path: Path) -> None:
+    file, data = tmp_path / "own.csv", load_study("results/reference/quick")
+    rows = [row(metric="direction_l1", step="1", mean="2"), row(metric="direction_l1", step="31", mean="3")]
+    file.write_text(HEAD + "".join(rows) + row(metric="test_accuracy"))
+    drawing = figures()["published_prerun"](data, Choices(published={"prerun": f"{file}/A"}))
+    assert isinstance(drawing, Drawing) and drawing.panels == 2
+    norms = data.prerun[0].pivot_table(index="step", columns="trial", values="direction_l1").loc[1:31]
+    np.testing.assert_allclose(drawing.table["centre"], norms.mean(axis=1))
+    np.testing.assert_allclose(drawing.table["difference"], norms.mean(axis=1) - np.linspace(2, 3, 31))
+    assert f"n = {norms.shape[1]} trials of adaptive_hf" in drawing.caption[0]
+    upper, lower = make(drawing, THEMES["screen"]).figure.axes
+    assert "g_t" in upper.get_ylabel() and lower.get_ylabel().startswith("difference in ")
+
+
+@pytest.mark.parametrize(
+    ("study", "source", "reason"),
+    [
+        ("fair", "motokawa_2020.csv/Pre-run", "the study has no pre-run with steps"),
+        ("quick", "motokawa_2020.csv/HF", "motokawa_2020.csv/HF has no metric that is a column of steps"),
+        ("quick", "motokawa_2020.csv/Prerun", "motokawa_2020.csv: unknown curve 'Prerun'; did you mean"),
+    ],
+)
+def test_the_reason_for_no_pre_run_beside_it_is_one_line(study: str, source: str, reason: str) -> None:
+    choices = Choices(published={"prerun": source})
+    said = figures()["published_prerun"](load_study(f"results/reference/{study}"), choices)
+    assert isinstance(said, str) and said.startswith(reason)
+    assert figures()["published"](load_study(f"results/reference/{study}"), choices) is None
 
 
 def test_a_curve_of_another_task_is_not_drawn() -> None:

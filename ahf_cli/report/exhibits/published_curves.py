@@ -198,12 +198,12 @@ def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     except InputError as error:
         return error.lines[0]
     shared = [metric for metric in curve["metric"].unique() if metric in steps]
-    lines = [
-        _beside(own, curve, str(name)) for name, own in step_table(steps, shared, "se").groupby("quantity")
-    ]
-    table = pd.concat(lines, ignore_index=True) if lines else pd.DataFrame()
-    if table.empty:
+    if not shared:
         return f"{published[PRERUN]} has no metric that is a column of steps.csv.gz"
+    own = step_table(steps, shared, "se").groupby("quantity", sort=False)
+    table = pd.concat([_beside(line, curve, str(name)) for name, line in own], ignore_index=True)
+    if table.empty:
+        return f"{published[PRERUN]} has no step of the pre-run"
     names = [name for name in shared if name in set(table["quantity"])]
     recipe, n = data.sources[0][1].prerun.recipes()[0], steps["trial"].nunique()
     table = table.assign(recipe=recipe)
@@ -224,10 +224,7 @@ def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
             upper.set(xlabel=marks.STEP_LABEL, ylabel=label)
             settled = marks.settled(line), marks.settled(line, y="published")
             upper.set_ylim(0, 1.15 * float(np.max(np.concatenate(settled), initial=0.0)) or 1.0)
-            half, gap = line["high"] - line["centre"], line["difference"]
-            marks.line(
-                lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None, filled=False
-            )
+            marks.line(lower, _gap(line), look, None, filled=False)
             lower.axhline(0, color="0.45", linewidth=0.8)
             lower.set(xlabel=marks.STEP_LABEL, ylabel=f"difference in {label}")
         marks.legend(figure, theme)
