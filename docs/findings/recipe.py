@@ -97,7 +97,11 @@ class Recipe:
 
     def at(self, step: int, metric: str) -> float:
         """Return the median value of the trials at an evaluation."""
-        return float(self._curves.loc[self._curves["step"] == step, metric].median())
+        return float(np.median(self.values_at(step, metric)))
+
+    def values_at(self, step: int, metric: str) -> NDArray[np.floating[Any]]:
+        """Return the values of the trials at an evaluation."""
+        return self._curves.loc[self._curves["step"] == step, metric].dropna().to_numpy(float)
 
     def chosen(self, hyperparameter: str) -> float:
         """Return a hyperparameter of the trial with the least objective."""
