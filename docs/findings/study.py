@@ -130,6 +130,22 @@ class Study:
         own = table[(table["recipe"] == recipe) & (table["metric"] == metric) & (table["step"] == step)]
         return own.iloc[0]
 
+    def most_in_errors(self, step: int) -> float:
+        """Return the largest difference from the published accuracy over recipes, in standard errors."""
+        return max(float(self.beside(recipe.name, step)["in_errors"]) for recipe in self.recipes)
+
+    @property
+    def largest_lower_quartile(self) -> float:
+        """Largest lower quartile of the final test accuracy over recipes."""
+        return max(recipe.quartiles("test_accuracy")[0] for recipe in self.recipes)
+
+    def capped_loss(self, recipe: str, step: int, cap: float) -> float:
+        """Return a recipe's mean training loss at a step; each trial has at most the cap."""
+        curves, trials = self.data.curves, self.data.trials
+        own = curves[(curves["recipe"] == recipe) & (curves["step"] == step)].set_index("trial")["train_loss"]
+        names = trials.loc[(trials["recipe"] == recipe) & (trials["status"] != "failed"), "trial"]
+        return float(own.reindex(names).fillna(np.inf).clip(upper=cap).mean())
+
     def farthest(self, recipe: str, metric: str = "test_accuracy") -> float:
         """Return the largest difference between a recipe's mean and the published one over all steps."""
         table = self.comparison.tables["published"].numbers
