@@ -21,7 +21,7 @@ from ahf_cli.recipes.recipe import Recipe
 from ahf_cli.tasks.metrics import SETS
 from ahf_cli.tasks.task import CURVATURE_STREAM, GRADIENT_STREAM, Task, mini_batches
 from ahf_cli.training.evaluate import evaluate
-from ahf_cli.training.records import CurveRow, Progress, Start, Status, StepRow, TrialResult
+from ahf_cli.training.records import CurveRow, Progress, Start, StepRow, TrialResult
 
 _INTEGERS = ("cg_iterations",)
 _FROM_INFO = (
@@ -56,15 +56,9 @@ class Plan:
     """largest value for the sampler, and value of a diverged trial; None: the first value of the trial"""
 
     def writes_at(self, step: int) -> bool:
-        """Tell whether trials write a checkpoint after this step.
-
-        A checkpoint holds one row of each step so far.  At equal distances a trial would write the square of
-        its length: the distance doubles from 100 of them on, and again at each doubling of the step.
-        """
-        if self.checkpoint_every is None:
-            return False
-        hundreds = step // (100 * self.checkpoint_every)
-        return step % (self.checkpoint_every << hundreds.bit_length()) == 0
+        """Tell whether trials write a checkpoint, of all rows so far: at distances of at most 2 %."""
+        every = self.checkpoint_every
+        return every is not None and step % (every << (step // (100 * every)).bit_length()) == 0
 
     def of(self, recipe: str) -> Plan:
         """Return the plan of one recipe."""
@@ -209,8 +203,7 @@ def train(
         task: data and model.
         batch: from `begin` or `restore`; advanced in place.
         on_progress: called after every step of each trial.
-        on_checkpoint: called with (slot, bytes, step) of each trial after steps of `Plan.writes_at`, and at a
-            stop.
+        on_checkpoint: called with (slot, bytes, step) of each trial where `Plan.writes_at`, and at a stop.
         should_stop: called after every step; true ends the training.
 
     Raises:
@@ -243,8 +236,7 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     many = optimizer.curvature_batches
     wanted = (seeds, CURVATURE_STREAM, many * first, many * count)
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
-    theta = batch.state.parameters
-    size = rows.l2(theta)
+    size = rows.l2(theta := batch.state.parameters)
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
     _record(batch, info, count, many, size)
@@ -326,14 +318,12 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
     first, final, plan = trial.curve[0].measured, trial.curve[-1].measured, batch.plan
     objective = final[plan.objective]
     diverged = bool(trial.diverged_at) or not math.isfinite(objective)
-    status: Status = "diverged" if diverged else "ok"
-    cap = first[plan.objective] if plan.cap is None else plan.cap
-    if not math.isfinite(cap):
-        cap = WORST
+    worst = first[plan.objective] if plan.cap is None else plan.cap
+    cap = worst if math.isfinite(worst) else WORST
     return TrialResult(
         recipe=batch.recipe.name,
         slot=trial.slot,
-        status=status,
+        status="diverged" if diverged else "ok",
         steps=trial.diverged_at or batch.step,
         planned_steps=plan.steps,
         value=cap if diverged else min(objective, cap),
