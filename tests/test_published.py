@@ -195,9 +195,9 @@ def test_a_pre_run_stands_beside_a_published_one(tmp_path: Path) -> None:
     file.write_text(HEAD + "".join(rows) + row(metric="test_accuracy"))
     drawing = figures()["published_prerun"](data, Choices(published={"prerun": f"{file}/A"}))
     assert isinstance(drawing, Drawing) and drawing.panels == 2
-    norms = data.prerun[0].pivot_table(index="step", columns="trial", values="direction_l1").loc[1:31]
+    norms = data.prerun[0].pivot_table(index="step", columns="trial", values="direction_l1").loc[[1, 31]]
     np.testing.assert_allclose(drawing.table["centre"], norms.mean(axis=1))
-    np.testing.assert_allclose(drawing.table["difference"], norms.mean(axis=1) - np.linspace(2, 3, 31))
+    np.testing.assert_allclose(drawing.table["difference"], norms.mean(axis=1) - np.array([2, 3]))
     assert f"n = {norms.shape[1]} trials of adaptive_hf" in drawing.caption[0]
     upper, lower = make(drawing, THEMES["screen"]).figure.axes
     assert "g_t" in upper.get_ylabel() and lower.get_ylabel().startswith("difference in ")

@@ -29,15 +29,12 @@ class Objective(Protocol):
     @property
     def layout(self) -> Layout:
         """Where each parameter tensor lies in a row."""
-        ...
 
     def value(self, parameters: Tensor) -> Tensor:
         """h(θ) for each row; (K, P) → (K,)."""
-        ...
 
     def evaluate(self, parameters: Tensor) -> Evaluation:
         """Prepare h and its derivatives at θ; (K, P)."""
-        ...
 
 
 FindChain = Callable[[nn.Module, Tensor], Chain | None]

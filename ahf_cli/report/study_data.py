@@ -134,9 +134,14 @@ class StudyData:
         return list(self.identity.get("contrasts", [])) if len(self.manifests) == 1 else []
 
     @property
+    def shared_seed(self) -> bool:
+        """Whether all draws of some study share one training seed."""
+        return any(search.get("seeds", "one") == "one" for search in self._searches)
+
+    @property
     def one_seed(self) -> bool:
         """Whether all draws of a fair design share one training seed, as in older studies."""
-        return self.design == "fair" and any(s.get("seeds", "one") == "one" for s in self._searches)
+        return self.design == "fair" and self.shared_seed
 
     @property
     def independent(self) -> bool:

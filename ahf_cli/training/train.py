@@ -236,7 +236,8 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
     many = optimizer.curvature_batches
     wanted = (seeds, CURVATURE_STREAM, many * first, many * count)
     curvature = task.objective(*wanted) if optimizer.independent_batch else None
-    size = rows.l2(theta := batch.state.parameters)
+    theta = batch.state.parameters
+    size = rows.l2(theta)
     batch.state, info = optimizer.step(batch.state, objective, curvature)
     batch.step += 1
     _record(batch, info, count, many, size)
@@ -316,6 +317,7 @@ def _report(batch: Batch, on_progress: Callable[[Progress], None]) -> None:
 
 def _result(batch: Batch, trial: Trial) -> TrialResult:
     first, final, plan = trial.curve[0].measured, trial.curve[-1].measured, batch.plan
+    columns = ["train_loss", *(n for w in ("test", "validation") for n in final if n.startswith(f"{w}_"))]
     objective = final[plan.objective]
     diverged = bool(trial.diverged_at) or not math.isfinite(objective)
     worst = first[plan.objective] if plan.cap is None else plan.cap
@@ -330,7 +332,7 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
         objective=plan.objective,
         params=trial.params,
         seed=trial.seed,
-        measured={name: NAN if diverged else final[name] for name in _result_columns(final)},
+        measured={name: NAN if diverged else final[name] for name in columns},
         seconds=trial.seconds,
         stalled=not diverged and not fell(first["train_loss"], final["train_loss"]),
         numerics=numerics(batch.state.parameters.device.type),
@@ -343,8 +345,3 @@ def _result(batch: Batch, trial: Trial) -> TrialResult:
 def fell(first: float, last: float) -> bool:
     """Return whether a training loss fell by at least 5 % of its first value."""
     return last <= (0.95 * first if first > 0 else first - 0.05 * abs(first))
-
-
-def _result_columns(measured: Mapping[str, float]) -> list[str]:
-    """Return the columns of a result: the training loss, then all test and validation columns."""
-    return ["train_loss", *(n for w in ("test", "validation") for n in measured if n.startswith(f"{w}_"))]

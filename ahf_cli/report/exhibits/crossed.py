@@ -27,8 +27,7 @@ def components_table(data: StudyData) -> Table:
         InputError: the design is not crossed, or no recipe has a value in every cell.
     """
     if data.design != "crossed":
-        one = data.identity.get("search", {}).get("seeds", "one") == "one"
-        seeds = " with one seed for all draws" if one else ""
+        seeds = " with one seed for all draws" if data.shared_seed else ""
         raise InputError(
             f"study {data.names[0]} has the design {data.design}{seeds}: variance components need the design "
             "crossed, as in `ahf search --design crossed`"

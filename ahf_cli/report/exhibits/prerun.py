@@ -11,7 +11,7 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme, save
 from ahf_cli.report.exhibits.curves import step_table
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.plotting import Figure
+from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.style import styles
 
@@ -21,6 +21,16 @@ NORMS = {
     "sum_l2": ("direction_sum_l2", r"$\sum_l \|g_{t,l}\|_2$"),
 }
 """Norms of the direction, which the paper names g: column and symbol."""
+
+
+def scale(axes: Axes, centre: pd.Series[float], high: pd.Series[float]) -> None:
+    """Scale an axis of means and upper ends: logarithmic if positive means differ fiftyfold, else from 0."""
+    positive = centre[centre > 0]
+    if len(positive) and positive.max() > 50 * positive.min():
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(positive.min() / 2, max(centre.max(), high.max()) * 1.5)
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def prerun_steps(steps: pd.DataFrame, norm: str) -> Drawing:
@@ -42,12 +52,7 @@ def prerun_steps(steps: pd.DataFrame, norm: str) -> Drawing:
             own = table[table["quantity"] == quantity]
             marks.line(axes, own, styles(["adaptive_hf"])["adaptive_hf"], None, solid=True)
             axes.set(xlabel=marks.STEP_LABEL, ylabel=f"{label} (dimensionless)")
-            positive = own["centre"][own["centre"] > 0]
-            if len(positive) and positive.max() > 50 * positive.min():
-                axes.set_yscale("log", nonpositive="clip")
-                axes.set_ylim(positive.min() / 2, own[["centre", "high"]].max().max() * 1.5)
-            else:
-                axes.set_ylim(bottom=0)
+            scale(axes, own["centre"], own["high"])
 
     return Drawing("prerun_steps", "Direction and step size in the pre-run", table, caption, draw, panels=2)
 

@@ -17,10 +17,10 @@ from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
 from ahf_cli.report.exhibits.curves import curve_table, cut_off, step_table
 from ahf_cli.report.exhibits.exhibit import Exhibit
-from ahf_cli.report.exhibits.prerun import NORMS
+from ahf_cli.report.exhibits.prerun import NORMS, scale
 from ahf_cli.report.plotting import Axes, Figure
 from ahf_cli.report.study_data import StudyData
-from ahf_cli.report.style import styles
+from ahf_cli.report.style import Style, styles
 from ahf_cli.report.text import Table, number, within
 from ahf_cli.study import opening
 from ahf_cli.tasks.metrics import Column, Metrics
@@ -30,6 +30,9 @@ _LINES: tuple[Any, ...] = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1.5)))
 """dashes of published curves"""
 PRERUN = "prerun"
 """key of `compare.published` for the pre-run, whose curve has columns of steps.csv.gz as its metrics"""
+
+_QUANTITIES = {"direction_l1": NORMS["l1"][1], "eq3_step_size": r"step size of Eq. 3 $\alpha_t$"}
+"""labels of the columns of steps.csv.gz that the package's curve of a pre-run has"""
 
 
 def read_curve(source: str) -> pd.DataFrame:
@@ -166,16 +169,14 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
             upper, lower = panels[at], panels[at + len(metrics)]
             lines = table[table["metric"] == metric.column]
             for name, line in lines.groupby("recipe", sort=False):
-                marks.line(upper, line, looks[str(name)], str(name) if at == 0 else None, filled=False)
-                marks.line(lower, _gap(line), looks[str(name)], None, filled=False)
+                _pair(upper, lower, line, looks[str(name)], str(name) if at == 0 else None)
             for curve, line in lines.groupby("curve", sort=False):
                 label = f"{curve}, published" if at == 0 else None
                 _dashed(upper, line.drop_duplicates("step").sort_values("step"), dashes[str(curve)], label)
             both = [*marks.settled(lines), *marks.settled(lines, y="published")]
             upper.set(xlabel=marks.STEP_LABEL, ylabel=marks.labelled(metric, theme))
             upper.set_ylim(*marks.zoomed(both, metric))
-            lower.axhline(0, color="0.45", linewidth=0.8)
-            lower.set(xlabel=marks.STEP_LABEL, ylabel=f"difference in {metric.label}")
+            _zero(lower, metric.label)
             lower.set_ylim(*_around_0(lines, metric))
         marks.legend(figure, theme)
 
@@ -183,11 +184,8 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     return Drawing("published", title, table, caption, draw, panels=2 * len(metrics), across=len(metrics))
 
 
-_QUANTITIES = {"direction_l1": NORMS["l1"][1], "eq3_step_size": r"step size of Eq. 3 $\alpha_t$"}
-
-
 def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | None:
-    """Draw the pre-run's mean at each step beside the published one, with the difference below it."""
+    """Draw the pre-run's mean beside the published one at its steps, with the difference below it."""
     if PRERUN not in published:
         return None
     steps, _ = data.prerun
@@ -200,17 +198,20 @@ def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     shared = [metric for metric in curve["metric"].unique() if metric in steps]
     if not shared:
         return f"{published[PRERUN]} has no metric that is a column of steps.csv.gz"
+    steps = steps[steps["step"].isin(curve["step"])]  # a peak between them has no published counterpart
+    if steps.empty:
+        return f"{published[PRERUN]} has no step of the pre-run"
     own = step_table(steps, shared, "se").groupby("quantity", sort=False)
     table = pd.concat([_beside(line, curve, str(name)) for name, line in own], ignore_index=True)
-    if table.empty:
-        return f"{published[PRERUN]} has no step of the pre-run"
     names = [name for name in shared if name in set(table["quantity"])]
     recipe, n = data.sources[0][1].prerun.recipes()[0], steps["trial"].nunique()
     table = table.assign(recipe=recipe)
     caption = [
-        f"{marks.band_words('se', n == 1)}, n = {n} trials of {recipe}. The published mean with its band is "
-        f"black, of {published[PRERUN]}. The lower panels show the mean minus the published one, with a "
-        f"standard error of the mean alone. {marks.START_WORDS}"
+        f"{marks.band_words('se', n == 1)}, n = {n} trials of {recipe}, at the published steps. The "
+        f"published mean with its band is black, of {published[PRERUN]}. The lower panels show the mean "
+        "minus the published one, with a standard error of the mean alone. Where an upper axis is "
+        "logarithmic, the lower one is linear up to the median of the published values, and logarithmic "
+        "beyond."
     ]
 
     def draw(figure: Figure, theme: Theme) -> None:
@@ -219,24 +220,31 @@ def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
             upper, lower = panels[at], panels[at + len(names)]
             line = table[table["quantity"] == name]
             label = _QUANTITIES.get(name, name)
-            marks.line(upper, line, look, recipe if at == 0 else None, filled=False)
+            _pair(upper, lower, line, look, recipe if at == 0 else None)
             _dashed(upper, line, _LINES[0], "published" if at == 0 else None)
             upper.set(xlabel=marks.STEP_LABEL, ylabel=label)
-            settled = marks.settled(line), marks.settled(line, y="published")
-            upper.set_ylim(0, 1.15 * float(np.max(np.concatenate(settled), initial=0.0)) or 1.0)
-            marks.line(lower, _gap(line), look, None, filled=False)
-            lower.axhline(0, color="0.45", linewidth=0.8)
-            lower.set(xlabel=marks.STEP_LABEL, ylabel=f"difference in {label}")
+            scale(upper, pd.concat([line["centre"], line["published"]]), line["high"])
+            if upper.get_yscale() == "log":
+                lower.set_yscale("symlog", linthresh=float(line["published"].median()))
+            _zero(lower, label)
         marks.legend(figure, theme)
 
     title = "The pre-run beside the published one"
-    return Drawing("published_prerun", title, table, caption, draw, panels=2 * len(names), across=len(names))
+    panels = 2 * len(names)
+    return Drawing("published_prerun", title, table, caption, draw, panels, 0.85, across=len(names))
 
 
-def _gap(line: pd.DataFrame) -> pd.DataFrame:
-    """Return the line of the differences, with the standard error of its own mean."""
+def _pair(upper: Axes, lower: Axes, line: pd.DataFrame, look: Style, label: str | None) -> None:
+    """Draw a recipe's mean, and below it the difference with the standard error of the mean."""
     half, gap = line["high"] - line["centre"], line["difference"]
-    return line.assign(centre=gap, low=gap - half, high=gap + half)
+    marks.line(upper, line, look, label, filled=False)
+    marks.line(lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None, filled=False)
+
+
+def _zero(lower: Axes, label: str) -> None:
+    """Mark difference 0, and name the axes of differences."""
+    lower.axhline(0, color="0.45", linewidth=0.8)
+    lower.set(xlabel=marks.STEP_LABEL, ylabel=f"difference in {label}")
 
 
 def _dashed(axes: Axes, line: pd.DataFrame, dashes: Any, label: str | None) -> None:
