@@ -17,6 +17,7 @@ from ahf_cli.cli.config import preset_purpose
 from ahf_cli.cli.session import summary_lines
 from ahf_cli.config.load import load, presets
 from ahf_cli.errors import IncompleteError
+from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.search import run as runs
 from ahf_cli.search import single
 from ahf_cli.search.search import Search, SearchPlan
@@ -209,5 +210,6 @@ def test_a_dry_run_counts_what_is_left(quick: Path, capsys: pytest.CaptureFixtur
     recipes = json.loads(capsys.readouterr().out)["recipes"]
     assert {name: (r["trials"], r["planned"]) for name, r in recipes.items()} == {"adaptive_hf": (1, 4)}
     assert main([*words[:-2], "-o", "run.batch=2"]) == 0
-    assert "each with 2 trials side by side" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "each with 2 trials side by side" in said and f"numerical path {numerics('cpu')}" in said
     assert state(quick) == before

@@ -54,8 +54,9 @@ def estimate_lines(document: dict[str, Any]) -> list[str]:
         )
     workers, batch = document["workers"], document["batch"]
     side = f", each with {batch} trials side by side" if batch > 1 else ""
+    where = f"{document['device']}, numerical path {document['numerics']}"
     found.append(
-        f"together: {document['hours']:.1f} hours on {workers} worker(s) ({document['device']}){side}, "
+        f"together: {document['hours']:.1f} hours on {workers} worker(s) ({where}){side}, "
         f"{document['megabytes']:.0f} MB on disk"
     )
     found.append(

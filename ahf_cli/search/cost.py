@@ -11,6 +11,7 @@ import torch
 
 from ahf_cli.config.load import Config
 from ahf_cli.errors import InputError
+from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.search.machine import plan_of, refuse_classes, task_spec, threads_of, workers_and_batch
 from ahf_cli.search.plan import Reporter, ShouldStop, never
 from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining
@@ -72,6 +73,7 @@ def estimate_cost(config: Config, study: Study, reporter: Reporter) -> dict[str,
         "workers": workers,
         "batch": batch,
         "device": spec.device,
+        "numerics": numerics(spec.device),
         "hours": total / workers / 3600,
         "megabytes": sum(_runs(r) * r["bytes_per_trial"] for r in recipes.values()) / 1e6,
         "recipes": recipes,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.config.load import Config
+from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.search.cost import measure_costs
 from ahf_cli.search.logger import Logger, following
 from ahf_cli.search.machine import (
@@ -309,7 +310,8 @@ def _plan_line(title: str, folder: str, total: int, left: int, steps: str, worke
     if not left:
         return f"{title}: all {total} trials are done in {folder}"
     done = f", {total - left} of them done" if left < total else ""
-    return f"{title}: {total} trials of {steps} steps{done}; {workers} worker(s) on {device}; in {folder}"
+    where = f"{device}, numerical path {numerics(device)}"
+    return f"{title}: {total} trials of {steps} steps{done}; {workers} worker(s) on {where}; in {folder}"
 
 
 def _result_files(study: Study) -> dict[Path, int]:

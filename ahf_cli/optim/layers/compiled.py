@@ -23,7 +23,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
         _ = found.instructions()
     except ModuleNotFoundError:
-        return None, "this installation has none: it found no C compiler"
+        return None, "this installation has none: not built, or built without a C compiler"
     except (ImportError, OSError, AttributeError) as error:
         return None, str(error).splitlines()[0]
     return found, ""
