@@ -175,9 +175,9 @@ def test_p_of_the_new_seeds_is_that_of_all_sign_changes(made: Study) -> None:
 
 
 def test_a_change_is_named_with_its_difference() -> None:
-    wide = load(ROOT / "results" / "reference" / "wide")
-    assert wide.choice("hf", "hf_ggn") == "curvature: hessian → ggn"
-    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", wide.paired("hf", "hf_ggn")))
+    single = load(ROOT / "results" / "reference" / "attribution")
+    assert single.choice("hf", "hf_ggn") == "curvature: hessian → ggn"
+    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", single.paired("hf", "hf_ggn")))
     assert low > 0 and high > low
     fair = load(ROOT / "results" / "reference" / "fair")
     _, low, high = map(float, re.findall(r"[-+]?[\d.]+", fair.paired("hf", "hf_rho")))

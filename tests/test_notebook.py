@@ -72,8 +72,8 @@ def test_a_study_goes_from_configuration_to_pack_and_back(tmp_path: Path) -> Non
     back = ahf_cli.unpack(packed, tmp_path / "back")
     for one in (packed, back):
         pd.testing.assert_frame_equal(one.trials, study.trials)
-    both = ahf_cli.compare(study, ahf_cli.load_study("wide", ROOT / "results"))
-    assert both.data.names == ("two", "wide")
+    both = ahf_cli.compare(study, ahf_cli.load_study("robust", ROOT / "results"))
+    assert both.data.names == ("two", "robust")
 
 
 def test_a_run_goes_on_after_ctrl_c(tmp_path: Path) -> None:
