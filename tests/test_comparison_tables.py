@@ -233,7 +233,7 @@ def test_every_table_is_saved_as_csv_text_and_latex(tmp_path: Path) -> None:
     ("preset", "bases"),
     [
         ("stable_parts", {"hf_stable": 8, "adaptive_hf_stable": 3}),
-        ("release_parts", {"hf_published": 3, "hf_published_ggn": 1}),
+        ("causes", {"hf": 5, "hf_published": 2, "hf_published_ggn": 1, "adaptive_hf": 1}),
     ],
 )
 def test_every_recipe_of_the_preset_differs_from_its_base_in_one_choice(

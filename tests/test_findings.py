@@ -106,17 +106,15 @@ def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
 
 
 def test_differences_are_of_pairs_with_equal_settings() -> None:
-    names = ("fair", "attribution", "release_parts", "signs")
-    fair, one, parts, signs = (load(ROOT / "results" / "reference" / name) for name in names)
+    fair, causes, signs = (load(ROOT / "results" / "reference" / n) for n in ("fair", "causes", "signs"))
     rows = [
-        study.data.trials.query("recipe == @name").set_index("trial")
-        for study, name in ((one, "hf"), (parts, "hf_published_direction"))
+        causes.data.trials.query("recipe == @name").set_index("trial")
+        for name in ("hf", "hf_published_direction")
     ]
     finals = [row["test_accuracy"].where(row["status"] == "ok", 0.1).astype(float) for row in rows]
     values = [final.clip(lower=0.1) for final in finals]
-    mean, *_, n = map(
-        float, re.findall(r"[-+]?[\d.]+", difference(one["hf"], parts["hf_published_direction"]))
-    )
+    said = difference(causes["hf"], causes["hf_published_direction"])
+    mean, *_, n = map(float, re.findall(r"[-+]?[\d.]+", said))
     assert mean == pytest.approx((values[1] - values[0]).mean(), abs=6e-4) and n == 20
     again = [
         study.data.reruns.query("recipe == @name").set_index("seed")["test_accuracy"]

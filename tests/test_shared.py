@@ -17,7 +17,6 @@ from ahf_cli.report.study_data import StudyData, load_study, pool
 from ahf_cli.report.verdict import Verdict
 from tests.simulated_studies import simulate_study
 
-REFERENCE = Path("results/reference")
 N = 4
 SAID = "4 trials of hf_published and 2 re-runs of hf_published are the same in one and two"
 
@@ -152,10 +151,3 @@ def test_compare_prints_the_sentence(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["compare", "tables", *studies]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count(SAID) == 1 and "no named contrast" not in printed
-
-
-def test_committed_studies_share_trials() -> None:
-    data = pool({name: load_study(REFERENCE / name) for name in ("attribution", "release_parts")})
-    found = shared_trials(data)
-    assert set(found["recipe_b"]) == {"release_parts/hf_published"} and set(found["phase"]) == {"search"}
-    assert found["same"].value_counts().to_dict() == {True: 12, False: 8}

@@ -124,6 +124,11 @@ class Study:
         lower = self.data.metrics.column(metric).better == "lower"
         return bool(row["p_holm"] < 0.05 and (sign * row["difference"] > 0) != lower)
 
+    def printed(self, table: str) -> list[dict[str, str]]:
+        """Return the rows of a table as `ahf compare` prints it, by column."""
+        (text,) = self.comparison.tables[table].texts.values()
+        return [{str(c): str(v) for c, v in row.items()} for row in text.to_dict("records")]
+
     def beside(self, recipe: str, step: int, metric: str = "test_accuracy") -> pd.Series[Any]:
         """Return a recipe's mean at a step beside the published one: a row of the table `published`."""
         table = self.comparison.tables["published"].numbers
