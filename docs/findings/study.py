@@ -129,6 +129,12 @@ class Study:
         (text,) = self.comparison.tables[table].texts.values()
         return [{str(c): str(v) for c, v in row.items()} for row in text.to_dict("records")]
 
+    def variance_share(self, recipe: str, part: str) -> float:
+        """Return the share of a component, such as draw or seed, in the variance of the headline metric."""
+        table = self.comparison.tables["components"].numbers
+        own = table[(table["recipe"] == recipe) & (table["metric"] == self.data.metrics.headline.label)]
+        return float(own[f"{part}_share"].iloc[0])
+
     def beside(self, recipe: str, step: int, metric: str = "test_accuracy") -> pd.Series[Any]:
         """Return a recipe's mean at a step beside the published one: a row of the table `published`."""
         table = self.comparison.tables["published"].numbers
