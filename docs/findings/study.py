@@ -141,14 +141,14 @@ class Study:
         own = table[(table["recipe"] == recipe) & (table["metric"] == metric) & (table["step"] == step)]
         return own.iloc[0]
 
-    def most_in_errors(self, step: int) -> float:
-        """Return the largest difference from the published accuracy over recipes, in standard errors."""
-        return max(float(self.beside(recipe.name, step)["in_errors"]) for recipe in self.recipes)
+    def in_errors(self, recipes: list[str], step: int) -> tuple[float, float]:
+        """Return the least and the largest difference from the published accuracy, in standard errors."""
+        found = [float(self.beside(recipe, step)["in_errors"]) for recipe in recipes]
+        return min(found), max(found)
 
-    @property
-    def largest_lower_quartile(self) -> float:
-        """Largest lower quartile of the final test accuracy over recipes."""
-        return max(recipe.quartiles("test_accuracy")[0] for recipe in self.recipes)
+    def largest_lower_quartile(self, recipes: list[str]) -> float:
+        """Return the largest lower quartile of the final test accuracy over recipes."""
+        return max(self[recipe].quartiles("test_accuracy")[0] for recipe in recipes)
 
     def capped_loss(self, recipe: str, step: int, cap: float) -> float:
         """Return a recipe's mean training loss at a step; each trial has at most the cap."""
