@@ -114,5 +114,6 @@ def test_each_printed_search_has_a_valid_configuration(capsys: pytest.CaptureFix
     assert len(commands) > 20
     for command in commands:
         words = re.sub(r" --(?:log|results) \S+| --dry-run| -q", "", command.split("  #")[0])
+        words = words.replace("--design ", "-o search.design=")
         code = main(["config", "show", *shlex.split(words)[2:]])
         assert code == 0, f"{command}: {capsys.readouterr().err}"

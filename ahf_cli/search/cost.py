@@ -11,7 +11,6 @@ import torch
 
 from ahf_cli.config.load import Config
 from ahf_cli.errors import InputError
-from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.search.machine import plan_of, refuse_classes, task_spec, threads_of, workers_and_batch
 from ahf_cli.search.plan import Reporter, ShouldStop, never
 from ahf_cli.search.summary import grown_from, refuse_other_settings, remaining
@@ -22,7 +21,7 @@ from ahf_cli.study.manifest import plain
 from ahf_cli.study.store import Study
 from ahf_cli.training import estimate as e
 from ahf_cli.training import timing
-from ahf_cli.training.environment import describe
+from ahf_cli.training.environment import describe, numerical_path
 from ahf_cli.training.estimate import Slice
 from ahf_cli.training.records import StepRow
 
@@ -73,7 +72,7 @@ def estimate_cost(config: Config, study: Study, reporter: Reporter) -> dict[str,
         "workers": workers,
         "batch": batch,
         "device": spec.device,
-        "numerics": numerics(spec.device),
+        "numerics": numerical_path(spec.device),
         "hours": total / workers / 3600,
         "megabytes": sum(_runs(r) * r["bytes_per_trial"] for r in recipes.values()) / 1e6,
         "recipes": recipes,

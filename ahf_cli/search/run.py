@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ahf_cli.config.load import Config
-from ahf_cli.optim.layers.compiled import numerics
 from ahf_cli.search.cost import measure_costs
 from ahf_cli.search.logger import Logger, following
 from ahf_cli.search.machine import (
@@ -43,6 +42,7 @@ from ahf_cli.study.index import whole_index
 from ahf_cli.study.manifest import refuse_mixture
 from ahf_cli.study.store import Study
 from ahf_cli.study.trial_folder import TrialFolders
+from ahf_cli.training.environment import numerical_path
 from ahf_cli.training.train import Plan
 
 
@@ -310,7 +310,7 @@ def _plan_line(title: str, folder: str, total: int, left: int, steps: str, worke
     if not left:
         return f"{title}: all {total} trials are done in {folder}"
     done = f", {total - left} of them done" if left < total else ""
-    where = f"{device}, numerical path {numerics(device)}"
+    where = f"{device}, numerical path {numerical_path(device)}"
     return f"{title}: {total} trials of {steps} steps{done}; {workers} worker(s) on {where}; in {folder}"
 
 

@@ -99,16 +99,21 @@ def thread_count(given: int | None = None) -> int | None:
     return int(text)
 
 
+def numerical_path(device: str) -> str:
+    """Return the name of the numerical path on a device, such as `compiled`."""
+    from ahf_cli.optim.layers.compiled import numerics
+
+    return numerics(device)
+
+
 def describe(device: str) -> dict[str, Any]:
     """Return versions, commit and machine as plain data for a manifest."""
     import torch
 
-    from ahf_cli.optim.layers.compiled import numerics
-
     return {
         **commit(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "numerics": numerics(device),
+        "numerics": numerical_path(device),
         "device": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "cores": cores(),
         "host": platform.node(),
