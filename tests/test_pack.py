@@ -52,7 +52,7 @@ def packed(study: Study, to: Path) -> Study:
     return find_study(to, study.name)
 
 
-@pytest.mark.parametrize("name", ["quick", "signs", "robust_long", "stable_parts"])
+@pytest.mark.parametrize("name", ["quick", "signs", "robust_wide", "stable_parts"])
 def test_a_reference_study_comes_back_in_every_byte_after_a_second_way(tmp_path: Path, name: str) -> None:
     """Folders, their pack and the folders from that pack have the same files and tables."""
     source = find_study(REFERENCE, name)
@@ -104,7 +104,7 @@ def test_the_reference_studies_are_whole_and_small(name: str) -> None:
 
 def test_the_reference_results_are_few_files() -> None:
     files = [file for file in REFERENCE.rglob("*") if file.is_file()]
-    assert len(STUDIES) >= 12 and len(files) <= 240 and sum(f.stat().st_size for f in files) <= 40e6
+    assert len(STUDIES) >= 12 and len(files) <= 199 and sum(f.stat().st_size for f in files) <= 40e6
     assert not [file for file in files if file.suffix in {".html", ".pdf", ".db"}]
 
 

@@ -124,16 +124,12 @@ class Study:
         lower = self.data.metrics.column(metric).better == "lower"
         return bool(row["p_holm"] < 0.05 and (sign * row["difference"] > 0) != lower)
 
-    def printed(self, table: str) -> list[dict[str, str]]:
-        """Return the rows of a table as `ahf compare` prints it, by column."""
-        (text,) = self.comparison.tables[table].texts.values()
-        return [{str(c): str(v) for c, v in row.items()} for row in text.to_dict("records")]
-
-    def variance_share(self, recipe: str, part: str) -> float:
-        """Return the share of a component, such as draw or seed, in the variance of the headline metric."""
-        table = self.comparison.tables["components"].numbers
-        own = table[(table["recipe"] == recipe) & (table["metric"] == self.data.metrics.headline.label)]
-        return float(own[f"{part}_share"].iloc[0])
+    @property
+    def components(self) -> dict[str, dict[str, str]]:
+        """Variance components of the headline metric by recipe, as `ahf compare` prints them."""
+        (text,) = self.comparison.tables["components"].texts.values()
+        own = text[text["metric"] == self.data.metrics.headline.label]
+        return {row["recipe"]: {str(c): str(v) for c, v in row.items()} for row in own.to_dict("records")}
 
     def beside(self, recipe: str, step: int, metric: str = "test_accuracy") -> pd.Series[Any]:
         """Return a recipe's mean at a step beside the published one: a row of the table `published`."""
