@@ -42,21 +42,43 @@ def test_an_optimizer_takes_the_steps_of_one_row_of_the_core(name: str) -> None:
     torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
 
 
-def test_the_papers_choices_are_its_recipes() -> None:
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("hf", HessianFree.paper),
+        ("adaptive_hf", AdaptiveHessianFree.paper),
+        ("hf_stable", HessianFree.stable),
+        ("hf_stable", lambda p: HessianFree.stable(p, 0.5, damping=3.0, halving=2.0, radius=0.02)),
+    ],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_named_choices_are_those_of_recipes(name: str, make: Callable[[Any], Any], second: bool) -> None:
     model, x, y = conv_problem()
-    for name, optimizer in {
-        "hf": HessianFree.paper(model.parameters()),
-        "adaptive_hf": AdaptiveHessianFree.paper(model.parameters()),
-    }.items():
-        core = compose(RECIPES[name].derive("x", {"curvature_batch": "same"}).structure)
-        objective = ModelObjective(copy.deepcopy(model), x, y)
-        values = {k: v for k, v in optimizer.param_groups[0].items() if k in RECIPES[name].hyperparameters}
-        state = core.init(objective.layout.join([p.detach() for p in model.parameters()]), values)
-        for _ in range(3):
-            optimizer.step(cross_entropy(model, x, y))
-            state, _ = core.step(state, objective)
-        found = torch.cat([p.detach().ravel() for p in model.parameters()])
-        torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
+    optimizer, outputs = make(model.parameters()), name == "hf_stable"
+    recipe = RECIPES[name]
+    core = compose((recipe if second else recipe.derive("x", {"curvature_batch": "same"})).structure)
+    parts = (slice(0, 10), slice(10, None)) if second else (slice(None),)
+    objectives = [ModelObjective(copy.deepcopy(model), x[part], y[part]) for part in parts]
+    values = {k: v for k, v in optimizer.param_groups[0].items() if k in recipe.hyperparameters}
+    assert set(values) == set(recipe.hyperparameters)
+    theta = objectives[0].layout.join([p.detach() for p in model.parameters()])
+    state = core.init(theta, values)
+    for _ in range(4):
+        optimizer.step(*(cross_entropy(model, x[part], y[part], outputs) for part in parts))
+        state, _ = core.step(state, *objectives)
+    found = torch.cat([p.detach().ravel() for p in model.parameters()])
+    torch.testing.assert_close(found, state.parameters[0], rtol=1e-8, atol=1e-10)
+
+
+def test_the_stable_choices_train_on_new_batches() -> None:
+    model, x, y = conv_problem()
+    optimizer = HessianFree.stable(model.parameters(), halving=20)
+    before = cross_entropy(model, x, y, outputs=True)()[0].item()
+    for step in range(60):
+        part = slice(10 * (step % 4), 10 * (step % 4) + 10)
+        optimizer.step(cross_entropy(model, x[part], y[part], outputs=True))
+        assert optimizer.last_step is not None and float(optimizer.last_step.update.norm()) <= 0.1 + 1e-9
+    assert cross_entropy(model, x, y, outputs=True)()[0].item() < 0.5 * before
 
 
 def test_a_second_batch_carries_the_curvature() -> None:

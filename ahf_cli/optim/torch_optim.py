@@ -31,6 +31,11 @@ PAPER: Mapping[str, Any] = {
     "backtracking": "none", "line_search": "none", "max_iterations": 50,
 }  # fmt: skip
 """Choices of the paper's Algorithm 1, with B and the gradient on one batch."""
+STABLE: Mapping[str, Any] = {
+    **PAPER, "curvature": "ggn", "reduction_ratio": "update", "max_iterations": 10, "step_size": "hyperbolic",
+    "clipping": "radius",
+}  # fmt: skip
+"""Choices of the recipe `hf_stable`, with B and the gradient on one batch."""
 LBFGS = ("max_iter", "max_eval", "tolerance_grad", "tolerance_change", "history_size", "line_search_fn")
 
 
@@ -96,7 +101,7 @@ class HessianFree(RecipeOptimizer):
     After Martens (2010).  B is the Gauss-Newton matrix if the closure returns (loss, outputs).  It
     is the exact Hessian if the closure returns the loss alone.  The direction is the best of CG's iterates.
     A line search refuses every rise of h on its batch, and λ follows from the ratio ρ at the step made.
-    `HessianFree.paper` gives the baseline of the paper.  Example: see README.
+    `HessianFree.stable` is for mini-batches.  `HessianFree.paper` is the paper's baseline.  Example: README.
 
     Args:
         params: parameters, named parameters or groups that agree in every hyperparameter but weight_decay;
@@ -152,6 +157,24 @@ class HessianFree(RecipeOptimizer):
         It may raise the loss without bound.
         """
         return cls(params, lr, damping, **{**PAPER, **choices})
+
+    @classmethod
+    def stable(
+        cls,
+        params: Iterable[Any],
+        lr: float | Tensor = 1.0,
+        damping: float | Tensor = 10.0,
+        halving: float | Tensor = 200.0,
+        radius: float | Tensor = 0.1,
+        **choices: Any,
+    ) -> HessianFree:
+        """Return the recipe `hf_stable`, for a new mini-batch at each step: no line search, short CG.
+
+        α_t = lr/(1 + (t−1)/τ) at step t, with τ = `halving` > 0 in steps.  ‖u‖ ≤ `radius` over all weights.
+        The closure returns (loss, outputs).  A second closure on a batch of its own gives B as in the
+        recipe; without one B has the gradient's batch.  Measured in docs/recipes-that-work.md.
+        """
+        return cls(params, lr, damping, halving=halving, radius=radius, **{**STABLE, **choices})
 
 
 class AdaptiveHessianFree(RecipeOptimizer):
