@@ -1,11 +1,11 @@
-"""Coverage of the intervals of shares, exact by the binomial distribution."""
+"""Coverage of the interval of a share, exact by the binomial distribution."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.stats import binom
 
-from ahf_cli.report.statistics.interval import rate_difference, wilson_interval
+from ahf_cli.report.statistics.interval import wilson_interval
 
 HEAD = ("interval", "n", "mean over shares", "least", "at share")
 GRID = np.linspace(0.02, 0.98, 97)
@@ -15,7 +15,7 @@ SIZES = (10, 20, 70)
 
 def rows() -> list[list[str]]:
     """Return the rows of the table as text."""
-    return [share_row(n) for n in SIZES] + [difference_row(n) for n in SIZES]
+    return [share_row(n) for n in SIZES]
 
 
 def share_row(n: int) -> list[str]:
@@ -25,20 +25,3 @@ def share_row(n: int) -> list[str]:
     found = np.sum(inside * binom.pmf(np.arange(n + 1)[:, None], n, GRID), axis=0)
     worst = int(np.argmin(found.round(9)))  # mirrored shares tie, up to a rounding that differs by machine
     return ["share", str(n), f"{found.mean():.3f}", f"{found[worst]:.3f}", f"{GRID[worst]:.2f}"]
-
-
-def difference_row(n: int) -> list[str]:
-    """Coverage of Newcombe's interval over all pairs of outcomes and a coarser grid of pairs of shares."""
-    table = np.array([[rate_difference(a, n, b, n)[1:] for b in range(n + 1)] for a in range(n + 1)])
-    below, above = table[..., 0], table[..., 1]
-    grid = GRID[::4]
-    chance = binom.pmf(np.arange(n + 1)[:, None], n, grid)
-    found = np.array(
-        [
-            [chance[:, i] @ ((below <= p - q) & (p - q <= above)) @ chance[:, j] for j, q in enumerate(grid)]
-            for i, p in enumerate(grid)
-        ]
-    )
-    i, j = np.unravel_index(np.argmin(found.round(9)), found.shape)  # as above
-    where = f"{grid[i]:.2f} and {grid[j]:.2f}"
-    return ["difference of shares", str(n), f"{found.mean():.3f}", f"{found[i, j]:.3f}", where]

@@ -114,16 +114,11 @@ def _evaluated(own: pd.DataFrame, cost: str, spent: float) -> bool:
     return bool(known.mean() >= 0.5)
 
 
-def values_at(own: pd.DataFrame, metric: Column, cost: str, spent: float) -> Array:
-    """Return the last evaluated value of each trial of one recipe at a cost, (trials,).
+def values_along(own: pd.DataFrame, metric: Column, cost: str, spent: Array) -> Array:
+    """Return the last evaluated values of one recipe's trials at many costs, (trials, costs).
 
     A trial that ended before has its last value, a diverged trial the baseline.
     """
-    return values_along(own, metric, cost, np.array([spent]))[:, 0]
-
-
-def values_along(own: pd.DataFrame, metric: Column, cost: str, spent: Array) -> Array:
-    """Return the last evaluated values of one recipe's trials at many costs, (trials, costs)."""
     ends = own.sort_values("step").groupby("trial").last()
     diverged = (ends["status"] == "diverged").to_numpy()
     last = np.where(

@@ -129,17 +129,6 @@ def wilson_interval(successes: int, n: int, level: float = LEVEL) -> Interval:
     return Interval(successes / n, float(ends.low), float(ends.high))
 
 
-def rate_difference(x_a: int, n_a: int, x_b: int, n_b: int, level: float = LEVEL) -> Interval:
-    """p̂_A − p̂_B with the hybrid score interval from the ends of Wilson's intervals (Newcombe 1998)."""
-    a, b = wilson_interval(x_a, n_a, level), wilson_interval(x_b, n_b, level)
-    difference = a.estimate - b.estimate
-    return Interval(
-        difference,
-        difference - math.hypot(a.estimate - a.low, b.high - b.estimate),
-        difference + math.hypot(a.high - a.estimate, b.estimate - b.low),
-    )
-
-
 def _clip(value: float, low: float, high: float) -> float:
     return value if math.isnan(value) else min(max(value, low), high)
 
