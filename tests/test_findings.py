@@ -63,11 +63,11 @@ def test_the_numbers_of_a_recipe_are_those_of_its_trials(made: Study) -> None:
     assert made.trials_each == "12" and few.counts.startswith(f"{few.trained} / {few.stood} / ")
     quick = load(ROOT / "results" / "reference" / "quick")
     assert quick.prerun_trials == 4 and quick.proposal("sigma") == "[0.52, 1.6]"
-    epoch = load(ROOT / "results" / "reference" / "paper_epoch")
-    results, problems = epoch.data.study.prerun.read_results()
+    paper = load(ROOT / "results" / "reference" / "paper")
+    results, problems = paper.data.study.prerun.read_results()
     said = [result.status for result in results]
     assert problems == []
-    assert (epoch.prerun_trials, epoch.prerun_diverged) == (len(said), said.count("diverged")) == (15, 6)
+    assert (paper.prerun_trials, paper.prerun_diverged) == (len(said), said.count("diverged")) == (15, 11)
     assert made.steps == made.data.curves["step"].max() > 0
     assert made.verdict[-1].startswith("Condition: design fair")
 

@@ -64,7 +64,7 @@ def fill(template: Path, results: Path) -> str:
     )  # Markdown of our own
     text = environment.from_string(template.read_text(encoding="utf-8"))
     given = {"study": study, "verdict": verdict, "difference": difference, "fits": fits}
-    return text.render(**given, curve=curve, slope=slope, quantile=np.quantile).strip() + "\n"
+    return text.render(**given, curve=curve, slope=slope).strip() + "\n"
 
 
 def targets(root: Path = ROOT) -> dict[Path, str]:

@@ -16,6 +16,7 @@ from ahf_cli.report.canvas import Drawing
 from ahf_cli.report.exhibits import figures
 from ahf_cli.search.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.study.frames import trials_frame
+from docs.findings.beside import Beside, alike, changes_of, wide
 from docs.findings.interval import interval
 from docs.findings.jumps import Jumps
 from docs.findings.recipe import Recipe
@@ -142,10 +143,6 @@ class Study:
         found = [float(self.beside(recipe, step)["in_errors"]) for recipe in recipes]
         return min(found), max(found)
 
-    def largest_lower_quartile(self, recipes: list[str]) -> float:
-        """Return the largest lower quartile of the final test accuracy over recipes."""
-        return max(self[recipe].quartiles("test_accuracy")[0] for recipe in recipes)
-
     def capped_loss(self, recipe: str, step: int, cap: float) -> float:
         """Return a recipe's mean training loss at a step; each trial has at most the cap."""
         curves, trials = self.data.curves, self.data.trials
@@ -153,11 +150,23 @@ class Study:
         names = trials.loc[(trials["recipe"] == recipe) & (trials["status"] != "failed"), "trial"]
         return float(own.reindex(names).fillna(np.inf).clip(upper=cap).mean())
 
-    def farthest(self, recipe: str, metric: str = "test_accuracy") -> float:
-        """Return the largest difference between a recipe's mean and the published one over all steps."""
-        table = self.comparison.tables["published"].numbers
-        own = table[(table["recipe"] == recipe) & (table["metric"] == metric)]
-        return float(own["difference"].abs().max())
+    def moved(self, recipe: str) -> Beside:
+        """Return the trials of a recipe that did not stand still, beside its published curve."""
+        trials = self[recipe].where("outcome != 'stood still'").trials["trial"]
+        own = (self.data.curves["recipe"] == recipe) & self.data.curves["trial"].isin(trials)
+        return Beside(self.data.curves[own], self.comparison.choices.published[recipe], self.data.metrics)
+
+    def fluctuates_as(self, recipe: str, first: int) -> float:
+        """Return `alike` of the mean of all trials of a recipe, from a step on."""
+        own = self.data.curves[self.data.curves["recipe"] == recipe]
+        changes = changes_of(wide(own, self.data.metrics.headline, first))
+        return alike(changes, changes.mean(axis=1))
+
+    def prerun_ratio(self, quantity: str) -> float:
+        """Return the median over steps of the pre-run's mean of a quantity, divided by the published one."""
+        table = self.drawing("published_prerun").table
+        own = table[table["quantity"] == quantity]
+        return float((own["centre"] / own["published"]).median())
 
     def share_of_steps(
         self, recipe: str, query: str, trials: Recipe | None = None, first: int | None = None

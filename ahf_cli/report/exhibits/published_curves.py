@@ -168,7 +168,7 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
         for at, metric in enumerate(metrics):
             upper, lower = panels[at], panels[at + len(metrics)]
             lines = table[table["metric"] == metric.column]
-            for name, line in lines.groupby("recipe", sort=False):
+            for name, line in _with_gaps(lines, metric.edge).groupby("recipe", sort=False):
                 _pair(upper, lower, line, looks[str(name)], str(name) if at == 0 else None)
             for curve, line in lines.groupby("curve", sort=False):
                 label = f"{curve}, published" if at == 0 else None
@@ -232,6 +232,13 @@ def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     title = "The pre-run beside the published one"
     panels = 2 * len(names)
     return Drawing("published_prerun", title, table, caption, draw, panels, 0.85, across=len(names))
+
+
+def _with_gaps(lines: pd.DataFrame, edge: float) -> pd.DataFrame:
+    """Return lines without means above the edge of the panel, and without bands that reach above it."""
+    means, bands = lines["centre"] > edge, lines["high"] > edge
+    columns = {"centre": means, "difference": means, "low": bands, "high": bands}
+    return lines.assign(**{name: lines[name].mask(out) for name, out in columns.items()})
 
 
 def _pair(upper: Axes, lower: Axes, line: pd.DataFrame, look: Style, label: str | None) -> None:
