@@ -158,7 +158,8 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     caption = [
         f"{marks.band_words('se', False)}. Published means with their bands are black, of {files}: {said}. "
         f"Trials: {marks.counts(own, names)}. The lower panels show the mean minus the published one, with a "
-        "standard error of the mean alone. Losses have no cap. A trial that diverged leaves the mean of the "
+        "standard error of the mean alone. Losses have no cap. Means and bands that reach above a panel have "
+        "gaps there. A trial that diverged leaves the mean of the "
         f"loss, and counts as chance in other metrics. {marks.START_WORDS}",
         *cut_off(table, data.metrics),
     ]
