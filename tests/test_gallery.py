@@ -21,7 +21,7 @@ SHOWN = re.findall(
 
 def test_every_figure_of_the_program_is_in_the_gallery_once() -> None:
     assert sorted(name for _, name, _ in SHOWN) == sorted(figures())
-    assert all((REFERENCE / study / f"{name}.png").stat().st_size <= 170_000 for study, name, _ in SHOWN)
+    assert all((REFERENCE / study / f"{name}.png").stat().st_size <= 100_000 for study, name, _ in SHOWN)
 
 
 @pytest.mark.parametrize(("study", "command"), sorted({(study, command) for study, _, command in SHOWN}))

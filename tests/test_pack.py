@@ -99,7 +99,7 @@ def test_the_reference_studies_are_whole_and_small(name: str) -> None:
         name in ("paper", "second_order", "batch_growth", "pinn_first_order", "pinn_first_order_long")
     )
     assert sum(file.stat().st_size for file in (REFERENCE / name).iterdir()) < 8e6
-    assert all(file.stat().st_size <= 170_000 for file in (REFERENCE / name).glob("*.png"))
+    assert all(file.stat().st_size <= 100_000 for file in (REFERENCE / name).glob("*.png"))
 
 
 def test_the_reference_results_are_few_files() -> None:

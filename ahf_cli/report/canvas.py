@@ -141,11 +141,17 @@ class Picture:
             write(self.figure, kind, content, DPI, _UNDATED[kind])
         return content.getvalue()
 
-    def small(self) -> bytes:
-        """Return the whole figure as a PNG of 128 colours, for the documents of a repository."""
-        content = io.BytesIO()
-        few = self.image.quantize(128, dither=Image.Dither.NONE)
-        few.save(content, "png", dpi=(DPI, DPI), optimize=True)
+    def small(self, limit: int = 100_000) -> bytes:
+        """Return the whole figure as a PNG of 128 colours, or of fewer if it has more bytes than the limit.
+
+        It has 32 colours at least, and may then be larger.
+        """
+        for colours in (128, 64, 32):
+            content = io.BytesIO()
+            few = self.image.quantize(colours, dither=Image.Dither.NONE)
+            few.save(content, "png", dpi=(DPI, DPI), optimize=True)
+            if content.tell() <= limit:
+                break
         return content.getvalue()
 
     def save(self, out: Path, formats: Sequence[Format]) -> list[Path]:

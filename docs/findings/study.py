@@ -150,6 +150,7 @@ class Study:
         names = trials.loc[(trials["recipe"] == recipe) & (trials["status"] != "failed"), "trial"]
         return float(own.reindex(names).fillna(np.inf).clip(upper=cap).mean())
 
+    @cache  # noqa: B019  # as above
     def moved(self, recipe: str) -> Beside:
         """Return the trials of a recipe that did not stand still, beside its published curve."""
         trials = self[recipe].where("outcome != 'stood still'").trials["trial"]

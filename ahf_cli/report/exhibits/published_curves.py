@@ -156,7 +156,7 @@ def _figure(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     files = ", ".join(dict.fromkeys(source.rpartition("/")[0] for source in published.values()))
     own = data.trials[data.trials["recipe"].isin(names)]
     caption = [
-        f"{marks.band_words('se', False)}. Published means with their bands are black, of {files}: {said}. "
+        f"{marks.band_words('se', False)}. Published means are black with grey bands, of {files}: {said}. "
         f"Trials: {marks.counts(own, names)}. The lower panels show the mean minus the published one, with a "
         "standard error of the mean alone. Losses have no cap. Means and bands that reach above a panel have "
         "gaps there. A trial that diverged leaves the mean of the "
@@ -209,7 +209,7 @@ def _before(data: StudyData, published: Mapping[str, str]) -> Drawing | str | No
     table = table.assign(recipe=recipe)
     caption = [
         f"{marks.band_words('se', n == 1)}, n = {n} trials of {recipe}, at the published steps. The "
-        f"published mean with its band is black, of {published[PRERUN]}. The lower panels show the mean "
+        f"published mean is black with a grey band, of {published[PRERUN]}. The lower panels show the mean "
         "minus the published one, with a standard error of the mean alone. Where an upper axis is "
         "logarithmic, the lower one is linear up to the median of the published values, and logarithmic "
         "beyond."
@@ -245,8 +245,8 @@ def _with_gaps(lines: pd.DataFrame, edge: float) -> pd.DataFrame:
 def _pair(upper: Axes, lower: Axes, line: pd.DataFrame, look: Style, label: str | None) -> None:
     """Draw a recipe's mean, and below it the difference with the standard error of the mean."""
     half, gap = line["high"] - line["centre"], line["difference"]
-    marks.line(upper, line, look, label, filled=False)
-    marks.line(lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None, filled=False)
+    marks.line(upper, line, look, label)
+    marks.line(lower, line.assign(centre=gap, low=gap - half, high=gap + half), look, None)
 
 
 def _zero(lower: Axes, label: str) -> None:
@@ -256,11 +256,11 @@ def _zero(lower: Axes, label: str) -> None:
 
 
 def _dashed(axes: Axes, line: pd.DataFrame, dashes: Any, label: str | None) -> None:
-    """Draw a published curve, with the edges of its band."""
+    """Draw a published curve over its band."""
     along = line["step"].to_numpy(float)
     axes.plot(along, line["published"], color="black", linestyle=dashes, linewidth=1.3, label=label, zorder=4)
-    edges = line[["published_low", "published_high"]].to_numpy(float)
-    axes.plot(along, edges, color="black", linestyle=dashes, linewidth=0.5, alpha=0.6, zorder=2)
+    low, high = line["published_low"].to_numpy(float), line["published_high"].to_numpy(float)
+    axes.fill_between(along, low, high, color="black", alpha=0.1, linewidth=0, zorder=1)
 
 
 def _around_0(lines: pd.DataFrame, metric: Column) -> tuple[float, float]:
