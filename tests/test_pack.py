@@ -94,10 +94,9 @@ def test_rounded_and_special_numbers_travel(tmp_path: Path) -> None:
 def test_the_reference_studies_are_whole_and_small(name: str) -> None:
     data = load_study(REFERENCE / name)
     assert data.problems == () and data.missing == [] and len(data.trials) > 0
-    # Some studies are committed without any steps, for their size.
-    assert (len(data.steps) == 0) == (
-        name in ("paper", "second_order", "batch_growth", "pinn_first_order", "pinn_first_order_long")
-    )
+    # Steps are committed where a page or a figure reads them.
+    left_out = find_study(REFERENCE, name).manifest()["packed"]["without_steps"]
+    assert {*data.steps["recipe"]} == {*data.trials["recipe"]} - {*left_out}
     assert sum(file.stat().st_size for file in (REFERENCE / name).iterdir()) < 8e6
     assert all(file.stat().st_size <= 100_000 for file in (REFERENCE / name).glob("*.png"))
 
@@ -133,6 +132,13 @@ def test_steps_are_left_out_where_asked(tmp_path: Path, study: Study) -> None:
     assert found.manifest()["packed"]["without_steps"] == ["hf"]
     back = Study(unpack(found, tmp_path / "back").parent, "s")
     assert back.trial("hf", 0).step_rows() is None and back.trial("hf", 0).inspect() is not None
+    pack(study, tmp_path / "none", partial=True, without_steps=["hf", "hf_published"])
+    bare = find_study(tmp_path / "none", "s")
+    assert not (bare.folder / "steps.parquet").exists() and load_study(bare.folder).problems == ()
+    assert list(load_study(bare.folder).steps) == list(load_study(found.folder).steps)
+    assert load_study(bare.folder).steps.empty
+    again = pack(Study(unpack(bare, tmp_path / "bare").parent, "s"), tmp_path / "again", partial=True)
+    assert trial_files(again)["trials.parquet"] == trial_files(bare.folder)["trials.parquet"]
     with pytest.raises(InputError, match="--without-steps: no recipe 'hff' in s; did you mean 'hf'"):
         pack(study, tmp_path / "other", without_steps=["hff"])
 
@@ -186,6 +192,14 @@ BROKEN = {
     "steps.parquet is missing": lambda f: (f / "steps.parquet").unlink(),
     "trials.parquet: must be the file of": lambda f: (f / "trials.parquet").write_bytes(b"PAR1"),
     "curves.parquet is missing": lambda f: (f / "curves.parquet").unlink(),
+    "packed.tables must have steps, and lacks it": lambda f: edited(
+        f,
+        tables={
+            k: v
+            for k, v in json.loads((f / "manifest.json").read_text())["packed"]["tables"].items()
+            if k != "steps"
+        },
+    ),
     "manifest.json: is missing": lambda f: (f / "manifest.json").unlink(),
     "has the unknown column 'loss2'": lambda f: rewritten(
         f, "curves", lambda t: t.rename_columns([c.replace("train_loss", "loss2") for c in t.column_names])

@@ -35,7 +35,8 @@ def tables(name: str) -> dict[str, pd.DataFrame]:
     """Trials and curves of a study, and the steps of each recipe."""
     study = find_study(REFERENCE, str(REFERENCE / name))
     steps = {f"steps of {recipe}": steps_frame(study, recipe) for recipe in study.recipes()}
-    return {"trials": trials_frame(study), "curves": curves_frame(study), **steps}
+    kept = {name: frame for name, frame in steps.items() if len(frame)}
+    return {"trials": trials_frame(study), "curves": curves_frame(study), **kept}
 
 
 @pytest.mark.parametrize("name", STUDIES)

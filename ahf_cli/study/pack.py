@@ -166,7 +166,7 @@ def _add_part(
         types = arrow_types({**KEYS, "weights": bytes}).items()
         each_column = zip(types, columns, strict=True)
         tables["weights"].append(pa.table({n: pa.array(list(c), t) for (n, t), c in each_column}))
-    for name, each in (("curves", [curves.rows, *running]), ("steps", [steps.rows])):
+    for name, each in (("curves", [curves.rows, *running]), *([("steps", [steps.rows])] if have else [])):
         joined = pa.concat_tables(each, promote_options="default")
         tables[name].append(joined.add_column(0, "phase", pa.repeat(pa.scalar(phase), len(joined))))
 

@@ -113,7 +113,11 @@ class Pack:
 
     @cached_property
     def steps(self) -> pa.Table:
-        """The table of steps."""
+        """The table of steps; a pack without the steps of any trial has no file for it."""
+        import pyarrow as pa
+
+        if "steps" not in self.section.tables and not any(row["has_steps"] for row in self.trials.values()):
+            return pa.schema(arrow_types({**KEYS, **columns(StepRow)})).empty_table()
         return self._rows("steps", StepRow, lambda steps: steps)
 
     @cached_property
