@@ -138,6 +138,8 @@ def test_every_block_of_the_page_on_python_runs(tmp_path: Path, monkeypatch: pyt
     blocks[1] = blocks[1].replace('"search": ', '"prerun": {"trials": 2}, "search": ')
     for block in blocks:
         exec(compile(block, "docs/python.md", "exec"), names)
+    losses = names["losses"]
+    assert isinstance(losses, list) and losses[-1] < 0.5 * losses[0]
 
 
 FINISHED = """\
