@@ -110,6 +110,10 @@ class Study:
         low, high = sorted(sign * float(found[f"difference{end}"]) for end in ("_low", "_high"))
         return f"{interval(sign * float(found['difference']), low, high, sign=True)}, n = {found['pairs']}"
 
+    def rerun_means(self, metrics: list[str]) -> pd.DataFrame:
+        """Return means of metrics over the re-runs of each recipe."""
+        return self.data.reruns.groupby("recipe")[metrics].mean()
+
     def rerun_p(self, base: str, other: str, metric: str = "test_accuracy") -> float:
         """Return p of the re-runs' difference, with Holm's correction over all pairs and metrics."""
         return float(self._rerun_pair(base, other, metric)[0]["p_holm"])
@@ -182,10 +186,14 @@ class Study:
         return len(own.query(query)) / len(own)
 
     def radius_share(self, recipe: str) -> float:
-        """Return the median over trials of the share of steps whose update the radius limits."""
+        """Return the median over trials of the share of steps whose update the radius limits.
+
+        Raises:
+            IndexError: the study has no steps of the recipe.
+        """
         table = self.comparison.tables["limits"].numbers
         own = table[(table["recipe"] == recipe) & (table["limit"] == "clip at the radius")]
-        return float(own["median"].iloc[0]) if len(own) else 0.0
+        return float(own["median"].iloc[0])
 
     def held(self, recipe: str, hypothesis: str) -> float:
         """Return the mean share of steps in which a hypothesis of Theorem 1 held, as `ahf audit` has it."""
