@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from ahf_cli.errors import InputError
+from ahf_cli.recipes.builtin import RECIPES
 from ahf_cli.training.interleave import Budget
-from benchmarks import command, document
+from benchmarks import command, document, recipes
 from benchmarks.record import merge
 from benchmarks.tables import render
-from benchmarks.timing import interleave
+from benchmarks.timing import Bench, interleave
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,3 +107,12 @@ def test_a_quick_run_gives_numbers_with_nothing_but_torch(tmp_path: Path) -> Non
     assert all(r["ms"]["median"] > 0 for r in rows if r.get("quantity") in ("gradient", "Hessian product"))
     assert not {"optuna", "typer", "pandas", "matplotlib"} & set(content["sections"]["products"]["packages"])
     assert "| Hessian" in done.stdout and "target" in done.stdout
+
+
+def test_every_recipe_but_stateful_ones_and_sums_of_squares_is_timed() -> None:
+    """A step by explicit layers and one by automatic differentiation agree for each."""
+    names = recipes.recipes_timed()
+    assert set(RECIPES) - set(names) == {"lbfgs", "lm", "lm_geodesic"}
+    for name in names:
+        made = recipes._steps(Bench(torch.device("cpu")), name)
+        assert recipes._same(name, made[True], made[False]) <= recipes.ITERATIONS
