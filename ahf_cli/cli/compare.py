@@ -117,11 +117,8 @@ class Request:
         if before is None:
             return self
         default = Request()
-        given = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(default, f.name)
-        }
+        names = [f.name for f in fields(self)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
         return replace(before, **{**given, "overrides": (*before.overrides, *self.overrides)})
 
 

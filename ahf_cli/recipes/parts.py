@@ -345,6 +345,5 @@ SLOTS: dict[str, dict[str, Part]] = {
 
 The slots up to `clipping` belong to Hessian-free optimization; every recipe has `schedule`, `warmup` and
 `average`.  `parts` holds functions of plug-ins that change a composition.  `gradient_clipping` belongs to the
-parts of `method`.  A part in one of the last four
-slots is a whole optimizer; plug-ins register in `optimizer`.
+parts of `method`.  A part of the last four slots is a whole optimizer; plug-ins register in `optimizer`.
 """

@@ -64,14 +64,10 @@ class StudyData:
         """Return places, state, trials by recipe, the best trial and the next command, one line each."""
         ended = self.trials[self.trials["status"] != "failed"]["recipe"].value_counts()
         return description(
-            [study for _, study in self.sources],
-            next(iter(self.manifests.values())),
-            {str(recipe): int(count) for recipe, count in ended.items()},
-            self.planned,
-            self.missing,
-            self.best,
-            self.minimized.label,
-        )
+            [study for _, study in self.sources], next(iter(self.manifests.values())),
+            {str(recipe): int(count) for recipe, count in ended.items()}, self.planned, self.missing,
+            self.best, self.minimized.label,
+        )  # fmt: skip
 
     @cached_property
     def steps(self) -> pd.DataFrame:
