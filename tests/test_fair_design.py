@@ -103,6 +103,8 @@ def test_each_draw_has_a_seed_of_its_own_and_recipes_share_the_pairs(tmp_path: P
     own = replace(plan(6, batch=4), sampler="random", seeds="draw", seed=5)
     jobs = run(study := Study(tmp_path, "s"), own)
     assert all(job.starts == {slot: Start(5 + slot) for slot in job.params} for job in jobs)
+    weights = replace(own, seeds="weights")
+    assert [weights.start_of(k) for k in range(3)] == [Start(5 + k, order=5) for k in range(3)]
     run(grown := Study(tmp_path, "s"), replace(own, trials=9))
     assert [r.slot for r in grown.finished("hf")] == list(range(9)) and study.finished("adaptive_hf")
 
@@ -225,7 +227,7 @@ def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.Cap
         ),
         (
             ["-o", "search.seeds=two"],
-            "--override: search.seeds: must be one, draw, or an integer in [2, 10^5], got 'two'",
+            "--override: search.seeds: must be one, draw, weights, or an integer in [2, 10^5], got 'two'",
         ),
         (
             ["--design", "crossed", "--trials", "25"],
@@ -234,7 +236,7 @@ def test_a_fair_search_repeats_its_best_trial(tmp_path: Path, capsys: pytest.Cap
         ),
         (
             ["--design", "paper", "-o", "search.seeds=3"],
-            "--override: search.seeds: must be one or draw where search.design is paper, got 3",
+            "--override: search.seeds: must be one, draw or weights where search.design is paper, got 3",
         ),
         (["-o", "search.reruns=0"], "--override: search.reruns: must be an integer in [1, 10^5], got 0"),
     ],

@@ -201,10 +201,10 @@ def test_trials_in_a_batch_equal_trials_alone_and_one_that_diverges_stops_alone(
 def test_rows_with_seeds_of_their_own_train_as_alone_and_resume(name: str, model: str) -> None:
     own = replace(task(), model=LeNet()) if model == "lenet" else task()
     recipe, plan = RECIPES[name], replace(PLAN, steps=3)
-    starts = {0: Start(7), 1: Start(9), 2: Start(9, repeat=1)}
+    starts = {0: Start(7), 1: Start(9), 2: Start(9, repeat=1), 3: Start(7, order=9)}
     together = begin(own, recipe, plan, dict.fromkeys(starts, {}), starts)
     results = train(own, together)
-    assert [r.seed for r in results] == [7, 9, 9]
+    assert [r.seed for r in results] == [7, 9, 9, 7]
     for k, slot in enumerate(starts):
         alone = begin(own, recipe, plan, {slot: {}}, starts)
         train(own, alone)
@@ -217,10 +217,18 @@ def test_rows_with_seeds_of_their_own_train_as_alone_and_resume(name: str, model
             own, half, on_checkpoint=lambda slot, data, step: saved.update({slot: data}),
             should_stop=lambda: half.step == 2,
         )  # fmt: skip
-    restored = (restore(own, recipe, plan, data, starts[slot].seed) for slot, data in saved.items())
+    restored = (restore(own, recipe, plan, data, starts[slot]) for slot, data in saved.items())
     (resumed,) = side_by_side(restored)
     for one, other in zip(train(own, resumed), results, strict=True):
         assert one.measured == other.measured
+
+
+def test_a_seed_of_the_batch_order_changes_the_batches_alone() -> None:
+    own = task()
+    batch = begin(own, RECIPES["hf"], PLAN, {0: {}}, {0: Start(7, order=9)})
+    train(own, batch)
+    h = own.objective([9], GRADIENT_STREAM, 0).value(own.initial(7).unsqueeze(0))
+    assert batch.trials[0].steps[0].loss == pytest.approx(float(h), rel=1e-6)
 
 
 def test_a_repeat_changes_the_last_digits_of_the_initial_weights() -> None:

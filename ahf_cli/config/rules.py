@@ -290,7 +290,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 
 _ALLOWED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "paper": {"seeds": ("one", "draw"), "repeats": (1,)},
+    "paper": {"seeds": ("one", "draw", "weights"), "repeats": (1,)},
     "fair": {
         "sampler": ("random", "qmc"), "objective": ("validation_loss",), "seeds": ("draw", "one"),
         "repeats": (1,),
@@ -316,8 +316,8 @@ def _search_problems(config: Settings) -> list[Problem]:
     problems: list[Problem] = [
         (
             ("search", key),
-            f"must be {' or '.join(map(str, allowed))} where search.design is {search.design}, "
-            f"got {show(given[key])}",
+            f"must be {' or '.join(', '.join(map(str, allowed)).rsplit(', ', 1))} "
+            f"where search.design is {search.design}, got {show(given[key])}",
         )
         for key, allowed in _ALLOWED[search.design].items()
         if given[key] not in allowed

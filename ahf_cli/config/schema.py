@@ -63,7 +63,7 @@ def _number(value: object) -> object:
 
 
 def _seeds(value: object) -> object:
-    return value if value in ("one", "draw") else _number(value)
+    return value if value in ("one", "draw", "weights") else _number(value)
 
 
 def _choice(value: object) -> object:
@@ -96,9 +96,9 @@ OptionalCount = Annotated[
 ]
 Trials = Annotated[int, _NUMBER, Field(ge=1, le=10**5, description="an integer in [1, 10^5]")]
 Seeds = Annotated[
-    Literal["one", "draw"] | Annotated[int, Field(ge=2, le=10**5)],
+    Literal["one", "draw", "weights"] | Annotated[int, Field(ge=2, le=10**5)],
     BeforeValidator(_seeds),
-    Field(description="one, draw, or an integer in [2, 10^5]"),
+    Field(description="one, draw, weights, or an integer in [2, 10^5]"),
 ]
 Seed = Annotated[int, _NUMBER, Field(ge=0, lt=2**63, description="an integer in [0, 2^63)")]
 Positive = Annotated[float, _NUMBER, Field(gt=0, allow_inf_nan=False, description="a finite number > 0")]
@@ -168,7 +168,8 @@ class SearchSection(_Section):
     objective: Literal["train_loss", "validation_loss"] = "train_loss"
     """default of fair and crossed: validation_loss"""
     seeds: Seeds = "one"
-    """training seeds: one for all draws, `draw` for one per draw, or their number (crossed)"""
+    """training seeds: one for all draws; `draw`: one per draw; `weights`: one per draw for its initial
+    weights, and one for all mini-batches (paper); or the number of seeds of each draw (crossed)"""
     repeats: Trials = 1
     """runs of each draw and seed; later ones start from weights changed in their last digits (crossed)"""
     reruns: Trials = 10

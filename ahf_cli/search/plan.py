@@ -64,7 +64,7 @@ class SearchPlan:
         return self.prefix + recipe + repeated
 
     seeds: str | int = "one"
-    """training seeds: `one`, one per `draw`, or the number of seeds of each draw"""
+    """training seeds: `one`, one per `draw` or for its `weights` alone, or the number for each draw"""
     repeats: int = 1
     """runs of each draw and seed"""
 
@@ -80,7 +80,9 @@ class SearchPlan:
         if isinstance(self.seeds, int):
             column, repeat = divmod(slot, self.repeats)
             return Start((self.seed + column % self.seeds) % 2**63, repeat)
-        return Start((self.seed + slot) % 2**63 if self.seeds == "draw" else self.seed)
+        if self.seeds == "one":
+            return Start(self.seed)
+        return Start((self.seed + slot) % 2**63, order=self.seed if self.seeds == "weights" else None)
 
     def extra_of(self, slot: int) -> dict[str, float]:
         """Return the numbers that a slot's result has besides, for crossed draws: draw and repeat."""

@@ -124,8 +124,7 @@ class Worker:
     def _restored(self, job: Job, plan: Plan, slot: int, params: dict[str, float]) -> Batch | None:
         for checkpoint in self.records.trial(job.recipe.name, slot).load_checkpoints():
             try:
-                start = job.starts.get(slot)
-                batch = restore(self.task, job.recipe, plan, checkpoint, start.seed if start else None)
+                batch = restore(self.task, job.recipe, plan, checkpoint, job.starts.get(slot))
             except Exception:  # of another version: the older one, or from the start
                 continue
             if batch.trials[0].params == job.recipe.complete(params):

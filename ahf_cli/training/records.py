@@ -21,9 +21,16 @@ class Start:
     """The random numbers of a trial."""
 
     seed: int
-    """training seed: initial weights and batch order"""
+    """training seed: initial weights, and the batch order without a seed of its own"""
     repeat: int = 0
     """if > 0, the initial weights differ in their last digits from those of other repeats"""
+    order: int | None = None
+    """seed of the batch order; None: the training seed"""
+
+    @property
+    def of_batches(self) -> int:
+        """Seed of the batch order."""
+        return self.seed if self.order is None else self.order
 
 
 @dataclass(frozen=True)

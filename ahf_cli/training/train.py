@@ -73,6 +73,7 @@ class Trial:
     slot: int
     params: dict[str, float]
     seed: int
+    order: int  # seed of the batch order
     curve: list[CurveRow] = field(default_factory=list)
     steps: list[StepRow] = field(default_factory=list)
     products: int = 0
@@ -132,13 +133,12 @@ def begin(
     complete = {slot: recipe.complete(params) for slot, params in trials.items()}
     own = {slot: (starts or {}).get(slot, Start(plan.seed)) for slot in complete}
     theta = torch.stack([initial(task, start) for start in own.values()])
-    names = recipe.hyperparameters
     values = {
         name: torch.tensor([p[name] for p in complete.values()], dtype=torch.float64).to(theta)
-        for name in names
+        for name in recipe.hyperparameters
     }
     state = compose_trial(recipe.structure, plan.steps).init(theta, values)
-    rows = [Trial(slot, params, own[slot].seed) for slot, params in complete.items()]
+    rows = [Trial(slot, params, own[slot].seed, own[slot].of_batches) for slot, params in complete.items()]
     return Batch(recipe, plan, state, rows)
 
 
@@ -159,15 +159,17 @@ def dump(batch: Batch, k: int) -> bytes:
     return buffer.getvalue()
 
 
-def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes, seed: int | None = None) -> Batch:
-    """Continue one trial from its checkpoint, bitwise; `seed` is its training seed, by default the plan's."""
+def restore(task: Task, recipe: Recipe, plan: Plan, checkpoint: bytes, start: Start | None = None) -> Batch:
+    """Continue one trial from its checkpoint, bitwise; it has the seeds of `start`, by default the plan's."""
+    own = start or Start(plan.seed)
     content = torch.load(io.BytesIO(checkpoint), weights_only=True, map_location=task.device)
     saved = content["trial"]
     trial = Trial(
         **{
             "losses": NAN,  # of an older version, which did not count them
             **saved,
-            "seed": plan.seed if seed is None else seed,
+            "seed": own.seed,
+            "order": own.of_batches,
             "curve": [CurveRow.of(row) for row in saved["curve"]],
             "steps": [StepRow(**row) for row in saved["steps"]],
         }
@@ -230,7 +232,7 @@ def train(
 
 
 def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
-    seeds, before = [trial.seed for trial in batch.trials], time.perf_counter()
+    seeds, before = [trial.order for trial in batch.trials], time.perf_counter()
     first, count = _mini_batches(batch)
     objective = task.objective(seeds, GRADIENT_STREAM, first, count)
     many = optimizer.curvature_batches
@@ -246,7 +248,7 @@ def _step(task: Task, batch: Batch, optimizer: AnyOptimizer) -> None:
         trial.seconds += 0 if trial.diverged_at else seconds
         if trial.diverged_at == batch.step:
             tried = [row for row in (theta[k], theta[k] + info.update[k]) if bool(row.isfinite().all())]
-            said = task.not_finite(tried, trial.seed, first, count)
+            said = task.not_finite(tried, trial.order, first, count)
             trial.error = f"{said} was not finite at step {batch.step}" if said else ""
 
 
