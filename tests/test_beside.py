@@ -10,7 +10,7 @@ import pytest
 
 from ahf_cli.tasks.metrics import TEN_CLASSES
 from docs.findings import load
-from docs.findings.beside import Beside, alike, changes_of, wide
+from docs.findings.beside import Beside, alike, changes_of, of_more, wide
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 
@@ -87,6 +87,29 @@ def test_trials_that_stood_still_are_left_out() -> None:
     error = values.std(ddof=1) / len(values) ** 0.5
     assert row["in_errors"] == pytest.approx((values.mean() - row["published"]) / error)
     assert beside.errors([390]) == pytest.approx((row["in_errors"],) * 2)
+
+
+def test_the_mean_of_more_correlated_trials() -> None:
+    """Changes √r z + √(1−r) zᵢ have the correlation r: by simulation, and n = K for r = 0."""
+    rng, r = np.random.default_rng(0), 0.2
+    changes = np.sqrt(r) * rng.normal(size=(40_000, 1)) + np.sqrt(1 - r) * rng.normal(size=(40_000, 30))
+    few, many = changes[:, :6], changes
+    n = alike(few, few.mean(axis=1))
+    assert of_more(n, 6, 30) == pytest.approx(alike(many, many.mean(axis=1)), rel=0.05)
+    assert of_more(6, 6, 30) == pytest.approx(30)
+
+
+def test_all_trials_stand_beside_a_named_curve() -> None:
+    study = load(REFERENCE / "baseline")
+    beside = study.against("hf_cg", "motokawa_2020.csv/HF")
+    assert beside.n == study["hf_cg"].n
+    own = study.beside("hf_cg", 390)
+    pd.testing.assert_series_equal(beside.at(390), own, check_names=False)
+    losses = study.data.curves.query("recipe == 'hf_cg' and step == 390")["train_loss"]
+    values = np.append(np.minimum(losses, 5), [5.0] * (beside.n - len(losses)))  # diverged before
+    assert beside.capped_loss(390, 5) == pytest.approx(values.mean())
+    errors = beside.table.query("metric == 'test_accuracy'")["in_errors"]
+    assert beside.beyond(1) == pytest.approx(sum(abs(error) > 1 for error in errors) / len(errors))
 
 
 def test_trials_with_one_seed_move_together() -> None:

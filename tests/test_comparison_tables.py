@@ -200,6 +200,9 @@ def test_attribution_pairs_equal_settings_and_seeds_and_caps_losses_at_chance() 
     assert row["test_accuracy"] == pytest.approx((0.1 + 0.2 + (0.1 - 0.2)) / 3)
     assert row["train_loss"] == pytest.approx((0 - 0.1 + 0) / 3)  # 9.0 and the divergence are both chance
     assert (row["diverged_before"], row["diverged_after"]) == (0, 1)
+    # Two of three trials trained after the change, so there are two clusters.
+    assert (row["gained"], row["lost"], row["p_trained"]) == (0, 1, 1.0)
+    assert math.isnan(row["test_accuracy_low"]) and math.isnan(row["train_loss_high"])
 
 
 def test_the_committed_study_attributes_the_curvature() -> None:

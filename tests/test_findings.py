@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from docs.findings import Jumps, Study, difference, interval, load
+from docs.findings import Jumps, Study, interval, load
 from docs.findings.__main__ import ROOT, fill, targets, verdict
 from tests.simulated_studies import simulate_study
 
@@ -105,28 +105,6 @@ def test_what_trials_reached_and_what_those_that_trained_cost() -> None:
     assert (found.low, found.high) == pytest.approx((np.median(peaks), max(peaks)))
 
 
-def test_differences_are_of_pairs_with_equal_settings() -> None:
-    fair, causes, signs = (load(ROOT / "results" / "reference" / n) for n in ("fair", "causes", "signs"))
-    rows = [
-        causes.data.trials.query("recipe == @name").set_index("trial")
-        for name in ("hf", "hf_published_direction")
-    ]
-    finals = [row["test_accuracy"].where(row["status"] == "ok", 0.1).astype(float) for row in rows]
-    values = [final.clip(lower=0.1) for final in finals]
-    said = difference(causes["hf"], causes["hf_published_direction"])
-    mean, *_, n = map(float, re.findall(r"[-+]?[\d.]+", said))
-    assert mean == pytest.approx((values[1] - values[0]).mean(), abs=6e-4) and n == 20
-    again = [
-        study.data.reruns.query("recipe == @name").set_index("seed")["test_accuracy"]
-        for study, name in ((fair, "adaptive_hf_published"), (signs, "sign_gradient"))
-    ]
-    said = difference(fair["adaptive_hf_published"], signs["sign_gradient"], again=True)
-    assert float(said.split()[0]) == pytest.approx((again[1] - again[0]).mean(), abs=6e-4)
-    assert said.endswith("n = 20")
-    with pytest.raises(ValueError, match="hf and adaptive_hf_stable have 0 pairs"):
-        difference(fair["hf"], load(ROOT / "results" / "reference" / "robust")["adaptive_hf_stable"])
-
-
 def test_the_first_jump_of_each_trial() -> None:
     steps = pd.DataFrame(
         [
@@ -175,11 +153,9 @@ def test_p_of_the_new_seeds_is_that_of_all_sign_changes(made: Study) -> None:
 def test_a_change_is_named_with_its_difference() -> None:
     single = load(ROOT / "results" / "reference" / "attribution")
     assert single.choice("hf", "hf_ggn") == "curvature: hessian → ggn"
-    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", single.paired("hf", "hf_ggn")))
-    assert low > 0 and high > low
-    fair = load(ROOT / "results" / "reference" / "fair")
-    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", fair.paired("hf", "hf_rho")))
-    assert low < 0 < high
+    parts = load(ROOT / "results" / "reference" / "stable_parts")
+    _, low, high = map(float, re.findall(r"[-+]?[\d.]+", parts.paired("hf_stable", "hf_stable_cold")))
+    assert low < high < 0
 
 
 @pytest.mark.parametrize(

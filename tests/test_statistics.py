@@ -26,7 +26,7 @@ from ahf_cli.report.statistics.interval import (
     student_interval,
     wilson_interval,
 )
-from ahf_cli.report.statistics.pairs import cliffs_delta, holm, paired_permutation_test
+from ahf_cli.report.statistics.pairs import cliffs_delta, holm, mcnemar_test, paired_permutation_test
 from ahf_cli.report.statistics.sample import (
     empirical_distribution,
     interquartile_mean,
@@ -194,6 +194,13 @@ def test_cliffs_delta_counts_pairs_and_follows_the_u_statistic() -> None:
     assert apart == pytest.approx((-1, -1, -(10 - z2) / (10 + z2)))
     assert math.isnan(cliffs_delta([1.0], Y).low)
     assert math.isnan(cliffs_delta([], Y).estimate)
+
+
+def test_mcnemars_test_is_scipys_and_has_its_closed_form() -> None:
+    for gained, lost in itertools.product(range(12), range(9)):
+        own = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        assert mcnemar_test(gained, lost) == mcnemar_test(lost, gained) == pytest.approx(own, rel=1e-12)
+    assert mcnemar_test(14, 0) == pytest.approx(2 * 0.5**14, rel=1e-12)
 
 
 def test_holm_steps_down() -> None:

@@ -75,7 +75,9 @@ Ranges = Annotated[
 
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print trials, spaces, estimated time and disk; run and write nothing."),
+    typer.Option(
+        "--dry-run", help="Time some steps, and print trials, spaces, estimated time and disk; write nothing."
+    ),
 ]
 
 

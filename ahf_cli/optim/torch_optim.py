@@ -101,7 +101,7 @@ class HessianFree(RecipeOptimizer):
     After Martens (2010).  B is the Gauss-Newton matrix if the closure returns (loss, outputs).  It
     is the exact Hessian if the closure returns the loss alone.  The direction is the best of CG's iterates.
     A line search refuses every rise of h on its batch, and λ follows from the ratio ρ at the step made.
-    `HessianFree.stable` is for mini-batches.  `HessianFree.paper` is the paper's baseline.  Example: README.
+    `HessianFree.stable` is for mini-batches.  `HessianFree.paper` is HF as printed.  Example: README.
 
     Args:
         params: parameters, named parameters or groups that agree in every hyperparameter but weight_decay;
@@ -152,7 +152,7 @@ class HessianFree(RecipeOptimizer):
     def paper(
         cls, params: Iterable[Any], lr: float | Tensor = 1.0, damping: float | Tensor = 10.0, **choices: Any
     ) -> HessianFree:
-        """Return the paper's baseline: exact Hessian, constant step size, ρ at the full direction.
+        """Return HF as the paper prints it: exact Hessian, constant step size, ρ at the full direction.
 
         It may raise the loss without bound.
         """

@@ -159,8 +159,8 @@ def _pair_sentence(leader: str, other: str, row: pd.Series[Any], metric: Column)
     if np.isnan(row["difference_low"]):
         counts = {row["a"]: row["trained_a"], row["b"]: row["trained_b"]}
         return (
-            f"{ahead} is ahead of {behind} in {metric.label}: {counts[ahead]} and {counts[behind]} of "
-            f"{row['pairs']} re-runs trained ({seeds}, {p})."
+            f"{ahead} is ahead of {behind} in {metric.label} by {_size(abs(size))} ({seeds}, {p}); "
+            f"{counts[ahead]} and {counts[behind]} re-runs trained."
         )
     low, high = sorted(np.sign(size) * sign * row[f"difference{end}"] for end in ("_low", "_high"))
     return (

@@ -2,8 +2,7 @@
 
 from docs.findings.interval import interval
 from docs.findings.jumps import Jumps
-from docs.findings.pairs import difference
 from docs.findings.recipe import Recipe
 from docs.findings.study import Study, load
 
-__all__ = ["Jumps", "Recipe", "Study", "difference", "interval", "load"]
+__all__ = ["Jumps", "Recipe", "Study", "interval", "load"]

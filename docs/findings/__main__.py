@@ -22,7 +22,7 @@ import pandas as pd
 
 from ahf_cli.report.canvas import THEMES, make
 from ahf_cli.report.exhibits.published_curves import read_curve
-from docs.findings import Study, difference, load
+from docs.findings import Study, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def fill(template: Path, results: Path) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )  # Markdown of our own
     text = environment.from_string(template.read_text(encoding="utf-8"))
-    given = {"study": study, "verdict": verdict, "difference": difference, "fits": fits}
+    given = {"study": study, "verdict": verdict, "fits": fits}
     return text.render(**given, curve=curve, slope=slope).strip() + "\n"
 
 

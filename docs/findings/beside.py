@@ -27,6 +27,15 @@ def alike(changes: Array, of_mean: Array) -> float:
     return float(changes.var(axis=0).mean() / of_mean.var())
 
 
+def of_more(n: float, trials: int, more: int) -> float:
+    """Return `alike` of the mean of more trials, if that of some is n.
+
+    The changes of two trials have one correlation r, so that n = K/(1 + (K − 1) r) for K trials.
+    """
+    correlation = (trials / n - 1) / (trials - 1)
+    return more / (1 + (more - 1) * correlation)
+
+
 def wide(evaluations: pd.DataFrame, metric: Column, first: int) -> pd.DataFrame:
     """Return values from a step on, (evaluations, trials); a trial that diverged counts as guessing."""
     own = evaluations.pivot_table(index="step", columns="trial", values=metric.column, dropna=False)
@@ -64,6 +73,16 @@ class Beside:
         """Return the least and the largest difference over some steps, in standard errors."""
         found = [float(self.at(step, metric)["in_errors"]) for step in steps]
         return min(found), max(found)
+
+    def beyond(self, errors: float, metric: str = "test_accuracy") -> float:
+        """Return the share of evaluations whose difference is larger than so many standard errors."""
+        own = self.table.loc[self.table["metric"] == metric, "in_errors"]
+        return float((own.abs() > errors).mean())
+
+    def capped_loss(self, step: int, cap: float) -> float:
+        """Return the mean training loss at a step; each trial has at most the cap, a diverged one the cap."""
+        own = self._evaluations[self._evaluations["step"] == step].set_index("trial")["train_loss"]
+        return float(own.reindex(self._evaluations["trial"].unique()).fillna(np.inf).clip(upper=cap).mean())
 
     def distance(self, metric: str = "test_accuracy") -> float:
         """Return the median over the evaluations of |mean − published mean|."""

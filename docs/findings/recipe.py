@@ -218,6 +218,11 @@ class Recipe:
         return (own["test_loss"] - own["train_loss"]).to_numpy(float)
 
     @property
+    def gap_mean(self) -> float:
+        """Mean of final test loss − training loss over trials that trained."""
+        return float(self._gaps.mean())
+
+    @property
     def gap(self) -> str:
         """Mean of final test loss − training loss over trials that trained, with its 95 % interval."""
         values = self._gaps

@@ -16,7 +16,7 @@ from ahf_cli.report.canvas import Drawing
 from ahf_cli.report.exhibits import figures
 from ahf_cli.search.prerun import Estimate, estimate_sigma, estimate_smoothness
 from ahf_cli.study.frames import trials_frame
-from docs.findings.beside import Beside, alike, changes_of, wide
+from docs.findings.beside import Beside, alike, changes_of, of_more, wide
 from docs.findings.interval import interval
 from docs.findings.jumps import Jumps
 from docs.findings.recipe import Recipe
@@ -91,9 +91,21 @@ class Study:
         return f"{row['key']}: {row['old']} → {row['new']}"
 
     def paired(self, base: str, other: str, metric: str = "test_accuracy") -> str:
-        """Return the mean difference other − base over equal hyperparameters, with its 95 % interval."""
+        """Return the mean difference other − base over equal hyperparameters, with its 95 % interval.
+
+        It has no interval if the trials of a recipe have two clusters.
+        """
         row = self._change(base, other)
         return interval(row[metric], row[f"{metric}_low"], row[f"{metric}_high"], sign=True)
+
+    def gained(self, base: str, other: str) -> str:
+        """Return the pairs that gained and lost training by a change, and McNemar's p."""
+        row = self._change(base, other)
+        return f"{row['gained']} and {row['lost']}, {row['p_trained']:.1g}"
+
+    def p_gained(self, base: str, other: str) -> float:
+        """Return McNemar's p of a change."""
+        return float(self._change(base, other)["p_trained"])
 
     def _rerun_pair(self, base: str, other: str, metric: str) -> tuple[pd.Series[Any], float]:
         """Return the row of a pair's re-runs, and the sign of its difference as other − base."""
@@ -113,6 +125,28 @@ class Study:
     def rerun_means(self, metrics: list[str]) -> pd.DataFrame:
         """Return means of metrics over the re-runs of each recipe."""
         return self.data.reruns.groupby("recipe")[metrics].mean()
+
+    def rerun_mean_at(self, recipe: str, step: int, metric: str = "test_accuracy") -> float:
+        """Return the mean over the re-runs of a recipe at an evaluation."""
+        own = self.data.rerun_curves
+        return float(own.loc[(own["recipe"] == recipe) & (own["step"] == step), metric].mean())
+
+    def rerun_reaches(self, recipe: str, value: float, metric: str = "test_accuracy") -> int:
+        """Return the first evaluation at which the mean over the re-runs of a recipe is at least a value."""
+        own = self.data.rerun_curves.query("recipe == @recipe").groupby("step")[metric].mean()
+        return int(own.index[own >= value][0])
+
+    def chosen_ahead(self, one: str, other: str) -> float:
+        """Return P(the chosen draw of `one` has the higher test accuracy) over new searches.
+
+        A new search draws as many trials as there are, with replacement, and validation loss chooses among
+        them.  So the draw of rank r of n is chosen with the probability of the least of n numbers.
+        """
+        ordered = [self[name].trials.sort_values("value") for name in (one, other)]
+        a, b = (own["test_accuracy"].astype(float).fillna(-np.inf).to_numpy() for own in ordered)
+        wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+        chances = [-np.diff((np.arange(len(v), -1, -1) / len(v)) ** len(v)) for v in (a, b)]
+        return float(chances[0] @ wins @ chances[1])
 
     def rerun_p(self, base: str, other: str, metric: str = "test_accuracy") -> float:
         """Return p of the re-runs' difference, with Holm's correction over all pairs and metrics."""
@@ -147,13 +181,6 @@ class Study:
         found = [float(self.beside(recipe, step)["in_errors"]) for recipe in recipes]
         return min(found), max(found)
 
-    def capped_loss(self, recipe: str, step: int, cap: float) -> float:
-        """Return a recipe's mean training loss at a step; each trial has at most the cap."""
-        curves, trials = self.data.curves, self.data.trials
-        own = curves[(curves["recipe"] == recipe) & (curves["step"] == step)].set_index("trial")["train_loss"]
-        names = trials.loc[(trials["recipe"] == recipe) & (trials["status"] != "failed"), "trial"]
-        return float(own.reindex(names).fillna(np.inf).clip(upper=cap).mean())
-
     @cache  # noqa: B019  # as above
     def moved(self, recipe: str) -> Beside:
         """Return the trials of a recipe that did not stand still, beside its published curve."""
@@ -161,11 +188,27 @@ class Study:
         own = (self.data.curves["recipe"] == recipe) & self.data.curves["trial"].isin(trials)
         return Beside(self.data.curves[own], self.comparison.choices.published[recipe], self.data.metrics)
 
+    def against(self, recipe: str, source: str) -> Beside:
+        """Return all trials of a recipe beside a published curve, such as "motokawa_2020.csv/HF"."""
+        return Beside(self.data.curves[self.data.curves["recipe"] == recipe], source, self.data.metrics)
+
     def fluctuates_as(self, recipe: str, first: int) -> float:
         """Return `alike` of the mean of all trials of a recipe, from a step on."""
         own = self.data.curves[self.data.curves["recipe"] == recipe]
         changes = changes_of(wide(own, self.data.metrics.headline, first))
         return alike(changes, changes.mean(axis=1))
+
+    def seventy_fluctuate_as(self, recipe: str, first: int) -> float:
+        """Return `fluctuates_as` for 70 trials with the same correlation."""
+        return of_more(self.fluctuates_as(recipe, first), self[recipe].n, 70)
+
+    def prerun_sigma(self, norm: str, last: int) -> str:
+        """Return the range of σ by the pre-run's steps up to `last`, in a norm."""
+        steps, _ = self.data.prerun
+        each = [own for _, own in steps[steps["step"] <= last].groupby("trial")]
+        norms = [own[f"direction_{norm}"].to_numpy(float) for own in each]
+        found = estimate_sigma(norms, norm, self.prerun_diverged)
+        return f"[{found.range.low:.3g}, {found.range.high:.3g}]"
 
     def prerun_ratio(self, quantity: str) -> float:
         """Return the median over steps of the pre-run's mean of a quantity, divided by the published one."""

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ahf_cli.recipes.structure import Structure
 from ahf_cli.report import marks
 from ahf_cli.report.canvas import Drawing, Theme
+from ahf_cli.report.exhibits.acts import SIGNIFICANT
 from ahf_cli.report.exhibits.exhibit import Choices, Exhibit
 from ahf_cli.report.outcomes import at_baseline
 from ahf_cli.report.plotting import Figure, MaxNLocator
-from ahf_cli.report.statistics.pairs import paired_difference
+from ahf_cli.report.statistics.clusters import two_clusters
+from ahf_cli.report.statistics.pairs import mcnemar_test, paired_difference
 from ahf_cli.report.study_data import StudyData
 from ahf_cli.report.text import NOTHING, Table, spread_interval, within
 from ahf_cli.tasks.metrics import Column, Metrics
@@ -74,16 +77,23 @@ def attribution_table(
 
     Pairs are matched by slot; a slot with different shared hyperparameters or seeds is left out.  Diverged
     trials, and losses above the baseline, have its value; without a baseline their pairs are left out.
+    A difference has no interval if the trials of a recipe have two clusters: see `two_clusters`.  `gained`
+    and `lost` count the pairs of which one trial alone trained, and `p_trained` is McNemar's.
     """
     done = trials[trials["status"] != "failed"]
     rows = []
     for change in single_changes(recipes, names):
         pairs, slots = _pairs(done, change)
+        trained = [pairs[f"outcome{side}"] == "trained" for side in ("_before", "_after")]
+        clusters = any(two_clusters(int(own.sum()), len(pairs)) for own in trained)
+        gained, lost = (int((one & ~other).sum()) for one, other in (trained[::-1], trained))
         row: dict[str, Any] = vars(change) | {"pairs": len(pairs), "slots": slots}
+        row |= {"gained": gained, "lost": lost, "p_trained": mcnemar_test(gained, lost)}
         for metric in metrics.shown:
             before, after = (_values(pairs, side, metric) for side in ("_before", "_after"))
             both = before.notna() & after.notna()
-            row |= spread_interval(metric.column, paired_difference(after[both], before[both]))
+            found = paired_difference(after[both], before[both])
+            row |= spread_interval(metric.column, found.without_ends() if clusters else found)
         for what in OUTCOMES:
             for side in ("_before", "_after"):
                 row[f"{what.replace(' ', '_')}{side}"] = _count(pairs, side, what)
@@ -95,6 +105,8 @@ def attribution_table(
             "one choice changed": [f"{row['key']}: {row['old']} → {row['new']}" for row in rows],
             "to": [row["after"] for row in rows],
             "pairs": [f"{row['pairs']} of {row['slots']}" for row in rows],
+            "gained, lost": [f"{row['gained']}, {row['lost']}" for row in rows],
+            "p": [f"{row['p_trained']:.2g}" for row in rows],
             **{f"{m.label}, 95 %": [_signed(row, m.column) for row in rows] for m in reversed(metrics.shown)},
             **{str(what): [_course(row, what.replace(" ", "_")) for row in rows] for what in OUTCOMES},
         }
@@ -104,7 +116,8 @@ def attribution_table(
     )
     note = (
         "Mean difference, after − before, over trials with the same hyperparameters and training seed, "
-        f"with Student's interval over pairs; {counted}."
+        f"with Student's interval over pairs, none for two clusters; {counted}. Gained and lost are pairs of "
+        "which one trial alone trained, and p is McNemar's exact one, without a correction."
     )
     return Table("attribution", numbers, {"Effect of each single choice": text}, note)
 
@@ -159,6 +172,8 @@ def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
     caption = [
         "Effect of one changed choice: mean difference after − before with its 95 % interval (Student's t). "
         f"Trials of a pair have the same hyperparameters and training seed, with n = {n} pairs a row. "
+        "Two clusters of trials, trained and not, have no interval. Coloured: the interval leaves out 0, or "
+        f"McNemar's exact p of the pairs that gained and lost training is below {SIGNIFICANT}. "
         f"{counted}."
     ]
 
@@ -172,6 +187,8 @@ def attribution(table: pd.DataFrame, metrics: Metrics) -> Drawing | str:
                 centre, low, high = (found[f"{column}{end}"] for end in ("", "_low", "_high"))
                 helps = (low > 0) if metric.better == "higher" else (high < 0)
                 harms = (high < 0) if metric.better == "higher" else (low > 0)
+                if np.isnan(low) and found["p_trained"] < SIGNIFICANT:
+                    helps, harms = found["gained"] > found["lost"], found["gained"] < found["lost"]
                 color = "#009E73" if helps else "#D55E00" if harms else "0.35"
                 marker = "^" if helps else "v" if harms else "o"
                 axes.plot([low, high], [row, row], color=color, linewidth=2)

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import bdtr
 
 from ahf_cli.report.statistics.interval import Interval, student_interval
 from ahf_cli.report.statistics.sample import LEVEL
@@ -48,6 +49,18 @@ def paired_permutation_test(
     hits = len(others) - np.searchsorted(others, seen - some, side="left")
     # By symmetry as many sums lie below −seen as above seen.
     return float(2 * hits.sum() / 2**n)
+
+
+def mcnemar_test(gained: int, lost: int) -> float:
+    """Exact two-sided p of pairs that change: gained ~ Bin(gained + lost, ½) (McNemar 1947).
+
+    It is 1 if no pair changes.
+
+    Args:
+        gained: pairs of which the second member alone trained.
+        lost: pairs of which the first alone trained.
+    """
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def _sums(d: Array) -> Array:
