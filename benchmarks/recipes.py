@@ -71,7 +71,7 @@ def _steps(bench: Bench, name: str, ways: Sequence[bool] = (True, False)) -> dic
 def _same(name: str, explicit: Step, automatic: Step) -> int:
     """Return the CG iterations of both steps; raises RuntimeError if their work or their losses differ."""
     one, two = (step()[1] for step in (explicit, automatic))
-    # The losses before the step: CG amplifies the rounding of float32, and on some processors by 7 % of the loss
+    # The losses before the step: CG amplifies the rounding of float32, on some processors to 7 % of the loss
     # after it.  Tests in float64 compare the steps themselves.
     counts = [int(info.cg_iterations.item()) for info in (one, two)]
     if counts[0] != counts[1] or not torch.allclose(one.loss, two.loss, rtol=1e-5):
