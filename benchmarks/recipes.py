@@ -69,13 +69,14 @@ def _steps(bench: Bench, name: str, ways: Sequence[bool] = (True, False)) -> dic
 
 
 def _same(name: str, explicit: Step, automatic: Step) -> int:
-    """Return the CG iterations of both steps; raises RuntimeError if their work or their losses differ."""
+    """Return the CG iterations of both steps; raises RuntimeError if the steps differ."""
     one, two = (step()[1] for step in (explicit, automatic))
-    # The losses before the step: CG amplifies the rounding of float32, on some processors to 7 % of the loss
-    # after it.  Tests in float64 compare the steps themselves.
+    # The tolerance of the loss after is wide: CG amplifies rounding in float32, on an Intel Xeon to 7 %.
     counts = [int(info.cg_iterations.item()) for info in (one, two)]
-    if counts[0] != counts[1] or not torch.allclose(one.loss, two.loss, rtol=1e-5):
-        losses = one.loss.item(), two.loss.item()
+    near = torch.allclose(one.loss, two.loss, rtol=1e-5)
+    near = near and torch.allclose(one.loss_after, two.loss_after, rtol=0.1)
+    if counts[0] != counts[1] or not near:
+        losses = one.loss_after.item(), two.loss_after.item()
         raise RuntimeError(f"{name}: the steps differ; CG iterations {counts}, losses {losses}")
     return counts[0]
 

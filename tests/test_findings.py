@@ -76,7 +76,6 @@ def test_the_spread_of_final_values(made: Study) -> None:
     for recipe in made.recipes:
         own = made.data.trials.query("recipe == @recipe.name")
         accuracy = own["test_accuracy"].where(own["status"] == "ok", 0.1).astype(float).clip(lower=0.1)
-        assert recipe.quartiles("test_accuracy") == pytest.approx(accuracy.quantile([0.25, 0.75]).tolist())
         assert recipe.spread("test_accuracy") == pytest.approx(accuracy.std())
 
 

@@ -112,11 +112,6 @@ class Recipe:
         """Return the median final value."""
         return float(np.median(self.values(metric)))
 
-    def quartiles(self, metric: str) -> tuple[float, float]:
-        """Return the lower and the upper quartile of the final values."""
-        low, high = np.quantile(self.values(metric), [0.25, 0.75])
-        return float(low), float(high)
-
     def spread(self, metric: str) -> float:
         """Return the standard deviation of the final values over trials."""
         return float(self.values(metric).std(ddof=1))

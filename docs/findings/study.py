@@ -176,11 +176,6 @@ class Study:
         own = table[(table["recipe"] == recipe) & (table["metric"] == metric) & (table["step"] == step)]
         return own.iloc[0]
 
-    def in_errors(self, recipes: list[str], step: int) -> tuple[float, float]:
-        """Return the least and the largest difference from the published accuracy, in standard errors."""
-        found = [float(self.beside(recipe, step)["in_errors"]) for recipe in recipes]
-        return min(found), max(found)
-
     @cache  # noqa: B019  # as above
     def moved(self, recipe: str) -> Beside:
         """Return the trials of a recipe that did not stand still, beside its published curve."""
