@@ -71,8 +71,9 @@ def _steps(bench: Bench, name: str, ways: Sequence[bool] = (True, False)) -> dic
 def _same(name: str, explicit: Step, automatic: Step) -> int:
     """Return the CG iterations of both steps; raises RuntimeError if the steps differ."""
     one, two = (step()[1] for step in (explicit, automatic))
-    # The tolerance is wide: CG amplifies rounding in float32.  A step that raises the loss amplifies it to 10 %
-    # on some processors, so both need only raise it.
+    # The tolerance is wide: CG amplifies rounding in float32.
+    # If a step raises the loss, the losses after it differ by up to 10 % on some processors.
+    # So both need only raise it.
     counts = [int(info.cg_iterations.item()) for info in (one, two)]
     near = torch.allclose(one.loss, two.loss, rtol=1e-5)
     risen = bool(one.loss_after > one.loss) and bool(two.loss_after > two.loss)
