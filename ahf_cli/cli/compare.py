@@ -89,7 +89,9 @@ Attribute = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder of the output; default: report in the first study's."),
+    typer.Option(
+        "--out", metavar="DIR", help="Folder of the output; default: STUDY/report, reports/STUDY if packed."
+    ),
 ]
 
 
