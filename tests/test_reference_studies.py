@@ -21,7 +21,7 @@ STUDIES = sorted(path.parent.name for path in REFERENCE.glob("*/manifest.json"))
 
 
 def test_there_are_studies() -> None:
-    assert len(STUDIES) == 37
+    assert len(STUDIES) == 38
 
 
 @pytest.mark.parametrize("name", STUDIES)
