@@ -183,7 +183,7 @@ def test_shares_are_of_all_steps_and_medians_of_trials() -> None:
 
 
 def test_the_radius_decides_most_steps_of_the_committed_study() -> None:
-    data = load_study(Path("results/reference/stable_parts"))
+    data = load_study(Path("results/reference/robust"))
     found = limits_table(data.steps, data.trials, data.described)
     assert found is not None
     numbers = found.numbers.set_index(["recipe", "limit"])
